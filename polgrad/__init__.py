@@ -1,0 +1,41 @@
+"""polgrad: policy gradients in JAX.
+
+Submodules load on first use (PEP 562), so `import polgrad` costs almost nothing and
+`from polgrad import losses` pulls in jax and chex alone.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "advantages",
+    "algorithms",
+    "conformance",
+    "curricula",
+    "data",
+    "diagnostics",
+    "divergences",
+    "environments",
+    "games",
+    "losses",
+    "masking",
+    "policies",
+    "rewards",
+    "rollouts",
+    "selection",
+    "statistics",
+    "training",
+)
+
+__all__ = [*_SUBMODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
