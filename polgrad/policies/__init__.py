@@ -1,0 +1,44 @@
+"""Policies: networks, next-token distributions, and checkpoints in the Hugging Face layout.
+
+Names load on first use (PEP 562): `policies.geometric_mixture` needs no flax, and no name needs
+tokenizers, safetensors or gguf before a checkpoint is really read or written.
+"""
+
+import importlib
+
+_HOMES = {
+    "LinearNetwork": "linear",
+    "Network": "network",
+    "Policy": "checkpoints",
+    "RopeScaling": "transformer",
+    "TextAssets": "checkpoints",
+    "TransformerConfig": "transformer",
+    "TransformerNetwork": "transformer",
+    "export": "checkpoints",
+    "geometric_mixture": "distributions",
+    "load": "checkpoints",
+}
+_SUBMODULES = (
+    "checkpoints",
+    "distributions",
+    "gguf",
+    "heads",
+    "huggingface",
+    "linear",
+    "network",
+    "transformer",
+)
+
+__all__ = [*sorted(_HOMES), *_SUBMODULES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
