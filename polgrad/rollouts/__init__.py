@@ -1,0 +1,17 @@
+"""Rollouts: completions sampled from a language policy, with a cache, in one compiled program."""
+
+from polgrad.rollouts.prompts import pad_prompts
+from polgrad.rollouts.sampler import generate, generate_fixed
+from polgrad.rollouts.sampling import Sampling, draw, inverse_cdf, token_uniforms
+from polgrad.rollouts.types import Rollout
+
+__all__ = [
+    "Rollout",
+    "Sampling",
+    "draw",
+    "generate",
+    "generate_fixed",
+    "inverse_cdf",
+    "pad_prompts",
+    "token_uniforms",
+]
