@@ -1,0 +1,210 @@
+"""Settings of a run: frozen dataclasses, each field a flag of `polgrad train`."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from polgrad.training.optimizers import Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which problems, and how they are shown to the policy.
+
+    Attributes:
+      parameters: `key=value` settings of a reasoning-gym task, e.g. `max_terms=2`.
+      train_size: training problems generated.
+      test_size: held-out problems generated.
+      seed: seed of the generator; the test set has its own.
+      held_out: share of a user's own file kept for evaluation.
+      prompt_pattern: regular expression whose first group replaces the prompt, so that a small
+        policy need not read the task's instructions.
+      prompt_template: the prompt with `{prompt}` in it.
+    """
+
+    parameters: tuple[str, ...] = ()
+    train_size: int = 10_000
+    test_size: int = 500
+    seed: int = 0
+    held_out: float = 0.1
+    prompt_pattern: str | None = None
+    prompt_template: str = "{prompt}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """The small transformer trained from nothing, with characters as tokens."""
+
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    mlp: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """How samples are drawn.
+
+    Attributes:
+      prompts: prompts a step.
+      group_size: samples of each prompt.
+      max_tokens: longest completion, in tokens.
+      temperature: divides the logits, in the sampler and in the trainer.
+      top_k: refused in training (the trainer scores the full distribution); see `sample`.
+      top_p: refused in training.
+      min_p: refused in training.
+      slots: sequences decoded at once; all of them when left out.
+    """
+
+    prompts: int = 64
+    group_size: int = 8
+    max_tokens: int = 8
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    slots: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """How a batch becomes optimiser updates.
+
+    Attributes:
+      epochs: passes over a rollout.
+      mini_batches: optimiser updates a pass.
+      micro_batches: parts an update is accumulated from, to save memory.
+      remat: what the backward pass recomputes.
+      chunk: positions of the vocabulary head handled at once; chosen by size when left out.
+      compute_dtype: dtype of the network's products; parameters stay float32.
+      packing: lay several sequences into one row.
+      max_skipped: updates in a row whose loss or gradient was not finite before the run stops.
+    """
+
+    epochs: int = 1
+    mini_batches: int = 1
+    micro_batches: int = 1
+    remat: Literal["none", "dots", "full"] = "none"
+    chunk: int | None = None
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    packing: bool = False
+    max_skipped: int = 5
+
+    @property
+    def dtype(self) -> Any:
+        """`compute_dtype` as a dtype."""
+        return jnp.dtype(self.compute_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+    """Where rewards are computed.
+
+    Attributes:
+      functions: `module:name` or `file.py:name`; the task's own scorer when left out.
+      preference: a function with the same signature that reads the other completion from
+        `example["opponent"]` and returns the probability that this one is preferred.
+      workers: processes that run them.
+      timeout: seconds a sample may take before it is invalid.
+      failure_limit: share of invalid samples in a step above which the run stops.
+    """
+
+    functions: tuple[str, ...] = ()
+    preference: str | None = None
+    workers: int = 1
+    timeout: float = 5.0
+    failure_limit: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Supervised training on demonstrations before the first rollout.
+
+    Attributes:
+      steps: updates; 0 skips the warm start.
+      demonstrations: how many solved training problems it may see.
+      batch: demonstrations an update.
+      learning_rate: its own learning rate.
+    """
+
+    steps: int = 0
+    demonstrations: int = 512
+    batch: int = 64
+    learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Held-out accuracy.
+
+    Attributes:
+      every: steps between evaluations; 0 evaluates before the first and after the last only.
+      problems: held-out problems used.
+      samples: samples a problem at the training temperature for pass@k; 0 leaves it out.
+    """
+
+    every: int = 0
+    problems: int = 500
+    samples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """What a run leaves in its directory.
+
+    Attributes:
+      every: steps between checkpoints.
+      keep: checkpoints kept.
+      samples_every: steps between entries of `samples.jsonl`.
+      tensorboard: also write TensorBoard events.
+      wandb: Weights & Biases project, when that package is installed.
+    """
+
+    every: int = 50
+    keep: int = 2
+    samples_every: int = 20
+    tensorboard: bool = True
+    wandb: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run. `config.json` in its directory holds these settings.
+
+    Attributes:
+      task: a reasoning-gym task, or a `.jsonl` or `.parquet` file.
+      policy: `small`, `smollm2-135m-instruct`, a directory in Hugging Face form, or a `.gguf` file.
+      algorithm: a name from `polgrad list algorithms`, or `file.py:NAME`.
+      settings: the algorithm's own settings.
+      steps: rollouts, or batches where the algorithm reads data.
+      seed: root of all randomness of the run.
+      out: directory of the run.
+      resume: go on from the newest checkpoint in `out`.
+      mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
+      parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
+        log-probability of a token; above it the run stops.
+      track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
+        not need it.
+    """
+
+    task: str = "chain_sum"
+    policy: str = "small"
+    algorithm: str = "grpo"
+    settings: Any = None
+    steps: int = 200
+    seed: int = 0
+    out: str = "runs/latest"
+    resume: bool = False
+    mesh: str = ""
+    parity_tolerance: float = 0.01
+    track_kl: bool = True
+    data: Data = Data()
+    small: Small = Small()
+    rollouts: Rollouts = Rollouts()
+    update: Update = Update()
+    optimizer: Optimizer = Optimizer()
+    rewards: Rewards = Rewards()
+    warm_start: WarmStart = WarmStart()
+    evaluation: Evaluation = Evaluation()
+    saving: Saving = Saving()

@@ -1,0 +1,119 @@
+"""The compiled parts of a run: scoring a batch, and one optimiser update on it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from polgrad.training import scoring as scoring_lib
+from polgrad.training.scoring import Scoring, score, split_tree
+from polgrad.training.types import Algorithm, Batch, Outputs, TrainState
+
+
+def make_scorer(
+    network, scoring: Scoring, *, micro_batches: int = 1
+) -> Callable[[Any, Batch], Outputs]:
+    """A function `(params, batch) -> Outputs` that needs the memory of one micro-batch only."""
+
+    def scorer(params, batch):
+        parts = split_tree(_sequences(batch), micro_batches)
+        outputs = jax.lax.map(lambda part: score(network, params, part, scoring), parts)
+        return jax.tree.map(scoring_lib.join_micro, outputs)
+
+    return scorer
+
+
+def _sequences(batch: Batch) -> Batch:
+    keys = (*scoring_lib.SEQUENCE_KEYS, "pack_row", "pack_offset")
+    return {k: batch[k] for k in keys if k in batch}
+
+
+def make_gradient(
+    network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
+) -> Callable:
+    """A function `(params, batch, key) -> (loss, gradient, metrics)` on a whole optimiser batch.
+
+    The batch is walked in micro-batches; their losses and gradients add up, because the weights
+    hold the divisor of the whole batch.
+    """
+    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+
+    def objective(params, part, key):
+        outputs = score(network, params, part, scoring)
+        loss, metrics = algorithm.loss(outputs, part, key)
+        return loss, {**metrics, **_parity(outputs, part)}
+
+    def gradient(params, batch, key):
+        if algorithm.selects:
+            outputs = jax.lax.stop_gradient(scorer(params, batch))
+            batch = algorithm.select(outputs, batch, key)
+        parts = split_tree(batch, micro_batches)
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+        def body(total, part):
+            (loss, metrics), grads = value_and_grad(params, part, key)
+            return jax.tree.map(jnp.add, total, (loss, grads, _sums(metrics))), _peaks(metrics)
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first, key)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, _sums(metrics))
+        )
+        (loss, grads, sums), peaks = jax.lax.scan(body, zeros, parts)
+        means = {k: total / jnp.maximum(count, 1e-12) for k, (total, count) in sums.items()}
+        return loss, grads, {**means, **{k: v.max() for k, v in peaks.items()}}
+
+    return gradient
+
+
+def _sums(metrics) -> dict:
+    return {k: v for k, v in metrics.items() if isinstance(v, tuple)}
+
+
+def _peaks(metrics) -> dict:
+    return {k: v for k, v in metrics.items() if not isinstance(v, tuple)}
+
+
+def _parity(outputs: Outputs, batch: Batch) -> dict:
+    """How far the trainer's log-probabilities are from the sampler's: the largest gap."""
+    if "sampler_logp" not in batch:
+        return {}
+    gap = jnp.abs(outputs.logp - batch["sampler_logp"])
+    return {"parity_gap": jax.lax.stop_gradient(jnp.where(batch["mask"] > 0, gap, 0.0).max())}
+
+
+def make_update(
+    network,
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    scoring: Scoring,
+    *,
+    micro_batches: int = 1,
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict]]:
+    """One optimiser update, `(state, batch, key) -> (state, metrics)`.
+
+    A loss or gradient that is not finite leaves parameters and optimiser as they were and
+    raises `skipped` by one; any other update sets it to 0.
+    """
+    gradient = make_gradient(network, algorithm, scoring, micro_batches=micro_batches)
+
+    def update(state, batch, key):
+        loss, grads, metrics = gradient(state.params, batch, key)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, moments = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        state = state._replace(
+            params=keep(params, state.params),
+            optimizer=keep(moments, state.optimizer),
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+        )
+        return state, {**metrics, "loss": loss, "gradient_norm": norm}
+
+    return update

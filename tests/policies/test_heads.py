@@ -1,0 +1,73 @@
+"""The chunked head against the dense one: values, gradients and peak memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from polgrad.policies import heads
+
+B, T, D, V = 3, 7, 5, 11
+
+
+def dense(hidden, head, targets, temperature):
+    log_p = jax.nn.log_softmax(hidden @ head / temperature, -1)
+    logp = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    return logp, -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def inputs(dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden = jax.random.normal(keys[0], (B, T, D), dtype)
+    head = jax.random.normal(keys[1], (D, V), dtype)
+    targets = jax.random.randint(keys[2], (B, T), 0, V)
+    return hidden, head, targets, jax.random.normal(keys[3], (2, B, T), dtype)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100, None])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_value_and_gradient_equal_the_dense_form(chunk, temperature):
+    with jax.enable_x64(True):
+        hidden, head, targets, g = inputs(jnp.float64)
+
+
+        def ours(h, w):
+            return heads.token_logp(h, w, targets, temperature=temperature, chunk=chunk)
+
+        def theirs(h, w):
+            return dense(h, w, targets, temperature)
+
+        np.testing.assert_allclose(ours(hidden, head), theirs(hidden, head), rtol=1e-12)
+        loss = [jax.grad(lambda h, w, f=f: (g * jnp.stack(f(h, w))).sum(), (0, 1)) for f in (ours, theirs)]
+        for a, b in zip(loss[0](hidden, head), loss[1](hidden, head)):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_entropy_gradient_can_be_switched_off():
+    hidden, head, targets, _ = inputs(jnp.float32)
+
+    def entropy(h, on):
+        return heads.token_logp(h, head, targets, entropy_gradient=on)[1].sum()
+
+    assert np.abs(jax.grad(entropy)(hidden, True)).max() > 1e-3
+    assert np.abs(jax.grad(entropy)(hidden, False)).max() == 0
+
+
+def test_no_array_of_all_logits_in_the_compiled_gradient():
+    batch, length, width, vocabulary = 4, 256, 8, 4096
+
+    def loss(chunk):
+        def f(h, w):
+            return heads.token_logp(h, w, jnp.zeros((batch, length), jnp.int32), chunk=chunk)[0].sum()
+
+        shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(batch, length, width), (width, vocabulary)]]
+        return jax.jit(jax.grad(f, (0, 1))).lower(*shapes).compile().memory_analysis()
+
+    full = 4 * batch * length * vocabulary
+    assert loss(8).temp_size_in_bytes < full / 4 < loss(length).temp_size_in_bytes
+
+
+@pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"chunk": 0}])
+def test_bad_numbers_are_named(bad):
+    hidden, head, targets, _ = inputs(jnp.float32)
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        heads.token_logp(hidden, head, targets, **bad)
