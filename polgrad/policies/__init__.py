@@ -25,6 +25,7 @@ _SUBMODULES = (
     "heads",
     "huggingface",
     "linear",
+    "modules",
     "network",
     "transformer",
 )

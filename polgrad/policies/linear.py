@@ -63,11 +63,11 @@ class LinearNetwork:
     ) -> Float[Array, "B T D"]:
         """The embedding of each token; positions, segments and remat change nothing."""
         del positions, segment_ids, remat
-        return shard_batch(params["embed"][tokens].astype(compute_dtype))
+        return shard_batch(jnp.asarray(params["embed"])[tokens].astype(compute_dtype))
 
     def head(self, params: Params) -> Float[Array, "D V"]:
         """The output projection."""
-        return params["head"]
+        return jnp.asarray(params["head"])
 
     def values(self, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
         """`hidden . value_head`.
@@ -88,7 +88,7 @@ class LinearNetwork:
     def _scalar(self, params: Params, hidden, name: str):
         if not getattr(self, name):
             raise ValueError(f"this LinearNetwork has no {name}: build it with {name}=True")
-        return hidden.astype(params[name].dtype) @ params[name]
+        return hidden.astype(params[name].dtype) @ jnp.asarray(params[name])
 
     def init_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
         """Nothing is remembered, so the cache has no leaves."""
@@ -106,7 +106,7 @@ class LinearNetwork:
     ) -> tuple[Float[Array, "B D"], Cache]:
         """The embedding of each prompt's last token (of its first slot where it is empty)."""
         last = jnp.take_along_axis(tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
-        return params["embed"][last].astype(compute_dtype), cache
+        return jnp.asarray(params["embed"])[last].astype(compute_dtype), cache
 
     def decode(
         self,
@@ -119,4 +119,4 @@ class LinearNetwork:
     ) -> tuple[Float[Array, "B D"], Cache]:
         """The embedding of each token."""
         del positions
-        return params["embed"][tokens].astype(compute_dtype), cache
+        return jnp.asarray(params["embed"])[tokens].astype(compute_dtype), cache

@@ -117,4 +117,5 @@ def initialize(key: PRNGKeyArray, path: str, shape: tuple[int, ...], scale: floa
         return jnp.zeros(shape, jnp.float32)
     if scale == "ones":
         return jnp.ones(shape, jnp.float32)
-    return scale * jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape)
+    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+    return scale * jax.random.normal(key, shape, jnp.float32)

@@ -1,0 +1,269 @@
+"""Flax NNX modules of the transformer.
+
+A block holds the parameters of all layers, stacked along a leading axis; `lax.scan` hands it one
+layer at a time, so the same code sees `[D, H, K]` kernels. Every parameter carries two notes:
+`axes`, its logical axis names, and `scale`, how it starts.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from polgrad.policies.network import shard_batch
+
+SCALE = 0.02
+
+
+def parameter(shape, axes, scale, layers=None):
+    """An `nnx.Param`, stacked over layers where `layers` is a number."""
+    if layers is not None:
+        shape, axes = (layers, *shape), ("layers", *axes)
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, scale=scale)
+
+
+def at_least_float32(x):
+    """`x` in `promote_types(dtype, float32)`."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class RMSNorm(nnx.Module):
+    """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32, back in the type of `x`."""
+
+    def __init__(self, size, axis, epsilon, layers=None):
+        self.scale = parameter((size,), (axis,), "ones", layers)
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        wide = at_least_float32(x)
+        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * inverse * self.scale[...]).astype(x.dtype)
+
+
+class Projection(nnx.Module):
+    """`x @ kernel (+ bias)` over the last `inputs` axes of `x`, in the type of `x`."""
+
+    def __init__(self, shape, axes, *, inputs=1, bias=False, scale=SCALE, layers=None):
+        self.kernel = parameter(shape, axes, scale, layers)
+        self.bias = parameter(shape[inputs:], axes[inputs:], "zeros", layers) if bias else None
+        self.inputs = inputs
+
+    def __call__(self, x):
+        out = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.inputs)
+        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+
+
+class ScalarHead(nnx.Module):
+    """A linear map to one number, zero at the start, in float32."""
+
+    def __init__(self, width):
+        self.kernel = parameter((width,), ("embed",), "zeros")
+        self.bias = parameter((), (), "zeros")
+
+    def __call__(self, x):
+        return at_least_float32(x) @ self.kernel[...] + self.bias[...]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention; `attend` decides what the queries see and what is stored."""
+
+    def __init__(self, c):
+        def project(heads, axis):
+            shape, axes = (c.width, heads, c.head_dim), ("embed", axis, None)
+            return Projection(shape, axes, bias=c.qkv_bias, layers=c.layers)
+
+        self.query = project(c.heads, "heads")
+        self.key = project(c.kv_heads, "kv_heads")
+        self.value = project(c.kv_heads, "kv_heads")
+        self.output = Projection(
+            (c.heads, c.head_dim, c.width),
+            ("heads", None, "embed"),
+            inputs=2,
+            scale=SCALE / math.sqrt(2 * c.layers),
+            layers=c.layers,
+        )
+        norm = (c.head_dim, None, c.norm_epsilon, c.layers)
+        self.query_norm = RMSNorm(*norm) if c.qk_norm else None
+        self.key_norm = RMSNorm(*norm) if c.qk_norm else None
+
+    def __call__(self, x, rotary, attend):
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        mixed, stored = attend(rotate(query, rotary), rotate(key, rotary), value)
+        return self.output(mixed), stored
+
+
+class MLP(nnx.Module):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, c):
+        into, back = (c.width, c.mlp_width), (c.mlp_width, c.width)
+        self.gate = Projection(into, ("embed", "mlp"), layers=c.layers)
+        self.up = Projection(into, ("embed", "mlp"), layers=c.layers)
+        scale = SCALE / math.sqrt(2 * c.layers)
+        self.down = Projection(back, ("mlp", "embed"), scale=scale, layers=c.layers)
+
+    def __call__(self, x):
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and MLP with residual connections."""
+
+    def __init__(self, c):
+        self.attention_norm = RMSNorm(c.width, "embed", c.norm_epsilon, c.layers)
+        self.attention = Attention(c)
+        self.mlp_norm = RMSNorm(c.width, "embed", c.norm_epsilon, c.layers)
+        self.mlp = MLP(c)
+
+    def __call__(self, x, rotary, attend):
+        mixed, stored = self.attention(self.attention_norm(x), rotary, attend)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), stored
+
+
+class Transformer(nnx.Module):
+    """Embedding, stacked blocks, final norm, heads."""
+
+    def __init__(self, config):
+        c = self.config = config
+        self.embed = parameter((c.vocab_size, c.width), ("vocab", "embed"), SCALE)
+        self.layers = Block(c)
+        self.norm = RMSNorm(c.width, "embed", c.norm_epsilon)
+        untied = None if c.tied else parameter((c.width, c.vocab_size), ("embed", "vocab"), SCALE)
+        self.head = untied
+        self.value_head = ScalarHead(c.width) if c.value_head else None
+        self.reward_head = ScalarHead(c.width) if c.reward_head else None
+
+    def output_projection(self):
+        """`[D, V]`."""
+        return self.embed[...].T if self.head is None else self.head[...]
+
+    def blocks(self):
+        """A function from one layer's parameters to its block, and all layers' parameters."""
+        graphdef, state = nnx.split(self.layers)
+        return lambda params: nnx.merge(graphdef, params), nnx.to_pure_dict(state)
+
+    def hidden(self, tokens, positions, segment_ids, dtype, remat):
+        """See `TransformerNetwork.hidden`."""
+        x, _ = self._forward(tokens, positions, segment_ids, dtype, remat, lambda k, v: None)
+        return x
+
+    def _forward(self, tokens, positions, segment_ids, dtype, remat, keep):
+        """All layers on whole sequences; also what `keep(key, value)` gives, stacked."""
+        rotary = rotary_table(positions, self.config, dtype)
+        same = segment_ids[:, :, None] == segment_ids[:, None, :]
+        mask = (same & (segment_ids != 0)[:, :, None])[:, None]
+        merge, layers = self.blocks()
+
+        def attend(query, key, value):
+            return attention(query, key, value, mask, causal=True), keep(key, value)
+
+        def layer(x, params):
+            x, kept = merge(params)(x, rotary, attend)
+            return shard_batch(x), kept
+
+        if remat != "none":
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = dots if remat == "dots" else None
+            # Inside a loop XLA cannot merge the recomputation with the original: only an
+            # unrolled loop needs the (slower) barriers against it.
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=self.config.unroll > 1)
+        x = shard_batch(self.embed[...][tokens].astype(dtype))
+        x, kept = jax.lax.scan(layer, x, layers, unroll=min(self.config.unroll, self.config.layers))
+        return self.norm(x), kept
+
+    def prefill(self, tokens, lengths, cache, dtype):
+        """See `TransformerNetwork.prefill`."""
+        index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        segment_ids = (index < lengths[:, None]).astype(jnp.int32)
+        x, kept = self._forward(
+            tokens, index, segment_ids, dtype, "none", lambda k, v: {"key": k, "value": v}
+        )
+        cache = jax.tree.map(
+            lambda old, new: old.at[:, :, : new.shape[2]].set(new.astype(old.dtype)), cache, kept
+        )
+        last = jnp.maximum(lengths - 1, 0)[:, None, None]
+        return jnp.take_along_axis(x, last, axis=1)[:, 0], cache
+
+    def decode(self, tokens, positions, cache, dtype):
+        """See `TransformerNetwork.decode`."""
+        rotary = rotary_table(positions[:, None], self.config, dtype)
+        rows = jnp.arange(tokens.shape[0])
+        visible = jnp.arange(cache["key"].shape[2]) <= positions[:, None]
+        merge, layers = self.blocks()
+
+        def layer(x, cache, index):
+            def attend(query, key, value):
+                new = {"key": key[:, 0], "value": value[:, 0]}
+                after = jax.tree.map(
+                    lambda old, row: old.at[index, rows, positions].set(
+                        row.astype(old.dtype), mode="drop"
+                    ),
+                    cache,
+                    new,
+                )
+                seen = jax.tree.map(lambda leaf: leaf[index].astype(dtype), after)
+                mask = visible[:, None, None, :]
+                return attention(query, seen["key"], seen["value"], mask), after
+
+            params = jax.tree.map(lambda leaf: leaf[index], layers)
+            return merge(params)(x, rotary, attend)
+
+        x = self.embed[...][tokens].astype(dtype)[:, None]
+        # Unrolled: a sampler's loop then hoists the slices of the stacked weights, and the cache
+        # is updated in place; scanned over, both would be copied at every step.
+        for index in range(self.config.layers):
+            x, cache = layer(x, cache, index)
+        return self.norm(x)[:, 0], cache
+
+
+def attention(query, key, value, mask, *, causal=False):
+    """Softmax attention `[B, T, H, K]`; the softmax is in float32 (float64 for float64 inputs)."""
+    if query.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    # jax.nn's softmax is fixed to float32, which would cap float64 proofs at 1e-7.
+    batch, length, heads, size = query.shape
+    grouped = query.reshape(batch, length, key.shape[2], -1, size)
+    scores = jnp.einsum("btngk,bsnk->bngts", grouped, key) / math.sqrt(size)
+    mask = mask[:, :, None]
+    if causal:
+        mask = mask & jnp.tril(jnp.ones((length, key.shape[1]), bool))
+    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
+    return jnp.einsum("bngts,bsnk->btngk", weights, value).reshape(query.shape)
+
+
+def rotary_frequencies(config) -> np.ndarray:
+    """Angle per position of each pair of dimensions `[head_dim / 2]`, in float64.
+
+    `theta^(-2 i / head_dim)`, stretched by `config.rope_scaling`.
+    """
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequencies = config.rope_theta**-exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    turns = scaling.original_length * frequencies / (2 * np.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rotary_table(positions, config, dtype):
+    """Cosines and sines `[B, T, 1, head_dim / 2]` of the angles at `positions`."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    angles = positions[..., None, None] * jnp.asarray(rotary_frequencies(config), wide)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, rotary):
+    """Turns each pair `(x[i], x[i + head_dim / 2])` by its angle, in float32."""
+    cos, sin = rotary
+    first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

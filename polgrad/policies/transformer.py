@@ -1,0 +1,312 @@
+"""One decoder-only transformer for the Llama, Qwen2 and Qwen3 shapes.
+
+`TransformerConfig` chooses the shape; `TransformerNetwork` wraps the module (`modules.py`) as a
+pure network whose parameters are a plain nested dict with all layers stacked in each leaf.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from polgrad.policies import modules
+from polgrad.policies.network import Cache, Params, initialize
+
+REMAT = ("none", "full", "dots")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the original context.
+
+    Args:
+        kind: `"linear"` divides every frequency by `factor`; `"llama3"` divides only wavelengths
+            above `original_length / low_frequency_factor`, keeps those below
+            `original_length / high_frequency_factor` and interpolates between.
+        factor: stretch, at least 1.
+        low_frequency_factor: llama3 only.
+        high_frequency_factor: llama3 only, above `low_frequency_factor`.
+        original_length: llama3 only: context of the original training, in tokens.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(
+                f"rope scaling kind must be 'linear' or 'llama3', got {self.kind!r}; "
+                "other kinds (yarn, longrope, dynamic) are not supported"
+            )
+        if self.factor < 1:
+            raise ValueError(f"rope scaling factor must be at least 1, got {self.factor}")
+        if self.low_frequency_factor >= self.high_frequency_factor:
+            raise ValueError(
+                "high_frequency_factor must be above low_frequency_factor, got "
+                f"{self.high_frequency_factor} and {self.low_frequency_factor}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a transformer; everything is static.
+
+    Args:
+        vocab_size: tokens in the vocabulary, `V`.
+        width: width of the residual stream, `D`.
+        layers: number of blocks.
+        heads: query heads.
+        kv_heads: key and value heads; divides `heads` (default: `heads`).
+        head_dim: width of a head, even (default: `width // heads`).
+        mlp_width: width of the gated MLP (default: `4 * width`).
+        max_length: longest sequence in tokens.
+        rope_theta: base of the rotary frequencies.
+        rope_scaling: stretch of the rotary frequencies, or None.
+        norm_epsilon: added to the mean square in RMSNorm.
+        qkv_bias: biases on query, key and value (Qwen2).
+        qk_norm: RMSNorm on queries and keys before rotation (Qwen3).
+        tied: the output projection is the embedding, transposed.
+        value_head: adds a linear value head, zero at the start.
+        reward_head: adds a linear scalar reward head, zero at the start.
+        unroll: how many layers one step of the layer scan holds; `layers` removes the loop.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    mlp_width: int | None = None
+    max_length: int = 2048
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_epsilon: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = True
+    value_head: bool = False
+    reward_head: bool = False
+    unroll: int = 1
+
+    def __post_init__(self):
+        defaults = {
+            "kv_heads": self.heads,
+            "head_dim": self.width // max(self.heads, 1),
+            "mlp_width": 4 * self.width,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        sizes = "vocab_size width layers heads kv_heads head_dim mlp_width max_length unroll"
+        for name in sizes.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even (rotary halves), got {self.head_dim}")
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: TransformerConfig):
+    """The module's graph definition and, by path, its abstract variables: made once a config."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: modules.Transformer(config)))
+    return graphdef, nnx.to_flat_state(state)
+
+
+def _tree(config: TransformerConfig, leaf) -> Params:
+    """Nested dict with `leaf(path, variable)` at the place of each parameter."""
+    tree: Params = {}
+    for path, variable in _abstract(config)[1]:
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf("/".join(path), variable)
+    return tree
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerNetwork:
+    """A transformer as a pure network (see `polgrad.policies.network.Network`).
+
+    Args:
+        config: its shape.
+    """
+
+    config: TransformerConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in tokens."""
+        return self.config.max_length
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Random parameters.
+
+        Matrices are normal with standard deviation 0.02; the two projections into the residual
+        stream are scaled by `1 / sqrt(2 * layers)`, norms are one, biases and scalar heads zero.
+
+        Args:
+            key: a leaf depends on it and on the leaf's own name alone.
+
+        Returns:
+            Nested dict of float32 arrays; those under `"layers"` are `[layers, ...]`.
+        """
+        return _tree(
+            self.config, lambda path, v: initialize(key, path, v.shape, v.get_metadata("scale"))
+        )
+
+    def logical_axes(self) -> Params:
+        """The tree of `init` with logical axis names: None, layers, embed, heads, mlp, ..."""
+        return _tree(self.config, lambda _, variable: variable.get_metadata("axes"))
+
+    def shapes(self) -> Params:
+        """The tree of `init` with `jax.ShapeDtypeStruct` leaves: nothing is allocated."""
+        return _tree(self.config, lambda _, v: jax.ShapeDtypeStruct(v.shape, jnp.float32))
+
+    def _module(self, params: Params) -> modules.Transformer:
+        return nnx.merge(_abstract(self.config)[0], jax.tree.map(jnp.asarray, params))
+
+    def hidden(
+        self,
+        params: Params,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        *,
+        compute_dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+    ) -> Float[Array, "B T D"]:
+        """Last hidden states, after the final norm.
+
+        Token `t` attends to tokens `s <= t` of the same segment.
+
+        Args:
+            params: as from `init`.
+            tokens: `[B, T]`, in `0..V-1`.
+            positions: `[B, T]` rotary positions, counted from the start of each segment.
+            segment_ids: `[B, T]`; 0 is padding, every other number a sequence of its own.
+            compute_dtype: type of the matrix products; norms and softmax stay in float32.
+            remat: what the backward pass recomputes: `"none"`, `"full"` (all of a layer), or
+                `"dots"` (all but the products with the weights).
+
+        Returns:
+            `[B, T, D]` in `compute_dtype`; finite but meaningless at padding.
+
+        Raises:
+            ValueError: an unknown `remat`, or `T` above `max_length`.
+        """
+        if remat not in REMAT:
+            raise ValueError(f"remat must be one of {REMAT}, got {remat!r}")
+        self._check_length("tokens", tokens.shape[1])
+        return self._module(params).hidden(tokens, positions, segment_ids, compute_dtype, remat)
+
+    def head(self, params: Params) -> Float[Array, "D V"]:
+        """The output projection `[D, V]`: the embedding transposed where the two are tied."""
+        return self._module(params).output_projection()
+
+    def values(self, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
+        """State values `[...]` in float32 from hidden states `[..., D]`.
+
+        Raises:
+            ValueError: the config has no `value_head`.
+        """
+        return self._scalar(params, hidden, "value_head")
+
+    def rewards(self, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
+        """Scalar rewards `[...]` in float32 from hidden states `[..., D]`.
+
+        Raises:
+            ValueError: the config has no `reward_head`.
+        """
+        return self._scalar(params, hidden, "reward_head")
+
+    def _scalar(self, params: Params, hidden, name: str):
+        if not getattr(self.config, name):
+            raise ValueError(f"this transformer has no {name}: set {name}=True in its config")
+        return getattr(self._module(params), name)(hidden)
+
+    def init_cache(self, batch: int, length: int, dtype: DTypeLike) -> Cache:
+        """Zeros for keys and values, each `[layers, batch, length, kv_heads, head_dim]`.
+
+        Raises:
+            ValueError: `length` above `max_length`.
+        """
+        self._check_length("cache length", length)
+        c = self.config
+        shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
+        return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
+
+    def prefill(
+        self,
+        params: Params,
+        tokens: Int[Array, "B P"],
+        lengths: Int[Array, " B"],
+        cache: Cache,
+        *,
+        compute_dtype: DTypeLike = jnp.float32,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Reads prompts into cache indices `0..P-1`.
+
+        Args:
+            params: as from `init`.
+            tokens: `[B, P]`, right-padded.
+            lengths: `[B]`, in `0..P`.
+            cache: as from `init_cache`, at least `P` long. Indices from a row's length on hold
+                padding afterwards; `decode` overwrites each before it first attends to it.
+            compute_dtype: type of the matrix products.
+
+        Returns:
+            Hidden states at `lengths - 1` (at 0 for an empty prompt) `[B, D]`, and the cache.
+
+        Raises:
+            ValueError: prompts longer than the cache.
+        """
+        if tokens.shape[1] > cache["key"].shape[2]:
+            raise ValueError(
+                f"tokens has {tokens.shape[1]} columns, more than the cache holds: "
+                f"{cache['key'].shape[2]}"
+            )
+        return self._module(params).prefill(tokens, lengths, cache, compute_dtype)
+
+    def decode(
+        self,
+        params: Params,
+        tokens: Int[Array, " B"],
+        positions: Int[Array, " B"],
+        cache: Cache,
+        *,
+        compute_dtype: DTypeLike = jnp.float32,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """One decoding step.
+
+        Args:
+            params: as from `init`.
+            tokens: `[B]`, in `0..V-1`.
+            positions: `[B]`; row `b` writes its key and value at cache index `positions[b]` and
+                attends to indices up to and with it. A row whose position lies outside the cache
+                writes nothing.
+            cache: as from `init_cache` or `prefill`.
+            compute_dtype: type of the matrix products.
+
+        Returns:
+            Hidden states `[B, D]`, and the cache.
+        """
+        return self._module(params).decode(tokens, positions, cache, compute_dtype)
+
+    def _check_length(self, name: str, length: int) -> None:
+        if length > self.config.max_length:
+            raise ValueError(f"{name} is {length}, above max_length {self.config.max_length}")
