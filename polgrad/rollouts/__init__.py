@@ -1,7 +1,8 @@
 """Rollouts: completions sampled from a language policy, with a cache, in one compiled program."""
 
+from polgrad.rollouts.fixed import generate_fixed
 from polgrad.rollouts.prompts import pad_prompts
-from polgrad.rollouts.sampler import generate, generate_fixed
+from polgrad.rollouts.sampler import generate
 from polgrad.rollouts.sampling import Sampling, draw, inverse_cdf, token_uniforms
 from polgrad.rollouts.types import Rollout
 

@@ -8,132 +8,17 @@ prompt and its addressed uniforms alone, never on its neighbours.
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
-from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.network import Network
-from polgrad.rollouts.sampling import Sampling, draw, sample_keys, token_uniforms
+from polgrad.rollouts.decoding import Sampler, assemble, check, first_tokens, make_sampler, place
+from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
 
-# Prompts are prefilled in chunks of about this many tokens: activations stay bounded, and a chunk
-# is still large enough to keep any device busy.
-_PREFILL_TOKENS = 8192
 # Decoding reads all weights once a step: more slots cost little until arithmetic dominates.
 _DEFAULT_SLOTS = 128
-
-
-class _Sampler(NamedTuple):
-    """What every step needs: the policies (one, or two for a mixture) and how to sample."""
-
-    network: Network
-    policies: tuple[PyTree, ...]
-    heads: tuple[Array, ...]
-    reference_weight: float
-    sampling: Sampling
-    compute_dtype: jnp.dtype
-
-    def caches(self, batch: int, length: int) -> tuple[PyTree, ...]:
-        make = self.network.init_cache
-        return tuple(make(batch, length, self.compute_dtype) for _ in self.policies)
-
-    def draw(self, hidden, uniforms):
-        """Hidden states `[B, D]`, one for each policy, and `[B, K]` uniforms to tokens and logp."""
-        # As the trainer's head does it: products in the compute type, sums in float32.
-        logits = [
-            jnp.dot(h.astype(head.dtype), head, preferred_element_type=jnp.float32)
-            for h, head in zip(hidden, self.heads)
-        ]
-        if len(logits) == 2:
-            logits = [geometric_mixture(*logits, reference_weight=self.reference_weight)]
-        return draw(logits[0], uniforms, self.sampling)
-
-    def prefill(self, tokens, lengths, keys):
-        """`[b, P]` prompts and `[b, G]` keys to caches and the groups' first tokens and logp."""
-        hidden, caches = zip(
-            *(
-                self.network.prefill(
-                    params, tokens, lengths, cache, compute_dtype=self.compute_dtype
-                )
-                for params, cache in zip(self.policies, self.caches(*tokens.shape))
-            )
-        )
-        uniforms = jax.vmap(token_uniforms, (0, None))(keys, jnp.zeros(keys.shape[1], jnp.int32))
-        return caches, *self.draw(hidden, uniforms)
-
-    def decode(self, tokens, positions, caches, keys, steps):
-        """One token for each of `[B]` rows: feeds `tokens`, draws number `steps`."""
-        hidden, caches = zip(
-            *(
-                self.network.decode(
-                    params, tokens, positions, cache, compute_dtype=self.compute_dtype
-                )
-                for params, cache in zip(self.policies, caches)
-            )
-        )
-        drawn, logp = self.draw(hidden, token_uniforms(keys, steps)[:, None])
-        return drawn[:, 0], logp[:, 0], caches
-
-    def stops(self, tokens):
-        """Whether tokens are stop tokens, same shape."""
-        return jnp.isin(tokens, jnp.array(self.sampling.stop_ids, jnp.int32))
-
-
-def _make_sampler(
-    network, params, reference_params, *, reference_weight, sampling, compute_dtype
-) -> _Sampler:
-    # A mixture of weight 0 or 1 is one policy: exactly, and at the price of one.
-    policies = (params, reference_params)
-    if reference_weight in (0, 1):
-        policies = (policies[int(reference_weight)],)
-    # Outside the loop, so that a tied embedding is transposed once and not for each token.
-    heads = tuple(network.head(policy).astype(compute_dtype) for policy in policies)
-    return _Sampler(network, policies, heads, reference_weight, sampling, jnp.dtype(compute_dtype))
-
-
-def _place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:
-    """Writes `update`'s leaves `[layers, b, ...]` into `cache`'s from batch row `row`, in place."""
-    return jax.tree.map(
-        lambda leaf, new: jax.lax.dynamic_update_slice(
-            leaf, new, (0, row) + (0,) * (leaf.ndim - 2)
-        ),
-        cache,
-        update,
-    )
-
-
-def _prefill(sampler: _Sampler, prompts, lengths, keys):
-    """All prompts, once each: caches `[layers, M, P, ...]`, first tokens and logp `[M, G]`."""
-    count, width = prompts.shape
-    chunks = -(-count * width // _PREFILL_TOKENS)
-    size = -(-count // chunks)
-    if size == count:
-        return sampler.prefill(prompts, lengths, keys)
-    chunks = -(-count // size)
-
-    def split(x):
-        padding = ((0, chunks * size - count),) + ((0, 0),) * (x.ndim - 1)
-        return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])
-
-    # Typed keys do not pad; their data does.
-    data, implementation = jax.random.key_data(keys), jax.random.key_impl(keys)
-
-    def body(caches, chunk):
-        start, prompts, lengths, data = chunk
-        keys = jax.random.wrap_key_data(data, impl=implementation)
-        part, tokens, logp = sampler.prefill(prompts, lengths, keys)
-        return _place(caches, part, start), (tokens, logp)
-
-    starts = jnp.arange(chunks, dtype=jnp.int32) * size
-    caches, drawn = jax.lax.scan(
-        body,
-        sampler.caches(chunks * size, width),
-        (starts, split(prompts), split(lengths), split(data)),
-    )
-    tokens, logp = (x.reshape(chunks * size, -1)[:count] for x in drawn)
-    return caches, tokens, logp
 
 
 class _State(NamedTuple):
@@ -169,7 +54,7 @@ def _refill(state: _State, prompt_caches, queue, queued, group_size) -> _State:
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, new // group_size, 1, axis=1),
             prompt_caches,
         )
-        return _place(caches, rows, slot), row.at[slot].set(new), waiting + 1
+        return place(caches, rows, slot), row.at[slot].set(new), waiting + 1
 
     caches, row, waiting = jax.lax.while_loop(
         unfilled, fill, (state.caches, state.row, state.waiting)
@@ -177,7 +62,7 @@ def _refill(state: _State, prompt_caches, queue, queued, group_size) -> _State:
     return state._replace(caches=caches, row=row, waiting=waiting)
 
 
-def _step(sampler: _Sampler, state: _State, prompt_lengths, keys) -> _State:
+def _step(sampler: Sampler, state: _State, prompt_lengths, keys) -> _State:
     """Decodes one token in every slot; outputs of empty slots are dropped."""
     count, width = state.tokens.shape
     active = state.row < count
@@ -198,33 +83,6 @@ def _step(sampler: _Sampler, state: _State, prompt_lengths, keys) -> _State:
         stopped=state.stopped.at[state.row].set(stopped, mode="drop"),
         row=jnp.where(active & ~stopped & (step + 1 < width), state.row, count),
         steps=state.steps + 1,
-    )
-
-
-def _first_tokens(sampler, prompts, prompt_lengths, keys):
-    """Prefills; returns caches and first tokens, logp, lengths (0 or 1), stopped, done `[N]`."""
-    caches, token, logp = _prefill(sampler, prompts, prompt_lengths, keys)
-    token, logp = token.reshape(-1), logp.reshape(-1)
-    present = jnp.repeat(prompt_lengths > 0, keys.shape[1])
-    stopped = sampler.stops(token) & present
-    done = stopped | ~present | (sampler.sampling.max_tokens == 1)
-    return caches, token, logp, present.astype(jnp.int32), stopped, done
-
-
-def _rollout(prompts, prompt_lengths, prompt_ids, group_size, tokens, logp, lengths, stopped):
-    """Assembles the result; whatever lies beyond a completion's length becomes 0."""
-    inside = jnp.arange(tokens.shape[1]) < lengths[:, None]
-    samples = jnp.arange(group_size, dtype=jnp.uint32)
-    return Rollout(
-        prompts=jnp.repeat(prompts, group_size, axis=0),
-        prompt_lengths=jnp.repeat(prompt_lengths, group_size),
-        completions=jnp.where(inside, tokens, 0),
-        completion_lengths=lengths,
-        mask=inside.astype(jnp.float32),
-        behavior_logp=jnp.where(inside, logp, 0.0),
-        stopped=stopped,
-        prompt_ids=jnp.repeat(prompt_ids, group_size),
-        sample_ids=jnp.tile(samples, prompts.shape[0]),
     )
 
 
@@ -255,7 +113,7 @@ def _generate(
     reference_weight,
 ) -> tuple[Rollout, Int[Array, ""]]:
     """The program: a rollout, and the number of decoding steps it took."""
-    sampler = _make_sampler(
+    sampler = make_sampler(
         network,
         params,
         reference_params,
@@ -265,7 +123,7 @@ def _generate(
     )
     width, count = sampling.max_tokens, prompts.shape[0] * group_size
     keys = sample_keys(key, prompt_ids, group_size)
-    prompt_caches, token, logp, lengths, stopped, done = _first_tokens(
+    prompt_caches, token, logp, lengths, stopped, done = first_tokens(
         sampler, prompts, prompt_lengths, keys
     )
     keys = keys.reshape(count, *keys.shape[2:])
@@ -291,7 +149,7 @@ def _generate(
         return _step(sampler, state, row_lengths, keys)
 
     state = jax.lax.while_loop(unfinished, body, state)
-    rollout = _rollout(
+    rollout = assemble(
         prompts,
         prompt_lengths,
         prompt_ids,
@@ -302,31 +160,6 @@ def _generate(
         state.stopped,
     )
     return rollout, state.steps
-
-
-def _check(network, prompts, prompt_lengths, prompt_ids, sampling, group_size):
-    """Static mistakes, at trace time."""
-    chex.assert_rank(prompts, 2, custom_message="prompts must be [M, P]")
-    chex.assert_shape(
-        [prompt_lengths, prompt_ids],
-        prompts.shape[:1],
-        custom_message="prompt_lengths and prompt_ids must be [M]",
-    )
-    if 0 in prompts.shape:
-        raise ValueError(f"prompts has shape {prompts.shape}; expected at least one prompt, token")
-    if group_size < 1:
-        raise ValueError(f"group_size is {group_size}; expected at least 1")
-    length = prompts.shape[1] + sampling.max_tokens
-    if length > network.max_length:
-        raise ValueError(
-            f"prompts of width {prompts.shape[1]} and max_tokens {sampling.max_tokens} need "
-            f"{length} positions; the network has max_length {network.max_length}"
-        )
-    for token in sampling.stop_ids:
-        if token >= network.vocab_size:
-            raise ValueError(
-                f"stop_ids holds {token}; expected ids under vocab_size {network.vocab_size}"
-            )
 
 
 def generate(
@@ -387,15 +220,20 @@ def generate(
     References:
         Munos et al., Nash Learning from Human Feedback, arXiv:2312.00886 (the mixture).
     """
-    _check(network, prompts, prompt_lengths, prompt_ids, sampling, group_size)
-    count = prompts.shape[0] * group_size
-    slots = max(2, min(count, _DEFAULT_SLOTS)) if slots is None else slots
+    prompts, prompt_lengths, prompt_ids = check(
+        network,
+        prompts,
+        prompt_lengths,
+        prompt_ids,
+        sampling=sampling,
+        group_size=group_size,
+        reference_params=reference_params,
+        reference_weight=reference_weight,
+    )
+    if slots is None:
+        slots = max(2, min(prompts.shape[0] * group_size, _DEFAULT_SLOTS))
     if slots < 2:
         raise ValueError(f"slots is {slots}; expected at least 2")
-    if not 0 <= reference_weight <= 1:
-        raise ValueError(f"reference_weight is {reference_weight}; expected in [0, 1]")
-    if reference_weight > 0 and reference_params is None:
-        raise ValueError(f"reference_weight is {reference_weight}, but reference_params is None")
     rollout, _ = _generate(
         network,
         params,
@@ -411,77 +249,3 @@ def generate(
         reference_weight=reference_weight,
     )
     return rollout
-
-
-def generate_fixed(
-    network: Network,
-    params: PyTree,
-    prompts: Int[Array, "M P"],
-    prompt_lengths: Int[Array, " M"],
-    prompt_ids: UInt32[Array, " M"],
-    key: Key[Array, ""],
-    *,
-    sampling: Sampling,
-    group_size: int = 1,
-    compute_dtype: jnp.dtype = jnp.float32,
-) -> Rollout:
-    """Samples as `generate` does, by a scan of `max_tokens` steps over all samples at once.
-
-    For small worlds, where a whole training loop is one program: no queue and no early stop, so it
-    costs the same whatever is sampled and `vmap`s over parameters and seeds. The randomness has
-    the same addresses, so the tokens are those of `generate`.
-
-    Args:
-        network: the network; static.
-        params: its parameters.
-        prompts: `[M, P]` token ids from index 0, right-padded.
-        prompt_lengths: `[M]`, in `[0, P]`; 0 marks an absent prompt.
-        prompt_ids: `[M]` below 2^32.
-        key: the root key of this rollout.
-        sampling: lengths, temperature, filters, stop tokens; static.
-        group_size: `G`, samples of each prompt, at least 1; static.
-        compute_dtype: of activations and cache; static.
-
-    Returns:
-        A `Rollout` of `N = M * G` rows, prompt-major, as from `generate`.
-
-    Raises:
-        AssertionError: shapes that do not fit (chex).
-        ValueError: `P + max_tokens > network.max_length`; a stop id outside the vocabulary;
-            `group_size < 1`.
-    """
-    _check(network, prompts, prompt_lengths, prompt_ids, sampling, group_size)
-    sampler = _make_sampler(
-        network,
-        params,
-        None,
-        reference_weight=0.0,
-        sampling=sampling,
-        compute_dtype=compute_dtype,
-    )
-    width, count = sampling.max_tokens, prompts.shape[0] * group_size
-    keys = sample_keys(key, prompt_ids, group_size)
-    caches, token, logp, lengths, stopped, done = _first_tokens(
-        sampler, prompts, prompt_lengths, keys
-    )
-    keys = keys.reshape(count, *keys.shape[2:])
-    row_lengths = jnp.repeat(prompt_lengths, group_size)
-    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
-    caches = _place(sampler.caches(count, prompts.shape[1] + width), rows, jnp.int32(0))
-
-    def body(carry, step):
-        caches, token, lengths, stopped, done = carry
-        steps = jnp.full(count, step, jnp.int32)
-        token, logp, caches = sampler.decode(token, row_lengths + step - 1, caches, keys, steps)
-        lengths = lengths + ~done
-        stopped = stopped | (sampler.stops(token) & ~done)
-        return (caches, token, lengths, stopped, done | stopped), (token, logp)
-
-    (_, _, lengths, stopped, _), (tokens, logps) = jax.lax.scan(
-        body, (caches, token, lengths, stopped, done), jnp.arange(1, width, dtype=jnp.int32)
-    )
-    tokens = jnp.concatenate([token[:, None], tokens.T], axis=1)
-    logps = jnp.concatenate([logp[:, None], logps.T], axis=1)
-    return _rollout(
-        prompts, prompt_lengths, prompt_ids, group_size, tokens, logps, lengths, stopped
-    )

@@ -1,0 +1,190 @@
+"""What both samplers share: prefill, one decoding step, checks, and the result's assembly."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from polgrad.policies.distributions import geometric_mixture
+from polgrad.policies.network import Network
+from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
+from polgrad.rollouts.types import Rollout
+
+# Prompts are prefilled in chunks of about this many tokens: activations stay bounded, and a chunk
+# is still large enough to keep any device busy.
+_PREFILL_TOKENS = 8192
+
+
+def check(
+    network,
+    prompts,
+    prompt_lengths,
+    prompt_ids,
+    *,
+    sampling,
+    group_size,
+    reference_params,
+    reference_weight,
+):
+    """Static mistakes, at trace time; returns the three arrays in the sampler's types."""
+    prompts, prompt_lengths = (
+        jnp.asarray(prompts, jnp.int32),
+        jnp.asarray(prompt_lengths, jnp.int32),
+    )
+    prompt_ids = jnp.asarray(prompt_ids, jnp.uint32)
+    chex.assert_rank(prompts, 2, custom_message="prompts must be [M, P]")
+    chex.assert_shape(
+        [prompt_lengths, prompt_ids],
+        prompts.shape[:1],
+        custom_message="prompt_lengths and prompt_ids must be [M]",
+    )
+    if 0 in prompts.shape:
+        raise ValueError(f"prompts has shape {prompts.shape}; expected at least one prompt, token")
+    if group_size < 1:
+        raise ValueError(f"group_size is {group_size}; expected at least 1")
+    length = prompts.shape[1] + sampling.max_tokens
+    if length > network.max_length:
+        raise ValueError(
+            f"prompts of width {prompts.shape[1]} and max_tokens {sampling.max_tokens} need "
+            f"{length} positions; the network has max_length {network.max_length}"
+        )
+    for token in sampling.stop_ids:
+        if token >= network.vocab_size:
+            raise ValueError(
+                f"stop_ids holds {token}; expected ids under vocab_size {network.vocab_size}"
+            )
+    if not 0 <= reference_weight <= 1:
+        raise ValueError(f"reference_weight is {reference_weight}; expected in [0, 1]")
+    if reference_weight > 0 and reference_params is None:
+        raise ValueError(f"reference_weight is {reference_weight}, but reference_params is None")
+    return prompts, prompt_lengths, prompt_ids
+
+
+class Sampler(NamedTuple):
+    """What every step needs: the policies (one, or two for a mixture) and how to sample."""
+
+    network: Network
+    policies: tuple[PyTree, ...]
+    heads: tuple[Array, ...]
+    reference_weight: float
+    sampling: Sampling
+    compute_dtype: jnp.dtype
+
+    def caches(self, batch: int, length: int) -> tuple[PyTree, ...]:
+        make = self.network.init_cache
+        return tuple(make(batch, length, self.compute_dtype) for _ in self.policies)
+
+    def draw(self, hidden, uniforms):
+        """Hidden states `[B, D]`, one for each policy, and `[B, K]` uniforms to tokens and logp."""
+        # As the trainer's head does it: products in the compute type, sums in float32.
+        logits = [
+            jnp.dot(h.astype(head.dtype), head, preferred_element_type=jnp.float32)
+            for h, head in zip(hidden, self.heads)
+        ]
+        if len(logits) == 2:
+            logits = [geometric_mixture(*logits, reference_weight=self.reference_weight)]
+        return draw(logits[0], uniforms, self.sampling)
+
+    def prefill(self, tokens, lengths, keys):
+        """`[b, P]` prompts and `[b, G]` keys to caches and the groups' first tokens and logp."""
+        hidden, caches = zip(
+            *(
+                self.network.prefill(
+                    params, tokens, lengths, cache, compute_dtype=self.compute_dtype
+                )
+                for params, cache in zip(self.policies, self.caches(*tokens.shape))
+            )
+        )
+        uniforms = jax.vmap(token_uniforms, (0, None))(keys, jnp.zeros(keys.shape[1], jnp.int32))
+        return caches, *self.draw(hidden, uniforms)
+
+    def decode(self, tokens, positions, caches, keys, steps):
+        """One token for each of `[B]` rows: feeds `tokens`, draws number `steps`."""
+        hidden, caches = zip(
+            *(
+                self.network.decode(
+                    params, tokens, positions, cache, compute_dtype=self.compute_dtype
+                )
+                for params, cache in zip(self.policies, caches)
+            )
+        )
+        drawn, logp = self.draw(hidden, token_uniforms(keys, steps)[:, None])
+        return drawn[:, 0], logp[:, 0], caches
+
+    def stops(self, tokens):
+        """Whether tokens are stop tokens, same shape."""
+        return jnp.isin(tokens, jnp.array(self.sampling.stop_ids, jnp.int32))
+
+
+def make_sampler(
+    network, params, reference_params, *, reference_weight, sampling, compute_dtype
+) -> Sampler:
+    # A mixture of weight 0 or 1 is one policy: exactly, and at the price of one.
+    policies = (params, reference_params)
+    if reference_weight in (0, 1):
+        policies = (policies[int(reference_weight)],)
+    # Outside the loop, so that a tied embedding is transposed once and not for each token.
+    heads = tuple(network.head(policy).astype(compute_dtype) for policy in policies)
+    return Sampler(network, policies, heads, reference_weight, sampling, jnp.dtype(compute_dtype))
+
+
+def place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:
+    """Writes `update`'s leaves `[layers, b, ...]` into `cache`'s from batch row `row`, in place."""
+    return jax.tree.map(
+        lambda leaf, new: jax.lax.dynamic_update_slice(
+            leaf, new, (0, row) + (0,) * (leaf.ndim - 2)
+        ),
+        cache,
+        update,
+    )
+
+
+def _prefill(sampler: Sampler, prompts, lengths, keys):
+    """All prompts, once each: caches `[layers, M, P, ...]`, first tokens and logp `[M, G]`."""
+    count, width = prompts.shape
+    chunks = -(-count * width // _PREFILL_TOKENS)
+    size = -(-count // chunks)
+    if size == count:
+        return sampler.prefill(prompts, lengths, keys)
+    chunks = -(-count // size)
+    # The last chunk is filled up with repetitions of the last prompt, cut off below.
+    index = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+
+    def body(caches, chunk):
+        start, rows = chunk
+        part, tokens, logp = sampler.prefill(prompts[rows], lengths[rows], keys[rows])
+        return place(caches, part, start), (tokens, logp)
+
+    starts = jnp.arange(chunks, dtype=jnp.int32) * size
+    caches, drawn = jax.lax.scan(body, sampler.caches(chunks * size, width), (starts, index))
+    tokens, logp = (x.reshape(chunks * size, -1)[:count] for x in drawn)
+    return caches, tokens, logp
+
+
+def first_tokens(sampler, prompts, prompt_lengths, keys):
+    """Prefills; returns caches and first tokens, logp, lengths (0 or 1), stopped, done `[N]`."""
+    caches, token, logp = _prefill(sampler, prompts, prompt_lengths, keys)
+    token, logp = token.reshape(-1), logp.reshape(-1)
+    present = jnp.repeat(prompt_lengths > 0, keys.shape[1])
+    stopped = sampler.stops(token) & present
+    done = stopped | ~present | (sampler.sampling.max_tokens == 1)
+    return caches, token, logp, present.astype(jnp.int32), stopped, done
+
+
+def assemble(prompts, prompt_lengths, prompt_ids, group_size, tokens, logp, lengths, stopped):
+    """Assembles the result; whatever lies beyond a completion's length becomes 0."""
+    inside = jnp.arange(tokens.shape[1]) < lengths[:, None]
+    samples = jnp.arange(group_size, dtype=jnp.uint32)
+    return Rollout(
+        prompts=jnp.repeat(prompts, group_size, axis=0),
+        prompt_lengths=jnp.repeat(prompt_lengths, group_size),
+        completions=jnp.where(inside, tokens, 0),
+        completion_lengths=lengths,
+        mask=inside.astype(jnp.float32),
+        behavior_logp=jnp.where(inside, logp, 0.0),
+        stopped=stopped,
+        prompt_ids=jnp.repeat(prompt_ids, group_size),
+        sample_ids=jnp.tile(samples, prompts.shape[0]),
+    )

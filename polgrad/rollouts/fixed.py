@@ -1,0 +1,98 @@
+"""The sampler of small worlds: a scan of fixed length, to be inlined in a training loop."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key, PyTree, UInt32
+
+from polgrad.policies.network import Network
+from polgrad.rollouts.decoding import assemble, check, first_tokens, make_sampler, place
+from polgrad.rollouts.sampling import Sampling, sample_keys
+from polgrad.rollouts.types import Rollout
+
+
+def generate_fixed(
+    network: Network,
+    params: PyTree,
+    prompts: Int[Array, "M P"],
+    prompt_lengths: Int[Array, " M"],
+    prompt_ids: UInt32[Array, " M"],
+    key: Key[Array, ""],
+    *,
+    sampling: Sampling,
+    group_size: int = 1,
+    compute_dtype: jnp.dtype = jnp.float32,
+    reference_params: PyTree | None = None,
+    reference_weight: float = 0.0,
+) -> Rollout:
+    """Samples as `generate` does, by a scan of `max_tokens` steps over all samples at once.
+
+    For small worlds, where a whole training loop is one program: no queue and no early stop, so it
+    costs the same whatever is sampled and `vmap`s over parameters and seeds. The randomness has
+    the same addresses, so the tokens are those of `generate`.
+
+    Args:
+        network: the network; static.
+        params: its parameters.
+        prompts: `[M, P]` token ids from index 0, right-padded.
+        prompt_lengths: `[M]`, in `[0, P]`; 0 marks an absent prompt.
+        prompt_ids: `[M]` below 2^32.
+        key: the root key of this rollout.
+        sampling: lengths, temperature, filters, stop tokens; static.
+        group_size: `G`, samples of each prompt, at least 1; static.
+        compute_dtype: of activations, cache and head products (summed in float32); static.
+        reference_params: parameters of the reference policy, of the same network.
+        reference_weight: `w` in [0, 1], the reference's share of the mixture; static.
+
+    Returns:
+        A `Rollout` of `N = M * G` rows, prompt-major, as from `generate`.
+
+    Raises:
+        AssertionError: shapes that do not fit (chex).
+        ValueError: `P + max_tokens > network.max_length`; a stop id outside the vocabulary;
+            `group_size < 1`; `reference_weight` outside [0, 1], or above 0 without
+            `reference_params`.
+    """
+    prompts, prompt_lengths, prompt_ids = check(
+        network,
+        prompts,
+        prompt_lengths,
+        prompt_ids,
+        sampling=sampling,
+        group_size=group_size,
+        reference_params=reference_params,
+        reference_weight=reference_weight,
+    )
+    sampler = make_sampler(
+        network,
+        params,
+        reference_params,
+        reference_weight=reference_weight,
+        sampling=sampling,
+        compute_dtype=compute_dtype,
+    )
+    width, count = sampling.max_tokens, prompts.shape[0] * group_size
+    keys = sample_keys(key, prompt_ids, group_size)
+    caches, token, logp, lengths, stopped, done = first_tokens(
+        sampler, prompts, prompt_lengths, keys
+    )
+    keys = keys.reshape(count, *keys.shape[2:])
+    row_lengths = jnp.repeat(prompt_lengths, group_size)
+    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
+    caches = place(sampler.caches(count, prompts.shape[1] + width), rows, jnp.int32(0))
+
+    def body(carry, step):
+        caches, token, lengths, stopped, done = carry
+        steps = jnp.full(count, step, jnp.int32)
+        token, logp, caches = sampler.decode(token, row_lengths + step - 1, caches, keys, steps)
+        lengths = lengths + ~done
+        stopped = stopped | (sampler.stops(token) & ~done)
+        return (caches, token, lengths, stopped, done | stopped), (token, logp)
+
+    (_, _, lengths, stopped, _), (tokens, logps) = jax.lax.scan(
+        body, (caches, token, lengths, stopped, done), jnp.arange(1, width, dtype=jnp.int32)
+    )
+    tokens = jnp.concatenate([token[:, None], tokens.T], axis=1)
+    logps = jnp.concatenate([logp[:, None], logps.T], axis=1)
+    return assemble(
+        prompts, prompt_lengths, prompt_ids, group_size, tokens, logps, lengths, stopped
+    )
