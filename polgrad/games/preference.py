@@ -1,0 +1,192 @@
+"""Preference matrices: checks, win rates, and small games with known solutions.
+
+`preference[i, j]` is P(answer i beats answer j), with preference + preference^T = 1 and 1/2 on
+the diagonal. Preferences need not be transitive: that is the point of a game.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+__all__ = [
+    "additive_game",
+    "bradley_terry_game",
+    "check_preference",
+    "cycle3_game",
+    "dice_game",
+    "policy_win_rate",
+    "population_game",
+    "rps_game",
+    "symmetrize_preference",
+    "win_rates",
+]
+
+
+def check_preference(
+    preference: Float[Array, "N N"], *, tolerance: float = 1e-6
+) -> Float[Array, "N N"]:
+    """Returns a preference matrix unchanged, or says what is wrong with it.
+
+    Args:
+      preference: concrete (not traced) matrix; entries in [0, 1], P + P^T = 1.
+      tolerance: largest absolute deviation that is accepted.
+
+    Returns:
+      The argument.
+
+    Raises:
+      ValueError: if it is not square, has entries outside [0, 1] or NaN, or P + P^T is not 1.
+    """
+    p = np.asarray(preference, dtype=np.float64)
+    if p.ndim != 2 or p.shape[0] != p.shape[1]:
+        raise ValueError(f"preference must be a square matrix [N, N], got shape {p.shape}")
+    if not np.all((p >= -tolerance) & (p <= 1.0 + tolerance)):
+        raise ValueError(f"preference must lie in [0, 1], got values in [{p.min()}, {p.max()}]")
+    gap = np.abs(p + p.T - 1.0)
+    if gap.max(initial=0.0) > tolerance:
+        i, j = np.unravel_index(gap.argmax(), gap.shape)
+        raise ValueError(
+            f"preference must satisfy P + P^T = 1; P[{i}, {j}] + P[{j}, {i}] = {p[i, j] + p[j, i]}"
+            " (symmetrize_preference repairs a learned model)"
+        )
+    return preference
+
+
+def symmetrize_preference(preference: Float[Array, "... N N"]) -> Float[Array, "... N N"]:
+    """(P + 1 - P^T) / 2: the nearest matrix that satisfies P + P^T = 1.
+
+    Args:
+      preference: P(i beats j) as some model says it, which may depend on the order shown.
+
+    Returns:
+      The symmetrised matrix, same shape, 1/2 on the diagonal.
+    """
+    return 0.5 * (preference + 1.0 - jnp.swapaxes(preference, -1, -2))
+
+
+def win_rates(preference: Float[Array, "N N"], opponent: Float[Array, "N"]) -> Float[Array, "N"]:
+    """P(answer i beats a sample of the opponent) for every i: preference @ opponent.
+
+    Args:
+      preference: P(i beats j).
+      opponent: probabilities of the opponent's answers.
+
+    Returns:
+      Win rates, [N].
+    """
+    return preference @ opponent
+
+
+def policy_win_rate(
+    preference: Float[Array, "N N"], policy: Float[Array, "N"], opponent: Float[Array, "N"]
+) -> Float[Array, ""]:
+    """P(a sample of the policy beats a sample of the opponent): policy^T preference opponent.
+
+    Args:
+      preference: P(i beats j).
+      policy: probabilities, [N].
+      opponent: probabilities, [N].
+
+    Returns:
+      The win rate, a scalar.
+    """
+    return policy @ preference @ opponent
+
+
+def rps_game(margin: float = 0.5) -> Float[Array, "3 3"]:
+    """Rock-paper-scissors: 1 beats 2, 2 beats 3, 3 beats 1, each with 1/2 + margin.
+
+    Args:
+      margin: advantage over 1/2, in [0, 1/2].
+
+    Returns:
+      The matrix, whose Nash equilibrium is uniform.
+    """
+    return cycle3_game(-margin, -margin, -margin)
+
+
+def dice_game() -> Float[Array, "3 3"]:
+    """Intransitive dice {2,4,9}, {1,6,8}, {3,5,7}: each beats the next with 5/9.
+
+    Returns:
+      The matrix, whose Nash equilibrium is uniform.
+    """
+    dice = np.array([[2, 4, 9], [1, 6, 8], [3, 5, 7]])
+    wins = (dice[:, None, :, None] > dice[None, :, None, :]).mean(axis=(2, 3))
+    np.fill_diagonal(wins, 0.5)
+    return jnp.asarray(wins)
+
+
+def cycle3_game(a: float, b: float, c: float) -> Float[Array, "3 3"]:
+    """Three answers in a cycle: 2 beats 1 by a, 1 beats 3 by b, 3 beats 2 by c.
+
+    Args:
+      a: margin over 1/2, in [-1/2, 1/2].
+      b: the same.
+      c: the same.
+
+    Returns:
+      The matrix; for positive margins its Nash equilibrium is proportional to (c, b, a).
+    """
+    return jnp.asarray(0.5 + np.array([[0.0, -a, b], [a, 0.0, -c], [-b, c, 0.0]]))
+
+
+def population_game(
+    rankings: Sequence[Sequence[int]], weights: Sequence[float] | None = None
+) -> Float[Array, "N N"]:
+    """Preference of a random member of a population, each member with its own ranking.
+
+    Args:
+      rankings: K rankings of the N answers 0..N-1, best first.
+      weights: the K shares of the population, any positive scale; equal by default.
+
+    Returns:
+      The matrix. It may have cycles although every member is transitive.
+
+    Raises:
+      ValueError: if a ranking is not a permutation, or the number of weights differs.
+    """
+    size = len(rankings[0])
+    shares = np.ones(len(rankings)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if shares.shape != (len(rankings),):
+        raise ValueError(f"weights must have one entry a ranking, got {shares.shape}")
+    preference = 0.5 * np.eye(size)
+    for ranking, share in zip(rankings, shares / shares.sum()):
+        if sorted(ranking) != list(range(size)):
+            raise ValueError(f"each ranking must be a permutation of 0..{size - 1}, got {ranking}")
+        for better, worse in itertools.combinations(ranking, 2):
+            preference[better, worse] += share
+    return jnp.asarray(preference)
+
+
+def bradley_terry_game(rewards: Float[Array, "N"]) -> Float[Array, "N N"]:
+    """P(i beats j) = sigmoid(r_i - r_j): the preferences a scalar reward can express.
+
+    Args:
+      rewards: [N], in nats (log-odds).
+
+    Returns:
+      The matrix.
+
+    References:
+      Bradley and Terry, Rank analysis of incomplete block designs, 1952.
+    """
+    rewards = jnp.asarray(rewards)
+    return jax.nn.sigmoid(rewards[:, None] - rewards[None, :])
+
+
+def additive_game(scores: Float[Array, "N"]) -> Float[Array, "N N"]:
+    """P(i beats j) = 1/2 + s_i - s_j: the game that is a reward maximisation.
+
+    Args:
+      scores: [N], within a range of 1/2 so that probabilities stay in [0, 1].
+
+    Returns:
+      The matrix; its regularised Nash equilibrium is reference exp(s / tau) / Z.
+    """
+    scores = jnp.asarray(scores)
+    return 0.5 + scores[:, None] - scores[None, :]

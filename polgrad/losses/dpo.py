@@ -1,0 +1,140 @@
+"""Direct preference optimisation, for pairs and for rankings."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["dpo", "implicit_reward", "plackett_luce", "preference_margin"]
+
+
+def dpo(
+    chosen_logratio: Float[Array, "B"],
+    rejected_logratio: Float[Array, "B"],
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "B"]:
+    """DPO: logistic loss on the difference of log-ratios of a chosen and a rejected answer.
+
+    loss = -(1 - s) log sigmoid(z) - s log sigmoid(-z), z = beta (chosen - rejected), with s the
+    label smoothing (conservative DPO). Its minimiser under Bradley-Terry labels is the
+    KL-regularised optimum, reference exp(reward / beta) / Z.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0 (0.1 in the paper, 0.5 for summaries).
+      label_smoothing: probability that a label is wrong, in [0, 0.5].
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs; log 2 where policy = reference. An infinite
+      log ratio counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `label_smoothing` is out of range.
+
+    References:
+      Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward
+      Model, 2023 (arXiv:2305.18290). Mitchell, A note on DPO with noisy preferences, 2023.
+    """
+    if not beta > 0.0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    if not 0.0 <= label_smoothing <= 0.5:
+        raise ValueError(f"label_smoothing must lie in [0, 0.5], got {label_smoothing}")
+    margin = beta * (_finite(chosen_logratio) - _finite(rejected_logratio))
+    right, wrong = jax.nn.softplus(-margin), jax.nn.softplus(margin)
+    return (1.0 - label_smoothing) * right + label_smoothing * wrong
+
+
+def implicit_reward(
+    logp: Float[Array, "..."], reference_logp: Float[Array, "..."], *, beta: float = 0.1
+) -> Float[Array, "..."]:
+    """The reward that a policy is optimal for: beta (log policy - log reference).
+
+    Defined up to a function of the prompt; only differences at one prompt mean something.
+
+    Args:
+      logp: log-probabilities of whole answers under the policy, in nats.
+      reference_logp: the same under the reference; no gradient flows through it.
+      beta: strength of the KL to the reference, > 0.
+
+    Returns:
+      Rewards, same shape. Infinite log ratios count +-20 nats, undefined ones 0.
+
+    References:
+      Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), section 5.
+    """
+    return beta * _difference(logp, jax.lax.stop_gradient(reference_logp))
+
+
+def preference_margin(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    chosen_reference_logp: Float[Array, "B"],
+    rejected_reference_logp: Float[Array, "B"],
+) -> Float[Array, "B"]:
+    """How much more than the reference the policy prefers the chosen answer, in nats.
+
+    (log policy - log reference)(chosen) - (log policy - log reference)(rejected); without beta.
+    `dpo` depends on its log-ratios through this alone. As accuracy count margin > 0: the tie of
+    an untrained policy is a failure.
+
+    Args:
+      chosen_logp: log-probabilities of the chosen answers under the policy, sums over tokens.
+      rejected_logp: the same of the rejected answers.
+      chosen_reference_logp: under the reference; no gradient flows through it.
+      rejected_reference_logp: under the reference; no gradient flows through it.
+
+    Returns:
+      Margins, [B].
+    """
+    chosen = implicit_reward(chosen_logp, chosen_reference_logp, beta=1.0)
+    return chosen - implicit_reward(rejected_logp, rejected_reference_logp, beta=1.0)
+
+
+def plackett_luce(
+    scores: Float[Array, "B K"], *, mask: Bool[Array, "B K"] | None = None
+) -> Float[Array, "B"]:
+    """Negative log-likelihood of rankings: DPO for more than two answers.
+
+    loss = -sum_k (s_k - log sum_{j >= k} exp s_j), for answers in ranked order. With two answers
+    and scores `implicit_reward` it is `dpo`.
+
+    Args:
+      scores: scores of the K answers of a prompt, BEST FIRST, for example implicit rewards.
+      mask: which answers exist; all by default.
+
+    Returns:
+      Losses, [B], >= 0; 0 for a row with fewer than two answers.
+
+    Raises:
+      ValueError: if `scores` is not of rank 2 or `mask` has another shape.
+
+    References:
+      Plackett, The analysis of permutations, 1975. Rafailov et al., 2023 (arXiv:2305.18290),
+      appendix A.3.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be [B, K], got shape {scores.shape}")
+    mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    scores = jnp.where(mask, _finite(scores), 0.0)
+    k = scores.shape[1]
+    # remaining[b, i, j]: answer j is still there when place i is filled. The diagonal stays, so
+    # that the sum over a masked place is not empty.
+    later = jnp.triu(jnp.ones((k, k), bool))
+    remaining = (later & mask[:, None, :]) | jnp.eye(k, dtype=bool)
+    total = jax.nn.logsumexp(scores[:, None, :], axis=-1, where=remaining)
+    return jnp.sum(jnp.where(mask, total - scores, 0.0), axis=-1)
+
+
+def _difference(logp: Array, reference_logp: Array) -> Array:
+    dtype = jnp.promote_types(jnp.result_type(logp, reference_logp), jnp.float32)
+    return _finite(jnp.asarray(logp, dtype) - jnp.asarray(reference_logp, dtype))
+
+
+def _finite(log_ratio: Array) -> Array:
+    """Infinite log ratios become +-20 nats and undefined ones 0, without gradient."""
+    log_ratio = jnp.asarray(log_ratio)
+    log_ratio = log_ratio.astype(jnp.promote_types(log_ratio.dtype, jnp.float32))
+    return jnp.nan_to_num(log_ratio, nan=0.0, posinf=20.0, neginf=-20.0)

@@ -1,0 +1,48 @@
+"""Nash-MD policy gradient: learning from pairwise preferences instead of rewards."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["nash_md"]
+
+
+def nash_md(
+    logp: Float[Array, "B"],
+    preference: Float[Array, "B"],
+    reference_logratio: Float[Array, "B"],
+    *,
+    tau: float,
+) -> Float[Array, "B"]:
+    """Nash-MD-PG: loss for responses judged against those of another policy.
+
+    loss = -sg[preference - 1/2 - tau reference_logratio] logp. The expected gradient is that of
+    -(P(policy beats opponent) - tau KL(policy || reference)) with the opponent held fixed; the
+    1/2 is a control variate only. The opponent makes the method: samples of
+    `policies.geometric_mixture` of policy and reference for Nash-MD, of the policy itself for
+    self-play, of an averaged policy for Nash-EMA.
+
+    Args:
+      logp: log-probabilities of whole responses under the current policy, sums over tokens.
+      preference: P(response beats the opponent's response), in [0, 1]; or 0 / 1 choices.
+      reference_logratio: log(policy / reference) of the response, sums over tokens, in nats; an
+        infinite one counts 20 nats.
+      tau: strength of the KL to the reference, >= 0 (0.008 in the paper).
+
+    Returns:
+      Losses, [B], to be averaged over responses. An empty response (logp = 0) contributes 0,
+      and so does logp = -inf, without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `tau` is negative.
+
+    References:
+      Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886).
+    """
+    if not tau >= 0.0:
+        raise ValueError(f"tau must be at least 0, got {tau}")
+    possible = ~jnp.isneginf(logp)
+    # An answer that the reference excludes pays 20 nats, not infinity.
+    held = jnp.nan_to_num(reference_logratio, nan=0.0, posinf=20.0, neginf=-20.0)
+    advantage = jnp.where(possible, preference - 0.5 - tau * held, 0.0)
+    return -jax.lax.stop_gradient(advantage) * jnp.where(possible, logp, 0.0)
