@@ -1,0 +1,127 @@
+"""f-DPG (Go et al. 2023, arXiv:2302.08215): any f-divergence to a rewarded reference.
+
+The target of a prompt is the reference tilted by the reward, p(y|x) = a(y|x) exp(r / beta) / Z(x).
+With `reverse_kl` this is exactly KL-regularised RL.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polgrad import divergences, losses, masking
+from polgrad.algorithms import common
+from polgrad.losses import targets
+from polgrad.training.types import Algorithm, Context
+
+
+class FDPGState(NamedTuple):
+    """Saved with the run: Z of every prompt, and the baseline's window."""
+
+    partition: targets.Partition
+    baseline: targets.Baseline
+
+
+@dataclasses.dataclass(frozen=True)
+class FDPG:
+    """Distributional policy gradient towards the tilted reference.
+
+    Attributes:
+      divergence: D_f(policy || target) that is minimised.
+      beta: temperature of the tilt; the strength of the KL in the `reverse_kl` reading.
+      log_ratio_clip: bound on the log of policy over target.
+      baseline_window: pseudo-rewards the baseline is the mean of.
+    """
+
+    divergence: Literal[
+        "jensen_shannon",
+        "forward_kl",
+        "reverse_kl",
+        "total_variation",
+        "chi_squared",
+        "reverse_chi_squared",
+        "squared_hellinger",
+    ] = "jensen_shannon"
+    beta: float = 0.1
+    log_ratio_clip: float = 20.0
+    baseline_window: int = 1024
+
+    def build(self, context: Context) -> Algorithm:
+        """The four functions for a run of this size."""
+        form = {
+            "divergence": getattr(divergences, self.divergence),
+            "log_ratio_clip": self.log_ratio_clip,
+        }
+
+        def init(key):
+            return FDPGState(
+                targets.init_partition((context.num_prompts,)),
+                targets.init_baseline(self.baseline_window),
+            )
+
+        def prepare(state, experience, key):
+            mask, size = experience["mask"], context.group_size
+            valid = experience["valid"] & (experience["completion_lengths"] > 0)
+            reference = common.sequence_logp(experience["reference_logp"], mask)
+            behavior = common.sequence_logp(experience["behavior_logp"], mask)
+            rewards = jnp.where(valid, experience["rewards"], 0.0)
+            score = common.by_group(targets.tilt(reference, rewards, beta=self.beta), size)
+            prompts = common.by_group(experience["prompt_ids"], size)[:, 0]
+            # A prompt may stand twice in a batch (a small data set): its groups enter in turn.
+            partition = _add_groups(
+                state.partition,
+                prompts,
+                score,
+                common.by_group(behavior, size),
+                common.by_group(valid, size),
+            )
+            here = jax.tree.map(lambda x: x[prompts], partition)
+            log_target = targets.normalize(score, here).reshape(-1)
+            pseudo = losses.f_dpg_pseudo_reward(behavior, log_target, **form)
+            known = valid & jnp.isfinite(log_target)
+            # Read before this batch is added: a baseline that has seen a sample biases it.
+            baseline = targets.baseline_value(state.baseline)
+            mean = jnp.where(known, pseudo, 0.0).sum() / jnp.maximum(known.sum(), 1)
+            state = FDPGState(
+                partition,
+                targets.update_baseline(state.baseline, jnp.where(known, pseudo, mean)),
+            )
+            batch = common.make_batch(
+                experience,
+                masking.weights(valid.astype(jnp.float32), mode="sequence"),
+                log_target=log_target,
+                baseline=jnp.broadcast_to(baseline, log_target.shape),
+            )
+            return state, batch, {"log_z": here.log_mean.mean(), "pseudo_reward": mean}
+
+        def loss(outputs, batch, key):
+            behavior = None
+            if not context.on_policy:
+                behavior = common.sequence_logp(batch["behavior_logp"], batch["mask"])
+            logp = common.sequence_logp(outputs.logp, batch["mask"])
+            loss = losses.f_dpg(
+                logp,
+                batch["log_target"],
+                behavior_logp=behavior,
+                baseline=batch["baseline"],
+                **form,
+            )
+            metrics = common.token_metrics(outputs, batch)
+            return common.weighted_sum(loss, batch["weights"]), metrics
+
+        return Algorithm(
+            init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"})
+        )
+
+
+def _add_groups(partition, prompts, score, behavior, valid):
+    """Adds each group to its prompt's running mean, one after the other."""
+
+    def add(partition, group):
+        prompt, score, behavior, valid = group
+        entry = jax.tree.map(lambda x: x[prompt], partition)
+        entry = targets.update_partition(entry, score, behavior, valid=valid)
+        return jax.tree.map(lambda x, y: x.at[prompt].set(y), partition, entry), None
+
+    return jax.lax.scan(add, partition, (prompts, score, behavior, valid))[0]

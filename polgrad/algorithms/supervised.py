@@ -1,0 +1,32 @@
+"""Maximum likelihood on demonstrations: the warm start, and a baseline for everything else."""
+
+import dataclasses
+from typing import Literal
+
+from polgrad import masking
+from polgrad.algorithms import common
+from polgrad.training.types import Algorithm, Context
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """Cross-entropy of the demonstrated completions.
+
+    Attributes:
+      aggregation: how token losses become one number.
+    """
+
+    aggregation: Literal["token", "sequence", "sequence_sum"] = "token"
+
+    def build(self, context: Context) -> Algorithm:
+        """The four functions; the sizes of rollouts do not matter here."""
+
+        def prepare(state, experience, key):
+            weights = masking.weights(experience["mask"], mode=self.aggregation)
+            return state, common.make_batch(experience, weights), {}
+
+        def loss(outputs, batch, key):
+            metrics = common.token_metrics(outputs, batch)
+            return common.weighted_sum(-outputs.logp, batch["weights"]), metrics
+
+        return Algorithm(prepare=prepare, loss=loss, source="demonstrations")

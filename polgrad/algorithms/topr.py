@@ -1,0 +1,51 @@
+"""TOPR (Le Roux et al. 2025, arXiv:2503.14286): REINFORCE with tapered importance weights."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from polgrad import losses, masking
+from polgrad.algorithms import common
+from polgrad.training.types import Algorithm, Context
+
+
+@dataclasses.dataclass(frozen=True)
+class TOPR:
+    """Tapered off-policy REINFORCE on whole sequences.
+
+    Attributes:
+      baseline: subtracted from the reward; the sign that is left decides the class.
+      scale: multiplies what is left, so that rewards 0 and 1 with baseline 0.5 become -1 and 1.
+      positive: lower and upper limit of the ratio where the reward is positive.
+      negative: the same where it is negative.
+    """
+
+    baseline: float = 0.5
+    scale: float = 2.0
+    positive: tuple[float, float] = (1.0, 1.0)
+    negative: tuple[float, float] = (0.0, 1.0)
+
+    def build(self, context: Context) -> Algorithm:
+        """The four functions for a run of this size."""
+
+        def prepare(state, experience, key):
+            valid = experience["valid"] & (experience["completion_lengths"] > 0)
+            weights = masking.weights(valid.astype(jnp.float32), mode="sequence")
+            signed = self.scale * (experience["rewards"] - self.baseline)
+            signed = jnp.where(valid, signed, 0.0)
+            return state, common.make_batch(experience, weights, signed_rewards=signed), {}
+
+        def loss(outputs, batch, key):
+            behavior = common.behavior_logp(outputs, batch, context.on_policy)
+            logp = common.sequence_logp(outputs.logp, batch["mask"])
+            behavior = common.sequence_logp(behavior, batch["mask"])
+            limits = {"positive": self.positive, "negative": self.negative}
+            loss = losses.topr(logp, behavior, batch["signed_rewards"], **limits)
+            weight = losses.topr_weights(logp, behavior, batch["signed_rewards"], **limits)
+            metrics = {
+                **common.token_metrics(outputs, batch),
+                "importance_weight": (weight.sum(), jnp.asarray(float(weight.size))),
+            }
+            return common.weighted_sum(loss, batch["weights"]), metrics
+
+        return Algorithm(prepare=prepare, loss=loss)
