@@ -1,0 +1,339 @@
+"""Text to token ids and back: characters for small worlds, `tokenizers` for real policies."""
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What the trainer needs of a tokenizer; `pad_id` only fills arrays, no mask depends on it."""
+
+    vocab_size: int
+    eos_id: int
+    pad_id: int
+    stop_ids: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def prompt_ids(self, text: str) -> list[int]: ...
+
+
+class CharacterTokenizer:
+    """One token a character: id 0 is padding, 1 ends a text, 2 and on are the alphabet.
+
+    Args:
+        alphabet: the characters, each once; their order gives the ids.
+
+    Raises:
+        ValueError: an empty alphabet, or a character that occurs twice.
+    """
+
+    pad_id = 0
+    eos_id = 1
+
+    def __init__(self, alphabet: str):
+        if not alphabet:
+            raise ValueError("alphabet must hold at least one character, got ''")
+        repeated = sorted({c for c in alphabet if alphabet.count(c) > 1})
+        if repeated:
+            raise ValueError(f"alphabet must hold each character once, {repeated} repeat")
+        self.alphabet = alphabet
+        self.vocab_size = len(alphabet) + 2
+        self.stop_ids = (self.eos_id,)
+        self._ids = {character: i + 2 for i, character in enumerate(alphabet)}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters of `text`, without an end token.
+
+        Args:
+            text: characters of the alphabet.
+
+        Returns:
+            As many ids as characters, each in [2, vocab_size).
+
+        Raises:
+            ValueError: a character outside the alphabet, with its position.
+        """
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError as error:
+            character = error.args[0]
+            raise ValueError(
+                f"character {character!r} at position {text.index(character)} of {text!r:.80} "
+                f"is not in the alphabet {self.alphabet!r}"
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; padding and end tokens are dropped.
+
+        Args:
+            ids: token ids in [0, vocab_size).
+
+        Returns:
+            The characters.
+
+        Raises:
+            ValueError: an id out of range.
+        """
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"token id {i} is outside [0, {self.vocab_size})")
+        return "".join(self.alphabet[i - 2] for i in ids if i >= 2)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids that a policy is prompted with: the characters alone.
+
+        Args:
+            text: characters of the alphabet.
+
+        Returns:
+            The same ids as `encode`.
+
+        Raises:
+            ValueError: a character outside the alphabet.
+        """
+        return self.encode(text)
+
+
+def _generation_extension():
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's text for training masks; here it is text."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation
+
+
+def compile_chat_template(source: str, *, now: datetime.datetime | None = None):
+    """Compile a chat template in jinja2's immutable sandbox, with the hub's conventions.
+
+    The template is text from a stranger: the sandbox refuses attributes that begin with an
+    underscore and every change of the values that it is given.
+
+    Args:
+        source: jinja2 text.
+        now: what `strftime_now` formats; None is the clock. A template that prints the date
+            gives other prompts tomorrow, so a run that must be repeatable sets it.
+
+    Returns:
+        A jinja2 template; `render(messages=..., add_generation_prompt=...)` gives the text.
+
+    Raises:
+        ValueError: the template has a syntax error.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        # jinja2's own filter escapes HTML, which no chat format wants.
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
+
+    def strftime_now(pattern):
+        return (now or datetime.datetime.now()).strftime(pattern)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_generation_extension(), "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"chat_template line {error.lineno}: {error.message}") from None
+
+
+class HubTokenizer:
+    """A tokenizer of the Hugging Face hub, with its chat template.
+
+    Args:
+        tokenizer_json: the text of a `tokenizer.json`.
+        chat_template: jinja2 text, or None for a base policy.
+        bos_id: id put before a prompt where there is no template; None for families without.
+        eos_id: id of the end token.
+        pad_id: id that fills arrays; None takes `eos_id`.
+        stop_ids: ids that end a completion; empty takes `(eos_id,)`.
+        special_tokens: strings by name (`bos_token`, `eos_token`, ...) for the template.
+        now: the date that a template may print, see `compile_chat_template`.
+
+    Raises:
+        ValueError: no end token, or text that is no tokenizer or no template.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str | None = None,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        pad_id: int | None = None,
+        stop_ids: Sequence[int] = (),
+        special_tokens: Mapping[str, str] | None = None,
+        now: datetime.datetime | None = None,
+    ):
+        import tokenizers
+
+        try:
+            json.loads(tokenizer_json)
+        except ValueError as error:
+            raise ValueError(f"tokenizer_json is not JSON: {error}") from None
+        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        # A stored tokenizer.json may carry the truncation or padding of somebody's last call.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        stop_ids = tuple(int(i) for i in stop_ids)
+        if eos_id is None:
+            if not stop_ids:
+                raise ValueError("eos_id or stop_ids must be given, got neither")
+            eos_id = stop_ids[0]
+        self.eos_id = int(eos_id)
+        self.bos_id = bos_id
+        self.pad_id = self.eos_id if pad_id is None else int(pad_id)
+        self.stop_ids = stop_ids or (self.eos_id,)
+        self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.special_tokens = dict(special_tokens or {})
+        self.chat_template = chat_template
+        self._now = now
+        if chat_template is not None:
+            _ = self._template  # a bad template shows at start, not at the first prompt
+
+    @functools.cached_property
+    def _template(self):
+        return compile_chat_template(self.chat_template, now=self._now)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; special tokens written out in it become their ids, none is added.
+
+        Args:
+            text: any text.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: text with lone surrogates, which has no UTF-8 form.
+        """
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text {text!r:.80} is not valid Unicode: {error.reason}") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; stop and special tokens are dropped.
+
+        Args:
+            ids: token ids; those that the tokenizer does not know (a padded embedding has
+                more rows than the vocabulary) give no text.
+
+        Returns:
+            The text; bytes that are no UTF-8 become replacement characters.
+        """
+        stops = set(self.stop_ids)
+        kept = [int(i) for i in ids if int(i) not in stops]
+        return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The chat template's text for a conversation.
+
+        Args:
+            messages: dictionaries with `role` and `content`.
+            add_generation_prompt: end with the opening of the assistant's turn.
+            **variables: whatever else the template reads (`tools`, `enable_thinking`, ...).
+
+        Returns:
+            The text that `encode` turns into ids.
+
+        Raises:
+            ValueError: there is no template, or it refuses the conversation.
+        """
+        import jinja2
+
+        if self.chat_template is None:
+            raise ValueError("this tokenizer has no chat_template, so it renders no messages")
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **{**self.special_tokens, **variables},
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"chat_template: {type(error).__name__}: {error}") from None
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids that the policy is prompted with.
+
+        With a chat template: `text` as one user turn and the opening of the assistant's. Without:
+        the beginning-of-text token, where the family has one, and `text`.
+
+        Args:
+            text: the prompt.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: the template refuses the prompt.
+        """
+        if self.chat_template is not None:
+            return self.encode(self.render([{"role": "user", "content": text}]))
+        return ([] if self.bos_id is None else [int(self.bos_id)]) + self.encode(text)
+
+
+def from_assets(assets: Any, *, now: datetime.datetime | None = None) -> HubTokenizer:
+    """The tokenizer of a loaded policy.
+
+    Args:
+        assets: an object with the fields of `policies.TextAssets`: `tokenizer_json`,
+            `chat_template`, `bos_id`, `eos_id`, `pad_id`, `stop_ids`, and the strings of special
+            tokens, either in a mapping `special_tokens` or as fields `bos_token`, ....
+        now: the date that a template may print, see `compile_chat_template`.
+
+    Returns:
+        A `HubTokenizer`.
+
+    Raises:
+        ValueError: as `HubTokenizer`.
+    """
+    special = dict(getattr(assets, "special_tokens", None) or {})
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if isinstance(getattr(assets, name, None), str):
+            special.setdefault(name, getattr(assets, name))
+    return HubTokenizer(
+        assets.tokenizer_json,
+        chat_template=assets.chat_template,
+        bos_id=assets.bos_id,
+        eos_id=assets.eos_id,
+        pad_id=assets.pad_id,
+        stop_ids=assets.stop_ids,
+        special_tokens=special,
+        now=now,
+    )
