@@ -1,0 +1,68 @@
+"""Static shape checks whose message names the argument, what came and what was expected.
+
+They go through chex, so they run once at trace time and `chex.disable_asserts()` silences them.
+"""
+
+from collections.abc import Collection
+
+import chex
+import jax.numpy as jnp
+
+__all__ = ["choice", "rank", "same_shape", "shape", "token_advantages"]
+
+
+def shape(name: str, x, expected: tuple[int | None, ...], meaning: str) -> None:
+    """Raises ValueError unless `x` has the shape `expected` (None: any size)."""
+    try:
+        chex.assert_shape(x, expected)
+    except AssertionError as error:
+        wanted = "[" + ", ".join("any" if n is None else str(n) for n in expected) + "]"
+        raise ValueError(
+            f"{name} has shape {list(jnp.shape(x))}, expected {meaning} = {wanted}"
+        ) from error
+
+
+def rank(name: str, x, expected: int, meaning: str) -> None:
+    """Raises ValueError unless `x` has `expected` axes."""
+    try:
+        chex.assert_rank(x, expected)
+    except AssertionError as error:
+        raise ValueError(
+            f"{name} has shape {list(jnp.shape(x))}, expected rank {expected}: {meaning}"
+        ) from error
+
+
+def same_shape(meaning: str, **arrays) -> None:
+    """Raises ValueError unless all arrays have the shape of the first."""
+    (first, reference), *others = arrays.items()
+    for name, x in others:
+        try:
+            chex.assert_equal_shape([reference, x])
+        except AssertionError as error:
+            raise ValueError(
+                f"{name} has shape {list(jnp.shape(x))}, expected {meaning} = "
+                f"{list(jnp.shape(reference))}, the shape of {first}"
+            ) from error
+
+
+def token_advantages(advantages, logp) -> None:
+    """Raises ValueError unless `advantages` is [B, T] or [B, 1] for `logp` of shape [B, T].
+
+    Rank 1 is refused although it would broadcast: [T] against [B, T] puts the advantage of
+    sequence t on token t, silently so when B == T.
+    """
+    rank("logp", logp, 2, "[B, T]")
+    rank("advantages", advantages, 2, "[B, T] or [B, 1] (write advantages[:, None])")
+    rows, columns = jnp.shape(logp)
+    given = jnp.shape(advantages)
+    if given not in {(rows, columns), (rows, 1)}:
+        raise ValueError(
+            f"advantages has shape {list(given)}, expected [B, T] = [{rows}, {columns}] "
+            f"or [B, 1] = [{rows}, 1]"
+        )
+
+
+def choice(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raises ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")

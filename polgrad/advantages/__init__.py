@@ -1,0 +1,42 @@
+"""Rewards (and values) in, advantages out: pure functions of arrays.
+
+Along time (returns.py)                     From a group or a batch (groups.py)
+  discounted_returns   sums of rewards        group_relative        GRPO, Dr. GRPO, batch std
+  lambda_returns       TD(lambda) targets     leave_one_out         RLOO
+  gae                  GAE                    remax                 greedy baseline
+  vtrace               IMPALA, off-policy     reinforce_plus_plus   whitened token returns
+                                              whiten                unit variance over a batch
+Before they become advantages (shaping.py)
+  overlong_penalty, dynamic_sampling_filter   DAPO
+"""
+
+from polgrad.advantages.groups import (
+    group_relative,
+    leave_one_out,
+    reinforce_plus_plus,
+    remax,
+    whiten,
+)
+from polgrad.advantages.returns import (
+    VTrace,
+    discounted_returns,
+    gae,
+    lambda_returns,
+    vtrace,
+)
+from polgrad.advantages.shaping import dynamic_sampling_filter, overlong_penalty
+
+__all__ = [
+    "VTrace",
+    "discounted_returns",
+    "dynamic_sampling_filter",
+    "gae",
+    "group_relative",
+    "lambda_returns",
+    "leave_one_out",
+    "overlong_penalty",
+    "reinforce_plus_plus",
+    "remax",
+    "vtrace",
+    "whiten",
+]

@@ -1,0 +1,250 @@
+"""Advantages from a group of samples of one prompt, or from the batch they come in.
+
+The group is the last axis. `valid` marks the samples whose reward exists; a reward that is not
+finite counts as invalid too. Invalid samples enter no statistic and have advantage 0, and so
+does the only valid sample of a group.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad.advantages.returns import discounted_returns
+from polgrad.masking import masked_mean, sequence_sum
+
+__all__ = ["group_relative", "leave_one_out", "reinforce_plus_plus", "remax", "whiten"]
+
+_SCALES = ("group", "none", "batch")
+
+
+def group_relative(
+    rewards: Float[Array, "... G"],
+    *,
+    scale: str = "group",
+    ddof: int = 1,
+    epsilon: float = 1e-6,
+    valid: Bool[Array, "... G"] | None = None,
+) -> Float[Array, "... G"]:
+    """The group-relative advantage of GRPO and its variants.
+
+        centred = R - mean(R over the group)
+        scale "group":  centred / (std(R over the group) + epsilon)     GRPO
+        scale "none":   centred                                         Dr. GRPO
+        scale "batch":  centred / (std(R over the batch) + epsilon)     Lite PPO
+
+    The batch standard deviation is that of all valid raw rewards about their common mean (not
+    of the centred ones), as in TRL's `scale_rewards="batch"`; all leading axes are the batch, so
+    call it on the whole batch.
+
+    Args:
+      rewards: one a sample, [..., G], the G samples of a prompt on the last axis.
+      scale: "group", "none" or "batch".
+      ddof: 1 divides the sum of squares by n - 1 (the codes), 0 by n (the papers).
+      epsilon: added to the standard deviation, non-negative.
+      valid: True where a reward exists, same shape; None for all. Rewards that are not finite
+        are invalid in any case.
+
+    Returns:
+      Advantages [..., G], float32 or wider. 0 for invalid samples, for a group with one valid
+      sample, and exactly 0 where all rewards of a group are equal.
+
+    Raises:
+      ValueError: unknown scale; ddof not 0 or 1; shapes that differ; a scalar.
+
+    References:
+      Shao et al., DeepSeekMath, 2024 (arXiv:2402.03300).
+      Liu et al., Understanding R1-Zero-Like Training, 2025 (arXiv:2503.20783): "none".
+      Liu et al., Tricks or traps? (Lite PPO), 2025 (arXiv:2508.08221): "batch".
+    """
+    _checks.choice("scale", scale, _SCALES)
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof is {ddof}, expected 0 or 1")
+    rewards, valid = _group(rewards, valid)
+    centred = _centred(rewards, valid, axis=-1)
+    if scale == "none":
+        return centred
+    if scale == "group":
+        deviation = _deviation(centred, valid, ddof=ddof, axis=-1)
+    else:
+        everything = tuple(range(rewards.ndim))
+        deviation = _deviation(
+            _centred(rewards, valid, axis=everything), valid, ddof=ddof, axis=everything
+        )
+    # Equal rewards leave 0 / (0 + epsilon); the guard is for epsilon = 0.
+    scaled = deviation + epsilon
+    return jnp.where(scaled > 0, centred / jnp.where(scaled > 0, scaled, 1.0), 0.0)
+
+
+def leave_one_out(
+    rewards: Float[Array, "... G"], *, valid: Bool[Array, "... G"] | None = None
+) -> Float[Array, "... G"]:
+    """The reward minus the mean reward of the group's other samples (RLOO).
+
+        A_i = R_i - mean_{j != i} R_j = n / (n - 1) (R_i - mean R),   n valid samples
+
+    The baseline of a sample does not depend on that sample, so REINFORCE stays unbiased.
+
+    Args:
+      rewards: one a sample, [..., G].
+      valid: True where a reward exists, same shape; None for all. Rewards that are not finite
+        are invalid in any case.
+
+    Returns:
+      Advantages [..., G], float32 or wider; 0 for invalid samples and for a group with one
+      valid sample.
+
+    Raises:
+      ValueError: shapes that differ; a scalar.
+
+    References:
+      Kool et al., Buy 4 REINFORCE samples, get a baseline for free!, 2019.
+      Ahmadian et al., Back to basics, 2024 (arXiv:2402.14740).
+    """
+    rewards, valid = _group(rewards, valid)
+    count = jnp.sum(valid, axis=-1, keepdims=True).astype(rewards.dtype)
+    return _centred(rewards, valid, axis=-1) * count / jnp.maximum(count - 1, 1)
+
+
+def remax(
+    rewards: Float[Array, "... G"], greedy_rewards: Float[Array, "..."]
+) -> Float[Array, "... G"]:
+    """The reward minus that of the greedy completion of the same prompt (ReMax).
+
+        A_i = R_i - R_greedy
+
+    Args:
+      rewards: one a sample, [..., G].
+      greedy_rewards: one a prompt, [...].
+
+    Returns:
+      Advantages [..., G], float32 or wider; 0 where either reward is not finite.
+
+    Raises:
+      ValueError: greedy_rewards not of the leading shape of rewards.
+
+    References:
+      Li et al., ReMax, 2023 (arXiv:2310.10505).
+    """
+    rewards, valid = _group(rewards, None)
+    _checks.shape("greedy_rewards", greedy_rewards, rewards.shape[:-1], "[...]")
+    greedy = accumulate(greedy_rewards)[..., None]
+    valid &= jnp.isfinite(greedy)
+    return jnp.where(valid, rewards - jnp.where(jnp.isfinite(greedy), greedy, 0.0), 0.0)
+
+
+def whiten(
+    advantages: Float[Array, "..."],
+    mask: Num[Array, "..."] | Bool[Array, "..."],
+    *,
+    center: bool = True,
+    epsilon: float = 1e-8,
+) -> Float[Array, "..."]:
+    """Scales valid advantages to unit variance, and by default to zero mean.
+
+        (x - mean) / sqrt(var + epsilon),   or x / sqrt(var + epsilon) with center=False
+
+    Mean and variance are over all valid entries (n - 1 in the variance), so call it on the whole
+    batch, before any split.
+
+    Args:
+      advantages: any shape.
+      mask: 1 where an entry counts, same shape.
+      center: whether to subtract the mean.
+      epsilon: added to the variance, non-negative.
+
+    Returns:
+      Same shape, float32 or wider; 0 where masked. Without any spread (one valid entry, or all
+      equal): 0 with center, unchanged without.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    _checks.same_shape("one mask entry an advantage", advantages=advantages, mask=mask)
+    valid = jnp.asarray(mask) != 0
+    x = jnp.where(valid, accumulate(advantages), 0.0)
+    everything = tuple(range(x.ndim))
+    centred = _centred(x, valid, axis=everything)
+    variance = jnp.square(_deviation(centred, valid, ddof=1, axis=everything))
+    spread = variance > 0
+    scale = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0) + epsilon), 1.0)
+    return (centred if center else x) / scale
+
+
+def reinforce_plus_plus(
+    token_rewards: Float[Array, "B T"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    discount: float = 1.0,
+    group_size: int | None = None,
+) -> Float[Array, "B T"]:
+    """Token returns whitened over the whole batch (REINFORCE++), critic-free.
+
+        A = whiten(sum_{s >= t} discount^(s - t) r_s)
+
+    With `group_size` ("REINFORCE++-baseline"): the return of a sequence minus the mean of its
+    group, the same for all its tokens, then whitened over the tokens of the batch.
+
+    Args:
+      token_rewards: usually the sequence's reward on its last valid token and a KL penalty on
+        all, [B, T].
+      mask: 1 where a token counts, [B, T]; the return passes through holes undiscounted.
+      discount: per token, in [0, 1]; 1 with `group_size`.
+      group_size: samples a prompt; rows are ordered prompt by prompt. None for no group mean.
+
+    Returns:
+      Advantages [B, T], float32 or wider; 0 where masked. A row without a valid token enters
+      no group mean.
+
+    Raises:
+      ValueError: shapes that differ; a group size that does not divide B; a discount below 1
+        together with a group size.
+
+    References:
+      Hu et al., REINFORCE++, 2025 (arXiv:2501.03262).
+    """
+    _checks.rank("token_rewards", token_rewards, 2, "[B, T]")
+    _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
+    if group_size is None:
+        discounts = jnp.full(jnp.shape(mask), discount, accumulate(token_rewards).dtype)
+        return whiten(discounted_returns(token_rewards, discounts, mask=mask), mask)
+    rows = jnp.shape(mask)[0]
+    if group_size < 1 or rows % group_size:
+        raise ValueError(f"group_size is {group_size}, expected a divisor of B = {rows}")
+    if discount != 1.0:
+        raise ValueError(f"discount is {discount}, expected 1 when group_size is given")
+    scores = sequence_sum(token_rewards, mask).reshape(-1, group_size)
+    present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)
+    centred = group_relative(scores, scale="none", valid=present).reshape(-1, 1)
+    return whiten(jnp.broadcast_to(centred, jnp.shape(mask)), mask)
+
+
+def _group(rewards, valid):
+    """Rewards with 0 in place of invalid ones, and which are valid."""
+    rewards = accumulate(rewards)
+    if rewards.ndim == 0:
+        raise ValueError("rewards has shape [], expected [..., G] with the group on the last axis")
+    finite = jnp.isfinite(rewards)
+    if valid is not None:
+        _checks.same_shape("[..., G]", rewards=rewards, valid=valid)
+        finite &= jnp.asarray(valid) != 0
+    return jnp.where(finite, rewards, 0.0), finite
+
+
+def _centred(x, valid, *, axis):
+    """x minus its mean over the valid entries; 0 at the others.
+
+    The smallest valid entry is subtracted first: the float mean of n equal numbers may miss them
+    by an ulp, and a division by a standard deviation of that ulp makes advantages of about 1.
+    """
+    smallest = jnp.min(jnp.where(valid, x, jnp.inf), axis=axis, keepdims=True, initial=jnp.inf)
+    shifted = jnp.where(valid, x - jnp.where(jnp.isfinite(smallest), smallest, 0.0), 0.0)
+    mean = masked_mean(shifted, valid, axis=axis)
+    return jnp.where(valid, shifted - jnp.expand_dims(mean, axis), 0.0)
+
+
+def _deviation(centred, valid, *, ddof, axis):
+    """Standard deviation of centred entries, 0 (with gradient 0) where there is no spread."""
+    count = jnp.sum(valid, axis=axis, keepdims=True)
+    variance = jnp.sum(jnp.square(centred), axis=axis, keepdims=True) / jnp.maximum(count - ddof, 1)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)

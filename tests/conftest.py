@@ -1,0 +1,25 @@
+"""Settings that must be in place before jax is imported, and shared test profiles."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One thread a process: the arrays are tiny, and test workers share the machine.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+# pytest runs with --import-mode=importlib, which leaves sys.path alone.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+import hypothesis  # noqa: E402  (after the environment is set)
+
+hypothesis.settings.register_profile(
+    "polgrad",
+    deadline=None,  # the first example pays for a compilation
+    max_examples=15,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("polgrad")
