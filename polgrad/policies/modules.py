@@ -193,31 +193,31 @@ class Transformer(nnx.Module):
         """See `TransformerNetwork.decode`."""
         rotary = rotary_table(positions[:, None], self.config, dtype)
         rows = jnp.arange(tokens.shape[0])
-        visible = jnp.arange(cache["key"].shape[2]) <= positions[:, None]
+        index = jnp.arange(cache["key"].shape[2])
+        visible = (index <= positions[:, None])[:, None, None, :]
         merge, layers = self.blocks()
 
-        def layer(x, cache, index):
+        def layer(carry, inputs):
+            (x, cache), (params, index) = carry, inputs
+
             def attend(query, key, value):
-                new = {"key": key[:, 0], "value": value[:, 0]}
-                after = jax.tree.map(
-                    lambda old, row: old.at[index, rows, positions].set(
-                        row.astype(old.dtype), mode="drop"
-                    ),
-                    cache,
-                    new,
-                )
+                after = {
+                    name: cache[name]
+                    .at[index, rows, positions]
+                    .set(new[:, 0].astype(cache[name].dtype), mode="drop")
+                    for name, new in (("key", key), ("value", value))
+                }
                 seen = jax.tree.map(lambda leaf: leaf[index].astype(dtype), after)
-                mask = visible[:, None, None, :]
-                return attention(query, seen["key"], seen["value"], mask), after
+                return attention(query, seen["key"], seen["value"], visible), after
 
-            params = jax.tree.map(lambda leaf: leaf[index], layers)
-            return merge(params)(x, rotary, attend)
+            return merge(params)(x, rotary, attend), None
 
+        # The cache is carried, not scanned over: carried, it is updated in place, while slices
+        # in and out of a scan would copy all of it at every step.
         x = self.embed[...][tokens].astype(dtype)[:, None]
-        # Unrolled: a sampler's loop then hoists the slices of the stacked weights, and the cache
-        # is updated in place; scanned over, both would be copied at every step.
-        for index in range(self.config.layers):
-            x, cache = layer(x, cache, index)
+        inputs = (layers, jnp.arange(self.config.layers))
+        unroll = min(self.config.unroll, self.config.layers)
+        (x, cache), _ = jax.lax.scan(layer, (x, cache), inputs, unroll=unroll)
         return self.norm(x)[:, 0], cache
 
 
