@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
 from polgrad._log_ratio import log_ratio
 
 __all__ = [
@@ -32,10 +34,6 @@ __all__ = [
     "squared_hellinger",
     "total_variation",
 ]
-
-
-def _accumulate(x: Array) -> Array:
-    return jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, jnp.float32))
 
 
 def kl_estimate(
@@ -63,14 +61,13 @@ def kl_estimate(
     References:
       Schulman, Approximating KL divergence, 2020 (joschu.net/blog/kl-approx.html).
     """
-    x = jax.lax.stop_gradient(log_ratio(_accumulate(reference_logp), _accumulate(logp)))
+    _checks.choice("kind", kind, ("k1", "k2", "k3"))
+    x = jax.lax.stop_gradient(log_ratio(reference_logp, logp))
     if kind == "k1":
         return -x
     if kind == "k2":
         return 0.5 * jnp.square(x)
-    if kind == "k3":
-        return jnp.expm1(x) - x
-    raise ValueError(f"kind must be 'k1', 'k2' or 'k3', got {kind!r}")
+    return jnp.expm1(x) - x
 
 
 def categorical_kl(
@@ -90,7 +87,10 @@ def categorical_kl(
       +-20 nats: an outcome that only the reference excludes counts 20 nats, not infinity.
     """
     logp, probabilities = _log_softmax(logits)
-    ratio = log_ratio(logp, _log_softmax(reference_logits)[0])
+    reference_logp, _ = _log_softmax(reference_logits)
+    # log_ratio stops its second argument; read backwards it carries the reference's gradient.
+    backwards = log_ratio(reference_logp, logp)
+    ratio = log_ratio(logp, reference_logp) - backwards + jax.lax.stop_gradient(backwards)
     return jnp.sum(probabilities * ratio, axis=-1)
 
 
@@ -111,7 +111,7 @@ def categorical_entropy(logits: Float[Array, "... V"]) -> Float[Array, "..."]:
 
 def _log_softmax(logits: Array) -> tuple[Array, Array]:
     """(log-probabilities, probabilities); a row that excludes everything becomes uniform."""
-    logits = _accumulate(logits)
+    logits = accumulate(logits)
     empty = jnp.all(jnp.isneginf(logits), axis=-1, keepdims=True)
     logp = jax.nn.log_softmax(jnp.where(empty, 0.0, logits), axis=-1)
     return logp, jnp.exp(logp)
@@ -299,7 +299,7 @@ def f_divergence(
       Go et al., Aligning Language Models with Preferences through f-divergence Minimization,
       2023 (arXiv:2302.08215).
     """
-    log_policy, log_target = _accumulate(log_policy), _accumulate(log_target)
+    log_policy, log_target = accumulate(log_policy), accumulate(log_target)
     no_policy, no_target = jnp.isneginf(log_policy), jnp.isneginf(log_target)
     both = ~no_policy & ~no_target
     bound = 300.0 if log_policy.dtype == jnp.float64 else 40.0

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import LIMIT
+
 __all__ = ["dpo", "implicit_reward", "plackett_luce", "preference_margin"]
 
 
@@ -38,6 +42,8 @@ def dpo(
       Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward
       Model, 2023 (arXiv:2305.18290). Mitchell, A note on DPO with noisy preferences, 2023.
     """
+    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
+    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
     if not beta > 0.0:
         raise ValueError(f"beta must be positive, got {beta}")
     if not 0.0 <= label_smoothing <= 0.5:
@@ -65,7 +71,7 @@ def implicit_reward(
     References:
       Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), section 5.
     """
-    return beta * _difference(logp, jax.lax.stop_gradient(reference_logp))
+    return beta * _finite(accumulate(logp) - jax.lax.stop_gradient(accumulate(reference_logp)))
 
 
 def preference_margin(
@@ -115,9 +121,9 @@ def plackett_luce(
       Plackett, The analysis of permutations, 1975. Rafailov et al., 2023 (arXiv:2305.18290),
       appendix A.3.
     """
-    if scores.ndim != 2:
-        raise ValueError(f"scores must be [B, K], got shape {scores.shape}")
+    _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    _checks.same_shape("[B, K]", scores=scores, mask=mask)
     scores = jnp.where(mask, _finite(scores), 0.0)
     k = scores.shape[1]
     # remaining[b, i, j]: answer j is still there when place i is filled. The diagonal stays, so
@@ -128,13 +134,6 @@ def plackett_luce(
     return jnp.sum(jnp.where(mask, total - scores, 0.0), axis=-1)
 
 
-def _difference(logp: Array, reference_logp: Array) -> Array:
-    dtype = jnp.promote_types(jnp.result_type(logp, reference_logp), jnp.float32)
-    return _finite(jnp.asarray(logp, dtype) - jnp.asarray(reference_logp, dtype))
-
-
 def _finite(log_ratio: Array) -> Array:
     """Infinite log ratios become +-20 nats and undefined ones 0, without gradient."""
-    log_ratio = jnp.asarray(log_ratio)
-    log_ratio = log_ratio.astype(jnp.promote_types(log_ratio.dtype, jnp.float32))
-    return jnp.nan_to_num(log_ratio, nan=0.0, posinf=20.0, neginf=-20.0)
+    return jnp.nan_to_num(accumulate(log_ratio), nan=0.0, posinf=LIMIT, neginf=-LIMIT)

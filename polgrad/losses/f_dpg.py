@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad._log_ratio import log_ratio
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import importance_ratio
 from polgrad.divergences import FDivergence
 
 __all__ = ["f_dpg", "f_dpg_pseudo_reward"]
@@ -54,8 +56,13 @@ def f_dpg(
     reward = f_dpg_pseudo_reward(
         logp, log_target, divergence=divergence, log_ratio_clip=log_ratio_clip
     )
-    weight = 1.0 if behavior_logp is None else jnp.exp(log_ratio(logp, behavior_logp))
-    known = ~(jnp.isnan(log_target) | jnp.isposinf(log_target)) & ~jnp.isneginf(logp)
+    if behavior_logp is None:
+        weight = 1.0
+    else:
+        _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp)
+        weight = importance_ratio(logp, behavior_logp)
+    logp = accumulate(logp)
+    known = ~(jnp.isnan(log_target) | jnp.isposinf(log_target) | jnp.isneginf(logp))
     coefficient = jax.lax.stop_gradient(jnp.where(known, weight * (reward - baseline), 0.0))
     return -coefficient * jnp.where(known, logp, 0.0)
 
@@ -86,6 +93,8 @@ def f_dpg_pseudo_reward(
     """
     if not log_ratio_clip > 0.0:
         raise ValueError(f"log_ratio_clip must be positive, got {log_ratio_clip}")
-    logp, log_target = jax.lax.stop_gradient((logp, log_target))
-    log_t = jnp.where(logp == log_target, 0.0, logp - log_target)
+    _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
+    _checks.same_shape("[B]", logp=logp, log_target=log_target)
+    logp, log_target = jax.lax.stop_gradient((accumulate(logp), accumulate(log_target)))
+    log_t = jnp.where(logp == log_target, 0.0, logp - log_target)  # -inf - -inf
     return -divergence.f_prime_log(jnp.clip(log_t, -log_ratio_clip, log_ratio_clip))

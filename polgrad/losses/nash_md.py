@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import LIMIT
+
 __all__ = ["nash_md"]
 
 
@@ -41,8 +45,13 @@ def nash_md(
     """
     if not tau >= 0.0:
         raise ValueError(f"tau must be at least 0, got {tau}")
+    _checks.rank("logp", logp, 1, "[B], one value a response (masking.sequence_sum)")
+    _checks.same_shape(
+        "[B]", logp=logp, preference=preference, reference_logratio=reference_logratio
+    )
+    logp = accumulate(logp)
     possible = ~jnp.isneginf(logp)
     # An answer that the reference excludes pays 20 nats, not infinity.
-    held = jnp.nan_to_num(reference_logratio, nan=0.0, posinf=20.0, neginf=-20.0)
+    held = jnp.nan_to_num(accumulate(reference_logratio), nan=0.0, posinf=LIMIT, neginf=-LIMIT)
     advantage = jnp.where(possible, preference - 0.5 - tau * held, 0.0)
     return -jax.lax.stop_gradient(advantage) * jnp.where(possible, logp, 0.0)

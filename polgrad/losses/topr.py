@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import LIMIT
+
 __all__ = ["baseline_for_fraction", "effective_positive_fraction", "topr", "topr_weights"]
 
 
@@ -43,7 +47,10 @@ def topr_weights(
     References:
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286), table 1.
     """
-    check_limits(positive=positive, negative=negative)
+    _check_limits(positive=positive, negative=negative)
+    _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
+    _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp, rewards=rewards)
+    logp, behavior_logp = accumulate(logp), accumulate(behavior_logp)
     logp, behavior_logp, rewards = jax.lax.stop_gradient((logp, behavior_logp, rewards))
     log_ratio = jnp.where(logp == behavior_logp, 0.0, logp - behavior_logp)
     up = _truncated_ratio(log_ratio, *positive)
@@ -53,7 +60,7 @@ def topr_weights(
 
 def _truncated_ratio(log_ratio: Array, low: float, high: float) -> Array:
     """exp(log_ratio) within [low, high], cut before the exponential: +-800 nats are harmless."""
-    ceiling = math.log(high) if 0.0 < high < math.inf else 20.0
+    ceiling = math.log(high) if 0.0 < high < math.inf else LIMIT
     return jnp.clip(jnp.exp(jnp.minimum(log_ratio, ceiling)), low, high)
 
 
@@ -92,7 +99,7 @@ def topr(
     """
     weights = topr_weights(logp, behavior_logp, rewards, positive=positive, negative=negative)
     coefficient = jax.lax.stop_gradient(weights * rewards)
-    return -coefficient * jnp.where(jnp.isneginf(logp), 0.0, logp)
+    return -coefficient * jnp.where(jnp.isneginf(logp), 0.0, accumulate(logp))
 
 
 def effective_positive_fraction(
@@ -143,7 +150,7 @@ def baseline_for_fraction(
     return jnp.where(total > 0.0, (p - q) / jnp.where(total > 0.0, total, 1.0), 0.0)
 
 
-def check_limits(**limits: tuple[float, float]) -> None:
+def _check_limits(**limits: tuple[float, float]) -> None:
     """Raises ValueError unless each pair of limits satisfies 0 <= low <= high."""
     for name, (low, high) in limits.items():
         if math.isnan(low) or math.isnan(high) or not 0.0 <= low <= high:
