@@ -1,5 +1,7 @@
 """The sampler of small worlds: a scan of fixed length, to be inlined in a training loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree, UInt32
@@ -8,6 +10,60 @@ from polgrad.policies.network import Network
 from polgrad.rollouts.decoding import assemble, check, first_tokens, make_sampler, place
 from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("network", "sampling", "group_size", "compute_dtype", "reference_weight"),
+)
+def _generate_fixed(
+    network,
+    params,
+    reference_params,
+    prompts,
+    prompt_lengths,
+    prompt_ids,
+    key,
+    *,
+    sampling,
+    group_size,
+    compute_dtype,
+    reference_weight,
+) -> Rollout:
+    sampler = make_sampler(
+        network,
+        params,
+        reference_params,
+        reference_weight=reference_weight,
+        sampling=sampling,
+        compute_dtype=compute_dtype,
+    )
+    width, count = sampling.max_tokens, prompts.shape[0] * group_size
+    keys = sample_keys(key, prompt_ids, group_size)
+    caches, token, logp, lengths, stopped, done = first_tokens(
+        sampler, prompts, prompt_lengths, keys
+    )
+    keys = keys.reshape(count, *keys.shape[2:])
+    row_lengths = jnp.repeat(prompt_lengths, group_size)
+    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
+    caches = place(sampler.caches(count, prompts.shape[1] + width), rows, jnp.int32(0))
+
+    def body(carry, step):
+        caches, token, lengths, stopped, done = carry
+        steps = jnp.full(count, step, jnp.int32)
+        token, logp, caches = sampler.decode(token, row_lengths + step - 1, caches, keys, steps)
+        lengths = lengths + ~done
+        stopped = stopped | (sampler.stops(token) & ~done)
+        return (caches, token, lengths, stopped, done | stopped), (token, logp)
+
+    (_, _, lengths, stopped, _), (tokens, logps) = jax.lax.scan(
+        body, (caches, token, lengths, stopped, done), jnp.arange(1, width, dtype=jnp.int32)
+    )
+    tokens = jnp.concatenate([token[:, None], tokens.T], axis=1)
+    logps = jnp.concatenate([logp[:, None], logps.T], axis=1)
+    return assemble(
+        prompts, prompt_lengths, prompt_ids, group_size, tokens, logps, lengths, stopped
+    )
 
 
 def generate_fixed(
@@ -62,37 +118,16 @@ def generate_fixed(
         reference_params=reference_params,
         reference_weight=reference_weight,
     )
-    sampler = make_sampler(
+    return _generate_fixed(
         network,
         params,
-        reference_params,
-        reference_weight=reference_weight,
+        None if reference_weight == 0 else reference_params,
+        prompts,
+        prompt_lengths,
+        prompt_ids,
+        key,
         sampling=sampling,
+        group_size=group_size,
         compute_dtype=compute_dtype,
-    )
-    width, count = sampling.max_tokens, prompts.shape[0] * group_size
-    keys = sample_keys(key, prompt_ids, group_size)
-    caches, token, logp, lengths, stopped, done = first_tokens(
-        sampler, prompts, prompt_lengths, keys
-    )
-    keys = keys.reshape(count, *keys.shape[2:])
-    row_lengths = jnp.repeat(prompt_lengths, group_size)
-    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
-    caches = place(sampler.caches(count, prompts.shape[1] + width), rows, jnp.int32(0))
-
-    def body(carry, step):
-        caches, token, lengths, stopped, done = carry
-        steps = jnp.full(count, step, jnp.int32)
-        token, logp, caches = sampler.decode(token, row_lengths + step - 1, caches, keys, steps)
-        lengths = lengths + ~done
-        stopped = stopped | (sampler.stops(token) & ~done)
-        return (caches, token, lengths, stopped, done | stopped), (token, logp)
-
-    (_, _, lengths, stopped, _), (tokens, logps) = jax.lax.scan(
-        body, (caches, token, lengths, stopped, done), jnp.arange(1, width, dtype=jnp.int32)
-    )
-    tokens = jnp.concatenate([token[:, None], tokens.T], axis=1)
-    logps = jnp.concatenate([logp[:, None], logps.T], axis=1)
-    return assemble(
-        prompts, prompt_lengths, prompt_ids, group_size, tokens, logps, lengths, stopped
+        reference_weight=reference_weight,
     )

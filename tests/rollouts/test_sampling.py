@@ -92,8 +92,8 @@ def test_tiny_tail_after_a_peak_is_reached():
     u = np.linspace(0.99992, 0.99999, 200, dtype=np.float32)[None]
     tokens = np.asarray(JIT_CDF(weights, u)[0])[0]
     expected = (u[0].astype(np.float64) * weights.sum(dtype=np.float64) - 1.0) / 2e-9
-    # 2^-23 of u is 60 tokens here.
-    np.testing.assert_allclose(tokens, expected, atol=130)
+    # One rounding of a number near 1 moves the answer by 30 tokens here; there are about ten.
+    np.testing.assert_allclose(tokens, expected, atol=300)
 
 
 @pytest.mark.parametrize(
