@@ -10,31 +10,31 @@ __all__ = ["dynamic_sampling_filter", "overlong_penalty"]
 
 
 def overlong_penalty(
-    lengths: Num[Array, "..."], *, maximum: int, buffer: int
+    lengths: Num[Array, "..."], *, max_length: int, buffer: int
 ) -> Float[Array, "..."]:
     """DAPO's soft punishment of overlong completions, to be added to the reward.
 
-        0                                    n <= maximum - buffer
-        ((maximum - buffer) - n) / buffer    up to n = maximum
+        0                                    n <= max_length - buffer
+        ((max_length - buffer) - n) / buffer    up to n = max_length
         -1                                   beyond
 
     Args:
       lengths: completion lengths in tokens, any shape.
-      maximum: longest wanted completion, in tokens.
-      buffer: tokens over which the penalty grows to 1, in 1..maximum.
+      max_length: longest wanted completion, in tokens.
+      buffer: tokens over which the penalty grows to 1, in 1..max_length.
 
     Returns:
       Penalties in [-1, 0], same shape, float32 or wider.
 
     Raises:
-      ValueError: buffer not within 1..maximum.
+      ValueError: buffer not within 1..max_length.
 
     References:
       Yu et al., DAPO, 2025 (arXiv:2503.14476), equation 13.
     """
-    if not 1 <= buffer <= maximum:
-        raise ValueError(f"buffer is {buffer}, expected 1 <= buffer <= maximum = {maximum}")
-    return jnp.clip((maximum - buffer - accumulate(lengths)) / buffer, -1.0, 0.0)
+    if not 1 <= buffer <= max_length:
+        raise ValueError(f"buffer is {buffer}, expected 1 <= buffer <= max_length = {max_length}")
+    return jnp.clip((max_length - buffer - accumulate(lengths)) / buffer, -1.0, 0.0)
 
 
 def dynamic_sampling_filter(

@@ -1,0 +1,97 @@
+"""Losses of a value function (a critic)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+
+__all__ = ["td_loss", "value_loss"]
+
+
+def value_loss(
+    values: Float[Array, "..."],
+    targets: Float[Array, "..."],
+    *,
+    old_values: Float[Array, "..."] | None = None,
+    clip: float | None = None,
+) -> Float[Array, "..."]:
+    """Half the squared error to given targets, optionally with PPO's value clip.
+
+        loss = (V - target)^2 / 2
+        with clip = c:  max of that and (clip(V, V_old - c, V_old + c) - target)^2 / 2
+
+    The clipped error only wins where V has moved by more than c and away from the target's side;
+    there the gradient is 0.
+
+    Args:
+      values: current values, any shape.
+      targets: returns, TD(lambda) or GAE targets (advantage + value before whitening), same
+        shape; stopped.
+      old_values: values at collection, same shape; stopped; given exactly with `clip`.
+      clip: largest trusted change, in units of the return, positive; None for no clip.
+
+    Returns:
+      Losses, same shape, float32 or wider.
+
+    Raises:
+      ValueError: shapes that differ; one of old_values and clip without the other; clip not
+        positive.
+
+    References:
+      Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv:1707.06347).
+      Engstrom et al., Implementation matters in deep RL, 2020 (arXiv:2005.12729): the clip.
+    """
+    _checks.same_shape("one target a value", values=values, targets=targets)
+    if (old_values is None) != (clip is None):
+        missing = "old_values" if old_values is None else "clip"
+        raise ValueError(f"{missing} is None, expected both old_values and clip or neither")
+    values = accumulate(values)
+    targets = accumulate(jax.lax.stop_gradient(targets))
+    plain = 0.5 * jnp.square(values - targets)
+    if clip is None:
+        return plain
+    if not clip > 0:
+        raise ValueError(f"clip is {clip}, expected a positive number or None")
+    _checks.same_shape("one old value a value", values=values, old_values=old_values)
+    old = accumulate(jax.lax.stop_gradient(old_values))
+    held = jnp.clip(jax.lax.stop_gradient(values), old - clip, old + clip)
+    bound = 0.5 * jnp.square(held - targets)
+    # Inside the range both are equal: `where` keeps the whole gradient, `maximum` half of it.
+    return jnp.where(bound > plain, bound, plain)
+
+
+def td_loss(
+    values: Float[Array, "..."],
+    rewards: Float[Array, "..."],
+    discounts: Float[Array, "..."],
+    next_values: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """Half the squared one-step temporal difference, with a stopped target (semi-gradient).
+
+        loss = (V(s_t) - (r_t + discount_t V(s_{t+1})))^2 / 2
+
+    Args:
+      values: value of each state, any shape.
+      rewards: reward of each step, same shape.
+      discounts: gamma (1 - terminated), in [0, 1], same shape.
+      next_values: value of the true next state (at a time limit, of the state before the reset),
+        same shape; stopped.
+
+    Returns:
+      Losses, same shape, float32 or wider.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Sutton, Learning to predict by the methods of temporal differences, 1988.
+    """
+    _checks.same_shape(
+        "one a state", values=values, rewards=rewards, discounts=discounts, next_values=next_values
+    )
+    discounts, future = accumulate(discounts), accumulate(next_values)
+    # A terminal state's value may be anything, NaN included.
+    future = jnp.where(discounts != 0, future, 0.0)
+    return value_loss(values, accumulate(rewards) + discounts * future)

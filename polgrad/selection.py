@@ -1,0 +1,164 @@
+"""Which tokens of a batch a loss treats differently.
+
+Every selection looks at the whole batch (its means, its ranking), so it runs before any split
+into micro-batches or shards, once an optimiser update, and hands on a boolean array. Nothing
+here carries a gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad.masking import masked_mean
+
+__all__ = ["covariance_band", "covariance_top", "token_covariance"]
+
+
+def token_covariance(
+    logp: Float[Array, "B T"],
+    advantages: Float[Array, "B T"] | Float[Array, "B 1"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+) -> Float[Array, "B T"]:
+    """Each token's share in the covariance of log-probability and advantage.
+
+        c = (logp - mean logp) (A - mean A),   means over all valid tokens
+
+    The mean of c over the valid tokens is the sample covariance (divided by N). A policy-gradient
+    step lowers the entropy in proportion to it.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, [B, T].
+      advantages: [B, T] or [B, 1].
+      mask: 1 where a token counts, [B, T].
+
+    Returns:
+      [B, T], stopped, float32 or wider; minus infinity where masked. A token whose
+      log-probability is minus infinity counts as masked.
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    References:
+      Cui et al., The entropy mechanism of RL for reasoning language models, 2025
+        (arXiv:2505.22617), equation 10.
+    """
+    _checks.token_advantages(advantages, logp)
+    _checks.same_shape("[B, T]", logp=logp, mask=mask)
+    logp, advantages = jax.lax.stop_gradient((accumulate(logp), accumulate(advantages)))
+    valid = _valid(logp, mask)
+    advantages = jnp.where(valid, advantages, 0.0)
+    logp = jnp.where(valid, logp, 0.0)
+    product = (logp - masked_mean(logp, valid)) * (advantages - masked_mean(advantages, valid))
+    return jnp.where(valid, product, -jnp.inf)
+
+
+def covariance_band(
+    logp: Float[Array, "B T"],
+    advantages: Float[Array, "B T"] | Float[Array, "B 1"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    noise: Float[Array, "B T"],
+    *,
+    fraction: float = 2e-4,
+    low: float = 1.0,
+    high: float = 5.0,
+    exclude: Bool[Array, "B T"] | None = None,
+) -> Bool[Array, "B T"]:
+    """Clip-Cov's choice: random tokens among those whose covariance lies in a band.
+
+    Candidates have low < c < high (c of `token_covariance`); n = max(1, floor(fraction N)) of
+    them are taken, N the number of valid tokens: those with the smallest noise. With fewer than
+    n candidates all are taken, with none, none.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, [B, T].
+      advantages: [B, T] or [B, 1].
+      mask: 1 where a token counts, [B, T].
+      noise: uniform numbers, [B, T], drawn by sample id (not by position in the batch) so that
+        the choice does not depend on the order of the rows.
+      fraction: share of the valid tokens to take, in (0, 1].
+      low: lower end of the band. The defaults suit advantages of unit variance and policies with
+        a long tail; in small worlds use a lower band and a larger fraction.
+      high: upper end of the band.
+      exclude: True for tokens that must not be taken, such as those PPO clips already, [B, T];
+        they still count in N and in the means. None for none.
+
+    Returns:
+      True for the tokens taken, [B, T]. Equal noise at the n-th place takes all of the equals.
+
+    Raises:
+      ValueError: shapes that do not match; fraction outside (0, 1]; low not below high.
+
+    References:
+      Cui et al., The entropy mechanism of RL for reasoning language models, 2025
+        (arXiv:2505.22617), equations 11-12.
+    """
+    _check_fraction(fraction)
+    if not low < high:
+        raise ValueError(f"low is {low}, expected low < high = {high}")
+    _checks.same_shape("[B, T]", logp=logp, noise=noise)
+    covariance = token_covariance(logp, advantages, mask)
+    candidate = (covariance > low) & (covariance < high)
+    if exclude is not None:
+        _checks.same_shape("[B, T]", logp=logp, exclude=exclude)
+        candidate &= jnp.asarray(exclude) == 0
+    score = jnp.where(candidate, -accumulate(jax.lax.stop_gradient(noise)), -jnp.inf)
+    return _largest(score, _quota(fraction, _valid(logp, mask)))
+
+
+def covariance_top(
+    logp: Float[Array, "B T"],
+    advantages: Float[Array, "B T"] | Float[Array, "B 1"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    fraction: float = 2e-4,
+) -> Bool[Array, "B T"]:
+    """KL-Cov's choice: the tokens of largest covariance.
+
+    Takes the n = max(1, floor(fraction N)) largest c of `token_covariance`, N the number of
+    valid tokens.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, [B, T].
+      advantages: [B, T] or [B, 1].
+      mask: 1 where a token counts, [B, T].
+      fraction: share of the valid tokens to take, in (0, 1]: a fraction, not a percentage.
+
+    Returns:
+      True for the tokens taken, [B, T]. Equal values at the n-th place are all taken, so that
+      the order of the rows does not matter, but a covariance of exactly 0 never is: where the
+      advantages are all equal nothing drives the entropy, and nothing is taken.
+
+    Raises:
+      ValueError: shapes that do not match; fraction outside (0, 1].
+
+    References:
+      Cui et al., The entropy mechanism of RL for reasoning language models, 2025
+        (arXiv:2505.22617), equation 13.
+    """
+    _check_fraction(fraction)
+    covariance = token_covariance(logp, advantages, mask)
+    return _largest(covariance, _quota(fraction, _valid(logp, mask))) & (covariance != 0)
+
+
+def _valid(logp, mask):
+    return (jnp.asarray(mask) != 0) & (jnp.asarray(logp) != -jnp.inf)
+
+
+def _quota(fraction, valid):
+    # The factor keeps 0.1 * 30 at 3, whatever the rounding of 0.1 in float32.
+    share = jnp.floor(fraction * (1.0 + 1e-6) * jnp.sum(valid))
+    return jnp.maximum(share, 1).astype(jnp.int32)
+
+
+def _largest(score, count):
+    """True for the `count` largest finite scores (fewer if there are fewer, ties included)."""
+    descending = -jnp.sort(-score, axis=None)
+    threshold = descending[jnp.minimum(count, score.size) - 1]
+    return (score >= threshold) & (score > -jnp.inf)
+
+
+def _check_fraction(fraction):
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"fraction is {fraction}, expected a share in (0, 1], not a percentage")
