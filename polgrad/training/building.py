@@ -1,0 +1,303 @@
+"""From settings to the parts of a run: problems, policy, algorithm, mesh. All checks are here.
+
+Whatever is wrong with the settings raises a ValueError before anything is computed or written.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import types
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from polgrad import data, policies
+from polgrad.rewards.compose import RewardSpec, absolute
+from polgrad.rollouts import Sampling
+from polgrad.training import mesh as mesh_lib
+from polgrad.training.config import TrainConfig
+from polgrad.training.types import Algorithm, Context
+
+
+class Problems(NamedTuple):
+    """A source with its prompts as token ids, all padded to one width."""
+
+    source: data.Source
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of, checked and ready."""
+
+    config: TrainConfig
+    policy: policies.Policy
+    tokenizer: data.Tokenizer
+    train: Problems
+    test: Problems | None
+    algorithm: Algorithm
+    mesh: jax.sharding.Mesh
+    reward_specs: tuple[RewardSpec, ...]
+    task_specs: tuple[RewardSpec, ...]
+    directory: pathlib.Path
+
+    @property
+    def network(self) -> policies.Network:
+        """The policy's network."""
+        return self.policy.network
+
+    def sampling(self, temperature: float | None = None) -> Sampling:
+        """Sampling settings of the run, at another temperature if one is given."""
+        rollouts = self.config.rollouts
+        return Sampling(
+            max_tokens=rollouts.max_tokens,
+            temperature=rollouts.temperature if temperature is None else temperature,
+            stop_ids=tuple(self.tokenizer.stop_ids),
+        )
+
+
+def build(config: TrainConfig) -> Parts:
+    """Checks settings and builds what they name.
+
+    Raises:
+      ValueError: for any setting that cannot be used, naming it, its value and what was expected.
+    """
+    _check(config)
+    mesh = mesh_lib.make(mesh_lib.parse(config.mesh) if config.mesh else None)
+    settings = algorithm_settings(config)
+    train, test = _sources(config)
+    context = Context(
+        group_size=config.rollouts.group_size,
+        max_tokens=config.rollouts.max_tokens,
+        num_prompts=len(train),
+        on_policy=config.update.epochs * config.update.mini_batches == 1,
+    )
+    algorithm = settings if isinstance(settings, Algorithm) else settings.build(context)
+    _check_source(config, algorithm, train)
+    value_head = "values" in algorithm.requires
+    policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
+    limit = policy.network.max_length - config.rollouts.max_tokens
+    task = _task_specs(config, train)
+    specs = tuple(RewardSpec(target=absolute(f)) for f in config.rewards.functions) or task
+    if config.rewards.preference:
+        specs = (RewardSpec(target=absolute(config.rewards.preference)),)
+    if algorithm.source == "rollouts" and not specs:
+        raise ValueError(
+            f"task {config.task} has no answers to check against; give rewards.functions"
+        )
+    return Parts(
+        config=dataclasses.replace(config, settings=settings),
+        policy=policy,
+        tokenizer=tokenizer,
+        train=tokenize(train, tokenizer, limit),
+        test=tokenize(test, tokenizer, limit) if test and task else None,
+        algorithm=algorithm,
+        mesh=mesh,
+        reward_specs=specs,
+        task_specs=task,
+        directory=_directory(config),
+    )
+
+
+def _check(config: TrainConfig) -> None:
+    rollouts, update = config.rollouts, config.update
+    for name in ("top_k", "top_p", "min_p"):
+        value, neutral = getattr(rollouts, name), {"top_p": 1.0}.get(name, 0)
+        if value != neutral:
+            raise ValueError(
+                f"rollouts.{name} is {value}; training samples from the full distribution, because "
+                "the trainer scores it. Only temperature may change; use it with sample or evaluate"
+            )
+    if rollouts.temperature <= 0:
+        raise ValueError(f"rollouts.temperature is {rollouts.temperature}; expected above 0")
+    positive = {
+        "steps": config.steps,
+        "rollouts.prompts": rollouts.prompts,
+        "rollouts.group_size": rollouts.group_size,
+        "rollouts.max_tokens": rollouts.max_tokens,
+        "update.epochs": update.epochs,
+        "update.mini_batches": update.mini_batches,
+        "update.micro_batches": update.micro_batches,
+        "saving.every": config.saving.every,
+        "saving.keep": config.saving.keep,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")
+    if config.seed < 0:
+        raise ValueError(f"seed is {config.seed}; expected at least 0")
+
+
+def _check_source(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
+    """Sizes divide, and the file holds what the algorithm reads."""
+    rollouts, update = config.rollouts, config.update
+    units = rollouts.prompts * (rollouts.group_size if algorithm.source == "rollouts" else 1)
+    if config.algorithm == "online_dpo":
+        units = rollouts.prompts
+    parts = update.mini_batches * update.micro_batches
+    if units % parts:
+        raise ValueError(
+            f"update.mini_batches x update.micro_batches is {parts}, which does not divide the "
+            f"{units} rows of a step (rollouts.prompts x rollouts.group_size)"
+        )
+    needed = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
+    for field in needed.get(algorithm.source, ()):
+        if field not in train[0]:
+            raise ValueError(
+                f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
+                f"(it has: {', '.join(sorted(train[0]))})"
+            )
+
+
+def algorithm_settings(config: TrainConfig) -> Any:
+    """The algorithm's settings: those given, or the defaults of the one that is named."""
+    if config.settings is not None:
+        return config.settings
+    found = find_algorithm(config.algorithm)
+    return found() if isinstance(found, type) else found
+
+
+def find_algorithm(name: str) -> Any:
+    """The settings class, or the `Algorithm`, of a name, `file.py:NAME` or `module:NAME`."""
+    # Here alone training looks at algorithms, and only by name: the floor below knows none.
+    from polgrad import algorithms
+
+    if ":" not in name:
+        return algorithms.find(name)
+    place, _, attribute = name.rpartition(":")
+    found = getattr(_module(place), attribute, None)
+    if isinstance(found, Algorithm) or hasattr(found, "build"):
+        return found
+    raise ValueError(
+        f"algorithm {name!r} is {'missing' if found is None else type(found).__name__}; expected "
+        "an Algorithm, or a dataclass with build(context)"
+    )
+
+
+def _module(place: str) -> types.ModuleType:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    if not os.path.isfile(place):
+        raise ValueError(f"algorithm file {place!r} does not exist")
+    name = f"polgrad_algorithm_{pathlib.Path(place).stem}"
+    spec = importlib.util.spec_from_file_location(name, place)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`("min_terms=2",)` as a dictionary; values are JSON, or text where they are not."""
+    parameters = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"data.parameters has {pair!r}; expected name=value")
+        try:
+            parameters[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parameters[name] = text
+    return parameters
+
+
+def load_source(config: TrainConfig, split: str) -> data.Source:
+    """The problems of one split of a run's task."""
+    settings = config.data
+    is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
+    size = settings.train_size if split == "train" else settings.test_size
+    return data.load_task(
+        config.task,
+        split=split,
+        size=None if is_file else size,
+        seed=settings.seed,
+        parameters=parse_parameters(settings.parameters),
+        prompt_pattern=settings.prompt_pattern,
+        prompt_template=settings.prompt_template,
+        held_out=settings.held_out,
+    )
+
+
+def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
+    train = load_source(config, "train")
+    if config.evaluation.problems == 0 or config.data.held_out == 0:
+        return train, None
+    return train, load_source(config, "test")
+
+
+def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenizer]:
+    if config.policy != "small":
+        policy = policies.load(config.policy, value_head=value_head)
+        if policy.text is None:
+            raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
+        return policy, data.from_assets(policy.text)
+    fields = ("prompt", "answer", "chosen", "rejected")
+    texts = [e[f] for s in sources for e in map(s.__getitem__, range(len(s))) for f in fields if f in e]
+    tokenizer = data.CharacterTokenizer("".join(sorted(set().union(*map(set, texts)))))
+    longest = max(len(s[i]["prompt"]) for s in sources for i in range(len(s)))
+    shape = config.small
+    network = policies.TransformerNetwork(
+        policies.TransformerConfig(
+            vocab_size=tokenizer.vocab_size,
+            width=shape.width,
+            layers=shape.layers,
+            heads=shape.heads,
+            mlp_width=shape.mlp,
+            max_length=longest + config.rollouts.max_tokens,
+            value_head=value_head,
+        )
+    )
+    params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
+    return policies.Policy(network, params, None), tokenizer
+
+
+def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Problems:
+    """All prompts of a source as token ids of one width.
+
+    Raises:
+      ValueError: if a prompt has no token, or leaves no room for the completion.
+    """
+    rows = []
+    for index in range(len(source)):
+        prompt = source[index]["prompt"]
+        ids = tokenizer.prompt_ids(prompt)
+        if not 0 < len(ids) <= limit:
+            raise ValueError(
+                f"prompt {index} has {len(ids)} tokens ({prompt[:60]!r}); expected 1 to {limit}, "
+                "the policy's context less rollouts.max_tokens"
+            )
+        rows.append(ids)
+    lengths = np.array([len(r) for r in rows], np.int32)
+    tokens = np.zeros((len(rows), lengths.max()), np.int32)
+    for row, ids in zip(tokens, rows):
+        row[: len(ids)] = ids
+    return Problems(source, tokens, lengths)
+
+
+def _task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:
+    """The task's own scorer: reasoning-gym's, or exact match with a file's answers."""
+    if "answer" not in source[0]:
+        return ()
+    is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
+    name = "exact_match" if is_file else "reasoning_gym_score"
+    return (RewardSpec(target=f"polgrad.rewards.verifiers:{name}"),)
+
+
+def _directory(config: TrainConfig) -> pathlib.Path:
+    """The run's directory, made and seen to be writable."""
+    directory = pathlib.Path(config.out)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"out {config.out!r} cannot be written: {error.strerror}") from None
+    if (directory / "config.json").exists() and not config.resume:
+        raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
+    return directory

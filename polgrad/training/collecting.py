@@ -1,0 +1,173 @@
+"""From a step's number to the experience it learns from: samples with rewards, or data."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from polgrad import data
+from polgrad.rewards.pool import RewardPool
+from polgrad.rollouts import Rollout, generate
+from polgrad.training import randomness
+from polgrad.training.building import Parts, Problems
+from polgrad.training.checkpoints import ScoreJournal
+from polgrad.training.mesh import place_batch
+from polgrad.training.types import Batch
+
+
+def decode(parts: Parts, rollout: Rollout) -> list[str]:
+    """The completions of a rollout as text, without the stop token."""
+    tokens, lengths = np.asarray(rollout.completions), np.asarray(rollout.completion_lengths)
+    return [parts.tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, lengths)]
+
+
+class Collector:
+    """Makes the experience of a step; a pure function of parameters and step but for time-outs.
+
+    Args:
+      parts: the run.
+      pool: workers that compute the training reward.
+      journal: scores of the steps since the last checkpoint.
+    """
+
+    def __init__(self, parts: Parts, pool: RewardPool | None, journal: ScoreJournal):
+        self._parts, self._pool, self._journal = parts, pool, journal
+        source = parts.algorithm.source
+        self._make = {
+            "rollouts": self._rollouts,
+            "demonstrations": self._demonstrations,
+            "pairs": self._pairs,
+        }[source]
+
+    def __call__(self, step: int, params: Any, reference: Any) -> tuple[Batch, dict, list[dict]]:
+        """The experience of a step, its metrics, and its samples as rows of text."""
+        config = self._parts.config
+        indices = data.batch_indices(
+            config.seed, step - 1, config.rollouts.prompts, len(self._parts.train.source)
+        )
+        return self._make(step, indices, params, reference)
+
+    def _rollouts(self, step, indices, params, reference):
+        parts, config = self._parts, self._parts.config
+        size, train = config.rollouts.group_size, parts.train
+        rollout = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
+        completions = decode(parts, rollout)
+        examples = [train.source[int(i)] for i in np.repeat(indices, size)]
+        rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, completions)]
+        experience = rollout._asdict()
+        if parts.algorithm.opponent is None:
+            scores = self._score(step, "reward", rollout, examples, completions)
+        else:
+            other = self._sample(
+                randomness.OPPONENT, step, indices, params, reference, parts.algorithm.opponent
+            )
+            texts = decode(parts, other)
+            for row, text in zip(rows, texts):
+                row["opponent"] = text
+            examples = [e | {"opponent": t} for e, t in zip(examples, texts)]
+            scores = self._score(step, "reward", rollout, examples, completions)
+            if config.rewards.preference:
+                experience["preferences"] = _column(scores, 0, np.float32)
+            else:
+                against = self._score(step, "opponent", other, examples, texts)
+                experience["opponent_rewards"] = _column(against, 0, np.float32)
+                scores = [[s[0], s[1] and a[1], s[2] or a[2]] for s, a in zip(scores, against)]
+        rewards, valid = _column(scores, 0, np.float32), _column(scores, 1, bool)
+        experience |= {"rewards": np.where(valid, rewards, 0.0), "valid": valid}
+        for row, (reward, ok, reason) in zip(rows, scores):
+            row |= {"step": step, "reward": reward if ok else None, "reason": reason}
+        experience = place_batch(experience, parts.mesh)
+        return experience, _reward_metrics(rewards, valid, rollout), rows
+
+    def _sample(self, purpose, step, indices, params, reference, weight) -> Rollout:
+        parts, rollouts = self._parts, self._parts.config.rollouts
+        problems = {"tokens": parts.train.tokens[indices], "lengths": parts.train.lengths[indices]}
+        placed = place_batch({**problems, "ids": indices.astype(np.uint32)}, parts.mesh)
+        return generate(
+            parts.network,
+            params,
+            placed["tokens"],
+            placed["lengths"],
+            placed["ids"],
+            randomness.address(parts.config.seed, purpose, step),
+            sampling=parts.sampling(),
+            group_size=rollouts.group_size,
+            slots=rollouts.slots,
+            compute_dtype=parts.config.update.dtype,
+            reference_params=reference,
+            reference_weight=weight,
+        )
+
+    def _score(self, step, name, rollout, examples, completions) -> list[list]:
+        """Scores as `[value, valid, reason]`, from the journal where it has them."""
+        tokens = np.asarray(rollout.completions)
+        scores = self._journal.get(step, name, tokens)
+        if scores is None:
+            items = [(e["prompt"], c, e) for e, c in zip(examples, completions)]
+            scores = [[float(s.value), s.valid, s.reason] for s in self._pool.score(items)]
+            self._journal.put(step, name, tokens, scores)
+        return scores
+
+    def _demonstrations(self, step, indices, params, reference):
+        batch = demonstrations(self._parts, indices)
+        return place_batch(batch, self._parts.mesh), {}, []
+
+    def _pairs(self, step, indices, params, reference):
+        chosen, rejected = (demonstrations(self._parts, indices, f) for f in ("chosen", "rejected"))
+        batch = jax.tree.map(lambda a, b: np.stack([a, b], axis=1), chosen, rejected)
+        return place_batch(batch, self._parts.mesh), {}, []
+
+
+def demonstrations(parts: Parts, indices: np.ndarray, field: str = "answer") -> Batch:
+    """Given completions as a batch; each ends with the policy's end token.
+
+    Raises:
+      ValueError: if a completion is longer than `rollouts.max_tokens`.
+    """
+    return encode_completions(
+        parts.train, parts.tokenizer, indices, field, parts.config.rollouts.max_tokens
+    )
+
+
+def encode_completions(
+    problems: Problems, tokenizer: data.Tokenizer, indices, field: str, max_tokens: int
+) -> Batch:
+    """Prompts and one field of their examples as arrays `[B, P]` and `[B, T]`."""
+    completions = np.zeros((len(indices), max_tokens), np.int32)
+    lengths = np.zeros(len(indices), np.int32)
+    for row, index in enumerate(indices):
+        ids = completion_ids(tokenizer, problems.source[int(index)][field])
+        if len(ids) > max_tokens:
+            raise ValueError(
+                f"{field} of example {index} has {len(ids)} tokens; rollouts.max_tokens is {max_tokens}"
+            )
+        completions[row, : len(ids)], lengths[row] = ids, len(ids)
+    return {
+        "prompts": problems.tokens[indices],
+        "prompt_lengths": problems.lengths[indices],
+        "completions": completions,
+        "completion_lengths": lengths,
+        "mask": (np.arange(max_tokens) < lengths[:, None]).astype(np.float32),
+    }
+
+
+def completion_ids(tokenizer: data.Tokenizer, text: str) -> list[int]:
+    """A completion's tokens, the end token included."""
+    return [*tokenizer.encode(text), tokenizer.stop_ids[0]]
+
+
+def _column(scores: list[list], index: int, dtype) -> np.ndarray:
+    return np.array([s[index] if s[1] or index else 0.0 for s in scores], dtype)
+
+
+def _reward_metrics(rewards: np.ndarray, valid: np.ndarray, rollout: Rollout) -> dict[str, float]:
+    counted = rewards[valid]
+    lengths = np.asarray(rollout.completion_lengths)
+    return {
+        "reward_mean": counted.mean() if counted.size else float("nan"),
+        "reward_std": counted.std() if counted.size else float("nan"),
+        "invalid_rewards": int((~valid).sum()),
+        "completion_length": lengths.mean(),
+        "stopped": np.asarray(rollout.stopped).mean(),
+        "tokens": int(lengths.sum()),
+    }

@@ -1,0 +1,106 @@
+"""Held-out accuracy: greedy, with a Wilson interval, and pass@k from samples."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polgrad import statistics
+from polgrad.rewards.pool import RewardPool
+from polgrad.rollouts import Sampling, generate
+from polgrad.training import randomness
+from polgrad.training.mesh import place_batch
+
+
+class Accuracy(NamedTuple):
+    """How many held-out problems are solved.
+
+    Attributes:
+      value: share of problems with full marks; invalid ones count as unsolved.
+      low: lower end of the 95% Wilson interval.
+      high: upper end.
+      problems: how many were tried.
+      invalid: samples whose reward could not be computed.
+      pass_at_k: `{k: probability that one of k samples is right}`, unbiased.
+    """
+
+    value: float
+    low: float
+    high: float
+    problems: int
+    invalid: int
+    pass_at_k: dict[int, float]
+
+    def metrics(self) -> dict[str, float]:
+        """As numbers for `metrics.jsonl`."""
+        named = {f"pass_at_{k}": v for k, v in self.pass_at_k.items()}
+        return {"accuracy": self.value, "accuracy_low": self.low, "accuracy_high": self.high} | named
+
+
+def evaluate(
+    parts, params: Any, pool: RewardPool, *, problems: int, samples: int = 0, step: int = 0
+) -> Accuracy:
+    """Greedy accuracy on the first held-out problems, and pass@k at the run's temperature.
+
+    Args:
+      parts: the run; its `test` problems are used.
+      params: the policy's parameters.
+      pool: workers with the task's own scorer.
+      problems: how many problems, at most those there are.
+      samples: samples a problem for pass@k; 0 leaves it out.
+      step: addresses the samples' randomness.
+
+    Returns:
+      The accuracy. A problem is solved when the scorer gives at least 1.
+    """
+    count = min(problems, len(parts.test.source))
+    right, invalid = _solved(parts, params, pool, count, parts.sampling(0.0), 1, step)
+    low, high = statistics.wilson_interval(int(right.sum()), count)
+    pass_at_k = {}
+    if samples:
+        sampled, _ = _solved(parts, params, pool, count, parts.sampling(), samples, step)
+        ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
+        pass_at_k = {k: float(statistics.pass_at_k(sampled.sum(1), samples, k)) for k in ks}
+    return Accuracy(float(right.mean()), low, high, count, invalid, pass_at_k)
+
+
+def _solved(
+    parts, params, pool, count: int, sampling: Sampling, samples: int, step: int
+) -> tuple[np.ndarray, int]:
+    """`[problems, samples]`, whether each is right, and how many could not be scored."""
+    test, width = parts.test, 256
+    right, invalid = [], 0
+    for start in range(0, count, width):
+        # Every chunk has the same width, so that one program serves all: absent prompts are empty.
+        index = np.arange(start, start + width)
+        here = index < count
+        index = np.where(here, index, 0)
+        placed = place_batch(
+            {
+                "tokens": test.tokens[index],
+                "lengths": np.where(here, test.lengths[index], 0),
+                "ids": index.astype(np.uint32),
+            },
+            parts.mesh,
+        )
+        rollout = generate(
+            parts.network,
+            params,
+            placed["tokens"],
+            placed["lengths"],
+            placed["ids"],
+            randomness.address(parts.config.seed, randomness.EVALUATE, step),
+            sampling=sampling,
+            group_size=samples,
+            compute_dtype=parts.config.update.dtype,
+        )
+        texts, rows = _texts(parts, rollout), here.sum() * samples
+        examples = [test.source[int(i)] for i in np.repeat(index, samples)[:rows]]
+        scores = pool.score([(e["prompt"], t, e) for e, t in zip(examples, texts)])
+        right += [s.valid and s.value >= 1.0 for s in scores]
+        invalid += sum(not s.valid for s in scores)
+    return np.array(right).reshape(count, samples), invalid
+
+
+def _texts(parts, rollout) -> list[str]:
+    tokens, lengths = np.asarray(rollout.completions), np.asarray(rollout.completion_lengths)
+    return [parts.tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, lengths)]

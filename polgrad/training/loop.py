@@ -1,0 +1,322 @@
+"""The loop: collect, prepare, update, report, save. It knows no algorithm by name."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polgrad.rewards.pool import RewardPool
+from polgrad.training import building, planning, randomness
+from polgrad.training import mesh as mesh_lib
+from polgrad.training.building import Parts
+from polgrad.training.checkpoints import Checkpoints, ScoreJournal
+from polgrad.training.collecting import Collector
+from polgrad.training.config import TrainConfig
+from polgrad.training.evaluation import Accuracy, evaluate
+from polgrad.training.programs import Programs, make_programs
+from polgrad.training.reporting import Reporter, plot
+from polgrad.training.scoring import with_packing
+from polgrad.training.types import TrainState
+from polgrad.training.warm_start import warm_start
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on, with what to do about it."""
+
+
+class Result(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+      state: the final state; `state.params` are the parameters.
+      metrics: the last step's metrics.
+      before: held-out accuracy before the first step (None without held-out problems).
+      after: held-out accuracy after the last.
+      directory: the run's directory.
+      parts: what the run was made of: policy, tokenizer, problems.
+      stopped: True when a SIGTERM ended the run early, with everything saved.
+    """
+
+    state: TrainState
+    metrics: Mapping[str, float]
+    before: Accuracy | None
+    after: Accuracy | None
+    directory: pathlib.Path
+    parts: Parts
+    stopped: bool
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> Result:
+    """Trains a policy; the same as `polgrad train`.
+
+    Args:
+      config: all settings.
+      quiet: print nothing.
+
+    Returns:
+      The final state and metrics.
+
+    Raises:
+      ValueError: for settings that cannot be used, before anything is computed.
+      TrainingError: if the run cannot go on.
+      polgrad.rewards.RewardFailure: if too many rewards fail.
+    """
+    return run(building.build(config), quiet=quiet)
+
+
+def run(parts: Parts, *, quiet: bool = False) -> Result:
+    """Trains what `building.build` has checked."""
+    config = parts.config
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mesh_lib.entered(parts.mesh))
+        reporter = Reporter(
+            parts.directory,
+            config.steps,
+            tensorboard=config.saving.tensorboard,
+            wandb=config.saving.wandb,
+            config=as_json(config),
+            quiet=quiet,
+        )
+        stack.callback(reporter.close)
+        checkpoints = Checkpoints(parts.directory, config.saving.keep)
+        stack.callback(checkpoints.close)
+        pools = _pools(parts, stack)
+        stop = stack.enter_context(_stop_signal())
+        (parts.directory / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
+        return _Loop(parts, reporter, checkpoints, pools, stop).run()
+
+
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """Settings as plain data, as `config.json` holds them."""
+    plain = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name not in ("settings", "resume")
+    }
+    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()}
+    is_settings = dataclasses.is_dataclass(config.settings)
+    return plain | {"settings": dataclasses.asdict(config.settings) if is_settings else None}
+
+
+class _Pools(NamedTuple):
+    reward: RewardPool | None
+    task: RewardPool | None
+
+
+def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
+    """Workers for the training reward and for the task's own scorer; one set if they agree."""
+    settings = parts.config.rewards
+
+    def start(specs, limit):
+        pool = RewardPool(
+            specs, workers=settings.workers, timeout=settings.timeout, failure_limit=limit
+        )
+        return stack.enter_context(pool)
+
+    reward = task = None
+    if parts.algorithm.source == "rollouts":
+        reward = start(parts.reward_specs, settings.failure_limit)
+    if parts.test is not None:
+        same = parts.reward_specs == parts.task_specs and reward is not None
+        task = reward if same else start(parts.task_specs, 1.0)
+        _check_canaries(parts, task)
+    return _Pools(reward, task)
+
+
+def _check_canaries(parts: Parts, pool: RewardPool) -> None:
+    """Known right and known wrong answers go through the same workers before the first step."""
+    known = []
+    for index in range(min(4, len(parts.test.source))):
+        example = parts.test.source[index]
+        known.append((example["prompt"], example["answer"], example, True))
+        known.append((example["prompt"], "no such answer", example, False))
+    pool.canaries(known)
+
+
+@contextlib.contextmanager
+def _stop_signal():
+    """A list that SIGTERM puts something into; the loop looks at it between steps."""
+    seen: list[int] = []
+    try:
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    except ValueError:  # Not the main thread, as in some notebooks: no signals there.
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Loop:
+    """One run from its first or a resumed step to its last."""
+
+    def __init__(self, parts: Parts, reporter: Reporter, checkpoints, pools: _Pools, stop: list):
+        self.parts, self.config, self.reporter = parts, parts.config, reporter
+        self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
+        self.programs: Programs = make_programs(parts)
+        self.journal = ScoreJournal(parts.directory / "scores.jsonl")
+        self.collect = Collector(parts, pools.reward, self.journal)
+        self.before_path = parts.directory / "before.json"
+
+    def run(self) -> Result:
+        """Everything, in order."""
+        for line in planning.plan(self.parts):
+            self.reporter.say(line)
+        state, reference, before = self._start()
+        metrics, row = {}, {}
+        start, saved = int(state.step), self.checkpoints.latest()
+        with self.reporter.live(start):
+            for step in range(start + 1, self.config.steps + 1):
+                state, metrics = self._step(step, state, reference)
+                metrics |= self._evaluation(step, state)
+                row = {k: float(v) for k, v in metrics.items()}
+                self.reporter.metrics(step, row)
+                last = step == self.config.steps
+                if self.stop or last or step % self.config.saving.every == 0:
+                    self.checkpoints.save(step, state)
+                    saved = step
+                    # Kept until the next save: this one may not be complete yet when a kill comes.
+                if self.stop:
+                    break
+        after = self._last_accuracy(state)
+        self.checkpoints.close()
+        plot(self.parts.directory)
+        stopped = bool(self.stop) and saved != self.config.steps
+        return Result(state, row, before, after, self.parts.directory, self.parts, stopped)
+
+    def _start(self) -> tuple[TrainState, Any, Accuracy | None]:
+        """The first state, or the newest checkpoint's; the reference; the accuracy before."""
+        like = self.programs.abstract_state
+        latest = self.checkpoints.latest() if self.config.resume else None
+        if latest is not None:
+            self.reporter.resume(latest)
+            self.reporter.say(f"resuming from step {latest}")
+            state = self.checkpoints.restore(latest, like)
+            reference = self.checkpoints.restore_initial(like.params)
+            return state, reference, self._before(None)
+        self.reporter.resume(0)
+        if self.config.resume and self.checkpoints.has_initial():
+            params = self.checkpoints.restore_initial(like.params)
+        else:
+            params = self.programs.place_params(self.parts.policy.params)
+            params = warm_start(self.parts, params, self.reporter)
+            self.checkpoints.save_initial(params)
+        # The step is given its state to overwrite, so the reference is a copy.
+        reference = jax.tree.map(jnp.copy, params) if self.programs.needs_reference else None
+        return self.programs.first_state(params), reference, self._before(params)
+
+    def _before(self, params) -> Accuracy | None:
+        if self.pools.task is None:
+            return None
+        if params is None and self.before_path.exists():
+            raw = json.loads(self.before_path.read_text())
+            raw["pass_at_k"] = {int(k): v for k, v in raw["pass_at_k"].items()}
+            return Accuracy(**raw)
+        if params is None:
+            return None
+        accuracy = self._accuracy(params, 0)
+        self.before_path.write_text(json.dumps(accuracy._asdict()))
+        self.reporter.say(f"held-out accuracy before: {accuracy.value:.3f}")
+        return accuracy
+
+    def _accuracy(self, params, step: int) -> Accuracy:
+        settings = self.config.evaluation
+        return evaluate(
+            self.parts,
+            params,
+            self.pools.task,
+            problems=settings.problems,
+            samples=settings.samples,
+            step=step,
+        )
+
+    def _evaluation(self, step: int, state: TrainState) -> dict[str, float]:
+        every = self.config.evaluation.every
+        due = step == self.config.steps or (every and step % every == 0)
+        if self.pools.task is None or not due:
+            return {}
+        self.last = (step, self._accuracy(state.params, step))
+        return self.last[1].metrics()
+
+    def _last_accuracy(self, state: TrainState) -> Accuracy | None:
+        """The accuracy at the end; computed here only when no step was left to do."""
+        step = int(state.step)
+        if self.pools.task is None or step < self.config.steps:
+            return None
+        if getattr(self, "last", (None,))[0] != step:
+            self.last = (step, self._accuracy(state.params, step))
+        return self.last[1]
+
+    def _step(self, step: int, state: TrainState, reference) -> tuple[TrainState, dict]:
+        """One rollout and its updates."""
+        began = time.perf_counter()
+        config = self.config
+        experience, metrics, rows = self.collect(step, state.params, reference)
+        tokens = metrics.pop("tokens", None)
+        experience = self.programs.complete(experience, state.params, reference)
+        algorithm_state, batch, prepared = self.programs.prepare(
+            state.algorithm, experience, randomness.address(config.seed, randomness.PREPARE, step)
+        )
+        state = state._replace(algorithm=algorithm_state)
+        state, updates = self._updates(step, state, batch)
+        state = state._replace(step=state.step + 1)
+        if rows and config.saving.samples_every and (step - 1) % config.saving.samples_every == 0:
+            self.reporter.samples(rows[: 2 * config.rollouts.group_size])
+        metrics = {**metrics, **prepared, **updates}
+        metrics = {k: float(v) for k, v in metrics.items()}
+        seconds = time.perf_counter() - began
+        metrics["seconds"] = seconds
+        if tokens is not None:
+            metrics["tokens_per_second"] = tokens / seconds
+        self._check(step, state, metrics)
+        return state, metrics
+
+    def _updates(self, step: int, state: TrainState, batch) -> tuple[TrainState, dict]:
+        """All optimiser updates of a rollout; metrics are their means, the gap is the first's."""
+        update, seed = self.config.update, self.config.seed
+        seen: list[dict] = []
+        for epoch in range(update.epochs):
+            parts = self.programs.mini_batches(
+                batch, randomness.address(seed, randomness.SHUFFLE, step, epoch)
+            )
+            for index, part in enumerate(parts):
+                key = randomness.address(seed, randomness.UPDATE, step, epoch, index)
+                rows = None
+                if update.packing:
+                    part, rows = with_packing(part, update.micro_batches)
+                state, metrics = self.programs.update(state, part, key, packed_rows=rows)
+                seen.append(jax.device_get(metrics))
+        means = {k: np.mean([m[k] for m in seen]) for k in seen[0]}
+        if "parity_gap" in seen[0]:
+            means["parity_gap"] = seen[0]["parity_gap"]
+        means["skipped_updates"] = sum(not _finite(m) for m in seen)
+        return state, means
+
+    def _check(self, step: int, state: TrainState, metrics: Mapping[str, float]) -> None:
+        gap, limit = metrics.get("parity_gap", 0.0), self.config.parity_tolerance
+        if not gap <= limit:
+            raise TrainingError(
+                f"step {step}: the sampler's and the trainer's log-probabilities differ by {gap:.3g}"
+                f" nats, more than parity_tolerance {limit:g}. With bfloat16, raise the tolerance "
+                "and set the algorithm's sampler_correction"
+            )
+        skipped, most = int(state.skipped), self.config.update.max_skipped
+        if skipped >= most:
+            raise TrainingError(
+                f"step {step}: the loss or the gradient was not finite in {skipped} updates in a "
+                f"row. Lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}); "
+                f"the last good checkpoint is step {self.checkpoints.latest()}"
+            )
+
+
+def _finite(metrics: Mapping[str, Any]) -> bool:
+    return bool(np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]))

@@ -1,0 +1,164 @@
+"""The compiled programs of a run, laid over its mesh."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polgrad.training import mesh as mesh_lib
+from polgrad.training import randomness
+from polgrad.training.building import Parts
+from polgrad.training.scoring import Scoring
+from polgrad.training.step import make_scorer, make_update
+from polgrad.training.types import Algorithm, Batch, TrainState
+
+
+def make_programs(parts: Parts) -> "Programs":
+    """The programs of a run."""
+    config = parts.config
+    updates = config.steps * config.update.epochs * config.update.mini_batches
+    return Programs(
+        parts.network,
+        parts.algorithm,
+        config.optimizer.build(updates),
+        parts.mesh,
+        scoring=Scoring(
+            temperature=config.rollouts.temperature,
+            compute_dtype=config.update.dtype,
+            remat=config.update.remat,
+            chunk=config.update.chunk,
+            values="values" in parts.algorithm.requires,
+            entropy_gradient="entropy" in parts.algorithm.requires,
+        ),
+        mini_batches=config.update.mini_batches,
+        micro_batches=config.update.micro_batches,
+        track_kl=config.track_kl,
+        seed=config.seed,
+    )
+
+
+class Programs:
+    """Everything of a run that is compiled, and how its state lies on the mesh.
+
+    Args:
+      network: a `policies.Network`.
+      algorithm: the four functions.
+      optimizer: an optax transformation.
+      mesh: the devices.
+      scoring: settings of the forward pass.
+      mini_batches: optimiser updates a pass over a batch.
+      micro_batches: parts an update is accumulated from.
+      track_kl: score rollouts under the initial policy even where the algorithm does not ask.
+      seed: addresses the algorithm's first state.
+    """
+
+    def __init__(
+        self,
+        network,
+        algorithm: Algorithm,
+        optimizer,
+        mesh,
+        *,
+        scoring: Scoring = Scoring(),
+        mini_batches: int = 1,
+        micro_batches: int = 1,
+        track_kl: bool = False,
+        seed: int = 0,
+    ):
+        self._network, self._algorithm, self._optimizer = network, algorithm, optimizer
+        self._scoring, self._mini, self._micro = scoring, mini_batches, micro_batches
+        self._key = randomness.address(seed, randomness.INIT, 1)
+        self.mesh = mesh
+        self.needs_reference = track_kl or "reference" in algorithm.requires
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        self.param_shardings = mesh_lib.parameter_shardings(network, params, mesh)
+        self.state_shardings = TrainState(
+            params=self.param_shardings,
+            optimizer=mesh_lib.optimizer_shardings(optimizer, params, self.param_shardings, mesh),
+            algorithm=jax.tree.map(
+                lambda _: mesh_lib.replicated(mesh), jax.eval_shape(algorithm.init, self._key)
+            ),
+            step=mesh_lib.replicated(mesh),
+            skipped=mesh_lib.replicated(mesh),
+        )
+        self._first_state = jax.jit(self._make_state, out_shardings=self.state_shardings)
+        shapes = jax.eval_shape(self._make_state, params)
+        self.abstract_state = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            self.state_shardings,
+        )
+        self.prepare = jax.jit(algorithm.prepare)
+        # Scoring is done whole on rollouts, whose unit is the sequence: parts of the same size.
+        self._scorer = jax.jit(
+            make_scorer(network, scoring, micro_batches=mini_batches * micro_batches)
+        )
+        self._shuffle = jax.jit(self._shuffled)
+
+    def _make_state(self, params: Any) -> TrainState:
+        return TrainState(
+            params=params,
+            optimizer=self._optimizer.init(params),
+            algorithm=self._algorithm.init(self._key),
+            step=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+        )
+
+    def place_params(self, params: Any) -> Any:
+        """Parameters on the mesh, each device with its share."""
+        return jax.tree.map(jax.device_put, params, self.param_shardings)
+
+    def first_state(self, params: Any) -> TrainState:
+        """The state before the first step. It owns its buffers: the step overwrites them."""
+        return self._first_state(params)
+
+    def complete(self, experience: Batch, params: Any, reference: Any) -> Batch:
+        """Adds what the algorithm requires: `reference_logp`, `values`."""
+        added = {}
+        if self.needs_reference and reference is not None:
+            added["reference_logp"] = self._scorer(reference, experience).logp
+        if "values" in self._algorithm.requires:
+            added["values"] = self._scorer(params, experience).values
+        return {**experience, **added}
+
+    def mini_batches(self, batch: Batch, key) -> list[Batch]:
+        """A batch in its optimiser batches, shuffled; the whole of it when there is one.
+
+        Weights are multiplied by the number of mini-batches: each then is an unbiased estimate
+        of the whole batch's loss, whatever tokens fall into it.
+        """
+        if self._mini == 1:
+            return [batch]
+        shuffled = self._shuffle(batch, key)
+        return [jax.tree.map(lambda x, i=i: x[i], shuffled) for i in range(self._mini)]
+
+    def _shuffled(self, batch: Batch, key) -> Batch:
+        size = batch["weights"].shape[0]
+        order = jax.random.permutation(key, size)
+        batch = {**batch, "weights": batch["weights"] * self._mini}
+        return jax.tree.map(
+            lambda x: x[order].reshape(self._mini, size // self._mini, *x.shape[1:]), batch
+        )
+
+    def update(self, state: TrainState, batch: Batch, key, *, packed_rows=None):
+        """One optimiser update; the state given is consumed."""
+        return self._update(packed_rows)(state, batch, key)
+
+    @functools.cache  # noqa: B019  (a Programs lives as long as its run)
+    def _update(self, packed_rows):
+        scoring = dataclasses.replace(self._scoring, packed_rows=packed_rows)
+        update = make_update(
+            self._network,
+            self._algorithm,
+            self._optimizer,
+            scoring,
+            micro_batches=self._micro,
+        )
+        out = (self.state_shardings, None)
+        return jax.jit(update, donate_argnums=0, out_shardings=out)
+
+    def lower_update(self, batch: Batch, key):
+        """The update lowered for a batch of these shapes, for its memory and cost analysis."""
+        return self._update(None).lower(self.abstract_state, batch, key)

@@ -1,0 +1,40 @@
+"""Supervised training on a few demonstrations, so that the first samples earn some reward."""
+
+import numpy as np
+
+from polgrad import data
+from polgrad.training import building, collecting, randomness
+from polgrad.training.mesh import place_batch
+from polgrad.training.optimizers import Optimizer
+from polgrad.training.programs import Programs
+from polgrad.training.scoring import Scoring
+
+
+def warm_start(parts, params, reporter):
+    """Parameters after `warm_start.steps` updates on demonstrations; the same for every rerun.
+
+    A run that is killed here begins its warm start again: nothing of it was reported as saved.
+    """
+    settings = parts.config.warm_start
+    if not settings.steps:
+        return params
+    if "answer" not in parts.train.source[0]:
+        raise ValueError(f"warm_start.steps is {settings.steps}, but the task has no answers")
+    algorithm = building.find_algorithm("supervised")().build(None)
+    count = min(settings.demonstrations, len(parts.train.source))
+    optimizer = Optimizer(learning_rate=settings.learning_rate).build(settings.steps)
+    scoring = Scoring(compute_dtype=parts.config.update.dtype, remat=parts.config.update.remat)
+    programs = Programs(parts.network, algorithm, optimizer, parts.mesh, scoring=scoring)
+    state = programs.first_state(params)
+    for step in range(settings.steps):
+        # Its own order of batches: demonstrations are the first `count` problems.
+        indices = data.batch_indices(parts.config.seed, step, settings.batch, count)
+        batch = place_batch(collecting.demonstrations(parts, np.asarray(indices)), parts.mesh)
+        key = randomness.address(parts.config.seed, randomness.UPDATE, 0, step)
+        _, batch, _ = programs.prepare((), batch, key)
+        state, metrics = programs.update(state, batch, key)
+    loss = float(metrics["loss"])
+    reporter.say(
+        f"warm start: {settings.steps} updates on {count} demonstrations, loss {loss:.3f}"
+    )
+    return state.params
