@@ -1,0 +1,223 @@
+"""Rewards that check a completion against its example, without a model.
+
+Each is `reward(prompt, completion, example, **parameters)`. A wrong or unreadable completion is a
+valid sample with value 0; a sample is invalid only where the check itself cannot be made.
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from polgrad.rewards.score import Score
+
+# A sign counts only where no operand stands before it: "5-3" holds 5 and 3.
+NUMBER = (
+    r"(?:(?<![\w.)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
+
+
+def _invalid(reason: str) -> Score:
+    return Score(0.0, False, reason)
+
+
+def exact_match(
+    prompt: str, completion: str, example: Mapping[str, Any], *, ignore_case: bool = False
+) -> float:
+    """1 where the completion equals the example's answer, white space at the ends aside.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text.
+        example: holds `answer`.
+        ignore_case: compare case-folded texts.
+
+    Returns:
+        1.0 or 0.0.
+    """
+    del prompt
+    given, wanted = completion.strip(), example["answer"].strip()
+    if ignore_case:
+        given, wanted = given.casefold(), wanted.casefold()
+    return float(given == wanted)
+
+
+def numeric_match(
+    prompt: str, completion: str, example: Mapping[str, Any], *, tolerance: float = 0.0
+) -> Score:
+    """1 where the last number of the completion is the number of the example's answer.
+
+    `|given - wanted| <= tolerance * max(1, |wanted|)`; thousands' commas are read.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text; without a number it scores 0.
+        example: holds `answer`.
+        tolerance: relative, absolute below 1; 0 or more.
+
+    Returns:
+        Value 1 or 0; invalid where the answer holds no number.
+    """
+    del prompt
+    wanted = re.findall(NUMBER, example["answer"])
+    if not wanted:
+        return _invalid(f"answer {example['answer']!r:.80} holds no number")
+    given = re.findall(NUMBER, completion)
+    if not given:
+        return Score(0.0, True, "no number in the completion")
+    given, wanted = (float(numbers[-1].replace(",", "")) for numbers in (given, wanted))
+    return Score(float(abs(given - wanted) <= tolerance * max(1.0, abs(wanted))))
+
+
+def regex_match(prompt: str, completion: str, example: Mapping[str, Any], *, pattern: str) -> float:
+    """1 where group 1 of the last match of `pattern` equals the example's answer.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text.
+        example: holds `answer`.
+        pattern: regular expression with one group, such as `r"answer is (\\S+)"`; `.` matches
+            line ends too.
+
+    Returns:
+        1.0 or 0.0; 0.0 without a match.
+
+    Raises:
+        ValueError: the pattern has not one group.
+    """
+    del prompt
+    compiled = re.compile(pattern, re.DOTALL)
+    if compiled.groups != 1:
+        raise ValueError(f"pattern {pattern!r} has {compiled.groups} groups, expected 1")
+    found = compiled.findall(completion)
+    return float(bool(found) and found[-1].strip() == example["answer"].strip())
+
+
+def format_match(
+    prompt: str, completion: str, example: Mapping[str, Any], *, pattern: str
+) -> float:
+    """1 where the whole completion has the form of `pattern`.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text; white space at its ends does not count.
+        example: not used.
+        pattern: regular expression; `.` matches line ends too.
+
+    Returns:
+        1.0 or 0.0.
+    """
+    del prompt, example
+    return float(re.fullmatch(pattern, completion.strip(), re.DOTALL) is not None)
+
+
+def length_penalty(
+    prompt: str, completion: str, example: Mapping[str, Any], *, free: int, limit: int
+) -> float:
+    """0 up to `free` characters, then linear down to -1 at `limit` characters and beyond.
+
+    `-clip((len(completion) - free) / (limit - free), 0, 1)`.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text.
+        example: not used.
+        free: characters without a penalty, 0 or more.
+        limit: characters from which the penalty is whole, above `free`.
+
+    Returns:
+        A number in [-1, 0].
+
+    Raises:
+        ValueError: `limit` is not above `free`.
+    """
+    del prompt, example
+    if not 0 <= free < limit:
+        raise ValueError(f"expected 0 <= free < limit, got free={free} and limit={limit}")
+    return -min(max((len(completion) - free) / (limit - free), 0.0), 1.0)
+
+
+@functools.lru_cache(maxsize=16)
+def _task_scorer(task: str, parameters: str):
+    import reasoning_gym
+
+    from polgrad.data import codec
+
+    settings = codec.loads(parameters)
+    return reasoning_gym.create_dataset(task, size=1, seed=0, **settings).score_answer
+
+
+def reasoning_gym_score(
+    prompt: str, completion: str, example: Mapping[str, Any], *, tag: str | None = None
+) -> Score:
+    """The task's own scorer, on the task's own record.
+
+    Args:
+        prompt: not used: the record holds the task's question, whatever the prompt's form.
+        completion: the policy's text; white space at its ends does not count.
+        example: of a `data.load_task` source: `metadata` holds `task`, `parameters`, `entry`.
+        tag: score only what stands in the last `<tag>...</tag>` of the completion; a completion
+            without it scores 0. None scores the whole.
+
+    Returns:
+        The task's value, in [0, 1] for most tasks; many give part of it to a near miss. Invalid
+        where the example has no task record.
+    """
+    del prompt
+    metadata = example.get("metadata", {})
+    missing = [name for name in ("task", "parameters", "entry") if name not in metadata]
+    if missing:
+        return _invalid(f"example's metadata lacks {missing}: not of a reasoning-gym task")
+    answer = completion.strip()
+    if tag is not None:
+        found = re.findall(f"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", answer, re.DOTALL)
+        if not found:
+            return Score(0.0, True, f"no <{tag}> in the completion")
+        answer = found[-1].strip()
+    from polgrad.data import codec
+
+    scorer = _task_scorer(metadata["task"], codec.dumps(metadata["parameters"]))
+    return Score(float(scorer(answer, metadata["entry"])))
+
+
+reasoning_gym_score.warm_up = functools.partial(importlib.import_module, "reasoning_gym")
+
+
+def math_verify(prompt: str, completion: str, example: Mapping[str, Any]) -> Score:
+    """1 where the completion's last mathematical expression equals the answer (math-verify).
+
+    The library's own alarm is off: it would turn a slow comparison into "not equal". A
+    `RewardPool` cuts such a sample at its deadline and marks it invalid.
+
+    Args:
+        prompt: not used.
+        completion: the policy's text; without an expression it scores 0.
+        example: holds `answer`: an expression, with or without `$...$` or `\\boxed`.
+
+    Returns:
+        Value 1 or 0; invalid where the answer cannot be read as mathematics.
+    """
+    del prompt
+    import logging
+
+    import math_verify as library
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+
+    def parse(text):
+        return library.parse(text, parsing_timeout=None, raise_on_error=True)
+
+    answer = example["answer"]
+    delimited = any(sign in answer for sign in ("$", "\\boxed", "\\(", "\\["))
+    wanted = parse(answer if delimited else f"${answer}$")
+    if not any(not isinstance(expression, str) for expression in wanted):
+        return _invalid(f"answer {answer!r:.80} cannot be read as mathematics")
+    given = parse(completion)
+    if not given:
+        return Score(0.0, True, "no mathematics in the completion")
+    equal = library.verify(wanted, given, timeout_seconds=None, raise_on_error=True)
+    return Score(float(equal))
+
+
+math_verify.warm_up = functools.partial(math_verify, "", "$\\frac{1}{2}$", {"answer": "0.5"})
