@@ -59,7 +59,7 @@ def evaluate(
     if samples:
         sampled, _ = _solved(parts, params, pool, count, parts.sampling(), samples, step)
         ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
-        pass_at_k = {k: float(statistics.pass_at_k(sampled.sum(1), samples, k)) for k in ks}
+        pass_at_k = {k: float(statistics.pass_at_k(sampled.sum(1), samples, k).mean()) for k in ks}
     return Accuracy(float(right.mean()), low, high, count, invalid, pass_at_k)
 
 

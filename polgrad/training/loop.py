@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad.rewards.pool import RewardPool
+from polgrad.rewards.pool import RewardPool, canary_set
 from polgrad.training import building, planning, randomness
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
@@ -133,12 +133,8 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
 
 def _check_canaries(parts: Parts, pool: RewardPool) -> None:
     """Known right and known wrong answers go through the same workers before the first step."""
-    known = []
-    for index in range(min(4, len(parts.test.source))):
-        example = parts.test.source[index]
-        known.append((example["prompt"], example["answer"], example, True))
-        known.append((example["prompt"], "no such answer", example, False))
-    pool.canaries(known)
+    source = parts.test.source
+    pool.canaries(canary_set([source[i] for i in range(min(4, len(source)))]))
 
 
 @contextlib.contextmanager

