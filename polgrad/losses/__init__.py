@@ -7,6 +7,14 @@ Policy gradients on tokens (policy_gradient.py)
   cispo, sapo                     capped, softly gated ratio
 The entropy mechanism (entropy_mechanism.py), on tokens that `polgrad.selection` picks
   clip_cov, kl_cov                leave out, or hold, tokens of high covariance
+Policy gradients on whole sequences
+  topr, topr_weights              REINFORCE on logged data, tapered weights (topr.py)
+  f_dpg, f_dpg_pseudo_reward      any f-divergence to a target (f_dpg.py)
+  targets                         such targets, their normaliser and baseline (targets.py)
+  nash_md                         preferences against an opponent (nash_md.py)
+Preference pairs and rankings (dpo.py)
+  dpo, plackett_luce              logistic losses of two, of K answers
+  implicit_reward, preference_margin
 Terms beside the policy's
   kl_penalty                      KL to a reference (kl.py)
   value_loss, td_loss             critics (value.py)
@@ -15,24 +23,46 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
   off_policy_sequence_mask        drops bad sequences that the policy has left
 """
 
+from polgrad.losses import targets
 from polgrad.losses.correction import off_policy_sequence_mask, truncated_importance_weights
+from polgrad.losses.dpo import dpo, implicit_reward, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
+from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
 from polgrad.losses.kl import kl_penalty
+from polgrad.losses.nash_md import nash_md
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
+from polgrad.losses.topr import (
+    baseline_for_fraction,
+    effective_positive_fraction,
+    topr,
+    topr_weights,
+)
 from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
+    "baseline_for_fraction",
     "cispo",
     "clip_cov",
+    "dpo",
+    "effective_positive_fraction",
+    "f_dpg",
+    "f_dpg_pseudo_reward",
     "gspo",
     "gspo_token",
+    "implicit_reward",
     "kl_cov",
     "kl_penalty",
+    "nash_md",
     "off_policy_sequence_mask",
+    "plackett_luce",
     "ppo_clip",
+    "preference_margin",
     "reinforce",
     "sapo",
+    "targets",
     "td_loss",
+    "topr",
+    "topr_weights",
     "truncated_importance_weights",
     "value_loss",
 ]
