@@ -150,11 +150,11 @@ def generate(config: TaskConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         if found == config.size:
             return
         entry = dataset[candidate]
-        prompt = formatter(entry["question"])
-        if prompt in seen or not sources.in_split(prompt, config.split, config.held_out):
+        question, prompt = formatter(entry["question"])
+        if question in seen or not sources.in_split(question, config.split, config.held_out):
             continue
         if config.split == "test":
-            seen.add(prompt)
+            seen.add(question)
         found += 1
         yield prompt, entry
     if found < config.size:

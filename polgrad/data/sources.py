@@ -59,7 +59,7 @@ def in_split(prompt: str, split: str, held_out: float) -> bool:
     return split == "all" or is_held_out(prompt, held_out) == (split == "test")
 
 
-def prompt_formatter(pattern: str | None, template: str) -> Callable[[str], str]:
+def prompt_formatter(pattern: str | None, template: str) -> Callable[[str], tuple[str, str]]:
     """The function from a task's own question to the prompt that the policy sees.
 
     `template` with `{prompt}` replaced by the first group of `pattern` in the question:
@@ -71,7 +71,9 @@ def prompt_formatter(pattern: str | None, template: str) -> Callable[[str], str]
         template: text that holds `{prompt}` exactly once.
 
     Returns:
-        A function of the question, which raises ValueError where the pattern does not match.
+        A function of the question that gives its extracted part, by which splits are made (so
+        that another template keeps them), and the prompt. It raises ValueError where the pattern
+        does not match.
 
     Raises:
         ValueError: a pattern that does not compile or has not one group, or a template without
@@ -88,13 +90,13 @@ def prompt_formatter(pattern: str | None, template: str) -> Callable[[str], str]
         if compiled.groups != 1:
             raise ValueError(f"prompt_pattern {pattern!r} has {compiled.groups} groups, expected 1")
 
-    def apply(question: str) -> str:
+    def apply(question: str) -> tuple[str, str]:
         if compiled is not None:
             found = compiled.search(question)
             if found is None or found[1] is None:
                 raise ValueError(f"prompt_pattern {pattern!r} does not match {question!r:.120}")
             question = found[1]
-        return template.replace("{prompt}", question)
+        return question, template.replace("{prompt}", question)
 
     return apply
 
@@ -143,10 +145,10 @@ class _FileSource:
             total += 1
             self._fields = check_record(record, where, self._fields)
             try:
-                prompt = formatter(record["prompt"])
+                question, _ = formatter(record["prompt"])
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-            if in_split(prompt, split, held_out) and (size is None or len(kept) < size):
+            if in_split(question, split, held_out) and (size is None or len(kept) < size):
                 kept.append(position)
         if not total:
             raise ValueError(f"{path} is empty: expected at least one example")
@@ -175,7 +177,7 @@ class _FileSource:
             metadata = {**metadata, **record}
         else:
             metadata = record if metadata is None else {**record, "metadata": metadata}
-        example["prompt"] = self._format(example["prompt"])
+        _, example["prompt"] = self._format(example["prompt"])
         return {**example, "index": index, "metadata": metadata}
 
 

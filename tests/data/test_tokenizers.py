@@ -1,0 +1,173 @@
+import datetime
+import json
+import types
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from polgrad.data import CharacterTokenizer, HubTokenizer, from_assets
+from polgrad.data.tokenizers import compile_chat_template
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tokenizer_json():
+    """A byte-free word-level tokenizer with special tokens, as its JSON text."""
+    specials = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+    words = ["user", "assistant", "\n", "hi", "there", " ", "[UNK]"]
+    vocabulary = {word: i for i, word in enumerate(specials + words)}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": {
+                "direction": "Right",
+                "max_length": 2,
+                "strategy": "LongestFirst",
+                "stride": 0,
+            },
+            "padding": None,
+            "added_tokens": [
+                {
+                    "id": i,
+                    "content": token,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": True,
+                }
+                for i, token in enumerate(specials)
+            ],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": "\\s"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+        }
+    )
+
+
+@given(st.text("0123456789+-= "))
+def test_characters_come_back(text):
+    tokenizer = CharacterTokenizer("0123456789+-= ")
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text) and all(2 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.decode([*ids, tokenizer.eos_id, tokenizer.pad_id]) == text
+    assert tokenizer.prompt_ids(text) == ids
+
+
+def test_character_ids_are_the_alphabets_order():
+    tokenizer = CharacterTokenizer("ab")
+    assert (tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_id) == (4, 0, 1)
+    assert tokenizer.stop_ids == (1,) and tokenizer.encode("ba") == [3, 2]
+
+
+def test_an_unknown_character_is_named_with_the_alphabet():
+    with pytest.raises(ValueError, match=r"'x' at position 2 .* not in the alphabet '0123'"):
+        CharacterTokenizer("0123").encode("12x")
+
+
+@pytest.mark.parametrize("alphabet", ["", "aba"])
+def test_bad_alphabets_raise(alphabet):
+    with pytest.raises(ValueError, match="alphabet must hold"):
+        CharacterTokenizer(alphabet)
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_an_id_out_of_range_raises(bad):
+    with pytest.raises(ValueError, match="outside"):
+        CharacterTokenizer("ab").decode([bad])
+
+
+def test_hub_prompt_with_a_template():
+    tokenizer = HubTokenizer(tokenizer_json(), chat_template=CHATML, eos_id=2)
+    ids = tokenizer.prompt_ids("hi there")
+    # <|im_start|> user \n hi ' ' there <|im_end|> \n <|im_start|> assistant \n
+    assert ids == [1, 3, 5, 6, 8, 7, 2, 5, 1, 4, 5]
+    assert tokenizer.stop_ids == (2,) and tokenizer.pad_id == 2 and tokenizer.vocab_size == 10
+
+
+def test_hub_prompt_without_a_template_begins_with_bos():
+    plain = HubTokenizer(tokenizer_json(), eos_id=2)
+    assert plain.prompt_ids("hi") == [6]
+    assert HubTokenizer(tokenizer_json(), eos_id=2, bos_id=0).prompt_ids("hi") == [0, 6]
+
+
+def test_decode_drops_stop_and_special_tokens():
+    tokenizer = HubTokenizer(tokenizer_json(), eos_id=2, stop_ids=(2, 7))
+    # 7 ("there") is an ordinary word that stops; 999 is a row of a padded embedding.
+    assert tokenizer.decode([1, 6, 8, 6, 7, 2, 0, 999]) == "hi hi"
+
+
+def test_from_assets():
+    assets = types.SimpleNamespace(
+        tokenizer_json=tokenizer_json(),
+        chat_template="{{ bos_token }}{{ messages[0]['content'] }}",
+        bos_id=0,
+        eos_id=2,
+        pad_id=None,
+        stop_ids=(2,),
+        bos_token="<|end|>",
+    )
+    assert from_assets(assets).prompt_ids("hi") == [0, 6]
+
+
+def test_a_tokenizer_needs_an_end():
+    with pytest.raises(ValueError, match="eos_id or stop_ids"):
+        HubTokenizer(tokenizer_json())
+    with pytest.raises(ValueError, match="not JSON"):
+        HubTokenizer("{", eos_id=1)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages.__class__.__mro__ }}",
+        "{{ messages[0].__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ messages.append(1) }}",
+    ],
+)
+def test_the_sandbox_refuses_internals_and_changes(template):
+    tokenizer = HubTokenizer(tokenizer_json(), chat_template=template, eos_id=2)
+    with pytest.raises(ValueError, match="SecurityError"):
+        tokenizer.prompt_ids("hi")
+
+
+def test_internals_that_are_only_printed_are_undefined():
+    assert compile_chat_template("<{{ ''.__class__ }}>").render() == "<>"
+
+
+def test_template_conventions():
+    def render(source, **given):
+        return compile_chat_template(source).render(**given)
+
+    assert render("  {% if true %}\nx\n  {% endif %}\ny") == "x\ny"
+    assert render("{{ x | tojson }}", x={"a": "<é>"}) == '{"a": "<é>"}'
+    assert render("{{ [1] | tojson(indent=1) }}") == "[\n 1\n]"
+    loop = "{% for i in x %}{% if i > 1 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    assert render(loop, x=[1, 2, 3]) == "1"
+    assert render("a{% generation %}b{% endgeneration %}c") == "abc"
+    now = datetime.datetime(2024, 7, 26)
+    dated = compile_chat_template("{{ strftime_now('%d %b %Y') }}", now=now)
+    assert dated.render() == "26 Jul 2024"
+
+
+def test_a_template_may_refuse_and_may_be_malformed():
+    refusing = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ValueError, match="roles must alternate"):
+        HubTokenizer(tokenizer_json(), chat_template=refusing, eos_id=2).prompt_ids("hi")
+    with pytest.raises(ValueError, match="chat_template line 2"):
+        HubTokenizer(tokenizer_json(), chat_template="x\n{% if %}", eos_id=2)
+    with pytest.raises(ValueError, match="no chat_template"):
+        HubTokenizer(tokenizer_json(), eos_id=2).render([])

@@ -1,0 +1,346 @@
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from polgrad.rewards import (
+    Canary,
+    RewardFailure,
+    RewardPool,
+    RewardSpec,
+    Score,
+    canary_set,
+    interruptions,
+)
+
+MY = """
+import os, random, signal, sys, time
+from polgrad.rewards import Score
+
+def reward(prompt, completion, example):
+    word, _, rest = completion.partition(" ")
+    if word == "spin":
+        while True:
+            pass
+    if word == "lock":
+        9 ** 9 ** 9  # one instruction that holds the interpreter lock for ever
+    if word == "sleep":
+        time.sleep(float(rest))
+    if word == "exit":
+        os._exit(3)
+    if word == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if word == "raise":
+        raise RuntimeError("cannot judge " + rest)
+    if word == "leave":
+        sys.exit(1)
+    if word == "nan":
+        return float("nan")
+    if word == "none":
+        return None
+    if word == "close":
+        os.closerange(0, 200)
+    if word == "print":
+        print("x" * 100_000, flush=True)
+        os.write(1, b"\\0" * 64)
+        os.system("echo from a child")
+    if word == "read":
+        return float(len(sys.stdin.read()))
+    if word == "alarm":
+        signal.alarm(1)
+    if word == "random":
+        return random.random()
+    if word == "modules":
+        banned = ("jax", "jaxlib", "flax", "tensorflow", "tensorflow_datasets", "torch")
+        return Score(0.0, True, ",".join(name for name in banned if name in sys.modules))
+    if word == "pid":
+        return Score(0.0, True, str(os.getpid()))
+    if word == "main":
+        return Score(0.0, True, sys.modules["__main__"].__dict__.get("__file__", "none"))
+    if word == "example":
+        return Score(0.0, True, repr(example))
+    return float(len(completion))
+"""
+TIMEOUT = 1.0
+reads_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    path = tmp_path_factory.mktemp("my") / "my.py"
+    path.write_text(MY)
+    return f"{path}:reward"
+
+
+@pytest.fixture(scope="module")
+def pool(target):
+    with RewardPool(
+        [RewardSpec(target)], workers=2, timeout=TIMEOUT, failure_limit=1.0
+    ) as instance:
+        instance.wait_ready()
+        yield instance
+
+
+def score(pool, *completions):
+    return pool.score([("prompt", completion, {}) for completion in completions])
+
+
+def test_scores_come_in_the_order_of_the_items(pool):
+    completions = ["x" * n for n in (5, 1, 4, 2, 8, 0, 3)]
+    completions[2] = "sleep 0.1"  # finishes after those that follow
+    assert [s.value for s in score(pool, *completions)] == [5, 1, 9, 2, 8, 0, 3]
+    assert score(pool) == []
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        ("spin", "timeout after 1 s"),
+        ("lock", "timeout after 1 s"),
+        ("sleep 60", "timeout after 1 s"),
+        ("exit", "worker died (exit code 3)"),
+        ("crash", "worker died (signal SIGSEGV)"),
+        ("raise this", "RuntimeError: cannot judge this"),
+        ("leave", "SystemExit: 1"),
+        ("nan", "returned nan"),
+        ("none", "returned NoneType, expected Score, float or bool"),
+    ],
+)
+def test_a_failure_is_invalid_with_its_reason_and_harms_no_other(pool, completion, reason):
+    scores = score(pool, "a", completion, "bb", "ccc")
+    assert scores[1] == Score(0.0, False, reason)
+    assert [scores[i] for i in (0, 2, 3)] == [Score(1.0), Score(2.0), Score(3.0)]
+
+
+def test_a_worker_that_closes_its_pipes_is_replaced(pool):
+    scores = score(pool, "close", "a")
+    assert not scores[0].valid and scores[0].reason.startswith("worker died")
+    assert scores[1] == Score(1.0)
+
+
+def test_the_deadline_is_of_a_sample_and_not_of_the_queue(pool):
+    # Six samples of 0.4 s on two workers end after more than the deadline, and all count.
+    assert all(s.valid for s in score(pool, *["sleep 0.4"] * 6))
+
+
+def test_what_a_reward_prints_and_reads_does_not_meet_the_protocol(pool):
+    assert [s.value for s in score(pool, "print", "read", "a")] == [5.0, 0.0, 1.0]
+
+
+def test_an_alarm_left_behind_does_not_hit_the_next_sample(target):
+    with RewardPool([RewardSpec(target)], timeout=3.0) as one:
+        assert all(s.valid for s in score(one, "alarm", "sleep 1.2"))
+
+
+@pytest.mark.parametrize("text", ["\ud800 \udfff", "é\0\n", "x" * 3_000_000, '"\\'])
+def test_any_text_survives(pool, text):
+    assert score(pool, text) == [Score(float(len(text)))]
+
+
+def test_examples_arrive_unchanged(pool):
+    example = {"answer": "é", "metadata": {"grid": ((1, 2), (3,)), "by": {1: "a"}, "x": None}}
+    assert pool.score([("", "example", example)])[0].reason == repr(example)
+
+
+def test_a_sample_has_its_own_random_stream(pool):
+    first = score(pool, "random a", "random b", "random a")
+    assert first == score(pool, *["random a", "random b", "random a"])
+    assert first[0] == first[2] != first[1]
+
+
+def test_workers_have_neither_jax_nor_the_callers_main_module(pool):
+    modules, main = score(pool, "modules", "main")
+    assert modules == Score(0.0, True, "")
+    assert main.reason == "none"
+
+
+VERIFIERS = "polgrad.rewards.verifiers"
+
+
+def test_importing_data_and_rewards_brings_no_jax():
+    code = (
+        f"import sys, polgrad.data, polgrad.rewards, {VERIFIERS}; "
+        "print(sorted({'jax', 'tensorflow_datasets', 'reasoning_gym', 'math_verify', "
+        "'tokenizers', 'jinja2', 'pyarrow'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert run.stdout.strip() == b"[]", run.stderr
+
+
+def test_the_packages_own_rewards_in_a_worker():
+    entry = {"question": "1 + 2 =", "answer": "3", "metadata": {}}
+    example = {
+        "prompt": "1 + 2 =",
+        "answer": "3",
+        "metadata": {"task": "chain_sum", "parameters": {}, "entry": entry},
+    }
+    specs = [
+        RewardSpec(f"{VERIFIERS}:reasoning_gym_score"),
+        RewardSpec(f"{VERIFIERS}:math_verify", weight=0.5),
+        RewardSpec(f"{VERIFIERS}:length_penalty", 0.1, {"free": 4, "limit": 8}),
+    ]
+    with RewardPool(specs, timeout=3.0, failure_limit=1.0) as pool:
+        pool.canaries(canary_set([example]))
+        # The library would read this number, digit by digit, until the deadline.
+        items = [("", completion, example) for completion in ("3", "4", "9**9**9**9")]
+        right, wrong, endless = pool.score(items)
+    assert right == Score(1.5) and wrong == Score(0.0)
+    assert endless == Score(0.0, False, "timeout after 3 s")
+
+
+def test_too_many_failures_stop_with_counts_and_reasons(target):
+    with RewardPool([RewardSpec(target)], failure_limit=0.1) as pool:
+        assert sum(not s.valid for s in score(pool, *["a"] * 18, "nan", "nan")) == 2
+        with pytest.raises(RewardFailure, match=r"3 of 20 .*failure_limit=0.1.*3 x 'returned nan'"):
+            score(pool, *["a"] * 17, "nan", "nan", "nan")
+        # A few samples say little, unless every one fails.
+        assert not score(pool, "a", "nan")[1].valid and not score(pool, "nan")[0].valid
+        with pytest.raises(RewardFailure, match="2 of 2"):
+            score(pool, "nan", "none")
+        # It stops as soon as the limit is passed, and the pool can be used again.
+        with pytest.raises(RewardFailure):
+            score(pool, "nan", "nan", "nan", "nan", *["sleep 4"] * 16)
+        assert score(pool, "abc") == [Score(3.0)]
+
+
+def test_canaries(pool):
+    pool.canaries([("", "a", {}, True), ("", "", {}, False), ("", "abc", {}, 3.0)])
+    with pytest.raises(
+        RewardFailure, match=r"completion 'a', answer '7'.*gave 1, expected at most"
+    ):
+        pool.canaries([Canary("p", "a", {"answer": "7"}, False)])
+    with pytest.raises(RewardFailure, match="gave 3, expected 2"):
+        pool.canaries([Canary("p", "abc", {}, 2.0)])
+    with pytest.raises(RewardFailure, match=r"no value \(returned nan\)"):
+        pool.canaries([Canary("p", "nan", {}, False)])
+
+
+def test_canary_set_skips_examples_without_an_answer():
+    examples = [{"prompt": "p", "answer": "3"}, {"prompt": "q", "answer": ""}]
+    assert [(c.completion, c.expected) for c in canary_set(examples)] == [
+        ("3", True),
+        ("no answer", False),
+    ]
+
+
+def test_what_was_cut_before_is_cut_again(pool):
+    items = [("", completion, {}) for completion in ("a", "exit", "nan", "spin")]
+    first = pool.score(items)
+    cut = interruptions(first)
+    assert sorted(cut) == [1, 3]
+    start = time.monotonic()
+    assert pool.score(items, replayed=cut) == first
+    assert time.monotonic() - start < TIMEOUT  # the replayed samples did not run
+    with pytest.raises(ValueError, match="replayed holds position 4"):
+        pool.score(items, replayed={4: Score(0.0)})
+
+
+def test_an_idle_worker_that_dies_costs_no_sample(target):
+    with RewardPool([RewardSpec(target)]) as pool:
+        os.kill(int(score(pool, "pid")[0].reason), 9)
+        time.sleep(0.1)
+        assert score(pool, "abc") == [Score(3.0)]
+
+
+@reads_proc
+def test_children_die_with_their_worker(target, tmp_path):
+    path = tmp_path / "fork.py"
+    path.write_text(
+        "import subprocess, time\n"
+        "def reward(prompt, completion, example):\n"
+        "    child = subprocess.Popen(['sleep', '60'])\n"
+        "    open(prompt, 'w').write(str(child.pid))\n"
+        "    time.sleep(60)\n"
+    )
+    note = tmp_path / "pid"
+    with RewardPool([RewardSpec(f"{path}:reward")], timeout=0.5, failure_limit=1.0) as pool:
+        assert not pool.score([(str(note), "", {})])[0].valid
+    assert _gone(int(note.read_text()))
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(60):
+        try:
+            state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":  # dead, and waiting for its adopter
+            return True
+        time.sleep(0.1)
+    return False
+
+
+PARENT = """
+import os, sys
+from polgrad.rewards import RewardPool, RewardSpec
+pool = RewardPool([RewardSpec(sys.argv[1])], timeout=60)
+print(pool.score([("", "pid", {})])[0].reason, flush=True)
+pool.score([("", "sleep 60", {})])
+"""
+
+
+@reads_proc
+def test_a_worker_in_a_sample_dies_with_its_trainer(target):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", PARENT, target]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert _gone(worker)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "error", "message"),
+    [
+        ("def fn(p, c, e): return 1.0", "fnn", ValueError, "has no 'fnn'; did you mean 'fn'"),
+        ("def fn(p): return 1.0", "fn", ValueError, "too many positional"),
+        ("import no_such_thing", "fn", ValueError, "ModuleNotFoundError: .*no_such_thing"),
+        ("1 / 0", "fn", ValueError, "ZeroDivisionError"),
+        (
+            "import os; os._exit(5)",
+            "fn",
+            RewardFailure,
+            r"did not start: worker died \(exit code 5",
+        ),
+        ("import time; time.sleep(60)", "fn", RewardFailure, "did not start: timeout after 1.5 s"),
+    ],
+)
+def test_a_reward_that_cannot_be_imported_stops_at_start(tmp_path, source, name, error, message):
+    path = tmp_path / "my.py"
+    path.write_text(source)
+    limit = 1.5 if "sleep" in source else 60.0
+    with (
+        RewardPool([RewardSpec(f"{path}:{name}")], start_timeout=limit) as pool,
+        pytest.raises(error, match=message),
+    ):
+        pool.wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 0}, "workers must be an integer of at least 1"),
+        ({"timeout": 0}, "timeout must be above 0"),
+        ({"failure_limit": 2}, r"failure_limit must be in \[0, 1\]"),
+        ({"specs": []}, "at least one RewardSpec"),
+        ({"specs": [RewardSpec("x")]}, "must have the form"),
+        ({"specs": [RewardSpec("gone.py:fn")]}, "no such file"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RewardPool(**{"specs": [RewardSpec(f"{VERIFIERS}:exact_match")], **settings})
+
+
+def test_a_closed_pool_says_so(target):
+    pool = RewardPool([RewardSpec(target)])
+    pool.close()
+    pool.close()
+    with pytest.raises(ValueError, match="closed"):
+        pool.score([("", "", {})])
