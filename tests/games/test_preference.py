@@ -1,0 +1,124 @@
+"""Games with known solutions, and what a preference matrix must satisfy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad.games import preference as games
+
+RANDOM = np.random.default_rng(0).uniform(size=(4, 4))
+
+
+def equilibrium_gap(preference, policy):
+    """How much the best answer wins against the policy above 1/2."""
+    return float(jnp.max(games.win_rates(preference, policy))) - 0.5
+
+
+ALL = {
+    "rps": games.rps_game(),
+    "rps .2": games.rps_game(0.2),
+    "dice": games.dice_game(),
+    "cycle3": games.cycle3_game(0.1, 0.2, 0.3),
+    "population": games.population_game([(0, 1, 2), (1, 2, 0), (2, 0, 1)], (0.5, 0.25, 0.25)),
+    "bradley_terry": games.bradley_terry_game([0.0, 1.0, -2.0]),
+    "additive": games.additive_game([0.0, 0.1, 0.2, 0.35]),
+    "symmetrised": games.symmetrize_preference(RANDOM),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_game_is_a_preference_matrix(name):
+    np.testing.assert_allclose(np.diag(games.check_preference(ALL[name])), 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("game", [games.rps_game, games.dice_game])
+def test_uniform_play_solves_the_cyclic_games(game):
+    uniform = jnp.full(3, 1 / 3)
+    np.testing.assert_allclose(games.win_rates(game(), uniform), 0.5, atol=1e-6)
+    assert equilibrium_gap(game(), jnp.array([0.4, 0.3, 0.3])) > 0.005
+
+
+def test_matrices_by_hand():
+    np.testing.assert_allclose(games.rps_game(), [[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    np.testing.assert_allclose(
+        9 * games.dice_game(), [[4.5, 5, 4], [4, 4.5, 5], [5, 4, 4.5]], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("margins", [(0.1, 0.2, 0.3), (0.4, 0.05, 0.2)])
+def test_cycle_of_three_is_solved_by_its_reversed_margins(margins):
+    a, b, c = margins
+    solution = jnp.array([c, b, a]) / (a + b + c)
+    np.testing.assert_allclose(
+        games.win_rates(games.cycle3_game(*margins), solution), 0.5, atol=1e-6
+    )
+
+
+def test_population_example_of_the_paper():
+    epsilon = 0.1
+    a, b = 0.5 * (1 / 3 - epsilon), 0.5 * (1 / 3 + epsilon / 2)
+    preference = games.cycle3_game(a, b, b)
+    solution = jnp.array([1 / 3 + epsilon / 2, 1 / 3 + epsilon / 2, 1 / 3 - epsilon])
+    np.testing.assert_allclose(games.win_rates(preference, solution), 0.5, atol=1e-6)
+    np.testing.assert_allclose(preference[1, 0], 2 / 3 - epsilon / 2, rtol=1e-6)
+
+
+def test_transitive_voters_make_a_cycle():
+    preference = games.population_game([(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+    np.testing.assert_allclose(
+        [preference[0, 1], preference[1, 2], preference[2, 0]], 2 / 3, rtol=1e-6
+    )
+
+
+def test_population_weights_and_errors():
+    preference = games.population_game([(0, 1), (1, 0)], (3.0, 1.0))
+    np.testing.assert_allclose(preference[0, 1], 0.75)
+    with pytest.raises(ValueError, match="permutation"):
+        games.population_game([(0, 0)])
+    with pytest.raises(ValueError, match="weights"):
+        games.population_game([(0, 1)], (1.0, 2.0))
+
+
+def test_a_constrained_reward_optimum_can_lose_to_the_nash_policy():
+    # Bradley-Terry with odds 1, 9, 2 under the constraint pi_1 = 2 pi_2: the reward maximiser
+    # (2/3, 1/3, 0) loses to (0, 0, 1).
+    preference = games.bradley_terry_game(jnp.log(jnp.array([1.0, 9.0, 2.0])))
+    rate = games.policy_win_rate(
+        preference, jnp.array([0.0, 0.0, 1.0]), jnp.array([2 / 3, 1 / 3, 0.0])
+    )
+    np.testing.assert_allclose(rate, 50 / 99, rtol=1e-6)
+
+
+def test_win_rates_agree_with_enumeration():
+    preference, policy = ALL["cycle3"], jnp.array([0.2, 0.3, 0.5])
+    opponent = jnp.array([0.6, 0.1, 0.3])
+    by_hand = [
+        sum(float(preference[i, j]) * float(opponent[j]) for j in range(3)) for i in range(3)
+    ]
+    np.testing.assert_allclose(games.win_rates(preference, opponent), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(
+        games.policy_win_rate(preference, policy, opponent), np.dot(policy, by_hand), rtol=1e-6
+    )
+    np.testing.assert_allclose(games.policy_win_rate(preference, policy, policy), 0.5, rtol=1e-6)
+
+
+def test_symmetrising_is_the_identity_on_preferences_and_batches():
+    np.testing.assert_allclose(games.symmetrize_preference(ALL["dice"]), ALL["dice"], rtol=1e-6)
+    batch = jax.jit(games.symmetrize_preference)(jnp.stack([RANDOM, RANDOM.T]))
+    np.testing.assert_allclose(batch[0], games.symmetrize_preference(RANDOM), rtol=1e-6)
+    np.testing.assert_allclose(batch[0] + batch[1], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (np.ones((2, 3)) / 2, "square"),
+        (np.array([[0.5, 1.4], [-0.4, 0.5]]), r"\[0, 1\]"),
+        (np.array([[0.5, np.nan], [0.5, 0.5]]), r"\[0, 1\]"),
+        (np.array([[0.5, 0.7], [0.7, 0.5]]), "P \\+ P\\^T"),
+    ],
+)
+def test_bad_matrices_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        games.check_preference(bad)
