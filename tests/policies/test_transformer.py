@@ -1,0 +1,257 @@
+"""Invariances of the transformer: caching, packing, padding, rematerialisation, precision."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad import policies
+
+CONFIG = policies.TransformerConfig(
+    vocab_size=29,
+    width=16,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    mlp_width=24,
+    max_length=32,
+    qkv_bias=True,
+    qk_norm=True,
+    tied=False,
+    value_head=True,
+    reward_head=True,
+)
+NETWORK = policies.TransformerNetwork(CONFIG)
+B, T = 3, 9
+LENGTHS = np.array([9, 4, 6])
+
+
+@functools.cache
+def params():
+    """Random parameters, every leaf random (norms and biases too): nothing hides behind a zero."""
+    leaves, tree = jax.tree.flatten(NETWORK.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+@functools.cache
+def tokens():
+    return jax.random.randint(jax.random.key(2), (B, T), 0, CONFIG.vocab_size)
+
+
+forward = jax.jit(NETWORK.hidden, static_argnames=("compute_dtype", "remat"))
+prefill = jax.jit(NETWORK.prefill)
+decode = jax.jit(NETWORK.decode)
+
+
+@functools.cache
+def full():
+    """Hidden states of the right-padded rows."""
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    return forward(params(), tokens(), positions, (positions < LENGTHS[:, None]).astype(int))
+
+
+def test_it_is_a_network_with_plain_parameters():
+    assert isinstance(NETWORK, policies.Network)
+    assert all(type(node) is dict for node in (params(), params()["layers"]["mlp"]))
+    axes = NETWORK.logical_axes()
+
+    def check(leaf, names):
+        assert leaf.ndim == len(names)
+        assert set(names) <= {None, "layers", "embed", "heads", "kv_heads", "mlp", "vocab"}
+        assert leaf.dtype == jnp.float32
+
+    jax.tree.map(check, params(), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, NETWORK.shapes())
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, params())
+
+
+def test_initialisation_is_addressed_by_name():
+    fresh = NETWORK.init(jax.random.key(0))
+    plain = dataclasses.replace(CONFIG, value_head=False, reward_head=False, qk_norm=False)
+    other = policies.TransformerNetwork(plain).init(jax.random.key(0))
+    np.testing.assert_array_equal(
+        other["layers"]["attention"]["key"]["kernel"],
+        fresh["layers"]["attention"]["key"]["kernel"],
+    )
+    assert "value_head" not in other
+    mlp = fresh["layers"]["mlp"]
+    assert np.std(mlp["up"]["kernel"]) == pytest.approx(0.02, rel=0.1)
+    assert np.std(mlp["down"]["kernel"]) == pytest.approx(0.02 / np.sqrt(6), rel=0.1)
+    assert not np.array_equal(mlp["up"]["kernel"], mlp["gate"]["kernel"])
+    assert np.all(fresh["norm"]["scale"] == 1)
+    assert np.all(fresh["value_head"]["kernel"] == 0)
+
+
+def test_prefill_and_decode_give_the_full_forward():
+    lengths = np.array([5, 1, 3])
+    # A cache full of rubbish: nothing beyond what was written may be read.
+    cache = jax.tree.map(lambda leaf: leaf + 7.0, NETWORK.init_cache(B, T + 2, jnp.float32))
+    hidden, cache = prefill(params(), tokens(), lengths, cache)
+    rows = np.arange(B)
+    np.testing.assert_allclose(hidden, full()[rows, lengths - 1], atol=1e-5)
+    for step in range(3):
+        positions = lengths + step
+        hidden, cache = decode(params(), tokens()[rows, positions], positions, cache)
+        np.testing.assert_allclose(hidden, full()[rows, positions], atol=1e-5)
+
+
+def test_an_empty_prompt_is_decoded_from_position_zero():
+    cache = NETWORK.init_cache(B, T + 2, jnp.float32)
+    hidden, cache = prefill(params(), tokens(), np.zeros(B, int), cache)
+    assert np.all(np.isfinite(hidden))
+    hidden, cache = decode(params(), tokens()[:, 0], np.zeros(B, int), cache)
+    np.testing.assert_allclose(hidden, full()[:, 0], atol=1e-5)
+
+
+def test_a_row_outside_the_cache_writes_nothing():
+    cache = NETWORK.init_cache(B, T + 2, jnp.float32)
+    _, after = decode(params(), tokens()[:, 0], np.array([0, T + 2, 1]), cache)
+    assert np.all(after["key"][:, 1] == 0)
+    assert np.any(after["key"][:, 0, 0] != 0)
+    assert np.any(after["key"][:, 2, 1] != 0)
+
+
+def test_cache_leaves_have_the_batch_second():
+    for leaf in jax.tree.leaves(NETWORK.init_cache(5, 7, jnp.bfloat16)):
+        assert leaf.shape[:2] == (CONFIG.layers, 5)
+        assert leaf.dtype == jnp.bfloat16
+
+
+def test_packing_changes_nothing():
+    rows = [np.asarray(tokens()[b, :n]) for b, n in enumerate(LENGTHS)]
+    packed = np.concatenate([*rows, [0, 0]])[None]
+    segments = np.concatenate([np.full(n, b + 4) for b, n in enumerate(LENGTHS)] + [[0, 0]])[None]
+    positions = np.concatenate([np.arange(n) for n in LENGTHS] + [[0, 0]])[None]
+    hidden = forward(params(), packed, positions, segments)[0]
+    start = 0
+    for b, n in enumerate(LENGTHS):
+        np.testing.assert_allclose(hidden[start : start + n], full()[b, :n], atol=1e-5)
+        start += n
+    assert np.all(np.isfinite(hidden))
+
+
+def test_padding_changes_nothing_before_it():
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    inside = np.arange(T) < LENGTHS[:, None]
+    other = np.where(inside, tokens(), 11)
+    hidden = forward(params(), other, positions, inside.astype(int))
+    np.testing.assert_array_equal(hidden[inside], full()[inside])
+
+
+def test_a_token_does_not_see_later_ones():
+    changed = tokens().at[:, 5].add(1) % CONFIG.vocab_size
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    hidden = forward(params(), changed, positions, np.ones((B, T), int))
+    plain = forward(params(), tokens(), positions, np.ones((B, T), int))
+    np.testing.assert_array_equal(hidden[:, :5], plain[:, :5])
+    assert np.all(np.any(hidden[:, 5:] != plain[:, 5:], axis=-1))
+
+
+def test_only_differences_of_positions_matter():
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    shifted = forward(params(), tokens(), positions + 11, np.ones((B, T), int))
+    plain = forward(params(), tokens(), positions, np.ones((B, T), int))
+    np.testing.assert_allclose(shifted, plain, atol=2e-5)
+    stretched = forward(params(), tokens(), 2 * positions, np.ones((B, T), int))
+    assert np.max(np.abs(stretched - plain)) > 1e-2
+
+
+@pytest.mark.parametrize(("remat", "unroll"), [("full", 1), ("dots", 2), ("full", 3)])
+def test_remat_and_unroll_change_no_gradient(remat, unroll):
+    network = policies.TransformerNetwork(dataclasses.replace(CONFIG, unroll=unroll))
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    segments = (positions < LENGTHS[:, None]).astype(int)
+
+    def loss(params, network, remat):
+        hidden = network.hidden(params, tokens(), positions, segments, remat=remat)
+        return jnp.sum(jnp.where(segments[..., None] > 0, jnp.sin(hidden), 0.0))
+
+    expected = jax.jit(jax.grad(loss), static_argnums=(1, 2))(params(), NETWORK, "none")
+    gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2))(params(), network, remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, expected)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_float64_differs_from_float32_by_rounding_alone():
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    segments = (positions < LENGTHS[:, None]).astype(int)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params())
+        hidden = forward(wide, tokens(), positions, segments, compute_dtype=jnp.float64)
+        assert hidden.dtype == jnp.float64
+        # Rows are alone in the batch or not: only float64 attention makes this small.
+        alone = forward(wide, tokens()[:1], positions[:1], segments[:1], compute_dtype=jnp.float64)
+        np.testing.assert_allclose(alone[0], hidden[0], atol=1e-12)
+    inside = np.asarray(segments) > 0
+    np.testing.assert_allclose(np.asarray(hidden)[inside], full()[inside], atol=1e-4)
+
+
+def test_bfloat16_computes_in_bfloat16_and_stays_close():
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    segments = (positions < LENGTHS[:, None]).astype(int)
+    hidden = forward(params(), tokens(), positions, segments, compute_dtype=jnp.bfloat16)
+    assert hidden.dtype == jnp.bfloat16
+    inside = np.asarray(segments) > 0
+    error = np.asarray(hidden, np.float32)[inside] - full()[inside]
+    assert np.sqrt(np.mean(error**2)) < 0.1 * np.std(full()[inside])
+
+
+def test_scalar_heads_are_linear_and_start_at_zero():
+    fresh = NETWORK.init(jax.random.key(0))
+    assert np.all(NETWORK.values(fresh, full()) == 0)
+    head = params()["value_head"]
+    expected = full() @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(NETWORK.values(params(), full()), expected, atol=1e-5)
+    head = params()["reward_head"]
+    expected = full()[:, -1] @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(NETWORK.rewards(params(), full()[:, -1]), expected, atol=1e-5)
+
+
+def test_tied_head_is_the_embedding():
+    network = policies.TransformerNetwork(dataclasses.replace(CONFIG, tied=True))
+    fresh = network.init(jax.random.key(0))
+    assert "head" not in fresh
+    np.testing.assert_array_equal(network.head(fresh), fresh["embed"].T)
+
+
+def test_numpy_parameters_are_welcome():
+    plain = jax.tree.map(np.asarray, params())
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    hidden = forward(plain, tokens(), positions, (positions < LENGTHS[:, None]).astype(int))
+    np.testing.assert_array_equal(hidden, full())
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"kv_heads": 3}, "kv_heads"),
+        ({"head_dim": 5}, "head_dim"),
+        ({"layers": 0}, "layers"),
+        ({"unroll": 0}, "unroll"),
+    ],
+)
+def test_a_bad_shape_is_named(change, name):
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_bad_calls_are_named():
+    ones = jnp.ones((1, 33), int)
+    with pytest.raises(ValueError, match="max_length"):
+        NETWORK.hidden(params(), ones, ones, ones)
+    with pytest.raises(ValueError, match="max_length"):
+        NETWORK.init_cache(1, 33, jnp.float32)
+    with pytest.raises(ValueError, match="remat"):
+        NETWORK.hidden(params(), tokens(), tokens(), tokens(), remat="some")
+    with pytest.raises(ValueError, match="tokens"):
+        NETWORK.prefill(params(), tokens(), jnp.ones(B, int), NETWORK.init_cache(B, 4, jnp.float32))
+    plain = policies.TransformerNetwork(dataclasses.replace(CONFIG, value_head=False))
+    with pytest.raises(ValueError, match="value_head"):
+        plain.values(params(), full())
+    with pytest.raises(ValueError, match="yarn"):
+        policies.RopeScaling("yarn", 2.0)
