@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
 from polgrad import advantages, losses, masking
@@ -12,19 +13,10 @@ LOGP = RNG.normal(-2, 0.5, size=(3, 4)).astype(np.float32)
 ADVANTAGES = np.array([[1.5], [-0.5], [2.0]], np.float32)
 
 
-def grad(function, **kwargs):
-    """Compiled as one program: op by op, every primitive is a compilation of its own."""
-    return jax.jit(jax.grad(function, **kwargs))
-
-
-def value_and_grad(function):
-    return jax.jit(jax.value_and_grad(function))
-
-
 def ratio_loss(function, ratios, advantage, **settings):
     """Token losses at given ratios for one advantage."""
     logp = jnp.log(jnp.array([ratios]))
-    return function(logp, jnp.zeros_like(logp), jnp.array([[advantage]]), **settings)[0]
+    return run(function, logp, jnp.zeros_like(logp), jnp.array([[advantage]]), **settings)[0]
 
 
 # --- hand numbers ----------------------------------------------------------------------------
@@ -73,9 +65,9 @@ def test_gspo_values():
     logp = jnp.array([[0.3, -0.1, 99.0], [0.6, 0.0, 0.0], [1.0, 1.0, 1.0]])
     mask = jnp.array([[1, 1, 0], [1, 1, 1], [0, 0, 0]])
     signs = jnp.array([1.0, -1.0, 5.0])
-    loss = losses.gspo(logp, behavior, signs, mask, clip_low=0.3, clip_high=0.3)
+    loss = run(losses.gspo, logp, behavior, signs, mask, clip_low=0.3, clip_high=0.3)
     np.testing.assert_allclose(loss, [-np.exp(0.1), np.exp(0.2), 0.0], rtol=1e-6)
-    clipped = losses.gspo(logp, behavior, signs, mask)
+    clipped = run(losses.gspo, logp, behavior, signs, mask)
     np.testing.assert_allclose(clipped, [-1.0004, np.exp(0.2), 0.0], rtol=1e-6)
 
 
@@ -166,9 +158,9 @@ def test_dr_grpo_is_a_composition():
     mask = (np.arange(4) < np.array([1, 4, 2, 3, 3, 4])[:, None]).astype(np.float32)
     logp, behavior = RNG.normal(-2, 0.3, size=(2, 6, 4)).astype(np.float32)
 
-    centred = advantages.group_relative(rewards, scale="none").reshape(-1, 1)
-    token = losses.ppo_clip(logp, behavior, centred)
-    composed = masking.reduce(token, mask, mode="constant", length=4)
+    centred = run(advantages.group_relative, rewards, scale="none").reshape(-1, 1)
+    token = run(losses.ppo_clip, logp, behavior, centred)
+    composed = run(masking.reduce, token, mask, mode="constant", length=4)
 
     total = 0.0
     for i in range(6):
@@ -185,10 +177,10 @@ def test_dapo_is_a_composition():
     mask = (np.arange(4) < np.array([1, 4, 2, 3, 3, 4])[:, None]).astype(np.float32)
     logp, behavior = RNG.normal(-2, 0.3, size=(2, 6, 4)).astype(np.float32)
 
-    keep = np.repeat(advantages.dynamic_sampling_filter(rewards), 3)[:, None]
-    scaled = advantages.group_relative(rewards).reshape(-1, 1)
-    token = losses.ppo_clip(logp, behavior, scaled, clip_low=0.2, clip_high=0.28)
-    composed = masking.reduce(token, mask * keep, mode="token")
+    keep = np.repeat(run(advantages.dynamic_sampling_filter, rewards), 3)[:, None]
+    scaled = run(advantages.group_relative, rewards).reshape(-1, 1)
+    token = run(losses.ppo_clip, logp, behavior, scaled, clip_low=0.2, clip_high=0.28)
+    composed = run(masking.reduce, token, mask * keep, mode="token")
 
     total, count = 0.0, 0
     for i in range(3):
@@ -287,13 +279,13 @@ def test_excluded_tokens():
     inf = np.inf
     logp = jnp.array([[-inf, -inf, -1.0]])
     behavior = jnp.array([[-1.0, -inf, -inf]])
+    reinforce = value_and_grad(lambda x, a: losses.reinforce(x, a).sum())
     for advantage in (1.0, -1.0, 0.0):
-        a = jnp.array([[advantage]])
-        value, gradient = value_and_grad(lambda x, a=a: losses.reinforce(x, a).sum())(logp)
+        value, gradient = reinforce(logp, jnp.array([[advantage]]))
         assert value == advantage and gradient[0, 0] == gradient[0, 1] == 0.0
-    loss = losses.ppo_clip(logp, behavior, jnp.array([[1.0]]))
+    loss = run(losses.ppo_clip, logp, behavior, jnp.array([[1.0]]))
     np.testing.assert_allclose(loss, [[0.0, -1.0, -1.2]], rtol=1e-6)
-    sequence = losses.gspo(logp, behavior, jnp.array([1.0]), jnp.ones((1, 3)))
+    sequence = run(losses.gspo, logp, behavior, jnp.array([1.0]), jnp.ones((1, 3)))
     assert sequence[0] == 0.0, "one excluded token makes the sequence impossible"
 
 

@@ -1,0 +1,46 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import run
+
+from polgrad import advantages
+
+
+def test_overlong_penalty_hand_numbers():
+    lengths = jnp.array([80, 81, 90, 100, 101, 500])
+    penalty = run(advantages.overlong_penalty, lengths, max_length=100, buffer=20)
+    np.testing.assert_allclose(penalty, [0.0, -0.05, -0.5, -1.0, -1.0, -1.0], rtol=1e-6)
+
+
+def test_dynamic_sampling_keeps_the_groups_that_vary():
+    nan, inf = np.nan, np.inf
+    metric = jnp.array(
+        [[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, nan, nan], [1, nan, 1], [nan, 0, 1], [1, inf, 1]]
+    )
+    expected = [True, False, False, False, False, True, False]
+    np.testing.assert_array_equal(run(advantages.dynamic_sampling_filter, metric), expected)
+
+
+def test_dynamic_sampling_reads_valid_samples_only():
+    metric = jnp.array([[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    valid = jnp.array([[1, 0, 1], [1, 1, 0], [0, 0, 0]])
+    keep = run(lambda m, v: advantages.dynamic_sampling_filter(m, valid=v), metric, valid)
+    np.testing.assert_array_equal(keep, [False, True, False])
+
+
+def test_the_groups_that_go_are_those_without_advantage():
+    metric = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.1, 0.1], [100.1, 100.1, 100.1]])
+    keep = run(advantages.dynamic_sampling_filter, metric)
+    some = jnp.any(run(advantages.group_relative, metric) != 0, axis=-1)
+    np.testing.assert_array_equal(keep, some)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="buffer is 0"):
+        advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=0)
+    with pytest.raises(ValueError, match="buffer is 11.*max_length = 10"):
+        advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=11)
+    with pytest.raises(ValueError, match=r"valid has shape \[3\]"):
+        advantages.dynamic_sampling_filter(jnp.ones(2), valid=jnp.ones(3))
+    with pytest.raises(ValueError, match=r"metric has shape \[\]"):
+        advantages.dynamic_sampling_filter(1.0)

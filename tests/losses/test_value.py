@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad, run
+
+from polgrad import losses
+
+# Columns: inside the range; moved away from the target; moved towards it; overshot the target.
+VALUES = jnp.array([0.1, 1.0, 1.0, 1.0])
+OLD = jnp.zeros(4)
+TARGETS = jnp.array([1.0, -1.0, 3.0, 0.1])
+
+
+def test_plain_value_and_gradient():
+    np.testing.assert_allclose(run(losses.value_loss, VALUES, TARGETS), [0.405, 2.0, 2.0, 0.405])
+    total = lambda v, t: losses.value_loss(v, t).sum()  # noqa: E731
+    by_value, by_target = grad(total, argnums=(0, 1))(VALUES, TARGETS)
+    np.testing.assert_allclose(by_value, VALUES - TARGETS)
+    np.testing.assert_array_equal(by_target, 0.0)
+
+
+def test_clip_takes_the_larger_error():
+    loss = run(
+        lambda v, t, o: losses.value_loss(v, t, old_values=o, clip=0.2), VALUES, TARGETS, OLD
+    )
+    # Held at 0.2: errors 0.9 (unmoved), 1.2, 2.8, 0.1 against 0.9, 2.0, 2.0, 0.9.
+    np.testing.assert_allclose(loss, [0.405, 2.0, 3.92, 0.405], rtol=1e-6)
+
+
+def test_clip_cuts_the_gradient_only_where_the_held_error_wins():
+    """Inside the range both errors are equal; `maximum` would give half of the gradient."""
+    total = lambda v: losses.value_loss(v, TARGETS, old_values=OLD, clip=0.2).sum()  # noqa: E731
+    np.testing.assert_allclose(grad(total)(VALUES), [-0.9, 2.0, 0.0, 0.9], rtol=1e-6)
+
+
+def test_td_loss_is_a_semi_gradient_and_ignores_what_follows_the_end():
+    values, rewards = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5])
+    discounts, following = jnp.array([0.9, 0.0]), jnp.array([2.0, jnp.nan])
+    np.testing.assert_allclose(
+        run(losses.td_loss, values, rewards, discounts, following), [0.845, 1.125], rtol=1e-6
+    )
+    total = lambda v, n: losses.td_loss(v, rewards, discounts, n).sum()  # noqa: E731
+    by_value, by_next = grad(total, argnums=(0, 1))(values, following)
+    np.testing.assert_allclose(by_value, [-1.3, 1.5], rtol=1e-6)
+    np.testing.assert_array_equal(by_next, 0.0)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"targets has shape \[2\]"):
+        losses.value_loss(VALUES, jnp.zeros(2))
+    with pytest.raises(ValueError, match="old_values is None"):
+        losses.value_loss(VALUES, TARGETS, clip=0.2)
+    with pytest.raises(ValueError, match="clip is None"):
+        losses.value_loss(VALUES, TARGETS, old_values=OLD)
+    with pytest.raises(ValueError, match="clip is 0.0"):
+        losses.value_loss(VALUES, TARGETS, old_values=OLD, clip=0.0)
+    with pytest.raises(ValueError, match=r"next_values has shape \[5\]"):
+        losses.td_loss(VALUES, VALUES, VALUES, jnp.zeros(5))
