@@ -131,6 +131,7 @@ class _Worker:
         # The group still exists after its leader has died if the reward started children.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()

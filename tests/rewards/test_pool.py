@@ -29,6 +29,9 @@ def reward(prompt, completion, example):
         9 ** 9 ** 9  # one instruction that holds the interpreter lock for ever
     if word == "sleep":
         time.sleep(float(rest))
+    if word == "announce":
+        print(os.getpid(), flush=True)
+        time.sleep(60)
     if word == "exit":
         os._exit(3)
     if word == "crash":
@@ -235,6 +238,9 @@ def test_what_was_cut_before_is_cut_again(pool):
     start = time.monotonic()
     assert pool.score(items, replayed=cut) == first
     assert time.monotonic() - start < TIMEOUT  # the replayed samples did not run
+    assert score(pool, "a")[0] == Score(1.0)
+    replayed = pool.score([("", "a", {}), ("", "sleep 0.1", {})], replayed={0: Score(9.0)})
+    assert replayed[0] == Score(9.0)
     with pytest.raises(ValueError, match="replayed holds position 4"):
         pool.score(items, replayed={4: Score(0.0)})
 
@@ -278,8 +284,7 @@ PARENT = """
 import os, sys
 from polgrad.rewards import RewardPool, RewardSpec
 pool = RewardPool([RewardSpec(sys.argv[1])], timeout=60)
-print(pool.score([("", "pid", {})])[0].reason, flush=True)
-pool.score([("", "sleep 60", {})])
+pool.score([("", "announce", {})])
 """
 
 
@@ -287,11 +292,11 @@ pool.score([("", "sleep 60", {})])
 def test_a_worker_in_a_sample_dies_with_its_trainer(target):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", PARENT, target]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    worker = int(parent.stdout.readline())
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    worker = int(parent.stderr.readline())  # printed in the sample, so it has begun
     parent.kill()
     parent.wait()
-    parent.stdout.close()
+    parent.stderr.close()
     assert _gone(worker)
 
 
