@@ -1,0 +1,238 @@
+"""Directories in the Hugging Face layout: round trips, shards, refusals."""
+
+import json
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+from tokenizers import decoders, models, pre_tokenizers
+
+from polgrad import policies
+
+SHAPE = {"vocab_size": 11, "width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 12}
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+def random_params(network, seed=0):
+    random = np.random.default_rng(seed)
+
+    def fill(node):
+        if isinstance(node, dict):
+            return {name: fill(child) for name, child in node.items()}
+        return random.standard_normal(node.shape).astype(np.float32)
+
+    return fill(network.shapes())
+
+
+def text():
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *"abcdefgh"])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return policies.TextAssets(
+        tokenizer_json=tokenizer.to_str(),
+        chat_template=TEMPLATE,
+        bos_id=1,
+        eos_id=0,
+        pad_id=0,
+        stop_ids=(0, 2),
+        bos_token="<|im_start|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,
+    )
+
+
+def policy(*, with_text=False, **changes):
+    network = policies.TransformerNetwork(policies.TransformerConfig(**{**SHAPE, **changes}))
+    return policies.Policy(network, random_params(network), text() if with_text else None)
+
+
+def assert_same(one, two):
+    assert one.network == two.network
+    assert one.text == two.text
+    assert _names(one.params) == _names(two.params)
+    for name in _names(one.params):
+        ours, theirs = _at(one.params, name), _at(two.params, name)
+        assert theirs.dtype == np.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _names(tree, prefix=()):
+    if not isinstance(tree, dict):
+        return [prefix]
+    return [name for key in sorted(tree) for name in _names(tree[key], (*prefix, key))]
+
+
+def _at(tree, name):
+    for key in name:
+        tree = tree[key]
+    return tree
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tied": False, "with_text": True},
+        {"qkv_bias": True, "norm_epsilon": 1e-5},
+        {"qk_norm": True, "head_dim": 6, "rope_theta": 5e5},
+        {"rope_scaling": policies.RopeScaling("llama3", 8.0, 1.0, 4.0, 4096)},
+        {"rope_scaling": policies.RopeScaling("linear", 2.0)},
+    ],
+)
+def test_export_and_load_are_inverse(changes, tmp_path):
+    before = policy(**changes)
+    policies.export(tmp_path / "model", before)
+    assert_same(before, policies.load(tmp_path / "model"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_scalar_heads_are_kept_apart_and_come_back_when_asked_for(tmp_path):
+    before = policy(value_head=True, reward_head=True)
+    policies.export(tmp_path / "model", before)
+    assert not [n for n in load_file(tmp_path / "model" / "model.safetensors") if "_head." in n]
+    assert_same(before, policies.load(tmp_path / "model", value_head=True, reward_head=True))
+    plain = policies.load(tmp_path / "model")
+    assert "value_head" not in plain.params
+    policies.export(tmp_path / "plain", plain)
+    fresh = policies.load(tmp_path / "plain", value_head=True)
+    assert np.all(fresh.params["value_head"]["kernel"] == 0)
+
+
+def test_shards_and_half_precision_are_read(tmp_path):
+    before = policy()
+    policies.export(tmp_path, before)
+    tensors = load_file(tmp_path / "model.safetensors")
+    os.remove(tmp_path / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, held in shards.items():
+        half = {name: tensors[name].astype(ml_dtypes.bfloat16) for name in held}
+        save_file(half, tmp_path / file)
+    where = {name: file for file, held in shards.items() for name in held}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    after = policies.load(tmp_path)
+    rounded = before.params["embed"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(after.params["embed"], rounded)
+    os.remove(tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="b.safetensors"):
+        policies.load(tmp_path)
+
+
+def test_an_export_replaces_a_model_and_nothing_else(tmp_path):
+    policies.export(tmp_path / "model", policy())
+    (tmp_path / "model" / "stale.safetensors").write_bytes(b"")
+    changed = policy(tied=False)
+    policies.export(tmp_path / "model", changed)
+    assert_same(changed, policies.load(tmp_path / "model"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ValueError, match="refusing to replace"):
+        policies.export(tmp_path / "mine", changed)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_a_failed_export_leaves_the_old_one(tmp_path):
+    before = policy()
+    policies.export(tmp_path / "model", before)
+    broken = before._replace(text=text()._replace(tokenizer_json=None))
+    with pytest.raises(TypeError):
+        policies.export(tmp_path / "model", broken)
+    assert_same(before, policies.load(tmp_path / "model"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_shapes_of_a_family_are_exported(tmp_path):
+    with pytest.raises(ValueError, match="qkv_bias and qk_norm"):
+        policies.export(tmp_path / "model", policy(qkv_bias=True, qk_norm=True))
+    linear = policies.Policy(policies.LinearNetwork(3, 2), {}, None)
+    with pytest.raises(ValueError, match="LinearNetwork"):
+        policies.export(tmp_path / "model", linear)
+    assert not list(tmp_path.iterdir())
+
+
+def test_special_tokens_are_found_where_others_write_them(tmp_path):
+    policies.export(tmp_path, policy(with_text=True))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "eos_token": {"content": "<|endoftext|>"},
+                "bos_token": None,
+                "chat_template": [{"name": "default", "template": TEMPLATE}],
+            }
+        )
+    )
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 0]}))
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "bos_token_id": None}))
+    loaded = policies.load(tmp_path).text
+    assert loaded.chat_template == TEMPLATE
+    assert (loaded.bos_id, loaded.eos_id, loaded.pad_id) == (None, 0, 0)
+    # End of text, what generation lists, and the template's end of turn.
+    assert loaded.stop_ids == (0, 3, 2)
+    (tmp_path / "chat_template.jinja").write_text("other")
+    assert policies.load(tmp_path).text.chat_template == "other"
+
+
+def write_settings(path, **changes):
+    settings = json.loads((path / "config.json").read_text())
+    settings = {**settings, **changes}
+    kept = {name: value for name, value in settings.items() if value != "absent"}
+    (path / "config.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, "llama, qwen2, qwen3, got 'gpt2'"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"layer_types": ["sliding_attention"]}, "sliding_attention"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "'dynamic'"),
+        ({"hidden_size": "absent"}, "lacks hidden_size"),
+        ({"num_hidden_layers": 3}, "model.layers.2"),
+        ({"num_hidden_layers": 1}, "no place for: model.layers.1"),
+        ({"intermediate_size": 13}, "has shape"),
+    ],
+)
+def test_what_is_not_covered_is_named(changes, message, tmp_path):
+    policies.export(tmp_path, policy())
+    write_settings(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        policies.load(tmp_path)
+
+
+def test_older_rope_spelling_is_read(tmp_path):
+    before = policy(rope_scaling=policies.RopeScaling("linear", 2.0), rope_theta=5e4)
+    policies.export(tmp_path, before)
+    write_settings(tmp_path, rope_parameters="absent")
+    assert_same(before, policies.load(tmp_path))
+    write_settings(tmp_path, rope_scaling={"type": "linear", "factor": 2.0})
+    assert_same(before, policies.load(tmp_path))
+
+
+def test_files_that_are_missing_or_dangerous_are_named(tmp_path):
+    with pytest.raises(ValueError, match="config.json"):
+        policies.load(tmp_path)
+    model = tmp_path / "model"
+    policies.export(model, policy())
+    os.remove(model / "model.safetensors")
+    with pytest.raises(ValueError, match="no .safetensors"):
+        policies.load(model)
+    (model / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(ValueError, match="unpickling runs code"):
+        policies.load(model)
+    (model / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        policies.load(model)
