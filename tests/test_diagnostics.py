@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad, run
+
+from polgrad import diagnostics, divergences, losses
+
+MASK = jnp.array([[1, 1, 1], [1, 0, 0]])
+EMPTY = jnp.zeros((2, 3))
+RATIOS = jnp.array([[0.5, 1.0, 2.0], [1.5, 9.0, 0.1]])
+LOGP, BEHAVIOR = jnp.log(RATIOS), jnp.zeros((2, 3))
+ADVANTAGES = jnp.array([[1.0], [-1.0]])
+
+
+def test_ratio_statistics():
+    np.testing.assert_allclose(
+        run(diagnostics.ratio, LOGP, BEHAVIOR, MASK), [1.25, 0.5, 2.0], rtol=1e-6
+    )
+    np.testing.assert_array_equal(run(diagnostics.ratio, LOGP, BEHAVIOR, EMPTY), [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clip_fraction_counts_the_tokens_without_gradient(seed):
+    rng = np.random.default_rng(seed)
+    logp, advantages = rng.normal(0, 0.4, (2, 2, 3)).astype(np.float32)
+    clip = {"clip_low": 0.2, "clip_high": 0.3}
+    slope = grad(lambda x, a: losses.ppo_clip(x, BEHAVIOR, a, **clip).sum())(logp, advantages)
+    fraction = run(diagnostics.clip_fraction, logp, BEHAVIOR, advantages, MASK, **clip)
+    assert fraction == pytest.approx(np.mean(np.asarray(slope)[np.asarray(MASK) > 0] == 0))
+    assert run(diagnostics.clip_fraction, logp, BEHAVIOR, advantages, EMPTY, **clip) == 0.0
+
+
+def test_kl_is_the_mean_estimate():
+    for kind in ("k1", "k2", "k3"):
+        tokens = divergences.kl_estimate(LOGP, BEHAVIOR, kind=kind)
+        expected = np.asarray(tokens)[np.asarray(MASK) > 0].mean()
+        assert run(diagnostics.kl, LOGP, BEHAVIOR, MASK, kind=kind) == pytest.approx(expected)
+
+
+def test_mean_entropy_averages_sequences_of_any_length_alike():
+    entropy = jnp.array([[1.0, 2.0, 3.0], [6.0, jnp.nan, jnp.nan]])
+    assert run(diagnostics.mean_entropy, entropy, MASK) == 4.0
+    assert run(diagnostics.mean_entropy, entropy, EMPTY) == 0.0
+
+
+def test_effective_sample_size():
+    inf = jnp.inf
+    size = lambda logs: run(diagnostics.effective_sample_size, jnp.array(logs), jnp.ones(4))  # noqa: E731
+    assert size([3.0, 3.0, 3.0, 3.0]) == pytest.approx(4.0)
+    assert size([0.0, -inf, -inf, -inf]) == 1.0
+    assert size([-inf, -inf, -inf, -inf]) == 0.0
+    w = np.array([1.0, 2.0, 3.0, 4.0])
+    expected = w.sum() ** 2 / np.square(w).sum()
+    assert size(np.log(w)) == pytest.approx(expected)
+    assert size(np.log(w) + 500.0) == pytest.approx(expected), "a common factor cancels"
+    mask = jnp.array([1, 1, 0, 0])
+    assert run(diagnostics.effective_sample_size, jnp.log(w), mask) == pytest.approx(9 / 5)
+
+
+def test_explained_variance():
+    targets = jnp.array([[1.0, 2.0, 4.0], [5.0, jnp.nan, jnp.nan]])
+    explained = lambda v: run(diagnostics.explained_variance, v, targets, MASK)  # noqa: E731
+    assert explained(targets) == 1.0
+    assert explained(targets + 7.0) == pytest.approx(1.0, abs=1e-6)
+    assert explained(jnp.full((2, 3), 3.0)) == pytest.approx(0.0, abs=1e-6)
+    assert explained(-targets) == pytest.approx(-3.0, abs=1e-5)
+    assert run(diagnostics.explained_variance, targets, jnp.ones((2, 3)), MASK) == 0.0
+
+
+LOGITS = jnp.array([1.0, 0.5, -0.5, -1.0])
+ADVANTAGE = jnp.array([0.55320, -0.64680, -0.14680, -0.94680])
+
+
+@pytest.mark.parametrize(("natural", "expected"), [(False, -0.0774357), (True, -0.2552466)])
+def test_entropy_change_predicts_a_policy_gradient_step(natural, expected):
+    with jax.enable_x64(True):
+        z, a = (jnp.asarray(np.asarray(x, np.float64)) for x in (LOGITS, ADVANTAGE))
+        direction = a if natural else jax.nn.softmax(z) * a
+        change = run(diagnostics.entropy_change, z, direction)
+        assert change == pytest.approx(expected, abs=2e-6)
+        step = 1e-5
+        entropy = divergences.categorical_entropy
+        difference = (entropy(z + step * direction) - entropy(z)) / step
+        assert change == pytest.approx(float(difference), abs=1e-5)
+
+
+def test_entropy_of_a_uniform_policy_does_not_change_to_first_order():
+    change = run(diagnostics.entropy_change, jnp.zeros((2, 4)), jnp.stack([LOGITS, ADVANTAGE]))
+    np.testing.assert_allclose(change, 0.0, atol=1e-6)
+    excluded = run(
+        diagnostics.entropy_change, jnp.array([0.3, -jnp.inf, 0.0]), jnp.array([1.0, 9.0, 0.0])
+    )
+    without = run(diagnostics.entropy_change, jnp.array([0.3, 0.0]), jnp.array([1.0, 0.0]))
+    assert excluded == pytest.approx(without)
+
+
+def test_fit_entropy_law_recovers_its_coefficients():
+    entropy = np.array([1.5, 1.0, 0.5, 0.1])
+    law = diagnostics.fit_entropy_law(entropy, -0.3 * np.exp(entropy) + 0.9)
+    assert law.a == pytest.approx(0.3, abs=1e-8) and law.b == pytest.approx(0.9, abs=1e-8)
+    assert law.ceiling == pytest.approx(0.6, abs=1e-8) and law.rmse < 1e-12
+    noisy = diagnostics.fit_entropy_law([0.0, 0.0, np.log(2), np.log(2)], [1.0, 0.0, 2.0, 3.0])
+    assert (noisy.a, noisy.b, noisy.rmse) == pytest.approx((-2.0, -1.5, 0.5))
+
+
+def test_nothing_carries_a_gradient():
+    args = (BEHAVIOR, ADVANTAGES, MASK)
+    for function in (
+        lambda x: diagnostics.ratio(x, BEHAVIOR, MASK).largest,
+        lambda x: diagnostics.clip_fraction(x, *args),
+        lambda x: diagnostics.kl(x, BEHAVIOR, MASK),
+        lambda x: diagnostics.mean_entropy(x, MASK),
+        lambda x: diagnostics.effective_sample_size(x, MASK),
+        lambda x: diagnostics.explained_variance(x, 2 * x, MASK),
+        lambda x: diagnostics.entropy_change(x, x).sum(),
+    ):
+        np.testing.assert_array_equal(grad(function)(LOGP), 0.0)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"mask has shape \[3\]"):
+        diagnostics.ratio(LOGP, BEHAVIOR, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"advantages has shape \[2\]"):
+        diagnostics.clip_fraction(LOGP, BEHAVIOR, jnp.ones(2), MASK)
+    with pytest.raises(ValueError, match="kind .*k4"):
+        diagnostics.kl(LOGP, BEHAVIOR, MASK, kind="k4")
+    with pytest.raises(ValueError, match="at least three points"):
+        diagnostics.fit_entropy_law([1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="3 points with 1 values"):
+        diagnostics.fit_entropy_law([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"performance has shape \[2\], entropy \[3\]"):
+        diagnostics.fit_entropy_law([1.0, 2.0, 3.0], [1.0, 2.0])

@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad, run
+
+from polgrad import selection
+
+RNG = np.random.default_rng(0)
+MASK = (np.arange(8) < np.array([8, 5, 7, 0])[:, None]).astype(np.float32)
+LOGP = RNG.normal(-2, 1, size=(4, 8)).astype(np.float32)
+ADVANTAGES = RNG.normal(size=(4, 8)).astype(np.float32)
+NOISE = RNG.random((4, 8)).astype(np.float32)
+COUNT = int(MASK.sum())  # 20
+
+
+def covariance():
+    """The definition in numpy; minus infinity where masked."""
+    on = MASK > 0
+    c = (LOGP - LOGP[on].mean()) * (ADVANTAGES - ADVANTAGES[on].mean())
+    return np.where(on, c, -np.inf)
+
+
+def with_nan(x):
+    return np.where(MASK > 0, x, np.nan).astype(np.float32)
+
+
+def test_token_covariance_equals_the_definition_and_averages_to_the_covariance():
+    c = run(selection.token_covariance, with_nan(LOGP), with_nan(ADVANTAGES), MASK)
+    np.testing.assert_allclose(c, covariance(), rtol=1e-4, atol=1e-6)
+    on = MASK > 0
+    expected = np.cov(LOGP[on], ADVANTAGES[on], ddof=0)[0, 1]
+    assert np.asarray(c)[on].mean() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count"), [(1e-4, 1), (0.1, 2), (0.15, 3), (0.19, 3), (1.0, COUNT)]
+)
+def test_covariance_top_takes_the_largest(fraction, count):
+    chosen = run(selection.covariance_top, LOGP, ADVANTAGES, MASK, fraction=fraction)
+    order = np.argsort(-covariance(), axis=None)[:count]
+    np.testing.assert_array_equal(np.flatnonzero(chosen), np.sort(order))
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(1e-4, 1), (0.15, 3), (1.0, None)])
+def test_covariance_band_takes_the_candidates_of_smallest_noise(fraction, count):
+    settings = {"fraction": fraction, "low": 0.1, "high": 2.0}
+    chosen = run(selection.covariance_band, LOGP, ADVANTAGES, MASK, NOISE, **settings)
+    candidates = np.flatnonzero((covariance() > 0.1) & (covariance() < 2.0))
+    assert 3 < candidates.size < COUNT
+    order = candidates[np.argsort(NOISE.reshape(-1)[candidates])][:count]
+    np.testing.assert_array_equal(np.flatnonzero(chosen), np.sort(order))
+
+
+def test_band_leaves_out_what_is_excluded_and_keeps_its_share():
+    def choose(exclude):
+        return selection.covariance_band(
+            LOGP, ADVANTAGES, MASK, NOISE, fraction=0.15, low=0.1, high=2.0, exclude=exclude
+        )
+
+    first = np.asarray(run(choose, np.zeros((4, 8), bool)))
+    second = np.asarray(run(choose, first))
+    assert first.sum() == second.sum() == 3 and not np.any(first & second)
+
+
+def test_the_choice_is_uniform_over_the_candidates():
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def count(keys):
+        draw = lambda k: selection.covariance_band(  # noqa: E731
+            LOGP, ADVANTAGES, MASK, jax.random.uniform(k, (4, 8)), fraction=0.1, low=0.1, high=2.0
+        )
+        return jnp.sum(jax.vmap(draw)(keys), axis=0)
+
+    counts = np.asarray(run(count, keys))
+    candidates = (covariance() > 0.1) & (covariance() < 2.0)
+    assert np.all(counts[~candidates] == 0)
+    expected = 4000 * 2 / candidates.sum()
+    assert np.abs(counts[candidates] - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_permuted_rows_permute_the_choice():
+    rows = np.array([2, 0, 3, 1])
+    args = (LOGP, ADVANTAGES, MASK, NOISE)
+    for function, given in (
+        (lambda *x: selection.covariance_top(*x, fraction=0.2), args[:3]),
+        (lambda *x: selection.covariance_band(*x, fraction=0.2, low=0.0, high=2.0), args),
+    ):
+        whole, moved = run(function, *given), run(function, *(x[rows] for x in given))
+        np.testing.assert_array_equal(np.asarray(whole)[rows], moved)
+
+
+def test_nothing_to_choose():
+    """Equal advantages have covariance 0; an empty mask has no token at all."""
+    equal = np.ones((4, 1), np.float32)
+    band = {"fraction": 0.5, "low": -1.0, "high": 5.0}
+    assert not np.any(run(selection.covariance_top, LOGP, equal, MASK, fraction=0.5))
+    assert not np.any(run(selection.covariance_band, LOGP, equal, MASK, NOISE, fraction=0.5))
+    empty = np.zeros_like(MASK)
+    assert not np.any(run(selection.covariance_top, LOGP, ADVANTAGES, empty, fraction=0.5))
+    assert not np.any(run(selection.covariance_band, LOGP, ADVANTAGES, empty, NOISE, **band))
+
+
+def test_excluded_tokens_enter_neither_means_nor_choice():
+    impossible = np.zeros((4, 8), bool)
+    impossible[0, 3] = True
+    logp = np.where(impossible, -np.inf, LOGP).astype(np.float32)
+    shorter = np.where(impossible, 0.0, MASK).astype(np.float32)
+    np.testing.assert_array_equal(
+        run(selection.token_covariance, logp, ADVANTAGES, MASK),
+        run(selection.token_covariance, LOGP, ADVANTAGES, shorter),
+    )
+
+
+def test_no_gradient():
+    total = lambda x, a: jnp.sum(  # noqa: E731
+        jnp.where(MASK > 0, selection.token_covariance(x, a, MASK), 0.0)
+    )
+    for gradient in grad(total, argnums=(0, 1))(LOGP, ADVANTAGES):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="fraction is 2.0, expected a share .* percentage"):
+        selection.covariance_top(LOGP, ADVANTAGES, MASK, fraction=2.0)
+    with pytest.raises(ValueError, match="low is 5.0"):
+        selection.covariance_band(LOGP, ADVANTAGES, MASK, NOISE, low=5.0, high=5.0)
+    with pytest.raises(ValueError, match=r"noise has shape \[8\]"):
+        selection.covariance_band(LOGP, ADVANTAGES, MASK, NOISE[0])
+    with pytest.raises(ValueError, match=r"exclude has shape \[8\]"):
+        selection.covariance_band(LOGP, ADVANTAGES, MASK, NOISE, exclude=MASK[0])
+    with pytest.raises(ValueError, match=r"advantages has shape \[8\]"):
+        selection.covariance_top(LOGP, ADVANTAGES[0], MASK)

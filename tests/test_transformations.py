@@ -1,0 +1,202 @@
+"""Every array primitive under jit, vmap and bfloat16, and with the worst inputs.
+
+One table: a name, a function of the arrays it differentiates and those it does not.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad import advantages, diagnostics, losses, masking, selection
+
+INF = np.inf
+RNG = np.random.default_rng(7)
+
+
+def arrays(*shapes):
+    # Multiples of 1/8 are exact in bfloat16, so both precisions see the same numbers.
+    return [np.round(RNG.normal(-1, 1, shape) * 8) / 8 for shape in shapes]
+
+
+LOGP, BEHAVIOR, REFERENCE = arrays((3, 4), (3, 4), (3, 4))
+TOKEN_ADVANTAGES, REWARDS, NOISE = arrays((3, 4), (3, 4), (3, 4))
+(VALUES,) = arrays((3, 5))
+SIGNS = np.array([1.5, -0.5, 0.0])
+MASK = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]], float)
+CHOSEN = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]], float)
+DISCOUNTS = np.full((3, 4), 0.875)
+
+TOKEN = (LOGP, BEHAVIOR, TOKEN_ADVANTAGES)
+RETURNS = (REWARDS, VALUES, DISCOUNTS)
+
+
+def cut(function, **settings):
+    """With a truncation in the middle."""
+    return lambda *x: function(*x[:-1], truncated=MASK, final_values=x[-1], **settings)
+
+
+# name: (function, arguments)
+TABLE = {
+    "reinforce": (losses.reinforce, (LOGP, TOKEN_ADVANTAGES)),
+    "ppo_clip": (lambda *x: losses.ppo_clip(*x, dual_clip=3.0), TOKEN),
+    "gspo": (losses.gspo, (LOGP, BEHAVIOR, SIGNS, MASK)),
+    "gspo_token": (losses.gspo_token, (*TOKEN, MASK)),
+    "cispo": (losses.cispo, TOKEN),
+    "sapo": (losses.sapo, TOKEN),
+    "clip_cov": (losses.clip_cov, (*TOKEN, CHOSEN)),
+    "kl_cov": (losses.kl_cov, (*TOKEN, CHOSEN)),
+    "kl_penalty": (losses.kl_penalty, (LOGP, REFERENCE)),
+    "kl_penalty_k3": (lambda *x: losses.kl_penalty(*x, gradient="k3"), (LOGP, REFERENCE)),
+    "value_loss": (
+        lambda v, t, o: losses.value_loss(v, t, old_values=o, clip=0.25),
+        (LOGP, BEHAVIOR, REFERENCE),
+    ),
+    "td_loss": (losses.td_loss, (VALUES[:, :4], REWARDS, DISCOUNTS, VALUES[:, 1:])),
+    "importance_weights": (losses.truncated_importance_weights, (LOGP, BEHAVIOR, MASK)),
+    "sequence_weights": (
+        lambda *x: losses.truncated_importance_weights(*x, level="sequence", mode="mask"),
+        (LOGP, BEHAVIOR, MASK),
+    ),
+    "sequence_mask": (losses.off_policy_sequence_mask, (LOGP, BEHAVIOR, SIGNS, MASK)),
+    "discounted_returns": (cut(advantages.discounted_returns), (REWARDS, DISCOUNTS, REFERENCE)),
+    "lambda_returns": (cut(advantages.lambda_returns), (*RETURNS, REFERENCE)),
+    "gae": (cut(advantages.gae), (*RETURNS, REFERENCE)),
+    "vtrace": (cut(advantages.vtrace), (*RETURNS, LOGP, REFERENCE)),
+    "group": (advantages.group_relative, (REWARDS,)),
+    "batch": (lambda r: advantages.group_relative(r, scale="batch"), (REWARDS,)),
+    "leave_one_out": (lambda r, v: advantages.leave_one_out(r, valid=v), (REWARDS, MASK)),
+    "remax": (advantages.remax, (REWARDS, SIGNS)),
+    "whiten": (advantages.whiten, (REWARDS, MASK)),
+    "reinforce_plus_plus": (advantages.reinforce_plus_plus, (REWARDS, MASK)),
+    "reinforce_plus_plus_group": (
+        lambda r, m: advantages.reinforce_plus_plus(r, m, group_size=3),
+        (REWARDS, MASK),
+    ),
+    "overlong": (lambda n: advantages.overlong_penalty(n, max_length=2, buffer=1), (REWARDS,)),
+    "dynamic_sampling": (advantages.dynamic_sampling_filter, (REWARDS,)),
+    "weights": (lambda m: masking.weights(m, mode="sequence"), (MASK,)),
+    "reduce": (lambda x, m: masking.reduce(x, m, mode="token"), (LOGP, MASK)),
+    "sequence_sum": (masking.sequence_sum, (LOGP, MASK)),
+    "covariance_top": (
+        lambda *x: selection.covariance_top(*x, fraction=0.25),
+        (LOGP, TOKEN_ADVANTAGES, MASK),
+    ),
+    "covariance_band": (
+        lambda *x: selection.covariance_band(*x, fraction=0.25, low=-1.0),
+        (LOGP, TOKEN_ADVANTAGES, MASK, NOISE),
+    ),
+    "diagnostics": (
+        lambda x, b, a, m: (
+            diagnostics.ratio(x, b, m),
+            diagnostics.clip_fraction(x, b, a, m),
+            diagnostics.kl(x, b, m),
+            diagnostics.mean_entropy(x, m),
+            diagnostics.effective_sample_size(x, m),
+            diagnostics.explained_variance(x, b, m),
+            diagnostics.entropy_change(x, b),
+        ),
+        (LOGP, BEHAVIOR, TOKEN_ADVANTAGES, MASK),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_vmap_equals_the_loop_and_bfloat16_accumulates_in_float32(name):
+    function, args = TABLE[name]
+    args = [np.asarray(x, np.float32) for x in args]
+    mirrored = [np.ascontiguousarray(x[::-1]) for x in args]
+    program = jax.jit(function)
+    alone = [program(*args), program(*mirrored)]
+    batched = jax.jit(jax.vmap(function))(*(np.stack(x) for x in zip(args, mirrored)))
+    low = jax.jit(lambda *x: function(*x))(*(jnp.asarray(x, jnp.bfloat16) for x in args))
+
+    leaves = jax.tree.leaves
+    for i in range(2):
+        for x, y in zip(leaves(batched), leaves(alone[i]), strict=True):
+            np.testing.assert_allclose(x[i], y, rtol=1e-5, atol=1e-6)
+    for x, y in zip(leaves(low), leaves(alone[0]), strict=True):
+        assert x.dtype == y.dtype in (jnp.float32, jnp.bool)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+# Rows: everything excluded in some way | ordinary, with holes | all masked.
+EDGE_LOGP = np.array([[-INF, -INF, -1.0, -900.0], [-1.0, -1.0, 0.0, -1.0], [-INF, 0.0, 0.0, -1.0]])
+EDGE_BEHAVIOR = np.array(
+    [[-1.0, -INF, -INF, 0.0], [-1.0, 0.0, -90.0, -1.0], [0.0, -INF, 0.0, -INF]]
+)
+EDGE_ADVANTAGES = np.array([[1.0, 0.0, -1.0, 2.0], [0.0, 0.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+EDGE_REWARDS = np.array([[0.1, 0.1, 0.1, 0.1], [np.nan, 1.0, np.nan, INF], [np.nan] * 4])
+EDGES = (EDGE_LOGP, EDGE_BEHAVIOR, EDGE_ADVANTAGES)
+EDGE_TABLE = {
+    "reinforce": (EDGE_LOGP, EDGE_ADVANTAGES),
+    "ppo_clip": EDGES,
+    "gspo": (EDGE_LOGP, EDGE_BEHAVIOR, SIGNS, MASK),
+    "gspo_token": (*EDGES, MASK),
+    "cispo": EDGES,
+    "sapo": EDGES,
+    "clip_cov": (*EDGES, CHOSEN),
+    "kl_cov": (*EDGES, CHOSEN),
+    "kl_penalty": EDGES[:2],
+    "kl_penalty_k3": EDGES[:2],
+    "importance_weights": (*EDGES[:2], MASK),
+    "sequence_weights": (*EDGES[:2], MASK),
+    "group": (EDGE_REWARDS,),
+    "batch": (EDGE_REWARDS,),
+    "leave_one_out": (EDGE_REWARDS, MASK),
+    "remax": (EDGE_REWARDS, np.array([np.nan, 0.0, 1.0])),
+    "whiten": (np.where(MASK > 0, 0.1, np.nan), MASK),
+    "reinforce_plus_plus": (np.where(MASK > 0, 0.1, np.nan), MASK),
+    "reinforce_plus_plus_group": (np.where(MASK > 0, 0.1, np.nan), MASK),
+    "vtrace": (*RETURNS, np.where(EDGE_LOGP < -1, EDGE_LOGP, INF), REFERENCE),
+}
+
+
+@pytest.mark.parametrize("name", EDGE_TABLE)
+@pytest.mark.parametrize("empty", [False, True], ids=["edges", "nothing_valid"])
+def test_values_and_gradients_are_finite_at_the_edges(name, empty):
+    function, _ = TABLE[name]
+    args = [jnp.asarray(x, jnp.float32) for x in EDGE_TABLE[name]]
+    if empty:
+        args = [jnp.zeros_like(x) if y is MASK else x for x, y in zip(args, EDGE_TABLE[name])]
+
+    def total(*x):
+        result = function(*x)
+        return sum(
+            jnp.sum(leaf * (1.0 + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape)))
+            for leaf in jax.tree.leaves(result)
+        ), result
+
+    gradients, values = PROGRAMS.setdefault(
+        name, jax.jit(jax.grad(total, argnums=tuple(range(len(args))), has_aux=True))
+    )(*args)
+    for leaf in jax.tree.leaves((values, gradients)):
+        assert np.all(np.isfinite(leaf)), leaf
+
+
+PROGRAMS = {}  # the two cases of an edge test share one compilation
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reinforce",
+        "ppo_clip",
+        "gspo",
+        "gspo_token",
+        "cispo",
+        "sapo",
+        "clip_cov",
+        "kl_cov",
+        "kl_penalty",
+    ],
+)
+def test_losses_differentiate_the_current_policy_alone(name):
+    function, args = TABLE[name]
+    args = [jnp.asarray(x, jnp.float32) for x in args]
+    gradients = jax.jit(
+        jax.grad(lambda *x: jnp.sum(function(*x)), argnums=tuple(range(len(args))))
+    )(*args)
+    assert np.any(gradients[0] != 0)
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient, 0.0)
