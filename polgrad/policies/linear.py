@@ -45,7 +45,7 @@ class LinearNetwork:
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Unit-variance logits; heads start at zero."""
-        return {n: initialize(key, n, shape, s) for n, (shape, s, _) in self._leaves().items()}
+        return initialize(key, {n: (shape, s) for n, (shape, s, _) in self._leaves().items()})
 
     def logical_axes(self) -> Params:
         """Logical axis names of every leaf of `init`."""

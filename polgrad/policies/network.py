@@ -6,6 +6,7 @@ of `jit`); its parameters are a plain nested dict of arrays that travels separat
 
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,6 +19,10 @@ Cache = Any
 
 # Mesh axes over which a batch of sequences is split; the trainer's mesh uses the same two names.
 BATCH_AXES = ("data", "fsdp")
+
+# Random parameters are drawn in chunks of this many numbers; leaves above this many chunks alone.
+_CHUNK = 1024
+_LARGE = 1024
 
 
 @runtime_checkable
@@ -107,15 +112,49 @@ def shard_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def initialize(key: PRNGKeyArray, path: str, shape: tuple[int, ...], scale: float | str):
-    """One parameter leaf: normal with standard deviation `scale`, or `"zeros"` / `"ones"`.
+def initialize(
+    key: PRNGKeyArray, leaves: Mapping[str, tuple[tuple[int, ...], float | str]]
+) -> dict[str, Array]:
+    """Random parameters, each leaf addressed by its own name.
 
-    The key is folded with a checksum of `path`, so that a leaf does not change when another leaf
-    (a value head, say) is added to the network.
+    A leaf depends on the key, its name and its shape alone, so that it does not change when
+    another leaf (a value head, say) is added to the network.
+
+    Args:
+        key: root of the randomness.
+        leaves: path of each leaf to its shape and scale: a standard deviation, or `"zeros"` or
+            `"ones"`.
+
+    Returns:
+        Path to float32 array.
     """
-    if scale == "zeros":
-        return jnp.zeros(shape, jnp.float32)
-    if scale == "ones":
-        return jnp.ones(shape, jnp.float32)
-    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-    return scale * jax.random.normal(key, shape, jnp.float32)
+    constants = {"zeros": jnp.zeros, "ones": jnp.ones}
+    arrays, small = {}, {}
+    for path, (shape, scale) in leaves.items():
+        if isinstance(scale, str):
+            arrays[path] = constants[scale](shape, jnp.float32)
+            continue
+        leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        chunks = -(-math.prod(shape) // _CHUNK)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(leaf_key, jnp.arange(chunks))
+        if chunks > _LARGE:
+            arrays[path] = _shaped(_draw(keys), shape, scale)
+        else:
+            small[path] = keys
+    if small:
+        # Compiling a generator takes half a second: the small leaves share one. Large leaves
+        # keep their own, which a partitioner can spread over devices.
+        drawn = _draw(jnp.concatenate(list(small.values())))
+        start = 0
+        for path, keys in small.items():
+            arrays[path] = _shaped(drawn[start : start + keys.shape[0]], *leaves[path])
+            start += keys.shape[0]
+    return {path: arrays[path] for path in leaves}
+
+
+def _draw(keys: PRNGKeyArray) -> Float[Array, "N C"]:
+    return jax.vmap(lambda key: jax.random.normal(key, (_CHUNK,), jnp.float32))(keys)
+
+
+def _shaped(chunks: Float[Array, "N C"], shape: tuple[int, ...], scale: float) -> Array:
+    return scale * chunks.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -165,9 +165,12 @@ class TransformerNetwork:
         Returns:
             Nested dict of float32 arrays; those under `"layers"` are `[layers, ...]`.
         """
-        return _tree(
-            self.config, lambda path, v: initialize(key, path, v.shape, v.get_metadata("scale"))
-        )
+        leaves = {
+            "/".join(path): (variable.shape, variable.get_metadata("scale"))
+            for path, variable in _abstract(self.config)[1]
+        }
+        arrays = initialize(key, leaves)
+        return _tree(self.config, lambda path, _: arrays[path])
 
     def logical_axes(self) -> Params:
         """The tree of `init` with logical axis names: None, layers, embed, heads, mlp, ..."""

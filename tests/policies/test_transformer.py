@@ -83,7 +83,8 @@ def test_it_is_a_network_with_plain_parameters():
 def test_initialisation_is_addressed_by_name():
     fresh = initial()
     kernel = fresh["layers"]["attention"]["key"]["kernel"]
-    alone = initialize(jax.random.key(0), "layers/attention/key/kernel", kernel.shape, 0.02)
+    name = "layers/attention/key/kernel"
+    alone = initialize(jax.random.key(0), {name: (kernel.shape, 0.02)})[name]
     np.testing.assert_allclose(kernel, alone, atol=1e-7)
     mlp = fresh["layers"]["mlp"]
     assert np.std(mlp["up"]["kernel"]) == pytest.approx(0.02, rel=0.1)
