@@ -234,7 +234,6 @@ def test_a_sequence_loss_without_checks_says_its_layout():
         (lambda logp: logp, "expected \\(logp, advantages\\)"),
         (lambda logp, advantages, mystery: logp, "mystery"),
         (lambda logp, advantages: logp[:, :, None], "returned shape"),
-        (losses.dpo, "functools.partial|layout"),
     ],
 )
 def test_what_is_no_objective_is_refused(objective, message):

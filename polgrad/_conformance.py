@@ -1,0 +1,376 @@
+"""The examinations behind `polgrad.conformance`: calling a loss, exact moments, requirements."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polgrad.games.sequences import enumerate_sequences, token_logp
+
+_STALENESS = (0.0, 0.1, 0.5, 1.0)
+_EXACT = 1e-7  # relative; the sums are in float64, user code may hold float32 constants
+
+# Argument names that are recognised, and what they stand for.
+_ROLES = {
+    "logp": "logp",
+    "behavior_logp": "behavior_logp",
+    "old_logp": "behavior_logp",
+    "advantages": "advantages",
+    "rewards": "advantages",
+    "mask": "mask",
+    "selected": "selected",
+}
+# Arguments of other names are taken by position.
+_POSITIONS = {
+    2: ("logp", "advantages"),
+    3: ("logp", "behavior_logp", "advantages"),
+    4: ("logp", "behavior_logp", "advantages", "mask"),
+}
+LAYOUTS = {
+    "token": "logp [B, T], advantages [B, 1]",
+    "mixed": "logp [B, T], advantages [B]",
+    "sequence": "logp [B], advantages [B]",
+}
+
+
+class Measurement(NamedTuple):
+    """The exact expected gradient on one problem at one staleness.
+
+    Attributes:
+      problem: "bandit" (4 actions) or "sequences" (completions of 1 to 3 tokens).
+      staleness: standard deviation of the noise on the logits of the policy that sampled.
+      bias: norm of (expected gradient - policy gradient) / norm of the policy gradient.
+      cosine: of the angle between the two.
+      variance: trace of the covariance of a one-sample gradient, relative to on-policy REINFORCE
+        with the same constant baseline.
+      follows: the known gradient that the expected one equals, or "none of the known".
+    """
+
+    problem: str
+    staleness: float
+    bias: float
+    cosine: float
+    variance: float
+    follows: str
+
+
+class Check(NamedTuple):
+    """One requirement, or (`required` False) one property worth knowing."""
+
+    ok: bool
+    detail: str
+    required: bool = True
+
+
+# --- Calling somebody's loss ------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Inputs in the widest form, one advantage a sequence; each layout narrows them."""
+
+    logp: jax.Array  # [B, T]
+    behavior_logp: jax.Array  # [B, T]
+    advantages: jax.Array  # [B]
+    mask: jax.Array  # [B, T]
+
+
+class Call:
+    """An objective as a function of a `Batch`, with its signature and layout found out."""
+
+    def __init__(self, objective: Callable, layout: str | None):
+        self.objective, self.roles = objective, _roles(objective)
+        inner = objective.func if isinstance(objective, functools.partial) else objective
+        self.name = getattr(inner, "__name__", type(inner).__name__)
+        if layout is not None and layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected one of {', '.join(LAYOUTS)}")
+        self.layout = self._find_layout([layout] if layout else list(LAYOUTS))
+        # (losses [B], gradients of their sum in every argument), in one compiled function.
+        self.evaluate = jax.jit(self._evaluate)
+
+    def _find_layout(self, candidates: list[str]) -> str:
+        complaints = []
+        for candidate in candidates:
+            self.layout = candidate
+            try:
+                shape = jax.eval_shape(self._raw, _batch()).shape
+            except (ValueError, TypeError, IndexError, AssertionError) as error:
+                complaints.append(f"{candidate} ({LAYOUTS[candidate]}): {error}")
+                continue
+            if shape in ((), _batch().logp.shape, _batch().logp.shape[:1]):
+                return candidate
+            complaints.append(f"{candidate}: returned shape {list(shape)}, expected [B, T] or [B]")
+        raise ValueError("objective fits no layout: " + "; ".join(complaints))
+
+    def _raw(self, batch: Batch) -> jax.Array:
+        given = batch._asdict() | {"selected": jnp.zeros(batch.mask.shape, bool)}
+        if self.layout == "token":
+            given["advantages"] = batch.advantages[:, None]
+        if self.layout == "sequence":
+            given["logp"] = _sequence_sum(batch.logp, batch.mask)
+            given["behavior_logp"] = _sequence_sum(batch.behavior_logp, batch.mask)
+            given["mask"] = jnp.any(batch.mask > 0, axis=-1)
+        positional = [given[role] for role, name in self.roles if name is None]
+        named = {name: given[role] for role, name in self.roles if name is not None}
+        return self.objective(*positional, **named)
+
+    def _evaluate(self, batch: Batch) -> tuple[jax.Array, Batch]:
+        def total(batch):
+            loss = self._raw(batch)
+            losses = _sequence_sum(loss, batch.mask) if loss.ndim == 2 else loss
+            return jnp.sum(losses), losses
+
+        gradient, losses = jax.grad(total, has_aux=True)(batch)
+        return losses, gradient
+
+
+def _sequence_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask > 0, x, 0.0), axis=-1)
+
+
+def _roles(objective: Callable) -> list[tuple[str, str | None]]:
+    """(role, keyword) of each argument to pass; keyword None means by position."""
+    parameters = inspect.signature(objective).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    known = [p.name for p in parameters if p.name in _ROLES]
+    if set(needed) <= set(known) and {"logp", "advantages"} <= {_ROLES[n] for n in known}:
+        positional_only = any(p.kind is p.POSITIONAL_ONLY for p in parameters)
+        return [(_ROLES[n], None if positional_only else n) for n in known]
+    if len(needed) in _POSITIONS and not set(needed) & set(_ROLES) - {"logp", "mask"}:
+        return [(role, None) for role in _POSITIONS[len(needed)]]
+    raise ValueError(
+        f"objective needs the arguments ({', '.join(needed)}), expected (logp, advantages), (logp, "
+        "behavior_logp, advantages) or (logp, behavior_logp, advantages, mask); bind others with "
+        "functools.partial"
+    )
+
+
+# --- Exact expectations -----------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    name: str
+    vocabulary: int
+    length: int
+    end: int | None
+
+
+PROBLEMS = (Problem("bandit", 4, 1, None), Problem("sequences", 3, 3, 0))
+
+
+def measure(call: Call, problem: Problem) -> list[Measurement]:
+    world = enumerate_sequences(problem.vocabulary, problem.length, end=problem.end)
+    count, random = len(world.tokens), np.random.default_rng(0)
+    shape = (world.prefixes, world.vocabulary)
+    logits, noise = random.normal(size=shape), random.normal(size=shape)
+    returns = random.normal(size=count)
+    logp = np.asarray(token_logp(world, logits))
+    score = np.asarray(jax.jacobian(functools.partial(token_logp, world))(jnp.asarray(logits)))
+    score = score.reshape(count, problem.length, -1)  # [N, T, parameters]
+    policy, length = np.exp(logp.sum(-1)), world.mask.sum(-1)
+    exact = (policy * returns) @ score.sum(1)
+    # One completion a batch, so that a loss that mixes its rows still has a meaning here.
+    single = jax.jit(
+        jax.vmap(lambda row: call.evaluate(jax.tree.map(lambda x: x[None], row))[1].logp[0])
+    )
+
+    def moments(weight, token_gradient):
+        each = np.einsum("nt,ntp->np", token_gradient, score)
+        mean = weight @ each
+        return mean, weight @ np.sum(each**2, -1) - mean @ mean
+
+    results = []
+    for staleness in _STALENESS:
+        behavior_logp = np.asarray(token_logp(world, logits + staleness * noise))
+        behavior = np.exp(behavior_logp.sum(-1))
+        advantages = returns - behavior @ returns
+        row = Batch(*map(jnp.asarray, (logp, behavior_logp, advantages, world.mask)))
+        mean, variance = moments(behavior, -np.asarray(single(row)))
+        weighted = advantages[:, None] * world.mask
+        ratio = np.exp(logp - behavior_logp)
+        known = {
+            "policy gradient": exact,
+            "token-ratio surrogate": moments(behavior, ratio * weighted)[0],
+            "uncorrected REINFORCE": moments(behavior, weighted)[0],
+            "policy gradient / length": moments(policy, weighted / length[:, None])[0],
+        }
+        _, reinforce = moments(policy, (returns - policy @ returns)[:, None] * world.mask)
+        results.append(
+            Measurement(
+                problem=problem.name,
+                staleness=staleness,
+                bias=_distance(mean, exact),
+                cosine=float(
+                    mean @ exact / max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
+                ),
+                variance=float(variance / reinforce),
+                follows=next(
+                    (name for name, g in known.items() if _distance(mean, g) < _EXACT),
+                    "none of the known",
+                ),
+            )
+        )
+    return results
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b|| / ||b||; infinite if either holds a NaN."""
+    distance = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
+    return np.inf if np.isnan(distance) else distance
+
+
+# --- Requirements -----------------------------------------------------------------------------
+
+
+def _batch(rows: int = 4, seed: int = 0) -> Batch:
+    """A small off-policy batch of 3 tokens with a hole, a short row and different lengths."""
+    random = np.random.default_rng(seed)
+    logp = -random.uniform(0.1, 3.0, (rows, 3))
+    behavior_logp = logp + random.normal(0.0, 0.3, (rows, 3))
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 0, 0], [1, 1, 0]], np.float64)[np.arange(rows) % 4]
+    advantages = random.normal(size=rows)
+    return Batch(*map(jnp.asarray, (logp * mask, behavior_logp * mask, advantages, mask)))
+
+
+def _close(a, b, tolerance: float = _EXACT) -> bool:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    # NaN is equal to nothing, itself included.
+    return a.shape == b.shape and bool(np.all(np.abs(a - b) <= tolerance * (1.0 + np.abs(b))))
+
+
+def check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
+    found, wrong = [], []
+    for m in measurements:
+        if m.staleness > 0.0:
+            continue
+        found.append(f"{m.follows} ({m.problem})")
+        allowed = ["policy gradient"] + ["policy gradient / length"] * (m.problem == "sequences")
+        if m.follows not in allowed:
+            turned = ", it points away" if m.cosine < 0.0 else ""
+            wrong.append(f"{m.problem}: relative bias {m.bias:.2g}, cosine {m.cosine:.3f}{turned}")
+    return Check(not wrong, "; ".join(wrong or found))
+
+
+def check_unreduced(call: Call) -> Check:
+    if jax.eval_shape(call._raw, _batch()).ndim == 0:
+        return Check(False, "returns a scalar, expected [B, T] or [B]")
+    return Check(True, "one loss a row or a token")
+
+
+def check_stopped(call: Call) -> Check:
+    _, gradient = call.evaluate(_batch())
+    leaks = [
+        name
+        for name in ("behavior_logp", "advantages")
+        if not np.all(np.asarray(getattr(gradient, name)) == 0.0)
+    ]
+    if leaks:
+        return Check(False, f"a gradient reaches {' and '.join(leaks)}: stop it inside the loss")
+    return Check(True, "gradients reach logp alone")
+
+
+def check_micro_batches(call: Call) -> Check:
+    batch = _batch()
+    losses, gradient = call.evaluate(batch)
+    whole = float(jnp.sum(losses))
+    for size in (1, 2):
+        parts = [call.evaluate(Batch(*(x[i : i + size] for x in batch))) for i in range(0, 4, size)]
+        total = sum(float(jnp.sum(part)) for part, _ in parts)
+        pieces = np.concatenate([part.logp for _, part in parts])
+        if not (_close(total, whole) and _close(pieces, gradient.logp)):
+            return Check(
+                False,
+                f"parts of {size} sum to {total:.4g}, the batch to {whole:.4g}: the loss divides by a "
+                "count or takes a statistic of the batch",
+            )
+    return Check(True, "losses and gradients of the parts add up to those of the batch")
+
+
+def check_permutation(call: Call) -> Check:
+    order, batch = np.array([2, 0, 3, 1]), _batch()
+    losses, gradient = call.evaluate(batch)
+    moved_losses, moved = call.evaluate(Batch(*(x[order] for x in batch)))
+    same = _close(moved_losses, losses[order] if losses.ndim else losses)
+    if same and _close(moved.logp, gradient.logp[order]):
+        return Check(True, "the order of rows does not matter")
+    return Check(False, "the order of rows changes the loss or its gradient")
+
+
+def check_padding(call: Call) -> Check:
+    batch = _batch()
+    hidden = np.asarray(batch.mask) == 0
+    losses, gradient = call.evaluate(batch)
+    kept = np.where(hidden, 0.0, gradient.logp)
+    dirty_losses, dirty = call.evaluate(
+        batch._replace(
+            logp=jnp.where(hidden, -7.3, batch.logp),
+            behavior_logp=jnp.where(hidden, -0.4, batch.behavior_logp),
+        )
+    )
+    if not (_close(dirty_losses, losses) and _close(np.where(hidden, 0.0, dirty.logp), kept)):
+        return Check(False, "values under mask = 0 change the loss or its gradient")
+    if not _close(dirty.logp[hidden], np.zeros(hidden.sum())):
+        return Check(False, "a gradient flows into positions under mask = 0")
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, 2))) if x.ndim == 2 else x  # noqa: E731
+    wide_losses, wide = call.evaluate(Batch(*map(pad, batch)))
+    if not (_close(wide_losses, losses) and _close(wide.logp[:, :3], gradient.logp)):
+        return Check(False, "masked columns at the end change the loss or its gradient")
+    return Check(True, "what lies under mask = 0 does not matter")
+
+
+def check_empty(call: Call) -> Check:
+    batch, others = _batch(), np.array([0, 2, 3])
+    losses, gradient = call.evaluate(
+        batch._replace(
+            mask=batch.mask.at[1].set(0.0),
+            logp=batch.logp.at[1].set(0.0),
+            behavior_logp=batch.behavior_logp.at[1].set(0.0),
+        )
+    )
+    if not _close(gradient.logp[1], np.zeros(3)) or (losses.ndim and not _close(losses[1], 0.0)):
+        return Check(False, "an all-masked row has a loss or a gradient, or NaN")
+    if not _close(gradient.logp[others], call.evaluate(batch)[1].logp[others]):
+        return Check(False, "an all-masked row changes the gradient of the others")
+    losses, gradient = call.evaluate(Batch(*map(jnp.zeros_like, batch)))
+    if not (_close(jnp.sum(losses), 0.0) and _close(gradient.logp, np.zeros((4, 3)))):
+        return Check(False, "an all-masked batch has a loss or a gradient, or NaN")
+    return Check(True, "all-masked rows and batches contribute 0")
+
+
+def check_edges(call: Call) -> Check:
+    values = jnp.array([-jnp.inf, -1000.0, -1.0, 0.0])
+    grid = jnp.meshgrid(values, values, jnp.array([-1.0, 0.0, 1.0]), indexing="ij")
+    logp, behavior_logp, advantages = (x.reshape(-1) for x in grid)
+    ones = jnp.ones((len(logp), 1))
+    losses, gradient = call.evaluate(Batch(logp[:, None], behavior_logp[:, None], advantages, ones))
+    wrong = ~(jnp.isfinite(gradient.logp[:, 0]) & jnp.isfinite(losses))
+    if not bool(jnp.any(wrong)):
+        return Check(True, "losses and gradients stay finite")
+    i = int(jnp.argmax(wrong))
+    return Check(
+        False,
+        f"not finite at logp {float(logp[i])}, behavior_logp {float(behavior_logp[i])}, "
+        f"advantage {float(advantages[i])}",
+    )
+
+
+def check_formats(call: Call) -> Check:
+    # All see values that bfloat16 can hold, so that only the arithmetic differs.
+    rounded = [x.astype(jnp.bfloat16) for x in _batch()]
+    exact, gradient = call.evaluate(Batch(*(x.astype(jnp.float64) for x in rounded)))
+    for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)):
+        losses, found = call.evaluate(Batch(*(x.astype(dtype) for x in rounded)))
+        if not (_close(losses, exact, tolerance) and _close(found.logp, gradient.logp, tolerance)):
+            return Check(False, f"{dtype.__name__} differs from float64 by more than {tolerance}")
+    return Check(True, "float32 and bfloat16 agree with float64")
+
+
+def check_scale(call: Call) -> Check:
+    batch = _batch()
+    _, scaled = call.evaluate(batch._replace(advantages=3.0 * batch.advantages))
+    if _close(scaled.logp, 3.0 * call.evaluate(batch)[1].logp):
+        return Check(True, "gradients are proportional to the advantages", required=False)
+    return Check(False, "a term beside the advantages is in the loss", required=False)
