@@ -2,15 +2,18 @@
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from polgrad.games.sequences import enumerate_sequences, token_logp
+from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 
+_TOKEN_FIELDS = ("tokens", "mask", "prefix")
 _STALENESS = (0.0, 0.1, 0.5, 1.0)
 _EXACT = 1e-7  # relative; the sums are in float64, user code may hold float32 constants
 
@@ -72,10 +75,10 @@ class Check(NamedTuple):
 class Batch(NamedTuple):
     """Inputs in the widest form, one advantage a sequence; each layout narrows them."""
 
-    logp: jax.Array  # [B, T]
-    behavior_logp: jax.Array  # [B, T]
-    advantages: jax.Array  # [B]
-    mask: jax.Array  # [B, T]
+    logp: Array  # [B, T]
+    behavior_logp: Array  # [B, T]
+    advantages: Array  # [B]
+    mask: Array  # [B, T]
 
 
 class Call:
@@ -139,8 +142,10 @@ def _roles(objective: Callable) -> list[tuple[str, str | None]]:
     if set(needed) <= set(known) and {"logp", "advantages"} <= {_ROLES[n] for n in known}:
         positional_only = any(p.kind is p.POSITIONAL_ONLY for p in parameters)
         return [(_ROLES[n], None if positional_only else n) for n in known]
-    if len(needed) in _POSITIONS and not set(needed) & set(_ROLES) - {"logp", "mask"}:
-        return [(role, None) for role in _POSITIONS[len(needed)]]
+    by_position = _POSITIONS.get(len(needed), ())
+    # A name that is known must stand where its role says.
+    if by_position and all(_ROLES.get(n, role) == role for n, role in zip(needed, by_position)):
+        return [(role, None) for role in by_position]
     raise ValueError(
         f"objective needs the arguments ({', '.join(needed)}), expected (logp, advantages), (logp, "
         "behavior_logp, advantages) or (logp, behavior_logp, advantages, mask); bind others with "
@@ -152,68 +157,85 @@ def _roles(objective: Callable) -> list[tuple[str, str | None]]:
 
 
 class Problem(NamedTuple):
+    """A tabular policy over few completions, with all that does not depend on the objective."""
+
     name: str
-    vocabulary: int
-    length: int
-    end: int | None
+    sequences: Sequences
+    logits: np.ndarray  # [prefixes, V]
+    noise: np.ndarray  # [prefixes, V], the direction in which the behaviour policy is stale
+    returns: np.ndarray  # [N]
+    score: np.ndarray  # [N, T, parameters], gradient of each token's log-probability
 
 
-PROBLEMS = (Problem("bandit", 4, 1, None), Problem("sequences", 3, 3, 0))
+@functools.cache
+def problems() -> tuple[Problem, ...]:
+    """A bandit with 4 actions, and completions of 1 to 3 tokens over a vocabulary of 3."""
+    bandit = enumerate_sequences(4, 1)
+    # Padded to the same 3 tokens, so that one compiled call serves both.
+    padded = {name: np.pad(getattr(bandit, name), ((0, 0), (0, 2))) for name in _TOKEN_FIELDS}
+    worlds = {
+        "bandit": bandit._replace(**padded),
+        "sequences": enumerate_sequences(3, 3, end=0),
+    }
+    return tuple(_problem(name, sequences) for name, sequences in worlds.items())
+
+
+def _problem(name: str, sequences: Sequences) -> Problem:
+    count, random = len(sequences.tokens), np.random.default_rng(0)
+    logits, noise = random.normal(size=(2, sequences.prefixes, sequences.vocabulary))
+    jacobian = jax.jacobian(functools.partial(token_logp, sequences))(jnp.asarray(logits))
+    score = np.asarray(jacobian).reshape(count, sequences.mask.shape[1], -1)
+    return Problem(name, sequences, logits, noise, random.normal(size=count), score)
 
 
 def measure(call: Call, problem: Problem) -> list[Measurement]:
-    world = enumerate_sequences(problem.vocabulary, problem.length, end=problem.end)
-    count, random = len(world.tokens), np.random.default_rng(0)
-    shape = (world.prefixes, world.vocabulary)
-    logits, noise = random.normal(size=shape), random.normal(size=shape)
-    returns = random.normal(size=count)
-    logp = np.asarray(token_logp(world, logits))
-    score = np.asarray(jax.jacobian(functools.partial(token_logp, world))(jnp.asarray(logits)))
-    score = score.reshape(count, problem.length, -1)  # [N, T, parameters]
-    policy, length = np.exp(logp.sum(-1)), world.mask.sum(-1)
+    """Bias and variance of the expected gradient at every staleness."""
+    sequences, returns, score = problem.sequences, problem.returns, problem.score
+    mask, length = sequences.mask, sequences.mask.sum(-1)
+    logp = np.asarray(token_logp(sequences, problem.logits))
+    policy = np.exp(logp.sum(-1))
     exact = (policy * returns) @ score.sum(1)
-    # One completion a batch, so that a loss that mixes its rows still has a meaning here.
-    single = jax.jit(
-        jax.vmap(lambda row: call.evaluate(jax.tree.map(lambda x: x[None], row))[1].logp[0])
-    )
-
-    def moments(weight, token_gradient):
-        each = np.einsum("nt,ntp->np", token_gradient, score)
-        mean = weight @ each
-        return mean, weight @ np.sum(each**2, -1) - mean @ mean
+    _, reinforce = _moments(score, policy, (returns - policy @ returns)[:, None] * mask)
 
     results = []
     for staleness in _STALENESS:
-        behavior_logp = np.asarray(token_logp(world, logits + staleness * noise))
+        behavior_logp = token_logp(sequences, problem.logits + staleness * problem.noise)
+        behavior_logp = np.asarray(behavior_logp)
         behavior = np.exp(behavior_logp.sum(-1))
         advantages = returns - behavior @ returns
-        row = Batch(*map(jnp.asarray, (logp, behavior_logp, advantages, world.mask)))
-        mean, variance = moments(behavior, -np.asarray(single(row)))
-        weighted = advantages[:, None] * world.mask
-        ratio = np.exp(logp - behavior_logp)
+        # One completion a batch, so that a loss that mixes its rows still has a meaning here.
+        batch = Batch(logp, behavior_logp, advantages, mask)
+        ascent = -np.concatenate(
+            [call.evaluate(Batch(*(x[n : n + 1] for x in batch)))[1].logp for n in range(len(logp))]
+        )
+        mean, variance = _moments(score, behavior, ascent)
+        weighted, ratio = advantages[:, None] * mask, np.exp(logp - behavior_logp)
         known = {
             "policy gradient": exact,
-            "token-ratio surrogate": moments(behavior, ratio * weighted)[0],
-            "uncorrected REINFORCE": moments(behavior, weighted)[0],
-            "policy gradient / length": moments(policy, weighted / length[:, None])[0],
+            "token-ratio surrogate": _moments(score, behavior, ratio * weighted)[0],
+            "uncorrected REINFORCE": _moments(score, behavior, weighted)[0],
+            "policy gradient / length": _moments(score, policy, weighted / length[:, None])[0],
         }
-        _, reinforce = moments(policy, (returns - policy @ returns)[:, None] * world.mask)
+        follows = [name for name, g in known.items() if _distance(mean, g) < _EXACT]
+        norms = max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
         results.append(
             Measurement(
                 problem=problem.name,
                 staleness=staleness,
                 bias=_distance(mean, exact),
-                cosine=float(
-                    mean @ exact / max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
-                ),
+                cosine=float(mean @ exact / norms),
                 variance=float(variance / reinforce),
-                follows=next(
-                    (name for name, g in known.items() if _distance(mean, g) < _EXACT),
-                    "none of the known",
-                ),
+                follows=follows[0] if follows else "none of the known",
             )
         )
     return results
+
+
+def _moments(score, weight, token_gradient) -> tuple[np.ndarray, float]:
+    """Mean and trace of the covariance of one-sample gradients, from [N, T] token gradients."""
+    each = np.einsum("nt,ntp->np", token_gradient, score)
+    mean = weight @ each
+    return mean, weight @ np.sum(each**2, -1) - mean @ mean
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -225,14 +247,14 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 # --- Requirements -----------------------------------------------------------------------------
 
 
-def _batch(rows: int = 4, seed: int = 0) -> Batch:
+def _batch() -> Batch:
     """A small off-policy batch of 3 tokens with a hole, a short row and different lengths."""
-    random = np.random.default_rng(seed)
-    logp = -random.uniform(0.1, 3.0, (rows, 3))
-    behavior_logp = logp + random.normal(0.0, 0.3, (rows, 3))
-    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 0, 0], [1, 1, 0]], np.float64)[np.arange(rows) % 4]
-    advantages = random.normal(size=rows)
-    return Batch(*map(jnp.asarray, (logp * mask, behavior_logp * mask, advantages, mask)))
+    random = np.random.default_rng(0)
+    mask = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    logp = -random.uniform(0.1, 3.0, mask.shape)
+    behavior_logp = logp + random.normal(0.0, 0.3, mask.shape)
+    advantages = random.normal(size=len(mask))
+    return Batch(logp * mask, behavior_logp * mask, advantages, mask)
 
 
 def _close(a, b, tolerance: float = _EXACT) -> bool:
@@ -275,18 +297,15 @@ def check_stopped(call: Call) -> Check:
 def check_micro_batches(call: Call) -> Check:
     batch = _batch()
     losses, gradient = call.evaluate(batch)
-    whole = float(jnp.sum(losses))
-    for size in (1, 2):
-        parts = [call.evaluate(Batch(*(x[i : i + size] for x in batch))) for i in range(0, 4, size)]
-        total = sum(float(jnp.sum(part)) for part, _ in parts)
-        pieces = np.concatenate([part.logp for _, part in parts])
-        if not (_close(total, whole) and _close(pieces, gradient.logp)):
-            return Check(
-                False,
-                f"parts of {size} sum to {total:.4g}, the batch to {whole:.4g}: the loss divides by a "
-                "count or takes a statistic of the batch",
-            )
-    return Check(True, "losses and gradients of the parts add up to those of the batch")
+    parts = [call.evaluate(Batch(*(x[i : i + 1] for x in batch))) for i in range(4)]
+    total, whole = sum(float(jnp.sum(part)) for part, _ in parts), float(jnp.sum(losses))
+    if _close(total, whole) and _close(np.concatenate([g.logp for _, g in parts]), gradient.logp):
+        return Check(True, "losses and gradients of the parts add up to those of the batch")
+    return Check(
+        False,
+        f"the parts sum to {total:.4g}, the batch to {whole:.4g}: the loss divides by a count or "
+        "takes a statistic of the batch",
+    )
 
 
 def check_permutation(call: Call) -> Check:
@@ -301,20 +320,20 @@ def check_permutation(call: Call) -> Check:
 
 def check_padding(call: Call) -> Check:
     batch = _batch()
-    hidden = np.asarray(batch.mask) == 0
+    hidden = batch.mask == 0
     losses, gradient = call.evaluate(batch)
     kept = np.where(hidden, 0.0, gradient.logp)
     dirty_losses, dirty = call.evaluate(
         batch._replace(
-            logp=jnp.where(hidden, -7.3, batch.logp),
-            behavior_logp=jnp.where(hidden, -0.4, batch.behavior_logp),
+            logp=np.where(hidden, -7.3, batch.logp),
+            behavior_logp=np.where(hidden, -0.4, batch.behavior_logp),
         )
     )
     if not (_close(dirty_losses, losses) and _close(np.where(hidden, 0.0, dirty.logp), kept)):
         return Check(False, "values under mask = 0 change the loss or its gradient")
-    if not _close(dirty.logp[hidden], np.zeros(hidden.sum())):
+    if not _close(np.asarray(dirty.logp)[hidden], np.zeros(hidden.sum())):
         return Check(False, "a gradient flows into positions under mask = 0")
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, 2))) if x.ndim == 2 else x  # noqa: E731
+    pad = lambda x: np.pad(x, ((0, 0), (0, 2))) if x.ndim == 2 else x  # noqa: E731
     wide_losses, wide = call.evaluate(Batch(*map(pad, batch)))
     if not (_close(wide_losses, losses) and _close(wide.logp[:, :3], gradient.logp)):
         return Check(False, "masked columns at the end change the loss or its gradient")
@@ -323,38 +342,35 @@ def check_padding(call: Call) -> Check:
 
 def check_empty(call: Call) -> Check:
     batch, others = _batch(), np.array([0, 2, 3])
+    present = np.array([[1.0], [0.0], [1.0], [1.0]])
     losses, gradient = call.evaluate(
         batch._replace(
-            mask=batch.mask.at[1].set(0.0),
-            logp=batch.logp.at[1].set(0.0),
-            behavior_logp=batch.behavior_logp.at[1].set(0.0),
+            mask=batch.mask * present,
+            logp=batch.logp * present,
+            behavior_logp=batch.behavior_logp * present,
         )
     )
     if not _close(gradient.logp[1], np.zeros(3)) or (losses.ndim and not _close(losses[1], 0.0)):
         return Check(False, "an all-masked row has a loss or a gradient, or NaN")
     if not _close(gradient.logp[others], call.evaluate(batch)[1].logp[others]):
         return Check(False, "an all-masked row changes the gradient of the others")
-    losses, gradient = call.evaluate(Batch(*map(jnp.zeros_like, batch)))
+    losses, gradient = call.evaluate(Batch(*map(np.zeros_like, batch)))
     if not (_close(jnp.sum(losses), 0.0) and _close(gradient.logp, np.zeros((4, 3)))):
         return Check(False, "an all-masked batch has a loss or a gradient, or NaN")
     return Check(True, "all-masked rows and batches contribute 0")
 
 
 def check_edges(call: Call) -> Check:
-    values = jnp.array([-jnp.inf, -1000.0, -1.0, 0.0])
-    grid = jnp.meshgrid(values, values, jnp.array([-1.0, 0.0, 1.0]), indexing="ij")
-    logp, behavior_logp, advantages = (x.reshape(-1) for x in grid)
-    ones = jnp.ones((len(logp), 1))
-    losses, gradient = call.evaluate(Batch(logp[:, None], behavior_logp[:, None], advantages, ones))
-    wrong = ~(jnp.isfinite(gradient.logp[:, 0]) & jnp.isfinite(losses))
-    if not bool(jnp.any(wrong)):
-        return Check(True, "losses and gradients stay finite")
-    i = int(jnp.argmax(wrong))
-    return Check(
-        False,
-        f"not finite at logp {float(logp[i])}, behavior_logp {float(behavior_logp[i])}, "
-        f"advantage {float(advantages[i])}",
-    )
+    values, mask = (-np.inf, -1000.0, -1.0, 0.0), np.eye(1, 3) * np.ones((4, 1))
+    for behavior_logp, advantage in itertools.product(values, (-1.0, 0.0, 1.0)):
+        logp = np.where(mask > 0, np.array(values)[:, None], 0.0)
+        old = np.where(mask > 0, behavior_logp, 0.0)
+        losses, gradient = call.evaluate(Batch(logp, old, np.full(4, advantage), mask))
+        wrong = ~np.isfinite(gradient.logp).all(-1) | ~np.isfinite(losses)
+        if wrong.any():
+            where = f"logp {values[int(wrong.argmax())]}, behavior_logp {behavior_logp}"
+            return Check(False, f"not finite at {where}, advantage {advantage}")
+    return Check(True, "losses and gradients stay finite")
 
 
 def check_formats(call: Call) -> Check:

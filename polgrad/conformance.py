@@ -101,7 +101,7 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     """
     with jax.enable_x64(True):
         call = kit.Call(objective, layout)
-        measurements = tuple(m for problem in kit.PROBLEMS for m in kit.measure(call, problem))
+        measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
         checks = {
             "on-policy gradient": kit.check_on_policy(measurements),
             "unreduced": kit.check_unreduced(call),

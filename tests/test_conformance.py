@@ -74,7 +74,7 @@ def test_bias_and_variance_off_policy_are_exact():
     # The bandit of the card, by hand: uncorrected REINFORCE averages (R - b) score over the
     # behaviour policy instead of the policy.
     random = np.random.default_rng(0)
-    logits, noise, returns = random.normal(size=4), random.normal(size=4), random.normal(size=4)
+    logits, noise, returns = random.normal(size=(3, 4))
     softmax = lambda z: np.exp(z) / np.exp(z).sum()  # noqa: E731
     policy, behavior = softmax(logits), softmax(logits + 0.5 * noise)
     score = np.eye(4) - policy
@@ -213,7 +213,9 @@ def test_the_sign_alone_fails_the_flipped_loss():
 
 
 def test_arguments_by_position_and_by_name_agree():
-    by_position = conformance.check(lambda lp, old, adv: losses.ppo_clip(lp, old, adv))
+    by_position = conformance.check(
+        lambda lp, behavior_logp, a: losses.ppo_clip(lp, behavior_logp, a)
+    )
     assert by_position.checks == card_of(losses.ppo_clip).checks
     assert by_position.measurements == card_of(losses.ppo_clip).measurements
 
