@@ -36,8 +36,8 @@ def log_ratio(logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]) -> 
       Log ratios in [-20, 20], float32 or wider.
     """
     current, behavior, live = _live(logp, behavior_logp)
-    # Both operands are replaced before the subtraction: -inf - -inf is NaN, and a `where` after
-    # the fact would still multiply that NaN into the gradient.
+    # Both operands are replaced before the subtraction: -inf - -inf is NaN, and a NaN that a later
+    # `where` hides still stops a run under jax_debug_nans.
     difference = jnp.where(live, current, 0.0) - jnp.where(live, behavior, 0.0)
     inside = jnp.abs(jax.lax.stop_gradient(difference)) <= LIMIT
     # jnp.clip would pass half of the gradient exactly at the limit.

@@ -38,3 +38,9 @@ def test_bfloat16_differences_are_formed_in_float32():
 
 def test_a_nan_is_not_hidden():
     assert np.isnan(log_ratio(jnp.array([np.nan]), jnp.array([-1.0]))[0])
+
+
+def test_no_nan_on_the_way():
+    with jax.debug_nans(True):
+        jax.jit(jax.value_and_grad(lambda x: importance_ratio(x, BEHAVIOR).sum()))(CURRENT)
+        log_ratio(CURRENT, BEHAVIOR)

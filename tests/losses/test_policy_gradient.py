@@ -35,6 +35,8 @@ def test_ppo_values_with_clip_higher_and_dual_clip():
     np.testing.assert_allclose(dual, [0.8, 1.0, 1.25, 3.0], rtol=1e-6)
     unmoved = ratio_loss(losses.ppo_clip, [0.5, 4.0], 1.0, dual_clip=3.0, **settings)
     np.testing.assert_allclose(unmoved, [-0.5, -1.28], rtol=1e-6)
+    wide = ratio_loss(losses.ppo_clip, [0.5, 4.0], 1.0, dual_clip=3.0, clip_high=9.0)
+    np.testing.assert_allclose(wide, [-0.5, -4.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
