@@ -46,23 +46,17 @@ def linear() -> Given:
 
 
 @pytest.fixture(scope="session")
-def policy(request):
-    """Indirect: the fixture named by the parameter."""
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="session")
 def teacher_forced():
     """Log-probabilities `[N, T, V]` before each completion token, by the training forward."""
 
-    @jax.jit(static_argnames=("network", "compute_dtype"))
-    def forward(network, params, tokens, segments, places, compute_dtype):
+    @jax.jit(static_argnames="network")
+    def forward(network, params, tokens, segments, places):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden = network.hidden(params, tokens, positions, segments, compute_dtype=compute_dtype)
+        hidden = network.hidden(params, tokens, positions, segments)
         hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
-        return log_probs(hidden.astype(jnp.float32) @ network.head(params))
+        return log_probs(hidden @ network.head(params))
 
-    def run(network, params, rollout, compute_dtype=jnp.float32):
+    def run(network, params, rollout):
         rollout = jax.tree.map(np.asarray, rollout)
         count, width = rollout.completions.shape
         tokens = np.zeros((count, rollout.prompts.shape[1] + width), np.int32)
@@ -73,6 +67,6 @@ def teacher_forced():
             tokens[n, start : start + length] = rollout.completions[n, :length]
             segments[n, : start + length] = 1
         places = np.maximum(rollout.prompt_lengths[:, None] - 1, 0) + np.arange(width)
-        return np.asarray(forward(network, params, tokens, segments, places, compute_dtype))
+        return np.asarray(forward(network, params, tokens, segments, places))
 
     return run

@@ -17,18 +17,22 @@ def assert_same(a, b):
             np.testing.assert_array_equal(x, y, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("policy", "weight"), [("linear", 0.0), ("transformer", 0.5)], indirect=["policy"]
-)
-def test_tokens_are_those_of_generate(policy, weight):
+def test_tokens_are_those_of_generate(transformer):
     tokens, lengths = pad_prompts(PROMPTS, bucket=4, max_length=16)
     lengths[2] = 0  # an absent prompt
-    given = (policy.network, policy.params, tokens, lengths, np.arange(4), jax.random.key(5))
+    given = (
+        transformer.network,
+        transformer.params,
+        tokens,
+        lengths,
+        np.arange(4),
+        jax.random.key(5),
+    )
     settings = {
         "sampling": SAMPLING,
         "group_size": 2,
-        "reference_params": policy.reference_params,
-        "reference_weight": weight,
+        "reference_params": transformer.reference_params,
+        "reference_weight": 0.5,
     }
     queued = generate(*given, **settings, slots=3)
     fixed = generate_fixed(*given, **settings)
@@ -39,25 +43,21 @@ def test_tokens_are_those_of_generate(policy, weight):
 def test_vmaps_over_seeds_and_parameters_inside_one_program(linear):
     network = linear.network
     tokens, lengths = (jnp.asarray(x) for x in pad_prompts(PROMPTS, bucket=4, max_length=16))
-    seeds = jnp.arange(3)
+    settings = {"sampling": SAMPLING, "group_size": 2}
 
-    def one(seed):
+    @jax.jit
+    @jax.vmap
+    def fixed(seed):
         key = jax.random.key(seed)
-        return generate_fixed(
-            network,
-            network.init(key),
-            tokens,
-            lengths,
-            jnp.arange(4),
-            key,
-            sampling=SAMPLING,
-            group_size=2,
-        )
+        params = network.init(key)
+        given = (network, params, tokens, lengths, jnp.arange(4), key)
+        return params, generate_fixed(*given, **settings)
 
-    many = jax.jit(jax.vmap(one))(seeds)
-    single = jax.jit(one)
+    params, many = fixed(jnp.arange(3))
     for seed in range(3):
-        assert_same(jax.tree.map(lambda x, i=seed: x[i], many), single(seed))
+        own, one = jax.tree.map(lambda x, i=seed: x[i], (params, many))
+        given = (network, own, tokens, lengths, jnp.arange(4), jax.random.key(seed))
+        assert_same(one, generate(*given, **settings))
     assert (many.completions[0] != many.completions[1]).any()
 
 

@@ -235,22 +235,19 @@ def test_mixture_of_weight_zero_and_one_is_one_of_the_two(linear):
 def test_mixture_keeps_both_caches(transformer, teacher_forced):
     network, params, reference = transformer
     tokens, lengths = pad_prompts(PROMPTS, bucket=6, max_length=32)
-
-    def run(params, **mixture):
-        return generate(
-            network,
-            params,
-            tokens,
-            lengths,
-            IDS,
-            KEY,
-            sampling=Sampling(max_tokens=6, temperature=0.7, stop_ids=(0, 1)),
-            group_size=2,
-            slots=3,
-            **mixture,
-        )
-
-    mixed = run(params, reference_params=reference, reference_weight=0.4)
+    mixed = generate(
+        network,
+        params,
+        tokens,
+        lengths,
+        IDS,
+        KEY,
+        sampling=Sampling(max_tokens=12, temperature=0.7, stop_ids=(0, 1)),
+        group_size=GROUP,
+        slots=3,
+        reference_params=reference,
+        reference_weight=0.4,
+    )
     both = [teacher_forced(network, p, mixed) for p in (params, reference)]
     exact = log_probs(geometric_mixture(*both, reference_weight=0.4) / 0.7)
     np.testing.assert_allclose(
@@ -258,7 +255,7 @@ def test_mixture_keeps_both_caches(transformer, teacher_forced):
     )
 
 
-def test_bfloat16_stays_near_the_bfloat16_forward(transformer, teacher_forced):
+def test_bfloat16_stays_near_the_float32_forward(transformer, teacher_forced):
     network, params, _ = transformer
     tokens, lengths = pad_prompts(PROMPTS, bucket=6, max_length=32)
     rollout = generate(
@@ -268,14 +265,16 @@ def test_bfloat16_stays_near_the_bfloat16_forward(transformer, teacher_forced):
         lengths,
         IDS,
         KEY,
-        sampling=Sampling(max_tokens=6),
+        sampling=Sampling(max_tokens=12),
+        group_size=GROUP,
         slots=3,
         compute_dtype=jnp.bfloat16,
     )
     assert rollout.behavior_logp.dtype == jnp.float32
-    exact = chosen(teacher_forced(network, params, rollout, jnp.bfloat16), rollout.completions)
-    gap = np.abs(exact - rollout.behavior_logp) * rollout.mask
-    assert gap.mean() < 0.05 and gap.max() < 0.5
+    exact = chosen(teacher_forced(network, params, rollout), rollout.completions)
+    gap = np.abs(exact - rollout.behavior_logp)
+    # Two or three decimal digits, but for a rare token; a wrong position or token gives about 2.
+    assert 1e-4 < gap.mean() < 0.05 and np.quantile(gap, 0.9) < 0.1
 
 
 def test_the_loop_copies_no_cache(transformer):
