@@ -3,6 +3,8 @@
 One table: a name, a function of the arrays it differentiates and those it does not.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,10 +108,15 @@ def test_vmap_equals_the_loop_and_bfloat16_accumulates_in_float32(name):
     function, args = TABLE[name]
     args = [np.asarray(x, np.float32) for x in args]
     mirrored = [np.ascontiguousarray(x[::-1]) for x in args]
-    program = jax.jit(function)
-    alone = [program(*args), program(*mirrored)]
-    batched = jax.jit(jax.vmap(function))(*(np.stack(x) for x in zip(args, mirrored)))
-    low = jax.jit(lambda *x: function(*x))(*(jnp.asarray(x, jnp.bfloat16) for x in args))
+    stacked = [np.stack(x) for x in zip(args, mirrored, strict=True)]
+
+    @jax.jit  # one program: the compilations are the cost of this test
+    def everything(args, mirrored, stacked):
+        low = [jnp.asarray(x, jnp.bfloat16) for x in args]
+        alone = function(*args), function(*mirrored)
+        return alone, jax.vmap(function)(*stacked), function(*low)
+
+    alone, batched, low = everything(args, mirrored, stacked)
 
     leaves = jax.tree.leaves
     for i in range(2):
@@ -152,29 +159,32 @@ EDGE_TABLE = {
 }
 
 
+@functools.cache
+def differentiated(name):
+    """Gradients of a weighted sum of the results with respect to every argument; the results."""
+    function, args = TABLE[name]
+
+    def total(*x):
+        result = function(*x)
+        weighted = [
+            jnp.sum(leaf * (1.0 + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape)))
+            for leaf in jax.tree.leaves(result)
+        ]
+        return sum(weighted), result
+
+    return jax.jit(jax.grad(total, argnums=tuple(range(len(args))), has_aux=True))
+
+
 @pytest.mark.parametrize("name", EDGE_TABLE)
 @pytest.mark.parametrize("empty", [False, True], ids=["edges", "nothing_valid"])
 def test_values_and_gradients_are_finite_at_the_edges(name, empty):
-    function, _ = TABLE[name]
     args = [jnp.asarray(x, jnp.float32) for x in EDGE_TABLE[name]]
     if empty:
         args = [jnp.zeros_like(x) if y is MASK else x for x, y in zip(args, EDGE_TABLE[name])]
 
-    def total(*x):
-        result = function(*x)
-        return sum(
-            jnp.sum(leaf * (1.0 + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape)))
-            for leaf in jax.tree.leaves(result)
-        ), result
-
-    gradients, values = PROGRAMS.setdefault(
-        name, jax.jit(jax.grad(total, argnums=tuple(range(len(args))), has_aux=True))
-    )(*args)
+    gradients, values = differentiated(name)(*args)
     for leaf in jax.tree.leaves((values, gradients)):
         assert np.all(np.isfinite(leaf)), leaf
-
-
-PROGRAMS = {}  # the two cases of an edge test share one compilation
 
 
 @pytest.mark.parametrize(
@@ -192,11 +202,8 @@ PROGRAMS = {}  # the two cases of an edge test share one compilation
     ],
 )
 def test_losses_differentiate_the_current_policy_alone(name):
-    function, args = TABLE[name]
-    args = [jnp.asarray(x, jnp.float32) for x in args]
-    gradients = jax.jit(
-        jax.grad(lambda *x: jnp.sum(function(*x)), argnums=tuple(range(len(args))))
-    )(*args)
+    args = [jnp.asarray(x, jnp.float32) for x in TABLE[name][1]]
+    gradients, _ = differentiated(name)(*args)
     assert np.any(gradients[0] != 0)
     for gradient in gradients[1:]:
         np.testing.assert_array_equal(gradient, 0.0)
