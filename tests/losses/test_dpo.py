@@ -22,6 +22,10 @@ def x64():
         yield
 
 
+def grad(function, **kwargs):
+    return jax.jit(jax.grad(function, **kwargs))
+
+
 def test_values_by_hand(x64):
     logs = [jnp.array([x]) for x in (-10.0, -12.0, -11.0, -11.5)]
     margin = preference_margin(*logs)
@@ -52,7 +56,7 @@ def test_gradient_identity_and_no_gradient_to_the_reference(x64):
         ratio = implicit_reward(logp, reference, beta=1.0)
         return dpo(ratio[chosen], ratio[rejected], beta=beta).sum()
 
-    gradient, to_reference = jax.grad(loss, argnums=(0, 1))(logits, reference)
+    gradient, to_reference = grad(loss, argnums=(0, 1))(logits, reference)
     np.testing.assert_array_equal(to_reference, 0.0)
     logp = jax.nn.log_softmax(logits)
     z = beta * preference_margin(
@@ -64,7 +68,7 @@ def test_gradient_identity_and_no_gradient_to_the_reference(x64):
 
 
 def minimise(loss, size, steps=4_000, rate=1.0):
-    step = lambda _, z: z - rate * jax.grad(loss)(z)  # noqa: E731
+    step = lambda _, z: z - rate * grad(loss)(z)  # noqa: E731
     return jax.nn.softmax(jax.jit(lambda: jax.lax.fori_loop(0, steps, step, jnp.zeros(size)))())
 
 
@@ -142,7 +146,7 @@ def test_plackett_luce_mask_drops_answers(x64):
     losses = plackett_luce(scores, mask=mask)
     np.testing.assert_allclose(losses[0], plackett_luce(jnp.array([[0.3, -0.5]]))[0], rtol=1e-12)
     np.testing.assert_array_equal(losses[1:], 0.0)
-    gradient = jax.grad(lambda s: plackett_luce(s, mask=mask).sum())(scores)
+    gradient = grad(lambda s: plackett_luce(s, mask=mask).sum())(scores)
     np.testing.assert_array_equal(gradient[~mask], 0.0)
     assert np.all(np.isfinite(gradient))
 
@@ -158,12 +162,12 @@ def test_edges_are_finite():
         rtol=1e-5,
     )
     assert np.all(np.isfinite(loss(chosen, rejected)))
-    gradients = jax.grad(lambda w, r: loss(w, r).sum(), argnums=(0, 1))(chosen, rejected)
+    gradients = grad(lambda w, r: loss(w, r).sum(), argnums=(0, 1))(chosen, rejected)
     assert np.all(np.isfinite(gradients))
     np.testing.assert_array_equal(gradients[0][jnp.array([0, 1, 3, 4])], 0.0)
     # Both log-probabilities minus infinity: no NaN through the difference either.
     impossible = jnp.array([-inf])
-    to_policy = jax.grad(lambda x: implicit_reward(x, impossible).sum())(impossible)
+    to_policy = grad(lambda x: implicit_reward(x, impossible).sum())(impossible)
     np.testing.assert_array_equal(to_policy, 0.0)
 
 

@@ -20,6 +20,10 @@ def x64():
         yield
 
 
+def grad(function, **kwargs):
+    return jax.jit(jax.grad(function, **kwargs))
+
+
 def expected_gradient(logits, opponent, preference, tau):
     """Gradient of the loss averaged over responses and over the opponent's answers."""
     policy = jax.nn.softmax(logits)
@@ -32,7 +36,7 @@ def expected_gradient(logits, opponent, preference, tau):
         losses = nash_md(logp, preference.reshape(-1), ratio, tau=tau)
         return jax.lax.stop_gradient(jnp.outer(policy, opponent).reshape(-1)) @ losses
 
-    return jax.grad(mean_loss)(logits)
+    return grad(mean_loss)(logits)
 
 
 def test_expected_gradient_is_that_of_the_regularised_game(x64):
@@ -44,7 +48,7 @@ def test_expected_gradient_is_that_of_the_regularised_game(x64):
         return policy @ preference @ opponent - tau * kl
 
     gradient = expected_gradient(jnp.array(LOGITS), opponent, preference, tau)
-    np.testing.assert_allclose(gradient, -jax.grad(payoff)(jnp.array(LOGITS)), atol=1e-12)
+    np.testing.assert_allclose(gradient, -grad(payoff)(jnp.array(LOGITS)), atol=1e-12)
 
 
 def test_the_half_is_a_control_variate_only(x64):
@@ -81,7 +85,7 @@ def test_sequence_kl_has_the_right_gradient_where_a_per_token_one_has_not(x64):
         return one, two
 
     probabilities = jnp.exp(sum(tokens(z)))
-    exact = jax.grad(lambda z: jnp.exp(sum(tokens(z))) @ (sum(tokens(z)) + 2 * jnp.log(2.0)))(z)
+    exact = grad(lambda z: jnp.exp(sum(tokens(z))) @ (sum(tokens(z)) + 2 * jnp.log(2.0)))(z)
 
     def surrogate(z):
         logp = sum(tokens(z))
@@ -93,17 +97,17 @@ def test_sequence_kl_has_the_right_gradient_where_a_per_token_one_has_not(x64):
         return sum(probabilities @ nash_md(t, half, t + jnp.log(2.0), tau=1.0) for t in tokens(z))
 
     np.testing.assert_allclose(exact["first"][0], 0.128897, atol=1e-6)
-    gradient = jax.grad(surrogate)(z)
+    gradient = grad(surrogate)(z)
     np.testing.assert_allclose(gradient["first"], exact["first"], atol=1e-12)
     np.testing.assert_allclose(gradient["after"], exact["after"], atol=1e-12)
-    wrong = jax.grad(per_token)(z)
+    wrong = grad(per_token)(z)
     np.testing.assert_allclose(wrong["first"][0], 0.171128, atol=1e-6)
     np.testing.assert_allclose(wrong["after"], exact["after"], atol=1e-12)
 
 
 def test_gradient_reaches_the_policy_alone():
     arguments = jnp.array([-2.0]), jnp.array([0.9]), jnp.array([0.3])
-    gradients = jax.grad(lambda *a: nash_md(*a, tau=0.5).sum(), argnums=(0, 1, 2))(*arguments)
+    gradients = grad(lambda *a: nash_md(*a, tau=0.5).sum(), argnums=(0, 1, 2))(*arguments)
     np.testing.assert_allclose(gradients[0], -(0.4 - 0.15), rtol=1e-6)
     np.testing.assert_array_equal(gradients[1], 0.0)
     np.testing.assert_array_equal(gradients[2], 0.0)
@@ -115,7 +119,7 @@ def test_edges_are_finite():
     ratio = jnp.array([-inf, inf, 0.0, -2000.0, jnp.nan])
     losses = lambda x: nash_md(x, jnp.full(5, 0.8), ratio, tau=0.1)  # noqa: E731
     np.testing.assert_allclose(losses(logp)[:3], [0.0, 0.3 - 2.0, 0.0], rtol=1e-5)
-    gradient = jax.grad(lambda x: losses(x).sum())(logp)
+    gradient = grad(lambda x: losses(x).sum())(logp)
     assert np.all(np.isfinite(gradient)) and np.all(np.isfinite(losses(logp)))
     np.testing.assert_array_equal(gradient[jnp.array([0, 4])], 0.0)
 

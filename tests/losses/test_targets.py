@@ -20,6 +20,10 @@ def x64():
         yield
 
 
+def grad(function, **kwargs):
+    return jax.jit(jax.grad(function, **kwargs))
+
+
 def test_tilt_normalises_to_the_regularised_optimum(x64):
     log_reference, rewards = jnp.log(jnp.array(REFERENCE)), jnp.array(REWARDS)
     scores = targets.tilt(log_reference, rewards, beta=0.5)
@@ -100,18 +104,18 @@ def test_a_context_without_a_hit_is_skipped_by_the_loss():
         losses = [f_dpg(a, b, divergence=divergences.jensen_shannon) for a, b in zip(x, log_target)]
         return jnp.stack(losses).sum()
 
-    gradient = jax.grad(loss)(logp)
+    gradient = grad(loss)(logp)
     np.testing.assert_array_equal(gradient[1], 0.0)
     assert gradient[0, 0] < 0.0 < gradient[0, 1]
 
 
 def test_no_gradient_through_the_states():
     scores = jnp.array([0.3, -0.4])
-    through_partition = jax.grad(
+    through_partition = grad(
         lambda s: targets.update_partition(targets.init_partition(), s, s * 0.5).log_mean
     )
     np.testing.assert_array_equal(through_partition(scores), 0.0)
-    through_baseline = jax.grad(
+    through_baseline = grad(
         lambda r: targets.baseline_value(targets.update_baseline(targets.init_baseline(4), r))
     )
     np.testing.assert_array_equal(through_baseline(scores), 0.0)

@@ -31,13 +31,17 @@ def x64():
         yield
 
 
+def grad(function, **kwargs):
+    return jax.jit(jax.grad(function, **kwargs))
+
+
 def expected_gradient(logits, behavior, rewards, **limits):
     """Ascent direction of the loss averaged over the behaviour policy."""
 
     def mean_loss(z):
         return behavior @ topr(jax.nn.log_softmax(z), jnp.log(behavior), rewards, **limits)
 
-    return -jax.grad(mean_loss)(logits)
+    return -grad(mean_loss)(logits)
 
 
 def test_on_policy_it_is_reinforce(x64):
@@ -46,7 +50,7 @@ def test_on_policy_it_is_reinforce(x64):
     np.testing.assert_allclose(gradient, [4 / 9, -2 / 9, -2 / 9], atol=1e-12)
 
     logits, rewards = jnp.array([0.3, -0.2, 0.5]), jnp.array([0.7, -0.4, 0.0])
-    exact = jax.grad(lambda z: jax.nn.softmax(z) @ rewards)(logits)
+    exact = grad(lambda z: jax.nn.softmax(z) @ rewards)(logits)
     np.testing.assert_allclose(
         expected_gradient(logits, jax.nn.softmax(logits), rewards), exact, atol=1e-12
     )
@@ -55,7 +59,7 @@ def test_on_policy_it_is_reinforce(x64):
 def test_full_importance_weights_are_unbiased_off_policy(x64):
     logits, behavior = jnp.array([0.3, -0.2, 0.5]), jnp.array([0.2, 0.5, 0.3])
     rewards = jnp.array(REWARDS)
-    exact = jax.grad(lambda z: jax.nn.softmax(z) @ rewards)(logits)
+    exact = grad(lambda z: jax.nn.softmax(z) @ rewards)(logits)
     positive, negative = METHODS["importance"]
     np.testing.assert_allclose(
         expected_gradient(logits, behavior, rewards, positive=positive, negative=negative),
@@ -95,13 +99,13 @@ def test_far_log_ratios_give_exactly_the_limits():
     logp, behavior_logp = jnp.array([-10.0, -860.0]), jnp.array([-60.0, -60.0])
     weights = topr_weights(logp, behavior_logp, -jnp.ones(2))
     np.testing.assert_array_equal(weights, [1.0, 0.0])
-    gradient = jax.grad(lambda x: topr(x, behavior_logp, -jnp.ones(2)).sum())(logp)
+    gradient = grad(lambda x: topr(x, behavior_logp, -jnp.ones(2)).sum())(logp)
     np.testing.assert_array_equal(gradient, [1.0, 0.0])
 
 
 def test_gradient_reaches_the_policy_alone_and_not_the_weight():
     logp, behavior_logp, rewards = jnp.array([-2.0]), jnp.array([-1.0]), jnp.array([-1.0])
-    gradients = jax.grad(lambda *a: topr(*a).sum(), argnums=(0, 1, 2))(logp, behavior_logp, rewards)
+    gradients = grad(lambda *a: topr(*a).sum(), argnums=(0, 1, 2))(logp, behavior_logp, rewards)
     # Through the weight the first would be exp(-1) (1 - 2).
     np.testing.assert_allclose(gradients[0], math.exp(-1.0), rtol=1e-6)
     np.testing.assert_array_equal(gradients[1], 0.0)
@@ -127,9 +131,7 @@ def test_the_negative_part_of_the_objective_is_bounded(x64):
     # -policy below; the scan runs over policies in (0, 1].
     mu = 0.2
     logp = jnp.linspace(math.log(1e-8), 0.0, 20_001)
-    slope = jax.vmap(
-        jax.grad(lambda x: mu * topr(x[None], jnp.log(jnp.array([mu])), -jnp.ones(1))[0])
-    )
+    slope = jax.vmap(grad(lambda x: mu * topr(x[None], jnp.log(jnp.array([mu])), -jnp.ones(1))[0]))
     objective = -np.concatenate([[0.0], np.cumsum(np.asarray(slope(logp))[:-1] * np.diff(logp))])
     expected = np.where(logp < math.log(mu), -np.exp(logp), -mu * (1.0 + logp - math.log(mu)))
     np.testing.assert_allclose(objective, expected, atol=2e-4)
@@ -168,7 +170,7 @@ def test_edges_are_finite(method):
     rewards = jnp.array([1.0, 1.0, -1.0, 1.0, 0.0, -1.0])
     losses = lambda x: topr(x, behavior_logp, rewards, positive=positive, negative=negative)  # noqa: E731
     assert np.all(np.isfinite(losses(logp)))
-    gradient = jax.grad(lambda x: losses(x).sum())(logp)
+    gradient = grad(lambda x: losses(x).sum())(logp)
     assert np.all(np.isfinite(gradient))
     np.testing.assert_array_equal(gradient[jnp.array([0, 1, 4, 5])], 0.0)
 
