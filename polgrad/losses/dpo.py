@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import LIMIT
+from polgrad._scalars import in_range
 
 __all__ = ["dpo", "implicit_reward", "plackett_luce", "preference_margin"]
 
@@ -44,10 +45,8 @@ def dpo(
     """
     _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
     _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    if not beta > 0.0:
-        raise ValueError(f"beta must be positive, got {beta}")
-    if not 0.0 <= label_smoothing <= 0.5:
-        raise ValueError(f"label_smoothing must lie in [0, 0.5], got {label_smoothing}")
+    in_range("beta", beta, low=0.0, above=True)
+    in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
     margin = beta * (_finite(chosen_logratio) - _finite(rejected_logratio))
     right, wrong = jax.nn.softplus(-margin), jax.nn.softplus(margin)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
@@ -68,9 +67,13 @@ def implicit_reward(
     Returns:
       Rewards, same shape. Infinite log ratios count +-20 nats, undefined ones 0.
 
+    Raises:
+      ValueError: if `beta` is not positive.
+
     References:
       Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), section 5.
     """
+    in_range("beta", beta, low=0.0, above=True)
     return beta * _finite(accumulate(logp) - jax.lax.stop_gradient(accumulate(reference_logp)))
 
 

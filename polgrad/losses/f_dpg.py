@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio
+from polgrad._scalars import in_range
 from polgrad.divergences import FDivergence
 
 __all__ = ["f_dpg", "f_dpg_pseudo_reward"]
@@ -91,8 +92,7 @@ def f_dpg_pseudo_reward(
     Raises:
       ValueError: if shapes differ or `log_ratio_clip` is not positive.
     """
-    if not log_ratio_clip > 0.0:
-        raise ValueError(f"log_ratio_clip must be positive, got {log_ratio_clip}")
+    in_range("log_ratio_clip", log_ratio_clip, low=0.0, above=True)
     _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
     _checks.same_shape("[B]", logp=logp, log_target=log_target)
     logp, log_target = jax.lax.stop_gradient((accumulate(logp), accumulate(log_target)))

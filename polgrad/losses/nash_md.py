@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import LIMIT
+from polgrad._scalars import in_range
 
 __all__ = ["nash_md"]
 
@@ -43,8 +44,7 @@ def nash_md(
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886).
     """
-    if not tau >= 0.0:
-        raise ValueError(f"tau must be at least 0, got {tau}")
+    in_range("tau", tau, low=0.0)
     _checks.rank("logp", logp, 1, "[B], one value a response (masking.sequence_sum)")
     _checks.same_shape(
         "[B]", logp=logp, preference=preference, reference_logratio=reference_logratio

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from polgrad._scalars import in_range
+
 __all__ = [
     "Baseline",
     "Partition",
@@ -53,8 +55,7 @@ def tilt(
     Raises:
       ValueError: if `beta` is not positive.
     """
-    if not beta > 0.0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    in_range("beta", beta, low=0.0, above=True)
     return reference_logp + rewards / beta
 
 

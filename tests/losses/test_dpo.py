@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polgrad import losses
 from polgrad.games.bandits import kl_regularized_optimum
-from polgrad.losses.dpo import dpo, implicit_reward, plackett_luce, preference_margin
+
+# Compiled once a shape; beta is traced, as under a schedule.
+dpo = jax.jit(losses.dpo, static_argnames="label_smoothing")
+implicit_reward = jax.jit(losses.implicit_reward)
+plackett_luce = jax.jit(losses.plackett_luce)
+preference_margin = jax.jit(losses.preference_margin)
 
 finite = st.floats(-30.0, 30.0, width=32)
 
@@ -179,7 +185,7 @@ def test_an_empty_batch_is_empty():
 def test_bad_arguments():
     zero = jnp.zeros(2)
     with pytest.raises(ValueError, match="beta"):
-        dpo(zero, zero, beta=0.0)
+        losses.dpo(zero, zero, beta=0.0)
     with pytest.raises(ValueError, match="label_smoothing"):
         dpo(zero, zero, label_smoothing=0.6)
     with pytest.raises(ValueError, match="rejected_logratio"):

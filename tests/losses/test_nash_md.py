@@ -7,7 +7,9 @@ import pytest
 
 from polgrad.games.nash_md import regularized_nash
 from polgrad.games.preference import rps_game
-from polgrad.losses.nash_md import nash_md
+from polgrad.losses.nash_md import nash_md as uncompiled
+
+nash_md = jax.jit(uncompiled)  # tau is traced, as under a schedule
 
 REFERENCE = (0.6, 0.3, 0.1)
 LOGITS = (0.4, -0.1, 0.3)
@@ -126,9 +128,16 @@ def test_edges_are_finite():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="tau"):
-        nash_md(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), tau=-0.1)
+        uncompiled(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), tau=-0.1)
     with pytest.raises(ValueError, match="preference"):
         nash_md(jnp.zeros(2), jnp.zeros(1), jnp.zeros(2), tau=0.1)
+
+
+def test_several_taus_at_once():
+    arguments = jnp.array([-2.0]), jnp.array([0.9]), jnp.array([0.3])
+    taus = jnp.array([0.0, 0.5])
+    mapped = jax.vmap(lambda tau: nash_md(*arguments, tau=tau))(taus)
+    np.testing.assert_allclose(mapped[:, 0], [2.0 * 0.4, 2.0 * (0.4 - 0.15)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

@@ -10,6 +10,8 @@ from polgrad.games.bandits import kl_regularized_optimum
 from polgrad.losses import targets
 from polgrad.losses.f_dpg import f_dpg
 
+update_partition = jax.jit(targets.update_partition)
+
 REFERENCE = (0.3, 0.3, 0.2, 0.1, 0.1)
 REWARDS = (1.0, 0.0, -1.0, 0.5, 2.0)
 
@@ -52,7 +54,7 @@ def test_partition_weights_average_to_z_under_any_behavior(behavior, x64):
     scores = targets.tilt(jnp.log(jnp.array(REFERENCE)), jnp.array(REWARDS), beta=0.5)
     counts = np.rint(np.array(behavior) * 20).astype(int)
     rows = np.repeat(np.arange(5), counts)
-    state = targets.update_partition(
+    state = update_partition(
         targets.init_partition(), scores[rows], jnp.log(jnp.array(behavior))[rows]
     )
     np.testing.assert_allclose(state.log_mean, jax.nn.logsumexp(scores), rtol=1e-6)
@@ -63,29 +65,27 @@ def test_partition_is_the_mean_over_all_batches_however_cut(x64):
     weights = jnp.array([[1.0, 3.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     state = targets.init_partition((2,))
     for part in (slice(0, 1), slice(1, 4)):
-        state = targets.update_partition(
-            state, jnp.log(weights[:, part]), jnp.zeros_like(weights[:, part])
-        )
+        state = update_partition(state, jnp.log(weights[:, part]), jnp.zeros_like(weights[:, part]))
     np.testing.assert_allclose(jnp.exp(state.log_mean), [1.5, 0.0], rtol=1e-6)
     np.testing.assert_array_equal(state.count, [4, 4])
 
 
 def test_partition_ignores_invalid_samples_and_survives_having_none():
     log_score, behavior_logp = jnp.log(jnp.array([2.0, 5.0])), jnp.zeros(2)
-    state = targets.update_partition(
+    state = update_partition(
         targets.init_partition(), log_score, behavior_logp, valid=jnp.array([True, False])
     )
     np.testing.assert_allclose(jnp.exp(state.log_mean), 2.0, rtol=1e-6)
-    same = targets.update_partition(state, log_score, behavior_logp, valid=jnp.zeros(2, bool))
+    same = update_partition(state, log_score, behavior_logp, valid=jnp.zeros(2, bool))
     np.testing.assert_allclose(same.log_mean, state.log_mean, rtol=1e-6)
-    empty = targets.update_partition(
+    empty = update_partition(
         targets.init_partition(), log_score, behavior_logp, valid=jnp.zeros(2, bool)
     )
     assert empty.log_mean == -jnp.inf and empty.count == 0
 
 
 def test_partition_does_not_overflow_in_float32():
-    state = targets.update_partition(
+    state = update_partition(
         targets.init_partition(), jnp.array([400.0, 400.0]), jnp.array([-1.0, -1.0])
     )
     np.testing.assert_allclose(state.log_mean, 401.0, rtol=1e-6)
@@ -95,7 +95,7 @@ def test_a_context_without_a_hit_is_skipped_by_the_loss():
     # Context 0 has met the constraint, context 1 has not.
     logp = jnp.log(jnp.array([[0.5, 0.5], [0.5, 0.5]]))
     scores = targets.filtered(logp, jnp.array([[True, False], [False, False]]))
-    state = targets.update_partition(targets.init_partition((2,)), scores, logp)
+    state = update_partition(targets.init_partition((2,)), scores, logp)
     log_target = targets.normalize(scores, state)
     np.testing.assert_allclose(log_target[0], [0.0, -jnp.inf], atol=1e-6)
     np.testing.assert_array_equal(log_target[1], jnp.inf)
@@ -112,7 +112,7 @@ def test_a_context_without_a_hit_is_skipped_by_the_loss():
 def test_no_gradient_through_the_states():
     scores = jnp.array([0.3, -0.4])
     through_partition = grad(
-        lambda s: targets.update_partition(targets.init_partition(), s, s * 0.5).log_mean
+        lambda s: update_partition(targets.init_partition(), s, s * 0.5).log_mean
     )
     np.testing.assert_array_equal(through_partition(scores), 0.0)
     through_baseline = grad(
@@ -163,7 +163,7 @@ def test_states_live_in_a_scan():
     def step(carry, inputs):
         partition, baseline = carry
         scores, rewards = inputs
-        partition = targets.update_partition(partition, scores, jnp.zeros(4))
+        partition = update_partition(partition, scores, jnp.zeros(4))
         return (partition, targets.update_baseline(baseline, rewards)), partition.log_mean
 
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))

@@ -1,0 +1,34 @@
+"""Range checks: ends, NaN, and traced values."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from polgrad._scalars import in_range
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1, jnp.float32(1.0)])
+def test_inside(value):
+    in_range("x", value, low=0.0, high=1.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, -math.inf])
+def test_outside_names_value_and_range(value):
+    with pytest.raises(ValueError, match=r"x is .*expected a number in \[0, 1\]"):
+        in_range("x", value, low=0.0, high=1.0)
+
+
+def test_an_open_end_excludes_itself():
+    in_range("x", 1e-9, low=0.0, above=True)
+    with pytest.raises(ValueError, match=r"\(0, inf\]"):
+        in_range("x", 0.0, low=0.0, above=True)
+
+
+def test_traced_values_pass():
+    def f(x):
+        in_range("x", x, low=0.0)
+        return x
+
+    assert jax.jit(f)(-1.0) == -1.0
