@@ -39,11 +39,6 @@ def behavior_logp(outputs: Outputs, batch: Batch, on_policy: bool) -> Float[Arra
     return jax.lax.stop_gradient(outputs.logp) if on_policy else batch["behavior_logp"]
 
 
-def weighted_sum(loss: Array, weights: Array) -> Array:
-    """Sum of loss times weight; whatever lies under a weight of 0 has no part in it."""
-    return jnp.sum(jnp.where(weights > 0, loss, 0.0) * weights)
-
-
 def token_metrics(outputs: Outputs, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
     """`entropy` and, with a reference, `kl_reference`: means over the batch's tokens."""
     mask = batch["mask"]

@@ -47,7 +47,7 @@ class DPO:
             "margin": ((weights * self.beta * (chosen - rejected)).sum(), weights.sum()),
             "pair_accuracy": ((weights * (chosen > rejected)).sum(), weights.sum()),
         }
-        return common.weighted_sum(loss, weights), metrics
+        return masking.weighted_sum(loss, weights), metrics
 
 
 @dataclasses.dataclass(frozen=True)

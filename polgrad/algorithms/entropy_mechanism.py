@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from polgrad import losses, selection
+from polgrad import losses, masking, selection
 from polgrad.algorithms import common
 from polgrad.algorithms.grpo import GRPO
 
@@ -120,4 +120,4 @@ def _with_metrics(settings, loss, outputs, batch):
         **common.token_metrics(outputs, batch),
         "clip_fraction": ((selected * mask).sum(), mask.sum()),
     }
-    return common.weighted_sum(loss, batch["weights"]), metrics
+    return masking.weighted_sum(loss, batch["weights"]), metrics

@@ -108,7 +108,7 @@ class FDPG:
                 **form,
             )
             metrics = common.token_metrics(outputs, batch)
-            return common.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), metrics
 
         return Algorithm(
             init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"})

@@ -129,7 +129,7 @@ class GRPO:
             clip_high=self.clip_high,
         )
         metrics = {**common.token_metrics(outputs, batch), "clip_fraction": (clipped * mask.sum(), mask.sum())}
-        return common.weighted_sum(loss, batch["weights"]), metrics
+        return masking.weighted_sum(loss, batch["weights"]), metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class NashMD:
             reference = common.sequence_logp(batch["reference_logp"], batch["mask"])
             loss = losses.nash_md(logp, batch["preference"], logp - reference, tau=self.tau)
             metrics = common.token_metrics(outputs, batch)
-            return common.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), metrics
 
         return Algorithm(
             prepare=prepare,

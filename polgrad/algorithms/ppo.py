@@ -107,4 +107,4 @@ class PPO:
             "clip_fraction": (clipped * mask.sum(), mask.sum()),
             "value_loss": ((value * mask).sum(), mask.sum()),
         }
-        return common.weighted_sum(loss, weights), metrics
+        return masking.weighted_sum(loss, weights), metrics

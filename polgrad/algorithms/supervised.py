@@ -27,6 +27,6 @@ class Supervised:
 
         def loss(outputs, batch, key):
             metrics = common.token_metrics(outputs, batch)
-            return common.weighted_sum(-outputs.logp, batch["weights"]), metrics
+            return masking.weighted_sum(-outputs.logp, batch["weights"]), metrics
 
         return Algorithm(prepare=prepare, loss=loss, source="demonstrations")

@@ -46,6 +46,6 @@ class TOPR:
                 **common.token_metrics(outputs, batch),
                 "importance_weight": (weight.sum(), jnp.asarray(float(weight.size))),
             }
-            return common.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), metrics
 
         return Algorithm(prepare=prepare, loss=loss)

@@ -28,7 +28,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
-        self._manager = ocp.CheckpointManager(root, options=options)
+        # With its handler named, the manager can tell a checkpoint's shapes before it reads it.
+        self._manager = ocp.CheckpointManager(
+            root, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
         self._initial = root / "initial"
 
     def latest(self) -> int | None:

@@ -70,7 +70,7 @@ def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:
     vocabulary = {"<pad>": tokenizer.pad_id, "<eos>": tokenizer.eos_id}
     vocabulary |= {c: tokenizer.encode(c)[0] for c in tokenizer.alphabet}
     hub = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    hub.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("(?s)."), behavior="isolated")
+    hub.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
     hub.decoder = decoders.Fuse()
     hub.add_special_tokens(["<pad>", "<eos>"])
     return policies.TextAssets(

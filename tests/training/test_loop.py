@@ -1,0 +1,239 @@
+"""Whole runs on a tiny policy: files, resuming, stopping, people's own code and data."""
+
+import dataclasses
+import pathlib
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from polgrad import algorithms, training
+from polgrad.rewards.pool import RewardPool
+from polgrad.training import building, loop
+from polgrad.training.checkpoints import read_lines, restore_params
+from polgrad.training.config import (
+    Data,
+    Evaluation,
+    Rewards,
+    Rollouts,
+    Saving,
+    Small,
+    TrainConfig,
+    Update,
+    WarmStart,
+)
+
+TINY = Small(layers=1, width=16, heads=2, mlp=32)
+LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """A file of sums."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    # An untrained policy is never right, but its completions differ in length.
+    (path.parent / "shorter.py").write_text(
+        "def shorter(prompt, completion, example):\n    return -0.1 * len(completion)\n"
+    )
+    return path
+
+
+def config(sums, out, **changes):
+    base = TrainConfig(
+        task=str(sums),
+        steps=4,
+        out=str(out),
+        mesh="data=1",
+        data=Data(held_out=0.3),
+        small=TINY,
+        rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
+        warm_start=WarmStart(steps=3, demonstrations=8, batch=4),
+        rewards=Rewards(functions=(f"{sums.parent / 'shorter.py'}:shorter",)),
+        evaluation=Evaluation(problems=6),
+        saving=Saving(every=2, samples_every=2, tensorboard=False),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def result(sums, tmp_path_factory):
+    """A run that nothing disturbs."""
+    return training.train(config(sums, tmp_path_factory.mktemp("run")), quiet=True)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def test_a_run_leaves_its_files_and_metrics(result):
+    rows = read_lines(result.directory / "metrics.jsonl")
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]
+    wanted = {"reward_mean", "reward_std", "entropy", "kl_reference", "clip_fraction"}
+    wanted |= {"gradient_norm", "completion_length", "invalid_rewards", "parity_gap"}
+    wanted |= {"tokens_per_second", "seconds"}
+    assert all(wanted <= r.keys() for r in rows)
+    assert "accuracy" in rows[-1] and "accuracy" not in rows[0]
+    assert rows[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl_reference"] > 0
+    assert max(r["parity_gap"] for r in rows) < 1e-4
+    samples = read_lines(result.directory / "samples.jsonl")
+    assert {s["step"] for s in samples} == {1, 3}
+    assert {"prompt", "completion", "reward", "reason"} <= samples[0].keys()
+    assert (result.directory / "reward.png").stat().st_size > 1000
+    assert result.before.problems == result.after.problems == 6
+
+
+def test_every_metric_is_defined_once_in_the_documentation(result):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for name in read_lines(result.directory / "metrics.jsonl")[-1]:
+        assert text.count(f"| `{name}`") + text.count(f", `{name}`") == 1, name
+
+
+def test_the_newest_checkpoint_is_the_final_state(result):
+    params, step = restore_params(result.directory)
+    assert step == 4
+    assert same(params, jax.device_get(result.state.params))
+
+
+def test_sigterm_saves_and_resume_ends_bit_for_bit_as_an_undisturbed_run(
+    sums, tmp_path, result, monkeypatch
+):
+    settings = config(sums, tmp_path, resume=True, saving=Saving(every=100, tensorboard=False))
+    step = loop._Loop._step
+
+    def stop_after_the_third(self, number, state, reference):
+        outcome = step(self, number, state, reference)
+        if number == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return outcome
+
+    monkeypatch.setattr(loop._Loop, "_step", stop_after_the_third)
+    stopped = training.train(settings, quiet=True)
+    assert stopped.stopped and int(stopped.state.step) == 3
+    monkeypatch.setattr(loop._Loop, "_step", step)
+    # What a kill leaves behind: a row past the checkpoint, and half a line.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "reward_mean": 9}\n{"step": 5, "rew')
+    resumed = training.train(settings, quiet=True)
+    assert not resumed.stopped
+    assert same(resumed.state.params, result.state.params)
+    assert same(resumed.state.optimizer, result.state.optimizer)
+    assert [r["step"] for r in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert resumed.before == result.before
+
+
+def test_scores_of_steps_that_are_run_again_come_from_the_journal(sums, tmp_path, monkeypatch):
+    settings = config(sums, tmp_path, resume=True, steps=3, saving=Saving(every=2, tensorboard=False))
+    first = training.train(settings, quiet=True)
+    # As if killed in step 3, before a checkpoint of it: the step is run again from step 2.
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    calls = []
+    score = RewardPool.score
+    monkeypatch.setattr(
+        RewardPool, "score", lambda self, items: calls.append(len(items)) or score(self, items)
+    )
+    again = training.train(settings, quiet=True)
+    assert same(first.state.params, again.state.params)
+    assert 16 not in calls, "the rollout of step 3 was scored again"
+
+
+def test_a_checkpoint_of_another_shape_is_refused(sums, result):
+    wider = dataclasses.replace(TINY, width=32)
+    settings = config(sums, result.directory, small=wider, resume=True, steps=5)
+    with pytest.raises(ValueError, match=r"does not fit this run: .* has shape"):
+        training.train(settings, quiet=True)
+
+
+def test_non_finite_updates_are_skipped_and_then_stop_the_run(sums, tmp_path):
+    class Broken(algorithms.GRPO):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return logp * np.nan
+
+    settings = config(sums, tmp_path, settings=Broken(), update=Update(max_skipped=2))
+    with pytest.raises(training.TrainingError, match="not finite in 2 updates in a row"):
+        training.train(settings, quiet=True)
+    rows = read_lines(tmp_path / "metrics.jsonl")
+    assert rows[0]["skipped_updates"] == 1 and rows[0]["loss"] is None
+
+
+def test_a_sampler_that_disagrees_with_the_trainer_stops_the_run(sums, tmp_path):
+    settings = config(sums, tmp_path, parity_tolerance=1e-12)
+    with pytest.raises(training.TrainingError, match="parity_tolerance"):
+        training.train(settings, quiet=True)
+
+
+def test_peoples_own_algorithm_and_reward_by_path(sums, tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "import dataclasses\n"
+        "from polgrad.algorithms import GRPO\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine(GRPO):\n"
+        "    gain: float = 2.0\n"
+        "    def surrogate(self, logp, behavior_logp, advantages, mask):\n"
+        "        return -self.gain * advantages * logp\n"
+    )
+    settings = config(sums, tmp_path / "run", steps=1, algorithm=f"{code}:Mine")
+    outcome = training.train(settings, quiet=True)
+    assert outcome.metrics["reward_mean"] <= 0
+    assert outcome.parts.config.settings.gain == 2.0
+
+
+@pytest.mark.parametrize("name", ["ppo", "clip_cov", "topr", "f_dpg", "nash_md", "online_dpo"])
+def test_every_family_trains(sums, tmp_path, name):
+    outcome = training.train(
+        config(sums, tmp_path, algorithm=name, steps=2, evaluation=Evaluation(problems=0)),
+        quiet=True,
+    )
+    assert np.isfinite(outcome.metrics["gradient_norm"])
+    assert outcome.metrics["skipped_updates"] == 0
+
+
+def test_off_policy_updates_and_packing(sums, tmp_path):
+    update = Update(epochs=2, mini_batches=2, micro_batches=2, packing=True)
+    outcome = training.train(
+        config(sums, tmp_path, steps=2, update=update, evaluation=Evaluation(problems=0)), quiet=True
+    )
+    assert int(outcome.state.step) == 2 and np.isfinite(outcome.metrics["gradient_norm"])
+
+
+def test_offline_pairs_raise_the_margin(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i}:", "chosen": "a", "rejected": "b"} for i in range(10)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    settings = config(
+        path,
+        tmp_path / "run",
+        algorithm="dpo",
+        steps=20,
+        warm_start=WarmStart(),
+        rewards=Rewards(),
+        data=Data(held_out=0.0),
+        optimizer=training.Optimizer(learning_rate=1e-2),
+    )
+    outcome = training.train(settings, quiet=True)
+    assert outcome.metrics["pair_accuracy"] == 1.0 and outcome.metrics["margin"] > 0.1
+
+
+def test_supervised_learns_its_demonstrations(sums, tmp_path):
+    settings = config(
+        sums,
+        tmp_path,
+        algorithm="supervised",
+        steps=60,
+        optimizer=training.Optimizer(learning_rate=1e-2),
+        evaluation=Evaluation(problems=0),
+        warm_start=WarmStart(),
+    )
+    training.train(settings, quiet=True)
+    losses = [r["loss"] for r in read_lines(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
+    bad = config(sums, tmp_path / "new", rollouts=Rollouts(top_p=0.9))
+    with pytest.raises(ValueError, match="rollouts.top_p is 0.9"):
+        building.build(bad)
+    assert not (tmp_path / "new").exists()
