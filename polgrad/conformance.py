@@ -99,7 +99,8 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
       ValueError: if the objective takes no arguments that are known, accepts none of the
         layouts, or returns neither [B, T] nor [B] nor a scalar.
     """
-    with jax.enable_x64(True):
+    # Accelerators have no float64, or a slow one; nothing here is large.
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         call = kit.Call(objective, layout)
         measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
         checks = {
