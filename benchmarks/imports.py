@@ -1,6 +1,6 @@
 """Prints what importing polgrad costs, and fails if an import pulls in what it must not.
 
-    python benchmarks/imports.py
+python benchmarks/imports.py
 """
 
 import statistics

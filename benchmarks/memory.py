@@ -48,7 +48,9 @@ def temporaries(sequences: int, length: int, chunk: int | None) -> int:
     """Bytes of temporaries of one GRPO update."""
     network = policies.TransformerNetwork(SMOLLM2)
     prompt = length // 8
-    context = Context(group_size=sequences, max_tokens=length - prompt, num_prompts=1, on_policy=True)
+    context = Context(
+        group_size=sequences, max_tokens=length - prompt, num_prompts=1, on_policy=True
+    )
     mesh = mesh_lib.make({"data": 1})
     scoring = dataclasses.replace(Scoring(remat="full"), chunk=chunk)
     algorithm = algorithms.GRPO().build(context)

@@ -78,7 +78,9 @@ def main() -> None:
     pairs = list(zip(parameters(alone), parameters(killed), strict=True))
     same = all(np.array_equal(a, b) for a, b in pairs)
     count = sum(a.size for a, _ in pairs)
-    print(f"{count:,} parameters in {len(pairs)} arrays: {'bit-identical' if same else 'DIFFERENT'}")
+    print(
+        f"{count:,} parameters in {len(pairs)} arrays: {'bit-identical' if same else 'DIFFERENT'}"
+    )
     if not same:
         print("largest difference:", max(float(np.abs(a - b).max()) for a, b in pairs))
     shutil.rmtree(root)

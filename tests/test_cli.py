@@ -6,10 +6,31 @@ import subprocess
 import sys
 
 import pytest
+
 from polgrad import cli
 
-SMALL = "--small.layers 1 --small.width 16 --small.heads 2 --small.mlp 32 --mesh data=1".split()
-SIZES = "--rollouts.prompts 4 --rollouts.group-size 4 --rollouts.max-tokens 3 --steps 1".split()
+SMALL = [
+    "--small.layers",
+    "1",
+    "--small.width",
+    "16",
+    "--small.heads",
+    "2",
+    "--small.mlp",
+    "32",
+    "--mesh",
+    "data=1",
+]
+SIZES = [
+    "--rollouts.prompts",
+    "4",
+    "--rollouts.group-size",
+    "4",
+    "--rollouts.max-tokens",
+    "3",
+    "--steps",
+    "1",
+]
 
 
 @pytest.fixture
@@ -84,6 +105,7 @@ def test_a_prompt_longer_than_the_context(capsys, tmp_path):
     shape = policies.TransformerConfig(vocab_size=300, width=8, layers=1, heads=2, max_length=20)
     network = policies.TransformerNetwork(shape)
     import jax
+
     from polgrad import data
     from polgrad.training import serving
 
@@ -110,9 +132,7 @@ def test_train_then_sample_evaluate_export(capsys, sums, tmp_path):
     assert code == 0 and output.endswith("\n")
     code, output, _ = run(capsys, "evaluate", "--policy", tmp_path / "run", "--problems", "3")
     assert code == 0 and output.startswith("accuracy: ")
-    code, output, _ = run(
-        capsys, "export", "--policy", tmp_path / "run", "--out", tmp_path / "hub"
-    )
+    code, output, _ = run(capsys, "export", "--policy", tmp_path / "run", "--out", tmp_path / "hub")
     assert code == 0 and (tmp_path / "hub" / "model.safetensors").exists()
     code, _, _ = run(
         capsys, "sample", "--policy", tmp_path / "hub", "--prompt", "1+1=", "--max-tokens", "3",

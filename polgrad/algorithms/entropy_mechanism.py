@@ -15,7 +15,9 @@ def sample_noise(key, prompt_ids, sample_ids, length: int):
     """Uniform numbers `[B, T]` addressed by prompt and sample, so no order or split moves them."""
 
     def row(prompt, sample):
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, prompt), sample), (length,))
+        return jax.random.uniform(
+            jax.random.fold_in(jax.random.fold_in(key, prompt), sample), (length,)
+        )
 
     return jax.vmap(row)(prompt_ids, sample_ids)
 

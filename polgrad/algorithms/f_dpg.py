@@ -110,9 +110,7 @@ class FDPG:
             metrics = common.token_metrics(outputs, batch)
             return masking.weighted_sum(loss, batch["weights"]), metrics
 
-        return Algorithm(
-            init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"})
-        )
+        return Algorithm(init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"}))
 
 
 def _add_groups(partition, prompts, score, behavior, valid):

@@ -128,7 +128,10 @@ class GRPO:
             clip_low=self.clip_low,
             clip_high=self.clip_high,
         )
-        metrics = {**common.token_metrics(outputs, batch), "clip_fraction": (clipped * mask.sum(), mask.sum())}
+        metrics = {
+            **common.token_metrics(outputs, batch),
+            "clip_fraction": (clipped * mask.sum(), mask.sum()),
+        }
         return masking.weighted_sum(loss, batch["weights"]), metrics
 
 

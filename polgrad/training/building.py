@@ -237,7 +237,9 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
             raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
         return policy, data.from_assets(policy.text)
     fields = ("prompt", "answer", "chosen", "rejected")
-    texts = [e[f] for s in sources for e in map(s.__getitem__, range(len(s))) for f in fields if f in e]
+    texts = [
+        e[f] for s in sources for e in map(s.__getitem__, range(len(s))) for f in fields if f in e
+    ]
     tokenizer = data.CharacterTokenizer("".join(sorted(set().union(*map(set, texts)))))
     longest = max(len(s[i]["prompt"]) for s in sources for i in range(len(s)))
     shape = config.small
@@ -248,6 +250,7 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
             layers=shape.layers,
             heads=shape.heads,
             mlp_width=shape.mlp,
+            unroll=shape.layers,
             max_length=longest + config.rollouts.max_tokens,
             value_head=value_head,
         )

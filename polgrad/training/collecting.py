@@ -52,7 +52,7 @@ class Collector:
         size, train = config.rollouts.group_size, parts.train
         rollout = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
         completions = decode(parts, rollout)
-        examples = [train.source[int(i)] for i in np.repeat(indices, size)]
+        examples = [e for i in indices for e in [train.source[int(i)]] * size]
         rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, completions)]
         experience = rollout._asdict()
         if parts.algorithm.opponent is None:

@@ -34,12 +34,19 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-    """The small transformer trained from nothing, with characters as tokens."""
+    """The small transformer trained from nothing, with characters as tokens.
+
+    Attributes:
+      layers: number of blocks.
+      width: of the residual stream.
+      heads: of attention.
+      mlp: width of the gated MLP.
+    """
 
     layers: int = 2
     width: int = 128
     heads: int = 4
-    mlp: int = 512
+    mlp: int = 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,11 @@ class Accuracy(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """As numbers for `metrics.jsonl`."""
         named = {f"pass_at_{k}": v for k, v in self.pass_at_k.items()}
-        return {"accuracy": self.value, "accuracy_low": self.low, "accuracy_high": self.high} | named
+        return {
+            "accuracy": self.value,
+            "accuracy_low": self.low,
+            "accuracy_high": self.high,
+        } | named
 
 
 def evaluate(

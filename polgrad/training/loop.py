@@ -102,7 +102,9 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
         for f in dataclasses.fields(config)
         if f.name not in ("settings", "resume")
     }
-    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()}
+    plain = {
+        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()
+    }
     is_settings = dataclasses.is_dataclass(config.settings)
     return plain | {"settings": dataclasses.asdict(config.settings) if is_settings else None}
 

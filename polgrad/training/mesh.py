@@ -34,7 +34,9 @@ def parse(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*", part)
         if match is None or match[1] not in AXES or int(match[2]) < 1:
-            raise ValueError(f"mesh has {part!r}; expected axis=size with axis one of {', '.join(AXES)}")
+            raise ValueError(
+                f"mesh has {part!r}; expected axis=size with axis one of {', '.join(AXES)}"
+            )
         sizes[match[1]] = int(match[2])
     return sizes
 

@@ -61,7 +61,7 @@ class Programs:
         optimizer,
         mesh,
         *,
-        scoring: Scoring = Scoring(),
+        scoring: Scoring,
         mini_batches: int = 1,
         micro_batches: int = 1,
         track_kl: bool = False,

@@ -94,8 +94,13 @@ class Reporter:
         if self._quiet or not sys.stdout.isatty():
             yield self
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             BarColumn(bar_width=24),
@@ -137,7 +142,9 @@ def _start_wandb(project: str, directory: pathlib.Path, config: Mapping[str, Any
         raise ValueError(
             f"saving.wandb is {project!r}, but wandb is not installed: pip install 'polgrad[wandb]'"
         ) from None
-    return wandb.init(project=project, dir=str(directory), config=dict(config or {}), resume="allow")
+    return wandb.init(
+        project=project, dir=str(directory), config=dict(config or {}), resume="allow"
+    )
 
 
 def plot(directory: str | os.PathLike) -> pathlib.Path:

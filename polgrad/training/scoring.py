@@ -121,7 +121,11 @@ def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
     numbered = segments * (1 + jnp.arange(len(start)))[:, None]
 
     def put(x):
-        return jnp.zeros(shape, jnp.int32).at[row[:, None], column].set(x.astype(jnp.int32), mode="drop")
+        return (
+            jnp.zeros(shape, jnp.int32)
+            .at[row[:, None], column]
+            .set(x.astype(jnp.int32), mode="drop")
+        )
 
     return put(tokens), put(positions), put(numbered)
 
@@ -160,7 +164,9 @@ def pack(lengths: Int[np.ndarray, "N"], row_length: int) -> Packing:
     """
     lengths = np.asarray(lengths)
     if lengths.max(initial=0) > row_length:
-        raise ValueError(f"a sequence of {lengths.max()} tokens does not fit row_length {row_length}")
+        raise ValueError(
+            f"a sequence of {lengths.max()} tokens does not fit row_length {row_length}"
+        )
     row, offset = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
     used: list[int] = []
     for i in np.argsort(-lengths, kind="stable"):

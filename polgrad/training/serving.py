@@ -145,7 +145,9 @@ def sample(
         group_size=samples,
     )
     lengths = np.asarray(rollout.completion_lengths)
-    return [tokenizer.decode(r[:n].tolist()) for r, n in zip(np.asarray(rollout.completions), lengths)]
+    return [
+        tokenizer.decode(r[:n].tolist()) for r, n in zip(np.asarray(rollout.completions), lengths)
+    ]
 
 
 def evaluate_policy(

@@ -58,9 +58,7 @@ def make_gradient(
 
         first = jax.tree.map(lambda x: x[0], parts)
         (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first, key)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, _sums(metrics))
-        )
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, _sums(metrics)))
         (loss, grads, sums), peaks = jax.lax.scan(body, zeros, parts)
         means = {k: total / jnp.maximum(count, 1e-12) for k, (total, count) in sums.items()}
         return loss, grads, {**means, **{k: v.max() for k, v in peaks.items()}}

@@ -35,7 +35,5 @@ def warm_start(parts, params, reporter):
         _, batch, _ = programs.prepare((), batch, key)
         state, metrics = programs.update(state, batch, key)
     loss = float(metrics["loss"])
-    reporter.say(
-        f"warm start: {settings.steps} updates on {count} demonstrations, loss {loss:.3f}"
-    )
+    reporter.say(f"warm start: {settings.steps} updates on {count} demonstrations, loss {loss:.3f}")
     return state.params

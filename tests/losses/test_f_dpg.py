@@ -148,6 +148,13 @@ def test_gradient_reaches_the_policy_alone():
         np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_pseudo_rewards_carry_no_gradient():
+    reward = lambda a, b: f_dpg_pseudo_reward(a, b, divergence=divergences.reverse_kl).sum()  # noqa: E731
+    logp, log_target = jnp.log(jnp.array([[0.5, 0.5], [0.8, 0.2]]))
+    for gradient in jax.grad(reward, argnums=(0, 1))(logp, log_target):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
 @each_divergence
 def test_edges_are_finite(divergence):
     inf = jnp.inf

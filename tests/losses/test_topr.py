@@ -112,6 +112,12 @@ def test_gradient_reaches_the_policy_alone_and_not_the_weight():
     np.testing.assert_array_equal(gradients[2], 0.0)
 
 
+def test_weights_carry_no_gradient():
+    arguments = jnp.array([-2.0]), jnp.array([-1.0]), jnp.array([-1.0])
+    for gradient in grad(lambda *a: topr_weights(*a).sum(), argnums=(0, 1, 2))(*arguments):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
 def ascend(steps, **limits):
     uniform = jnp.full(3, 1 / 3)
     step = lambda _, z: z + 0.1 * expected_gradient(z, uniform, jnp.array(REWARDS), **limits)  # noqa: E731

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from polgrad.policies import heads
 
 B, T, D, V = 3, 7, 5, 11
@@ -29,7 +30,6 @@ def test_value_and_gradient_equal_the_dense_form(chunk, temperature):
     with jax.enable_x64(True):
         hidden, head, targets, g = inputs(jnp.float64)
 
-
         def ours(h, w):
             return heads.token_logp(h, w, targets, temperature=temperature, chunk=chunk)
 
@@ -37,7 +37,10 @@ def test_value_and_gradient_equal_the_dense_form(chunk, temperature):
             return dense(h, w, targets, temperature)
 
         np.testing.assert_allclose(ours(hidden, head), theirs(hidden, head), rtol=1e-12)
-        loss = [jax.grad(lambda h, w, f=f: (g * jnp.stack(f(h, w))).sum(), (0, 1)) for f in (ours, theirs)]
+        loss = [
+            jax.grad(lambda h, w, f=f: (g * jnp.stack(f(h, w))).sum(), (0, 1))
+            for f in (ours, theirs)
+        ]
         for a, b in zip(loss[0](hidden, head), loss[1](hidden, head)):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
@@ -57,9 +60,14 @@ def test_no_array_of_all_logits_in_the_compiled_gradient():
 
     def loss(chunk):
         def f(h, w):
-            return heads.token_logp(h, w, jnp.zeros((batch, length), jnp.int32), chunk=chunk)[0].sum()
+            return heads.token_logp(h, w, jnp.zeros((batch, length), jnp.int32), chunk=chunk)[
+                0
+            ].sum()
 
-        shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(batch, length, width), (width, vocabulary)]]
+        shapes = [
+            jax.ShapeDtypeStruct(s, jnp.float32)
+            for s in [(batch, length, width), (width, vocabulary)]
+        ]
         return jax.jit(jax.grad(f, (0, 1))).lower(*shapes).compile().memory_analysis()
 
     full = 4 * batch * length * vocabulary

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from polgrad import algorithms, policies
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, with_packing
@@ -59,7 +60,9 @@ def stored_rollouts(dtype=np.float64):
         "sample_ids": np.tile(np.arange(GROUP), PROMPTS).astype(np.uint32),
         "rewards": np.where(valid, rng.random(n), 0.0).astype(dtype),
         "opponent_rewards": rng.random(n).astype(dtype),
-        "values": (rng.normal(0, 1, (n, T + 1)) * (np.arange(T + 1) <= lengths[:, None])).astype(dtype),
+        "values": (rng.normal(0, 1, (n, T + 1)) * (np.arange(T + 1) <= lengths[:, None])).astype(
+            dtype
+        ),
         "valid": valid,
     }
 
@@ -103,7 +106,9 @@ def network_and_params(kind, values):
         network = policies.TransformerNetwork(config)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), network.init(jax.random.key(1)))
     # A value head starts at zero; its gradient into the trunk should not.
-    return network, jax.tree.map(lambda x: x + 0.1 * np.sin(np.arange(x.size)).reshape(x.shape), params)
+    return network, jax.tree.map(
+        lambda x: x + 0.1 * np.sin(np.arange(x.size)).reshape(x.shape), params
+    )
 
 
 def gradient(kind, name, variant):

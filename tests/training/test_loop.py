@@ -1,14 +1,15 @@
 """Whole runs on a tiny policy: files, resuming, stopping, people's own code and data."""
 
 import dataclasses
-import pathlib
 import json
+import pathlib
 import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
+
 from polgrad import algorithms, training
 from polgrad.rewards.pool import RewardPool
 from polgrad.training import building, loop
@@ -125,7 +126,9 @@ def test_sigterm_saves_and_resume_ends_bit_for_bit_as_an_undisturbed_run(
 
 
 def test_scores_of_steps_that_are_run_again_come_from_the_journal(sums, tmp_path, monkeypatch):
-    settings = config(sums, tmp_path, resume=True, steps=3, saving=Saving(every=2, tensorboard=False))
+    settings = config(
+        sums, tmp_path, resume=True, steps=3, saving=Saving(every=2, tensorboard=False)
+    )
     first = training.train(settings, quiet=True)
     # As if killed in step 3, before a checkpoint of it: the step is run again from step 2.
     shutil.rmtree(tmp_path / "checkpoints" / "3")
@@ -194,7 +197,8 @@ def test_every_family_trains(sums, tmp_path, name):
 def test_off_policy_updates_and_packing(sums, tmp_path):
     update = Update(epochs=2, mini_batches=2, micro_batches=2, packing=True)
     outcome = training.train(
-        config(sums, tmp_path, steps=2, update=update, evaluation=Evaluation(problems=0)), quiet=True
+        config(sums, tmp_path, steps=2, update=update, evaluation=Evaluation(problems=0)),
+        quiet=True,
     )
     assert int(outcome.state.step) == 2 and np.isfinite(outcome.metrics["gradient_norm"])
 
