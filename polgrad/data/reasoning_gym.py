@@ -33,6 +33,7 @@ class TaskConfig(tfds.core.BuilderConfig):
         size: number of examples.
         seed: non-negative int.
         held_out: share of the prompts that makes up "test", in [0, 1].
+        distinct: keep each prompt once; "test" always does.
         prompt_pattern: see `sources.prompt_formatter`.
         prompt_template: see `sources.prompt_formatter`.
     """
@@ -44,6 +45,7 @@ class TaskConfig(tfds.core.BuilderConfig):
     size: int = 0
     seed: int = 0
     held_out: float = 0.1
+    distinct: bool = False
     prompt_pattern: str | None = None
     prompt_template: str = "{prompt}"
 
@@ -123,8 +125,8 @@ class ReasoningGym(tfds.core.GeneratorBasedBuilder):
 def generate(config: TaskConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """The problems of a split, in order.
 
-    Problems of the task's stream are kept when their prompt belongs to the split; "test" keeps
-    each prompt once, so that an accuracy counts distinct problems.
+    Problems of the task's stream are kept when their prompt belongs to the split; "test", and a
+    config that says so, keeps each prompt once, so that an accuracy counts distinct problems.
 
     Args:
         config: what to generate.
@@ -144,6 +146,7 @@ def generate(config: TaskConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         seed=stream_seed(config.seed, config.split),
         **json.loads(config.parameters),
     )
+    distinct = config.distinct or config.split == "test"
     seen: set[str] = set()
     found = 0
     for candidate in range(candidates):
@@ -153,14 +156,14 @@ def generate(config: TaskConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         question, prompt = formatter(entry["question"])
         if question in seen or not sources.in_split(question, config.split, config.held_out):
             continue
-        if config.split == "test":
+        if distinct:
             seen.add(question)
         found += 1
         yield prompt, entry
     if found < config.size:
         raise ValueError(
             f"task {config.task!r} with parameters {config.parameters} gave {found} "
-            f"{'distinct ' if config.split == 'test' else ''}problems for split {config.split!r} "
+            f"{'distinct ' if distinct else ''}problems for split {config.split!r} "
             f"in {candidates} draws, fewer than size={config.size}; widen the parameters, lower "
             f"size, or change held_out={config.held_out}"
         )

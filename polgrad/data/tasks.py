@@ -90,6 +90,7 @@ def load_task(
     prompt_pattern: str | None = None,
     prompt_template: str = "{prompt}",
     held_out: float = 0.1,
+    distinct: bool = False,
     data_dir: str | os.PathLike | None = None,
 ) -> sources.Source:
     """Examples of a reasoning-gym task or of a user's own file, by random access.
@@ -110,6 +111,8 @@ def load_task(
             still gets the task's own question.
         prompt_template: text around the prompt, with `{prompt}` once; applied last.
         held_out: share of the prompts that makes up "test", in [0, 1].
+        distinct: keep each prompt of a generated task once. Generators repeat easy problems more
+            often than hard ones; distinct training problems match the held-out ones.
         data_dir: where built tasks are kept; see `default_data_dir`.
 
     Returns:
@@ -133,6 +136,8 @@ def load_task(
     if _is_path(name):
         if parameters:
             raise ValueError(f"{name} is a file, which has no parameters; got {parameters}")
+        if distinct:
+            raise ValueError(f"distinct is for generated tasks; {name} is a file, read as it is")
         return sources.open_file(
             name, split=split, size=size, held_out=held_out, formatter=formatter
         )
@@ -156,6 +161,7 @@ def load_task(
         size=size,
         seed=seed,
         held_out=float(held_out),
+        distinct=distinct,
         prompt_pattern=prompt_pattern,
         prompt_template=prompt_template,
     )

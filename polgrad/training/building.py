@@ -220,6 +220,7 @@ def load_source(config: TrainConfig, split: str) -> data.Source:
         prompt_pattern=settings.prompt_pattern,
         prompt_template=settings.prompt_template,
         held_out=settings.held_out,
+        distinct=settings.distinct,
     )
 
 

@@ -18,6 +18,7 @@ class Data:
       test_size: held-out problems generated.
       seed: seed of the generator; the test set has its own.
       held_out: share of a user's own file kept for evaluation.
+      distinct: give each training problem once (held-out problems always are distinct).
       prompt_pattern: regular expression whose first group replaces the prompt, so that a small
         policy need not read the task's instructions.
       prompt_template: the prompt with `{prompt}` in it.
@@ -28,6 +29,7 @@ class Data:
     test_size: int = 500
     seed: int = 0
     held_out: float = 0.1
+    distinct: bool = False
     prompt_pattern: str | None = None
     prompt_template: str = "{prompt}"
 

@@ -126,3 +126,14 @@ def test_two_processes_at_once_without_tensorflow_or_jax(tmp_path):
     assert outputs[0] == outputs[1] and outputs[0].endswith(" []\n")
     # One directory, and nothing half-built beside it; no line printed by the builder.
     assert len(list(tmp_path.iterdir())) == 1 and outputs[0].count("\n") == 1
+
+
+def test_distinct_training_problems_repeat_no_prompt(tmp_path):
+    easy = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    prompts = {}
+    for distinct in (False, True):
+        source = load_task(
+            "chain_sum", size=100, parameters=easy, distinct=distinct, data_dir=tmp_path
+        )
+        prompts[distinct] = [source[i]["prompt"] for i in range(len(source))]
+    assert len(set(prompts[True])) == 100 > len(set(prompts[False]))
