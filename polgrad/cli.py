@@ -102,13 +102,13 @@ def _train(arguments: list[str]) -> int:
 
 def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
-    from polgrad.training import loop
+    from polgrad.training import checkpoints, loop
 
     try:
         result = loop.run(parts)
     except (loop.TrainingError, RewardFailure) as error:
         return _fail(error, 1)
-    except loop.ResumeError as error:
+    except checkpoints.ResumeError as error:
         return _fail(error, 2)
     directory = result.directory
     if result.stopped:

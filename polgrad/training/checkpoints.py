@@ -12,6 +12,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 
+class ResumeError(ValueError):
+    """A checkpoint that the run cannot go on from."""
+
+
 class Checkpoints:
     """Asynchronous, atomic checkpoints of a tree of arrays, the newest `keep` kept.
 
@@ -46,7 +50,7 @@ class Checkpoints:
         """The state of a step, laid out as the abstract tree `like`.
 
         Raises:
-          ValueError: if the checkpoint holds other arrays than `like`.
+          ResumeError: if the checkpoint holds other arrays than `like`.
         """
         _check_same_shapes(self._manager.item_metadata(step), like, self._manager.directory)
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
@@ -57,8 +61,14 @@ class Checkpoints:
             checkpointer.save(self._initial, _own(params), force=True)
 
     def restore_initial(self, like: Any) -> Any:
-        """The policy that training started from."""
+        """The policy that training started from.
+
+        Raises:
+          ResumeError: if it holds other arrays than `like`.
+        """
         with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(self._initial).item_metadata
+            _check_same_shapes(metadata, like, self._initial)
             return checkpointer.restore(self._initial, like)
 
     def has_initial(self) -> bool:
@@ -118,7 +128,7 @@ def _check_same_shapes(metadata: Any, like: Any, where: Any) -> None:
     saved, wanted = shapes(metadata), shapes(like)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
-            raise ValueError(
+            raise ResumeError(
                 f"the checkpoint in {where} does not fit this run: {name} has shape "
                 f"{saved.get(name, 'none')} there and {wanted.get(name, 'none')} here"
             )

@@ -66,6 +66,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
 
     Raises:
       ValueError: for settings that cannot be used, before anything is computed.
+      ResumeError: if the checkpoint in `config.out` is of another shape.
       TrainingError: if the run cannot go on.
       polgrad.rewards.RewardFailure: if too many rewards fail.
     """
@@ -181,9 +182,11 @@ class _Loop:
                 self.reporter.metrics(step, row)
                 last = step == self.config.steps
                 if self.stop or last or step % self.config.saving.every == 0:
+                    # A save first waits for the one before it, so only that one is sure to be
+                    # complete, and only its scores will never be asked for again.
                     self.checkpoints.save(step, state)
+                    self.journal.cut(saved or 0)
                     saved = step
-                    # Kept until the next save: this one may not be complete yet when a kill comes.
                 if self.stop:
                     break
         after = self._last_accuracy(state)
