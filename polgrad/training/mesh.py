@@ -89,12 +89,18 @@ def optimizer_shardings(
 ) -> Any:
     """Moments lie as their parameters do; counters are everywhere."""
     everywhere = replicated(mesh)
+
+    def masked(x):
+        # Where an optimiser leaves a parameter to another one (`optax.partition`), it has no moment.
+        return isinstance(x, optax.MaskedNode)
+
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda moment, sharding: moment if masked(moment) else sharding,
         jax.eval_shape(optimizer.init, abstract_params),
         shardings,
         transform_non_params=lambda _: everywhere,
+        is_leaf=masked,
     )
 
 

@@ -1,16 +1,21 @@
-"""The optimiser as settings: optax's AdamW behind a global-norm clip and a schedule."""
+"""The optimiser as settings: optax's AdamW or Muon behind a global-norm clip and a schedule."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
+
+import jax
 
 import optax
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up, a schedule, and clipping by the global norm.
+    """AdamW or Muon with warm-up, a schedule, and clipping by the global norm.
 
     Attributes:
+      method: `"muon"` orthogonalises the momentum of the blocks' matrices (Jordan et al. 2024),
+        scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982) so that one
+        learning rate serves both; all other parameters stay with AdamW.
       learning_rate: peak learning rate.
       schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update.
       warmup: updates over which the rate rises from 0.
@@ -21,6 +26,7 @@ class Optimizer:
       epsilon: added to the root of the second moment.
     """
 
+    method: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: int = 0
@@ -49,15 +55,48 @@ class Optimizer:
         rise = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
         return optax.join_schedules([rise, main], [self.warmup])
 
-    def build(self, updates: int) -> optax.GradientTransformation:
-        """The optax transformation for a run of `updates` updates."""
-        adam = optax.adamw(
-            self.rate(updates),
-            b1=self.b1,
-            b2=self.b2,
-            eps=self.epsilon,
-            weight_decay=self.weight_decay,
-        )
+    def build(self, updates: int, axes: Any = None) -> optax.GradientTransformation:
+        """The optax transformation for a run of `updates` updates.
+
+        Args:
+          updates: length of the schedule.
+          axes: `network.logical_axes()`; Muon needs it to tell the blocks' matrices.
+
+        Raises:
+          ValueError: `method="muon"` without `axes`, or for a network without such matrices.
+        """
+        method = {"adamw": self._adamw, "muon": self._muon}[self.method](self.rate(updates), axes)
         if not self.max_gradient_norm:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adam)
+            return method
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), method)
+
+    def _adamw(self, rate: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        return optax.adamw(
+            rate, b1=self.b1, b2=self.b2, eps=self.epsilon, weight_decay=self.weight_decay
+        )
+
+    def _muon(self, rate: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        dimensions = jax.tree.map(_matrix, axes, is_leaf=lambda x: isinstance(x, tuple))
+        if not jax.tree.leaves(dimensions):
+            raise ValueError(
+                'optimizer.method is "muon", but the policy has no matrices between its residual '
+                'stream and attention heads or MLP; use "adamw"'
+            )
+        return optax.contrib.muon(
+            rate,
+            weight_decay=self.weight_decay,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            adam_weight_decay=self.weight_decay,
+            muon_weight_dimension_numbers=dimensions,
+            consistent_rms=0.2,
+        )
+
+
+def _matrix(names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
+    """A block's matrix: the residual stream on one side, heads or MLP on the other."""
+    if "embed" not in names or not {"heads", "kv_heads", "mlp"} & set(names):
+        return None
+    stream = names.index("embed")
+    other = tuple(i for i, name in enumerate(names) if i != stream and name != "layers")
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=stream, output_axis=other)

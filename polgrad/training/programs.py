@@ -22,7 +22,7 @@ def make_programs(parts: Parts) -> "Programs":
     return Programs(
         parts.network,
         parts.algorithm,
-        config.optimizer.build(updates),
+        config.optimizer.build(updates, parts.network.logical_axes()),
         parts.mesh,
         scoring=Scoring(
             temperature=config.rollouts.temperature,
