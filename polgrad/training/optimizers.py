@@ -76,12 +76,18 @@ class Optimizer:
         )
 
     def _muon(self, rate: optax.Schedule, axes: Any) -> optax.GradientTransformation:
-        dimensions = jax.tree.map(_matrix, axes, is_leaf=lambda x: isinstance(x, tuple))
-        if not jax.tree.leaves(dimensions):
+        leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda x: isinstance(x, tuple))
+        matrices = {path: _matrix(names) for path, names in leaves}
+        if not any(matrices.values()):
             raise ValueError(
                 'optimizer.method is "muon", but the policy has no matrices between its residual '
                 'stream and attention heads or MLP; use "adamw"'
             )
+
+        def dimensions(params):
+            # By path, not as a tree: optax also asks with a stand-in for the parameters.
+            return jax.tree_util.tree_map_with_path(lambda path, _: matrices.get(path), params)
+
         return optax.contrib.muon(
             rate,
             weight_decay=self.weight_decay,
