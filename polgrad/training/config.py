@@ -134,13 +134,13 @@ class WarmStart:
       steps: updates; 0 skips the warm start.
       demonstrations: how many solved training problems it may see.
       batch: demonstrations an update.
-      learning_rate: its own learning rate.
+      optimizer: its own optimiser; that of the run starts afresh after it.
     """
 
     steps: int = 0
     demonstrations: int = 512
     batch: int = 64
-    learning_rate: float = 1e-3
+    optimizer: Optimizer = Optimizer(schedule="cosine")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
-
 import optax
 
 

@@ -16,6 +16,8 @@ def plan(parts: Parts) -> list[str]:
     shape = ", ".join(f"{axis}={size}" for axis, size in parts.mesh.shape.items())
     updates = update.epochs * update.mini_batches
     held = 4 * count
+    state = jax.eval_shape(config.optimizer.build(1, parts.network.logical_axes()).init, params)
+    moments = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(state))
     reference = "reference" in algorithm.requires or config.track_kl
     lines = [
         f"policy {config.policy}: {count:,} parameters; mesh {shape}",
@@ -41,7 +43,7 @@ def plan(parts: Parts) -> list[str]:
         f"micro-batches; about {programs} compiled programs"
     )
     lines.append(
-        f"bytes held: parameters {_size(held)}, Adam {_size(2 * held)}"
+        f"bytes held: parameters {_size(held)}, {config.optimizer.method} {_size(moments)}"
         + (f", reference {_size(held)}" if reference else "")
     )
     return lines

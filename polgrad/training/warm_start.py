@@ -1,7 +1,5 @@
 """Supervised training on a few demonstrations, so that the first samples earn some reward."""
 
-import dataclasses
-
 import numpy as np
 
 from polgrad import data
@@ -23,9 +21,7 @@ def warm_start(parts, params, reporter):
         raise ValueError(f"warm_start.steps is {settings.steps}, but the task has no answers")
     algorithm = building.find_algorithm("supervised")().build(None)
     count = min(settings.demonstrations, len(parts.train.source))
-    optimizer = dataclasses.replace(
-        parts.config.optimizer, learning_rate=settings.learning_rate, schedule="cosine"
-    ).build(settings.steps, parts.network.logical_axes())
+    optimizer = settings.optimizer.build(settings.steps, parts.network.logical_axes())
     scoring = Scoring(compute_dtype=parts.config.update.dtype, remat=parts.config.update.remat)
     programs = Programs(parts.network, algorithm, optimizer, parts.mesh, scoring=scoring)
     state = programs.first_state(params)
