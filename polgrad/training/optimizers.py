@@ -14,7 +14,7 @@ class Optimizer:
     Attributes:
       method: `"muon"` orthogonalises the momentum of the blocks' matrices (Jordan et al. 2024),
         scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982) so that one
-        learning rate serves both; all other parameters stay with AdamW.
+        learning rate serves both; all other parameters stay with AdamW, in Nesterov's form.
       learning_rate: peak learning rate.
       schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update.
       warmup: updates over which the rate rises from 0.

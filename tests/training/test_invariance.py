@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stored import GROUP, PROMPTS, T, V, stored_rollouts
 
 from polgrad import algorithms, policies
 from polgrad.training import mesh as mesh_lib
@@ -16,7 +17,6 @@ from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, with_packing
 from polgrad.training.step import make_gradient
 from polgrad.training.types import Context
 
-PROMPTS, GROUP, P, T, V = 4, 4, 5, 6, 11
 KEY = jax.random.key(7)
 
 # Settings under which every branch of an algorithm has something to do on so few tokens.
@@ -32,39 +32,6 @@ SETTINGS = {
 # Nash-MD and strictly on-policy runs take their ratio from the current policy.
 ON_POLICY = {"nash_md"}
 VARIANTS = ("micro4", "mesh222", "padding", "packing", "permutation", "all")
-
-
-def stored_rollouts(dtype=np.float64):
-    """Random prompts, completions, rewards and log-probabilities; one sample is invalid."""
-    rng = np.random.default_rng(0)
-    n = PROMPTS * GROUP
-    lengths = rng.integers(1, T + 1, n).astype(np.int32)
-    mask = (np.arange(T) < lengths[:, None]).astype(dtype)
-    completions = np.where(mask > 0, rng.integers(1, V, (n, T)), 0).astype(np.int32)
-    prompt_lengths = np.repeat(rng.integers(1, P + 1, PROMPTS), GROUP).astype(np.int32)
-    prompts = np.repeat(rng.integers(1, V, (PROMPTS, P)), GROUP, axis=0).astype(np.int32)
-    prompts = np.where(np.arange(P) < prompt_lengths[:, None], prompts, 0)
-    logp = rng.normal(-2.3, 0.5, (2, n, T)).astype(dtype) * mask
-    valid = np.ones(n, bool)
-    valid[5] = False
-    return {
-        "prompts": prompts,
-        "prompt_lengths": prompt_lengths,
-        "completions": completions,
-        "completion_lengths": lengths,
-        "mask": mask,
-        "behavior_logp": logp[0],
-        "reference_logp": logp[1],
-        "stopped": rng.random(n) < 0.7,
-        "prompt_ids": np.repeat(np.arange(PROMPTS), GROUP).astype(np.uint32),
-        "sample_ids": np.tile(np.arange(GROUP), PROMPTS).astype(np.uint32),
-        "rewards": np.where(valid, rng.random(n), 0.0).astype(dtype),
-        "opponent_rewards": rng.random(n).astype(dtype),
-        "values": (rng.normal(0, 1, (n, T + 1)) * (np.arange(T + 1) <= lengths[:, None])).astype(
-            dtype
-        ),
-        "valid": valid,
-    }
 
 
 def as_pairs(experience):

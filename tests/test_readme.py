@@ -1,0 +1,69 @@
+"""The README's promises: its examples run as they are printed, and ten lines are ten."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from polgrad import training
+from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(heading):
+    """The first Python block below a heading."""
+    return re.search(rf"## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def lines(code):
+    return [line for line in code.splitlines() if line.strip()]
+
+
+def test_the_notebook_example_runs_and_is_ten_lines(capsys):
+    code = block("In a notebook")
+    assert len(lines(code)) <= 10
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    values = np.array(re.findall(r"-?\d+\.\d*", printed), float)
+    # One right sample of three tokens pulls up, its neighbours down, padding not at all.
+    assert values.size == 12 and values[0] < 0 and values[2] == 0
+
+
+def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
+    code = block("Add a loss in ten lines")
+    assert len(lines(code)) <= 10
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "short.py").write_text("def f(p, completion, e):\n    return -len(completion)\n")
+    rows = [{"prompt": f"{i}=", "answer": str(i)} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = training.train(
+        TrainConfig(
+            task=str(tmp_path / "rows.jsonl"),
+            algorithm=f"{tmp_path / 'mine.py'}:Softplus",
+            steps=2,
+            out=str(tmp_path / "run"),
+            mesh="data=1",
+            data=Data(held_out=0.0),
+            small=Small(layers=1, width=16, heads=2, mlp=32),
+            rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
+            rewards=Rewards(functions=(f"{tmp_path / 'short.py'}:f",)),
+            evaluation=Evaluation(problems=0),
+            saving=Saving(tensorboard=False),
+        ),
+        quiet=True,
+    )
+    assert outcome.parts.config.settings.gain == 1.0
+    assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
+
+
+@pytest.mark.parametrize("heading", ["In a notebook"])
+def test_importing_one_function_needs_no_trainer(heading):
+    code = block(heading) + "\nimport sys\nassert 'flax' not in sys.modules\n"
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
