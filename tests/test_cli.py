@@ -71,6 +71,8 @@ def bad_files(tmp_path):
         (["--algorithm", "absent.py:X"], ["absent.py"]),
         (["--policy", "smollm3-135m"], ["smollm3-135m", "smollm2-135m-instruct"]),
         (["--update.mini-batches", "3"], ["mini_batches", "3", "16"]),
+        (["--algorithm", "rloo", "--update.epochs", "2"], ["rloo", "importance ratio", "epochs"]),
+        (["--algorithm", "online_dpo", "--update.mini-batches", "8"], ["8", "the 4 rows"]),
         (["--rollouts.top-p", "0.9"], ["top_p", "0.9"]),
         (["--rollouts.temperature", "0"], ["temperature", "above 0"]),
         (["--rollouts.group-size", "0"], ["group_size", "at least 1"]),

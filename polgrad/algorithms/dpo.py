@@ -74,4 +74,6 @@ class OnlineDPO(DPO):
             weights = masking.weights(usable.astype(jnp.float32), mode="sequence")
             return state, common.make_batch(pairs, weights), {"pairs": usable.mean()}
 
-        return Algorithm(prepare=prepare, loss=self.loss, requires=frozenset({"reference"}))
+        return Algorithm(
+            prepare=prepare, loss=self.loss, requires=frozenset({"reference"}), rows="group"
+        )

@@ -4,7 +4,7 @@ Each member of the family is the base with other defaults or one other function.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,6 +32,9 @@ class GRPO:
       sampler_correction: cap of the truncated importance weight between trainer and sampler, for
         on-policy runs; 0 switches it off (off-policy the ratio itself corrects).
     """
+
+    has_ratio: ClassVar[bool] = True
+    """Whether `surrogate` corrects for samples of an earlier policy."""
 
     scale: Literal["group", "batch", "none"] = "group"
     aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "sequence"
@@ -80,7 +83,9 @@ class GRPO:
         def loss(outputs, batch, key):
             return self.loss(outputs, batch, context)
 
-        return Algorithm(prepare=prepare, loss=loss, requires=frozenset(requires))
+        return Algorithm(
+            prepare=prepare, loss=loss, requires=frozenset(requires), reuse=self.has_ratio
+        )
 
     def prepare(self, experience: Batch, context: Context) -> tuple[Batch, dict]:
         """Advantages and weights, both from the whole rollout."""

@@ -54,4 +54,5 @@ class NashMD:
             loss=loss,
             requires=frozenset({"reference"}),
             opponent=self.mixture,
+            reuse=False,
         )

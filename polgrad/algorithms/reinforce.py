@@ -1,7 +1,7 @@
 """REINFORCE and its baselines, on the frame of the group family."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -20,6 +20,7 @@ class Reinforce(GRPO):
 
     aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "sequence_sum"
     baseline: Literal["batch", "none"] = "batch"
+    has_ratio: ClassVar[bool] = False
 
     def advantages(self, rewards, valid):
         """Rewards less the mean of all valid ones."""

@@ -137,14 +137,19 @@ def _check(config: TrainConfig) -> None:
 def _check_source(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
     """Sizes divide, and the file holds what the algorithm reads."""
     rollouts, update = config.rollouts, config.update
-    units = rollouts.prompts * (rollouts.group_size if algorithm.source == "rollouts" else 1)
-    if config.algorithm == "online_dpo":
-        units = rollouts.prompts
+    samples = algorithm.source == "rollouts" and algorithm.rows == "samples"
+    rows = rollouts.prompts * (rollouts.group_size if samples else 1)
     parts = update.mini_batches * update.micro_batches
-    if units % parts:
+    if rows % parts:
         raise ValueError(
             f"update.mini_batches x update.micro_batches is {parts}, which does not divide the "
-            f"{units} rows of a step (rollouts.prompts x rollouts.group_size)"
+            f"{rows} rows of a step (rollouts.prompts{' x rollouts.group_size' if samples else ''})"
+        )
+    updates = update.epochs * update.mini_batches
+    if not algorithm.reuse and updates > 1:
+        raise ValueError(
+            f"update.epochs x update.mini_batches is {updates}; expected 1, because algorithm "
+            f"{config.algorithm} has no importance ratio to reuse samples with"
         )
     needed = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
     for field in needed.get(algorithm.source, ()):

@@ -65,6 +65,10 @@ class Algorithm(NamedTuple):
       source: what a batch is made of: `"rollouts"`, `"demonstrations"` or `"pairs"`.
       opponent: None, or the weight of the reference in the geometric mixture that a second
         rollout is sampled from (adds `opponent_rewards`, or `preferences`).
+      rows: what a row of a batch made from rollouts is: one of the `"samples"`, or a whole
+        `"group"`. Mini-batches and micro-batches must divide their number.
+      reuse: whether a rollout may serve several updates. False for losses without an importance
+        ratio: after the first update their samples are another policy's.
     """
 
     prepare: Callable[[Any, Batch, Array], tuple[Any, Batch, Mapping[str, Array]]]
@@ -74,6 +78,8 @@ class Algorithm(NamedTuple):
     requires: frozenset[str] = frozenset()
     source: str = "rollouts"
     opponent: float | None = None
+    rows: str = "samples"
+    reuse: bool = True
 
     @property
     def selects(self) -> bool:
