@@ -276,9 +276,9 @@ class RewardPool:
         try:
             while len(results) < len(items):
                 self._assign(waiting, items)
-                self._turn(results)
-                # Every death costs seconds: do not run to the end of a batch that is lost.
-                self._check_failures(results, len(items), limit)
+                if self._turn(results):
+                    # Every death costs seconds: do not run to the end of a batch that is lost.
+                    self._check_failures(results, len(items), limit)
         finally:
             # Only after an exception: a later call must not meet this call's replies.
             for slot, busy in enumerate(self._workers):
@@ -310,11 +310,11 @@ class RewardPool:
         self._workers[slot].kill()
         self._workers[slot] = _Worker(self._setup, self._start_timeout)
 
-    def _turn(self, results: dict[int, Score]) -> None:
-        """Wait for something to happen, and take it in."""
+    def _turn(self, results: dict[int, Score]) -> bool:
+        """Wait for something to happen, and take it in; whether a sample became invalid."""
         active = [w for w in self._workers if w.index is not None or not w.ready]
         if not active:
-            return
+            return False
         with selectors.DefaultSelector() as selector:
             for one in active:
                 selector.register(one.replies, selectors.EVENT_READ, one)
@@ -322,11 +322,14 @@ class RewardPool:
                     selector.register(one.requests, selectors.EVENT_WRITE, one)
             pause = min(one.deadline for one in active) - time.monotonic()
             selector.select(max(0.0, pause))
-        for slot, one in enumerate(self._workers):
-            if one in active:
-                self._attend(slot, one, results)
+        failed = [
+            self._attend(slot, one, results)
+            for slot, one in enumerate(self._workers)
+            if one in active
+        ]
+        return any(failed)
 
-    def _attend(self, slot: int, one: _Worker, results: dict[int, Score]) -> None:
+    def _attend(self, slot: int, one: _Worker, results: dict[int, Score]) -> bool:
         if one.sending:
             one.flush()
         messages, is_open = one.receive()
@@ -336,20 +339,22 @@ class RewardPool:
                     raise ValueError(message["error"])
                 one.ready = True
             elif message[0] == one.index:
-                results[one.index] = Score(*message[1:])
+                results[one.index] = score = Score(*message[1:])
                 one.index = None
+                return not score.valid
         if one.ready and one.index is None:
-            return
+            return False
         if not is_open:
             reason = f"worker died ({one.exit_text()})"
         elif time.monotonic() >= one.deadline:
             reason = f"timeout after {one._timeout:g} s"
         else:
-            return
+            return False
         if not one.ready:
             raise RewardFailure(f"a reward worker did not start: {reason}")
         results[one.index] = Score(0.0, False, reason)
         self._replace(slot)
+        return True
 
     def _check_failures(self, results: Mapping[int, Score], total: int, limit: float) -> None:
         reasons = [score.reason for score in results.values() if not score.valid]

@@ -20,8 +20,9 @@ class Optimizer:
       warmup: updates over which the rate rises from 0.
       max_gradient_norm: global-norm clip; 0 switches it off.
       weight_decay: decoupled weight decay.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      momentum: decay of Muon's momentum.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
       epsilon: added to the root of the second moment.
     """
 
@@ -31,6 +32,7 @@ class Optimizer:
     warmup: int = 0
     max_gradient_norm: float = 1.0
     weight_decay: float = 0.0
+    momentum: float = 0.95
     b1: float = 0.9
     b2: float = 0.999
     epsilon: float = 1e-8
@@ -89,6 +91,7 @@ class Optimizer:
 
         return optax.contrib.muon(
             rate,
+            beta=self.momentum,
             weight_decay=self.weight_decay,
             adam_b1=self.b1,
             adam_b2=self.b2,
