@@ -8,10 +8,12 @@ OUT ?= runs/chain_sum
 SEED ?= 0
 CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2 \
   --data.prompt-pattern ": (.+)$$" --data.distinct --data.train-size 12000 \
-  --rollouts.max-tokens 5 --optimizer.method muon --optimizer.learning-rate 1e-3 \
-  --optimizer.schedule linear --optimizer.weight-decay 0.1 \
-  --warm-start.steps 300 --warm-start.demonstrations 2000 --warm-start.optimizer.method muon \
-  --warm-start.optimizer.learning-rate 5e-3 --warm-start.optimizer.weight-decay 0.1
+  --warm-start.steps 600 --warm-start.demonstrations 1500 --warm-start.optimizer.method muon \
+  --warm-start.optimizer.learning-rate 5e-3 --warm-start.optimizer.weight-decay 0.1 \
+  --rollouts.prompts 128 --rollouts.group-size 4 --rollouts.max-tokens 5 \
+  --optimizer.method muon --optimizer.learning-rate 1.5e-3 --optimizer.schedule linear \
+  --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
+  --steps 300
 
 .PHONY: train test test-slow test-parity lint format resume-check memory imports clean
 
