@@ -63,6 +63,25 @@ def test_muon_orthogonalises_each_layer_by_itself():
         assert singular.max() < 2 * singular.min()
 
 
+def test_muon_without_momentum_forgets_the_gradient_before():
+    network = small_network()
+    params = network.init(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    grads = [jax.tree.map(lambda x: rng.normal(size=x.shape), params) for _ in range(3)]
+
+    def last(momentum, *gradients):
+        settings = Optimizer(method="muon", momentum=momentum, max_gradient_norm=0.0)
+        optimizer = settings.build(10, network.logical_axes())
+        state = optimizer.init(params)
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient, state, params)
+        return np.asarray(updates["layers"]["mlp"]["up"]["kernel"])
+
+    one, other = last(0.0, grads[0], grads[2]), last(0.0, grads[1], grads[2])
+    np.testing.assert_allclose(one, other, atol=1e-8)
+    assert np.abs(last(0.95, grads[0], grads[2]) - last(0.95, grads[1], grads[2])).max() > 1e-5
+
+
 def test_muon_needs_matrices():
     with pytest.raises(ValueError, match="the policy has no matrices"):
         Optimizer(method="muon").build(1, policies.LinearNetwork(5, 4).logical_axes())
