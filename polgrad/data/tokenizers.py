@@ -255,6 +255,31 @@ class HubTokenizer:
         kept = [int(i) for i in ids if int(i) not in stops]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
 
+    def ids_holding(self, character: str) -> tuple[int, ...]:
+        """Ids of all tokens whose text holds a character, such as all with a line break.
+
+        Args:
+            character: one ASCII character; in byte-level vocabularies others may be cut into
+                several tokens, and then no token holds them.
+
+        Returns:
+            The ids, ascending; special tokens are not among them.
+
+        Raises:
+            ValueError: anything but one ASCII character, or no token holds it.
+        """
+        if len(character) != 1 or not character.isascii():
+            raise ValueError(
+                f"stop is {character!r}; expected one ASCII character, because longer text may be "
+                "cut into tokens in several ways"
+            )
+        each = [[i] for i in range(self.vocab_size)]
+        texts = self._tokenizer.decode_batch(each, skip_special_tokens=True)
+        ids = tuple(i for i, text in enumerate(texts) if character in text)
+        if not ids:
+            raise ValueError(f"stop is {character!r}, which is in no token of the vocabulary")
+        return ids
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -241,7 +241,13 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
         policy = policies.load(config.policy, value_head=value_head)
         if policy.text is None:
             raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
+        policy = policy._replace(text=_text_assets(config, policy.text))
         return policy, data.from_assets(policy.text)
+    if config.rollouts.stop:
+        raise ValueError(
+            f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
+            "trained to end with its own end token"
+        )
     fields = ("prompt", "answer", "chosen", "rejected")
     texts = [
         e[f] for s in sources for e in map(s.__getitem__, range(len(s))) for f in fields if f in e
@@ -263,6 +269,16 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
     )
     params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
     return policies.Policy(network, params, None), tokenizer
+
+
+def _text_assets(config: TrainConfig, text: policies.TextAssets) -> policies.TextAssets:
+    """The policy's text conventions with the run's changes; checkpoints and exports keep them."""
+    if not config.data.chat_template:
+        text = text._replace(chat_template=None)
+    tokenizer = data.from_assets(text)
+    stops = [i for c in config.rollouts.stop for i in tokenizer.ids_holding(c)]
+    # In order and once each: the first stays the token that demonstrations end with.
+    return text._replace(stop_ids=tuple(dict.fromkeys((*tokenizer.stop_ids, *stops))))
 
 
 def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Problems:

@@ -22,6 +22,8 @@ class Data:
       prompt_pattern: regular expression whose first group replaces the prompt, so that a small
         policy need not read the task's instructions.
       prompt_template: the prompt with `{prompt}` in it.
+      chat_template: show prompts through the policy's chat template, where it has one; without
+        it the policy continues the prompt as plain text.
     """
 
     parameters: tuple[str, ...] = ()
@@ -32,6 +34,7 @@ class Data:
     distinct: bool = False
     prompt_pattern: str | None = None
     prompt_template: str = "{prompt}"
+    chat_template: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Rollouts:
       top_p: refused in training.
       min_p: refused in training.
       slots: sequences decoded at once; all of them when left out.
+      stop: characters that end a completion, besides the policy's own stop tokens: any token
+        that holds one ends it, and is not part of its text.
     """
 
     prompts: int = 64
@@ -74,6 +79,7 @@ class Rollouts:
     top_p: float = 1.0
     min_p: float = 0.0
     slots: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -224,6 +224,7 @@ def _run_settings(directory: str) -> config.TrainConfig:
         return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=64))
     raw = json.loads(path.read_text())
     raw["data"]["parameters"] = tuple(raw["data"]["parameters"])
+    raw["rollouts"]["stop"] = tuple(raw["rollouts"]["stop"])
     return config.TrainConfig(
         task=raw["task"],
         data=config.Data(**raw["data"]),

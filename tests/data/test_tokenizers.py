@@ -109,6 +109,18 @@ def test_decode_drops_stop_and_special_tokens():
     assert tokenizer.decode([1, 6, 8, 6, 7, 2, 0, 999]) == "hi hi"
 
 
+def test_tokens_that_hold_a_character():
+    tokenizer = HubTokenizer(tokenizer_json(), eos_id=0)
+    assert tokenizer.ids_holding("\n") == (5,)
+    assert tokenizer.ids_holding("h") == (6, 7)  # "hi" and "there"; not the special tokens
+
+
+@pytest.mark.parametrize("bad", ["", "##", "é", "z"])
+def test_a_stop_that_no_token_decides_is_refused(bad):
+    with pytest.raises(ValueError, match=f"stop is {bad!r}"):
+        HubTokenizer(tokenizer_json(), eos_id=0).ids_holding(bad)
+
+
 def test_from_assets():
     assets = types.SimpleNamespace(
         tokenizer_json=tokenizer_json(),

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from polgrad import algorithms, training
+from polgrad import algorithms, data, policies, training
 from polgrad.rewards.pool import RewardPool
-from polgrad.training import building, loop
+from polgrad.training import building, loop, serving
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -236,8 +236,46 @@ def test_supervised_learns_its_demonstrations(sums, tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
+    alphabet = data.CharacterTokenizer("0123456789+=")
+    network = policies.TransformerNetwork(
+        policies.TransformerConfig(vocab_size=14, width=16, layers=1, heads=2, mlp_width=32)
+    )
+    text = serving.character_assets(alphabet)._replace(
+        chat_template="{{ '9' + messages[0]['content'] }}"
+    )
+    policies.export(
+        tmp_path / "chat", policies.Policy(network, network.init(jax.random.key(0)), text)
+    )
+    plain = config(
+        sums,
+        tmp_path / "run",
+        policy=str(tmp_path / "chat"),
+        steps=1,
+        data=Data(held_out=0.3, chat_template=False),
+        rollouts=Rollouts(prompts=8, group_size=8, max_tokens=4, stop=("+", "=")),
+    )
+    first = building.build(plain).train
+    digit, plus, equals = alphabet.encode("9+=")
+    assert first.tokens[0, : first.lengths[0]].tolist() == alphabet.encode(
+        first.source[0]["prompt"]
+    )
+    chat = dataclasses.replace(plain, data=Data(held_out=0.3), rollouts=Rollouts())
+    assert (building.build(chat).train.tokens[:, 0] == digit).all()
+    training.train(plain, quiet=True)
+    for row in read_lines(tmp_path / "run" / "samples.jsonl"):
+        assert not set("+=") & set(row["completion"])
+    _, tokenizer = serving.load(str(tmp_path / "run"))
+    assert tokenizer.chat_template is None
+    assert tokenizer.stop_ids == (alphabet.eos_id, plus, equals)
+    assert 0 <= serving.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
+
+
 def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
     bad = config(sums, tmp_path / "new", rollouts=Rollouts(top_p=0.9))
     with pytest.raises(ValueError, match="rollouts.top_p is 0.9"):
+        building.build(bad)
+    bad = config(sums, tmp_path / "new", rollouts=Rollouts(stop=("=",)))
+    with pytest.raises(ValueError, match="rollouts.stop is .*policy small"):
         building.build(bad)
     assert not (tmp_path / "new").exists()
