@@ -100,16 +100,13 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
         wanted = "a checkpoint" if step is None else f"checkpoint {step}"
         raise ValueError(f"{directory} has no {wanted} (found: {found or 'none'})")
     step = found[-1] if step is None else step
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.restore(
-            root / str(step) / "default",
-            args=ocp.args.PyTreeRestore(
-                restore_args=jax.tree.map(
-                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-                    checkpointer.metadata(root / str(step) / "default").item_metadata.tree,
-                )
-            ),
-        )
+    item = root / str(step) / "default"
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(item).tree
+    )
+    tree = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    handler.close()
     return tree["params"], step
 
 
