@@ -1,4 +1,4 @@
-"""The `polgrad` command: train, sample, evaluate, export, list.
+"""The `polgrad` command: train, sample, evaluate, export, run, report, list.
 
 Bad input ends with one line and exit code 2; a run that cannot go on ends with one line and exit
 code 1; SIGTERM saves and exits with 0.
@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-COMMANDS = ("train", "sample", "evaluate", "export", "list")
+import tyro
+
+COMMANDS = ("train", "sample", "evaluate", "export", "run", "report", "list")
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
@@ -18,7 +20,9 @@ USAGE = """usage: polgrad COMMAND [OPTIONS]
   sample     print completions of a policy
   evaluate   held-out accuracy of a policy or a run
   export     write a policy or a run as a Hugging Face directory
-  list       algorithms, tasks, policies
+  run        run a paper's experiment: arms, seeds, table, plot, verdict
+  report     make the README's ledger of papers anew
+  list       algorithms, tasks, policies, experiments
 
 polgrad COMMAND --help tells the options of a command."""
 
@@ -48,6 +52,8 @@ def _run(arguments: list[str]) -> int:
         "sample": _sample,
         "evaluate": _evaluate,
         "export": _export,
+        "run": _experiment,
+        "report": _report,
         "list": _list,
     }
     return handlers[command](rest)
@@ -70,8 +76,6 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _train(arguments: list[str]) -> int:
-    import tyro
-
     from polgrad.training import building, config
 
     try:
@@ -154,8 +158,6 @@ class Sample:
 
 
 def _sample(arguments: list[str]) -> int:
-    import tyro
-
     options = tyro.cli(Sample, args=arguments, prog="polgrad sample")
     from polgrad.training import serving
 
@@ -209,8 +211,6 @@ class Evaluate:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    import tyro
-
     options = tyro.cli(Evaluate, args=arguments, prog="polgrad evaluate")
     from polgrad.rewards import RewardFailure
     from polgrad.training import serving
@@ -246,8 +246,6 @@ class Export:
 
 
 def _export(arguments: list[str]) -> int:
-    import tyro
-
     options = tyro.cli(Export, args=arguments, prog="polgrad export")
     from polgrad import policies
     from polgrad.training import serving
@@ -261,11 +259,75 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class RunExperiment:
+    """Run a paper's experiment; a run that was killed goes on with the arm it was in.
+
+    Attributes:
+      name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
+      seeds: how many; the experiment's own number when left out.
+      arms: some arms, joined by commas; all when left out.
+      set: `key=value`, a setting to change; may be given again.
+      smoke: the small size, a matter of seconds.
+      out: directory of the run; `runs/NAME` when left out (`runs/NAME-smoke` at small size).
+      commit: also write `experiments/results/NAME.json` and `.png`.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    seeds: int | None = None
+    arms: str = ""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    smoke: bool = False
+    out: str = ""
+    commit: bool = False
+
+
+def _experiment(arguments: list[str]) -> int:
+    options = tyro.cli(RunExperiment, args=arguments, prog="polgrad run")
+    from polgrad import experiments
+    from polgrad.experiments import command
+
+    try:
+        command.run(**dataclasses.asdict(options))
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    except experiments.ExperimentError as error:
+        return _fail(error, 1)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Make the README's ledger of papers anew from the committed results.
+
+    Attributes:
+      ledger: write the ledger into README.md.
+      check: write nothing; exit with 1 when the ledger is not what it would be.
+    """
+
+    ledger: bool = False
+    check: bool = False
+
+
+def _report(arguments: list[str]) -> int:
+    options = tyro.cli(Report, args=arguments, prog="polgrad report")
+    from polgrad.experiments import command
+
+    if not (options.ledger or options.check):
+        return _fail("nothing to report; expected --ledger or --check", 2)
+    try:
+        same = command.write_ledger(write=not options.check)
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    if options.check and not same:
+        return _fail("README.md has another ledger; run polgrad report --ledger", 1)
+    return 0
+
+
 def _list(arguments: list[str]) -> int:
-    import tyro
 
     kind = tyro.cli(
-        Annotated[Literal["algorithms", "tasks", "policies"], tyro.conf.Positional],
+        Annotated[Literal["algorithms", "tasks", "policies", "experiments"], tyro.conf.Positional],
         args=arguments,
         default="algorithms",
         prog="polgrad list",
@@ -275,6 +337,10 @@ def _list(arguments: list[str]) -> int:
 
         for name, settings in algorithms.NAMES.items():
             print(f"{name:20} {settings.__doc__.splitlines()[0]}")
+    elif kind == "experiments":
+        from polgrad.experiments import command
+
+        print("\n".join(command.listing()))
     elif kind == "tasks":
         from polgrad import data
 

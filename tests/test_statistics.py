@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,89 @@ def test_pass_at_k_does_not_overflow_and_names_bad_arguments():
         statistics.pass_at_k([1], 3, 4)
     with pytest.raises(ValueError, match="correct has values outside 0..n = 3"):
         statistics.pass_at_k([4], 3, 1)
+
+
+SAMPLES = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.0, 3.5, 8.9])
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [([2.0], 2.0), ([1.0, 5.0], 3.0), ([0.0, 1.0, 3.0, 50.0], 2.0), ([9.0, 1.0, 2.0, 3.0, 4.0], 3)],
+)
+def test_interquartile_mean_by_hand(values, mean):
+    assert statistics.interquartile_mean(values) == pytest.approx(mean)
+
+
+def test_interquartile_mean_is_the_trimmed_mean_of_scipy():
+    assert statistics.interquartile_mean(SAMPLES) == pytest.approx(
+        scipy.stats.trim_mean(SAMPLES, 0.25)
+    )
+    by_task = SAMPLES.reshape(3, 3)
+    assert statistics.interquartile_mean(by_task) == statistics.interquartile_mean(SAMPLES)
+
+
+def test_the_bootstrap_interval_is_that_of_scipy():
+    low, high = statistics.bootstrap_interval(SAMPLES, statistic=np.mean, resamples=20_000)
+    theirs = scipy.stats.bootstrap(
+        (SAMPLES,), np.mean, n_resamples=20_000, method="percentile", rng=1
+    ).confidence_interval
+    assert (low, high) == pytest.approx(theirs, abs=0.08)
+
+
+def test_the_bootstrap_of_two_seeds_by_hand():
+    # The mean of two draws from {0, 1} is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4.
+    assert statistics.bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+    assert statistics.bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
+    assert statistics.bootstrap_interval([0.5]) == (-math.inf, math.inf)
+
+
+def test_the_bootstrap_is_stratified_by_task():
+    """Every task keeps its number of runs: tasks far apart do not widen the interval."""
+    values = np.array([[0.0, 100.0]] * 6)
+    assert statistics.bootstrap_interval(values, statistic=np.mean) == (50.0, 50.0)
+
+
+def test_bootstrap_intervals_cover_at_their_rate():
+    rng = np.random.default_rng(3)
+    draws = rng.normal(size=(300, 30))
+    covered = 0
+    for row in draws:
+        low, high = statistics.bootstrap_interval(row, statistic=np.mean, resamples=300)
+        covered += low <= 0.0 <= high
+    assert 0.90 <= covered / 300 <= 0.97
+
+
+def test_probability_of_improvement_is_the_rank_sum_of_scipy():
+    ours, theirs = SAMPLES, np.array([2.6, 3.5, 0.1])
+    u = scipy.stats.mannwhitneyu(ours, theirs).statistic
+    assert statistics.probability_of_improvement(ours, theirs) == pytest.approx(u / 27)
+    assert statistics.probability_of_improvement([1.0, 2.0], [1.0, 0.0]) == 0.875
+    assert statistics.probability_of_improvement([1.0], [1.0]) == 0.5
+
+
+def test_seeds_needed_is_where_the_t_test_decides():
+    differences = np.array([0.5, -0.2, 0.4, 0.1, -0.1])
+    mean, sd = differences.mean(), differences.std(ddof=1)
+
+    def p_value(n):
+        return 2 * scipy.stats.t.sf(mean / (sd / math.sqrt(n)), n - 1)
+
+    total = 5 + statistics.seeds_needed(differences)
+    assert p_value(total) < 0.05 <= p_value(total - 1)
+    assert statistics.seeds_needed(differences) == statistics.seeds_needed(-differences) > 0
+    assert statistics.seeds_needed([1.0, 1.1, 0.9, 1.0]) == 0
+    assert statistics.seeds_needed([1.0, -1.0]) is None
+    assert statistics.seeds_needed([1.0]) is None
+    assert statistics.seeds_needed([0.0, 0.0]) is None
+
+
+def test_arms_are_compared_seed_by_seed():
+    theirs = np.array([10.0, -20.0, 3.0, 40.0, 5.0])
+    comparison = statistics.compare(theirs + 1.0, theirs)
+    assert comparison[:3] == pytest.approx((1.0, 1.0, 1.0))
+    assert comparison.probability_of_improvement == pytest.approx(15 / 25)
+    assert comparison.seeds_needed == 0
+    with pytest.raises(ValueError, match=r"ours has shape \[5\] and theirs \[4\]"):
+        statistics.compare(theirs, theirs[:4])
+    with pytest.raises(ValueError, match="at least one seed"):
+        statistics.interquartile_mean([])

@@ -1,0 +1,86 @@
+"""From a name or a path to an experiment: one file each, in `experiments/<family>/<name>.py`."""
+
+import difflib
+import hashlib
+import importlib.util
+import pathlib
+import sys
+from typing import NamedTuple
+
+from polgrad.experiments.types import Experiment
+
+
+class Found(NamedTuple):
+    """An experiment and where it was found.
+
+    Attributes:
+      name: the file's name without its ending.
+      family: the name of its folder.
+      path: the file.
+      digest: of the file's text, so that a run knows when its experiment has changed.
+      experiment: its `EXPERIMENT`.
+    """
+
+    name: str
+    family: str
+    path: pathlib.Path
+    digest: str
+    experiment: Experiment
+
+
+def folder() -> pathlib.Path:
+    """The folder of experiments: that of the working directory, else that of the checkout."""
+    checkout = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+    here = pathlib.Path.cwd() / "experiments"
+    return here if _files(here) or not _files(checkout) else checkout
+
+
+def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    return {p.stem: p for p in sorted(root.glob("*/*.py")) if not p.stem.startswith("_")}
+
+
+def names() -> dict[str, pathlib.Path]:
+    """All experiments of `folder()` by name."""
+    return _files(folder())
+
+
+def find(name: str) -> Found:
+    """Loads an experiment.
+
+    Args:
+      name: as `names` tells it, or the path of a `.py` file with an `EXPERIMENT`.
+
+    Returns:
+      The experiment and where it is.
+
+    Raises:
+      ValueError: if there is none of that name, or the file holds no `EXPERIMENT`.
+    """
+    if name.endswith(".py"):
+        path = pathlib.Path(name)
+        if not path.is_file():
+            raise ValueError(f"experiment file {name!r} does not exist")
+    else:
+        known = names()
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            listed = ", ".join(known) or f"none in {folder()}; run in a checkout or give a path"
+            raise ValueError(f"experiment {name!r} is unknown{hint} (known: {listed})")
+        path = known[name]
+    experiment = getattr(_load(path), "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(
+            f"{path} has EXPERIMENT of type {type(experiment).__name__}; expected an Experiment"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Found(path.stem, path.resolve().parent.name, path, digest, experiment)
+
+
+def _load(path: pathlib.Path):
+    # The name keeps two experiments of one stem apart; dataclasses look their module up by it.
+    name = f"polgrad_experiment_{path.resolve().parent.name}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,190 @@
+"""What a run of an experiment tells: figures, a table, a picture, the committed result."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from polgrad import statistics
+from polgrad.experiments.discovery import Found
+from polgrad.experiments.running import Run, versions
+from polgrad.experiments.types import Verdict
+
+
+def result(found: Found, run: Run, verdict: Verdict | None, *, size: str) -> dict[str, Any]:
+    """A run as plain data, the form of `experiments/results/<name>.json`.
+
+    Args:
+      found: the experiment.
+      run: its run.
+      verdict: what became of the claim; None when some arm did not run.
+      size: `"full"`, `"smoke"` or `"changed"`.
+
+    Returns:
+      Paper, claim, verdict with its checks, settings, versions, and for every arm each metric's
+      interquartile mean, 95% interval and seeds, and its comparison with the baseline.
+    """
+    experiment = found.experiment
+    checks = [] if verdict is None else [check._asdict() for check in verdict.checks]
+    return {
+        "name": found.name,
+        "family": found.family,
+        "paper": dataclasses.asdict(experiment.paper),
+        "claim": experiment.claim,
+        "verdict": None if verdict is None else verdict.outcome,
+        "checks": checks,
+        "size": size,
+        "seeds": list(range(run.seeds)),
+        "settings": dataclasses.asdict(run.results.settings),
+        "versions": versions(),
+        "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+        "baseline": experiment.baseline,
+        "at_scale": experiment.at_scale,
+        "note": experiment.note,
+        "arms": {name: _arm(found, run, name) for name in run.results.curves},
+    }
+
+
+def _arm(found: Found, run: Run, name: str) -> dict[str, Any]:
+    experiment, results = found.experiment, run.results
+    metrics = {}
+    for metric in experiment.metrics:
+        final = results.final(name, metric)
+        low, high = statistics.bootstrap_interval(final)
+        metrics[metric] = {
+            "interquartile_mean": statistics.interquartile_mean(final),
+            "low": _finite(low),
+            "high": _finite(high),
+            "seeds": final.tolist(),
+        }
+    arm: dict[str, Any] = {"metrics": metrics, "comparison": None}
+    if experiment.baseline in results.curves and name != experiment.baseline:
+        main = experiment.main_metric
+        ours, theirs = (results.final(n, main) for n in (name, experiment.baseline))
+        compared = statistics.compare(ours, theirs)._asdict()
+        if experiment.better == "lower":
+            compared["probability_of_improvement"] = 1.0 - compared["probability_of_improvement"]
+        arm["comparison"] = {k: _finite(v) for k, v in compared.items()}
+    return arm
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: an interval that one seed leaves open has no ends."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def table(content: dict[str, Any], experiment) -> Any:
+    """The final table, for `rich` to print: one row an arm."""
+    from rich.table import Table
+
+    main, *others = experiment.metrics
+    shown = Table(title=f"{content['name']}: {len(content['seeds'])} seeds")
+    shown.add_column("arm")
+    shown.add_column(f"{main}, interquartile mean [95%]", justify="right")
+    for metric in others:
+        shown.add_column(metric, justify="right")
+    shown.add_column(f"less {experiment.baseline} [95%]", justify="right")
+    shown.add_column("P(better)", justify="right")
+    shown.add_column("seeds to decide", justify="right")
+    for name, arm in content["arms"].items():
+        compared = arm["comparison"]
+        cells = ["", "", ""]
+        if compared is not None:
+            needed = compared["seeds_needed"]
+            cells = [
+                _interval(compared["difference"], compared["low"], compared["high"]),
+                f"{compared['probability_of_improvement']:.2f}",
+                "never" if needed is None else str(needed),
+            ]
+        first = arm["metrics"][main]
+        values = [f"{arm['metrics'][m]['interquartile_mean']:.4g}" for m in others]
+        middle = _interval(first["interquartile_mean"], first["low"], first["high"])
+        shown.add_row(name, middle, *values, *cells)
+    return shown
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    ends = "one seed" if low is None or high is None else f"{low:.4g}, {high:.4g}"
+    return f"{value:.4g} [{ends}]"
+
+
+def sentences(content: dict[str, Any]) -> list[str]:
+    """The verdict and what decides it, as lines."""
+    lines = [f"claim: {content['claim']}"]
+    for check in content["checks"]:
+        interval = _interval(check["value"], _finite(check["low"]), _finite(check["high"]))
+        lines.append(f"  {check['outcome']:14} {check['text']}: {interval}")
+    if content["verdict"] is None:
+        return [*lines, "verdict: none, because not all arms ran"]
+    caution = "" if content["size"] == "full" else f" (at {content['size']} size)"
+    return [*lines, f"verdict: {content['verdict']}{caution}"]
+
+
+def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a result at once."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(json.dumps(_open_ends(content), indent=2) + "\n")
+    draft.replace(path)
+
+
+def _open_ends(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {k: _open_ends(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_open_ends(v) for v in tree]
+    return _finite(tree)
+
+
+def plot(path: pathlib.Path, found: Found, run: Run) -> None:
+    """Curves of all arms: the interquartile mean over seeds, with its pointwise 95% band."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    experiment, results = found.experiment, run.results
+    metrics = [m for m in experiment.metrics if all(_is_curve(a[m]) for a in _arms(results))]
+    if not metrics:
+        raise ValueError(f"{found.name} has no metric with more than one point to draw")
+    width = min(3, len(metrics))
+    height = -(-len(metrics) // width)
+    figure, axes = plt.subplots(
+        height, width, figsize=(4.6 * width, 3.4 * height), squeeze=False, layout="constrained"
+    )
+    for metric, ax in zip(metrics, axes.flat):
+        for index, (name, arm) in enumerate(results.curves.items()):
+            x = arm[experiment.axis][0]
+            middle, low, high = band(np.asarray(arm[metric], np.float64))
+            color = f"C{index}"
+            ax.plot(x, middle, color=color, label=name, linewidth=1.6)
+            ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        ax.set(xlabel=experiment.axis, title=metric)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_axis_off()
+    axes.flat[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _arms(results):
+    return results.curves.values()
+
+
+def _is_curve(curve: np.ndarray) -> bool:
+    return curve.ndim == 2 and curve.shape[1] > 1
+
+
+def band(curves: np.ndarray, resamples: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interquartile mean of `[seeds, points]` and its bootstrap interval, point by point."""
+    seeds = curves.shape[0]
+    cut = seeds // 4
+
+    def middle(values):
+        return np.sort(values, axis=-2)[..., cut : seeds - cut, :].mean(-2)
+
+    picks = np.random.default_rng(0).integers(seeds, size=(resamples, seeds))
+    low, high = np.quantile(middle(curves[picks]), (0.025, 0.975), axis=0)
+    return middle(curves), low, high

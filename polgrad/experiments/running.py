@@ -1,0 +1,201 @@
+"""Runs an experiment: every arm once, all seeds of an arm as one program."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import polgrad
+from polgrad.experiments.discovery import Found
+from polgrad.experiments.settings import changed
+from polgrad.experiments.types import Experiment, Results
+
+
+class ExperimentError(RuntimeError):
+    """An arm that cannot be used, with the arm's name."""
+
+
+class Run(NamedTuple):
+    """What `run` returns.
+
+    Attributes:
+      results: curves of the arms that ran.
+      seeds: how many.
+      seconds: wall time of each arm, compilation included.
+      directory: where everything lies.
+    """
+
+    results: Results
+    seeds: int
+    seconds: Mapping[str, float]
+    directory: pathlib.Path
+
+
+def keys(seeds: int) -> jax.Array:
+    """One key a seed, `[S]`; a seed's key does not depend on how many there are."""
+    return jax.vmap(lambda seed: jax.random.key(seed))(np.arange(seeds, dtype=np.uint32))
+
+
+def run(
+    found: Found,
+    directory: str | os.PathLike,
+    *,
+    seeds: int | None = None,
+    arms: Sequence[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    smoke: bool = False,
+    begin: Callable[[str], None] = lambda text: None,
+    end: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Runs the arms of an experiment that `directory` does not hold yet.
+
+    An arm is saved, at once, when it ends: a run that is killed goes on with the arm it was in.
+
+    Args:
+      found: the experiment.
+      directory: of the run; curves, `metrics.jsonl` and `experiment.json` are written there.
+      seeds: how many; the experiment's own number when left out.
+      arms: which; all when left out.
+      changes: settings to replace.
+      smoke: the small size (`changes` still apply).
+      begin: gets a line for each arm that starts.
+      end: gets a line for each arm that ends.
+
+    Returns:
+      Curves, seeds and times.
+
+    Raises:
+      ValueError: for unknown arms or settings, or a directory with a run of other settings.
+      ExperimentError: for an arm whose curves are not finite or lack a metric.
+    """
+    experiment = found.experiment
+    seeds = experiment.seeds if seeds is None else seeds
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}, expected at least 1")
+    names = _arms(experiment, arms)
+    settings = changed(
+        experiment.settings, (dict(experiment.smoke) if smoke else {}) | dict(changes or {})
+    )
+    directory = pathlib.Path(directory)
+    _claim(directory, describe(found, settings, seeds))
+    _cut(directory, experiment)
+    curves, seconds = {}, {}
+    for name in names:
+        begin(f"{name}, {seeds} seeds")
+        path = directory / "arms" / f"{name}.npz"
+        if not path.exists():
+            start = time.perf_counter()
+            arm = _run_arm(experiment, name, settings, seeds)
+            arm["seconds"] = np.array(time.perf_counter() - start)
+            _save(path, arm)
+            _append(directory, experiment, name, arm)
+            end(f"{name}: {seeds} seeds in {float(arm['seconds']):.1f} s")
+        else:
+            end(f"{name}: {seeds} seeds, already there")
+        with np.load(path) as saved:
+            curves[name] = {k: saved[k] for k in saved.files if k != "seconds"}
+            seconds[name] = float(saved["seconds"])
+    return Run(Results(settings, curves), seeds, seconds, directory)
+
+
+def describe(found: Found, settings: Any, seeds: int) -> dict[str, Any]:
+    """What a run's curves follow from; runs that agree in it may be joined."""
+    plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return {"name": found.name, "source": found.digest, "settings": plain, "seeds": seeds}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the curves."""
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "optax")}
+    return {"polgrad": polgrad.__version__, "python": platform.python_version()} | packages
+
+
+def _arms(experiment: Experiment, arms: Sequence[str] | None) -> list[str]:
+    unknown = sorted(set(arms or ()) - experiment.arms.keys())
+    if unknown:
+        raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
+    return [name for name in experiment.arms if not arms or name in arms]
+
+
+def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
+    """Takes a directory for a run, unless another one has it."""
+    path = directory / "experiment.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        for name in description:
+            if there.get(name) != description[name]:
+                raise ValueError(
+                    f"{directory} holds a run with {name} {there.get(name)}, this one has "
+                    f"{description[name]}; give another --out or remove it"
+                )
+    (directory / "arms").mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(description, indent=2) + "\n")
+
+
+def _run_arm(experiment: Experiment, name: str, settings: Any, seeds: int) -> dict[str, np.ndarray]:
+    arm = experiment.arms[name]
+    curves = jax.jit(jax.vmap(lambda key: dict(arm(key, settings))))(keys(seeds))
+    curves = {metric: np.asarray(curve) for metric, curve in curves.items()}
+    missing = [m for m in (experiment.axis, *experiment.metrics) if m not in curves]
+    if missing:
+        raise ExperimentError(f"arm {name} returns no {', '.join(missing)} (it has: {[*curves]})")
+    points = curves[experiment.axis].shape[1]
+    for metric, curve in curves.items():
+        if curve.ndim > 1 and curve.shape != (seeds, points):
+            raise ExperimentError(
+                f"arm {name}: {metric} has shape {curve.shape[1:]} a seed; expected one number, "
+                f"or [{points}] as {experiment.axis}"
+            )
+        bad = np.flatnonzero(~np.isfinite(curve.reshape(seeds, -1)).all(1))
+        if len(bad):
+            raise ExperimentError(f"arm {name}: {metric} is not finite for seeds {bad.tolist()}")
+    return curves
+
+
+def _rows(experiment: Experiment, name: str, arm: Mapping[str, np.ndarray]):
+    """The curves of an arm as rows of `metrics.jsonl`."""
+    axis = arm[experiment.axis]
+    series = {k: v for k, v in arm.items() if v.ndim == 2 and k != experiment.axis}
+    for seed in range(axis.shape[0]):
+        for point in range(axis.shape[1]):
+            row = {"arm": name, "seed": seed, experiment.axis: axis[seed, point].item()}
+            yield row | {k: v[seed, point].item() for k, v in series.items()}
+
+
+def _append(directory: pathlib.Path, experiment: Experiment, name: str, arm) -> None:
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in _rows(experiment, name, arm))
+
+
+def _cut(directory: pathlib.Path, experiment: Experiment) -> None:
+    """Rewrites `metrics.jsonl` from the saved arms: a kill may have left half an arm in it."""
+    lines = []
+    for name in experiment.arms:
+        path = directory / "arms" / f"{name}.npz"
+        if path.exists():
+            with np.load(path) as saved:
+                lines += [json.dumps(r) + "\n" for r in _rows(experiment, name, dict(saved))]
+    _write(directory / "metrics.jsonl", "".join(lines))
+
+
+def _save(path: pathlib.Path, arm: Mapping[str, np.ndarray]) -> None:
+    draft = path.with_suffix(".new.npz")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, **arm)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text)
+    draft.replace(path)
