@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 
-from polgrad.experiments import discovery, ledger, reporting, running
+from polgrad.experiments import discovery, display, ledger, reporting, running
 from polgrad.experiments.settings import parse
 
 
@@ -26,7 +27,7 @@ def run(
       arms: some arms, joined by commas.
       set: texts `key=value`.
       smoke: the small size.
-      out: directory of the run.
+      out: directory of the run; when left out, one under `runs/` named by what is run.
       commit: also write the committed result.
 
     Returns:
@@ -36,32 +37,16 @@ def run(
       ValueError: for bad input, before anything is computed.
       ExperimentError: for an arm that cannot be used.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
     found = discovery.find(name)
     changes = parse(found.experiment.settings, set)
     size = "changed" if changes else "smoke" if smoke else "full"
     some = [a.strip() for a in arms.split(",") if a.strip()]
     if commit and (size != "full" or some):
         raise ValueError("commit is for runs of full size with all arms and no changed setting")
-    directory = pathlib.Path(out or f"runs/{found.name}{'-smoke' if smoke else ''}")
-    console = Console()
+    directory = pathlib.Path(out or _place(found.name, smoke, set, seeds))
+    console = display.console()
     console.print(f"{found.name}: {found.experiment.claim}", highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(some) or len(found.experiment.arms))
-
-        def ended(text: str) -> None:
-            progress.advance(task)
-            console.print(text, highlight=False)
-
+    with display.of_arms(console, len(some) or len(found.experiment.arms)) as progress:
         done = running.run(
             found,
             directory,
@@ -69,8 +54,7 @@ def run(
             arms=some,
             changes=changes,
             smoke=smoke,
-            begin=lambda text: progress.update(task, description=text),
-            end=ended,
+            progress=progress,
         )
     whole = done.results.curves.keys() == found.experiment.arms.keys()
     verdict = found.experiment.holds(done.results) if whole else None
@@ -86,6 +70,13 @@ def run(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"plot: {directory / 'result.png'}", highlight=False, soft_wrap=True)
     return content
+
+
+def _place(name: str, smoke: bool, changes: Sequence[str], seeds: int | None) -> str:
+    """A directory for each combination, so that none collides with another one's run."""
+    parts = [name, *(["smoke"] if smoke else []), *changes]
+    parts += [] if seeds is None else [f"seeds={seeds}"]
+    return "runs/" + re.sub(r"[^\w.,=+-]", "_", "-".join(parts))
 
 
 def listing() -> list[str]:

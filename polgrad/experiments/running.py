@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ import numpy as np
 
 import polgrad
 from polgrad.experiments.discovery import Found
+from polgrad.experiments.recording import sink
 from polgrad.experiments.settings import changed
-from polgrad.experiments.types import Experiment, Results
+from polgrad.experiments.types import Experiment, HostArm, Results
 
 
 class ExperimentError(RuntimeError):
@@ -44,6 +46,20 @@ def keys(seeds: int) -> jax.Array:
     return jax.vmap(lambda seed: jax.random.key(seed))(np.arange(seeds, dtype=np.uint32))
 
 
+class Progress(NamedTuple):
+    """What `run` tells while it runs; each does nothing by default.
+
+    Attributes:
+      begin: gets a line for each arm that starts.
+      point: gets (points there are, points in all) over all seeds of the arm that runs.
+      end: gets a line for each arm that ends.
+    """
+
+    begin: Callable[[str], None] = lambda text: None
+    point: Callable[[int, int], None] = lambda done, total: None
+    end: Callable[[str], None] = lambda text: None
+
+
 def run(
     found: Found,
     directory: str | os.PathLike,
@@ -52,12 +68,12 @@ def run(
     arms: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
     smoke: bool = False,
-    begin: Callable[[str], None] = lambda text: None,
-    end: Callable[[str], None] = lambda text: None,
+    progress: Progress = Progress(),  # noqa: B008
 ) -> Run:
     """Runs the arms of an experiment that `directory` does not hold yet.
 
-    An arm is saved, at once, when it ends: a run that is killed goes on with the arm it was in.
+    An arm is saved, at once, when it ends: a run that is killed goes on with the arm it was in
+    (a `HostArm` with its seed).
 
     Args:
       found: the experiment.
@@ -66,8 +82,7 @@ def run(
       arms: which; all when left out.
       changes: settings to replace.
       smoke: the small size (`changes` still apply).
-      begin: gets a line for each arm that starts.
-      end: gets a line for each arm that ends.
+      progress: is told how far the run is.
 
     Returns:
       Curves, seeds and times.
@@ -86,30 +101,36 @@ def run(
     )
     directory = pathlib.Path(directory)
     _claim(directory, describe(found, settings, seeds))
-    _cut(directory, experiment)
+    _rewrite_metrics(directory, experiment)
     curves, seconds = {}, {}
     for name in names:
-        begin(f"{name}, {seeds} seeds")
+        progress.begin(f"{name}, {seeds} seeds")
         path = directory / "arms" / f"{name}.npz"
         if not path.exists():
             start = time.perf_counter()
-            arm = _run_arm(experiment, name, settings, seeds)
+            arm = _run_arm(experiment, name, settings, seeds, directory, progress)
             arm["seconds"] = np.array(time.perf_counter() - start)
             _save(path, arm)
-            _append(directory, experiment, name, arm)
-            end(f"{name}: {seeds} seeds in {float(arm['seconds']):.1f} s")
+            _rewrite_metrics(directory, experiment)
+            progress.end(f"{name}: {seeds} seeds in {float(arm['seconds']):.1f} s")
         else:
-            end(f"{name}: {seeds} seeds, already there")
-        with np.load(path) as saved:
-            curves[name] = {k: saved[k] for k in saved.files if k != "seconds"}
-            seconds[name] = float(saved["seconds"])
+            progress.end(f"{name}: {seeds} seeds, already there")
+        saved = _load(path)
+        seconds[name] = float(saved.pop("seconds"))
+        curves[name] = saved
     return Run(Results(settings, curves), seeds, seconds, directory)
 
 
 def describe(found: Found, settings: Any, seeds: int) -> dict[str, Any]:
     """What a run's curves follow from; runs that agree in it may be joined."""
     plain = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return {"name": found.name, "source": found.digest, "settings": plain, "seeds": seeds}
+    return {
+        "name": found.name,
+        "source": found.digest,
+        "settings": plain,
+        "seeds": seeds,
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -140,13 +161,53 @@ def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
     _write(path, json.dumps(description, indent=2) + "\n")
 
 
-def _run_arm(experiment: Experiment, name: str, settings: Any, seeds: int) -> dict[str, np.ndarray]:
+def _run_arm(experiment, name, settings, seeds, directory, progress) -> dict[str, np.ndarray]:
     arm = experiment.arms[name]
-    curves = jax.jit(jax.vmap(lambda key: dict(arm(key, settings))))(keys(seeds))
+    if isinstance(arm, HostArm):
+        curves = _run_on_host(arm, name, settings, seeds, directory, progress)
+    else:
+        stream = _Stream(directory / "metrics.jsonl", name, seeds, progress)
+        curves = _run_compiled(arm, settings, seeds, stream)
+    _check(experiment, name, curves, seeds)
+    return curves
+
+
+def _run_compiled(arm, settings, seeds, stream) -> dict[str, np.ndarray]:
+    """All seeds as one program."""
+
+    def one(key, seed):
+        with sink(seed, stream):
+            return dict(arm(key, settings))
+
+    curves = jax.jit(jax.vmap(one))(keys(seeds), np.arange(seeds))
     curves = {metric: np.asarray(curve) for metric, curve in curves.items()}
+    jax.effects_barrier()  # no row may come after the arm's own curves
+    return curves
+
+
+def _run_on_host(arm, name, settings, seeds, directory, progress) -> dict[str, np.ndarray]:
+    """Seed by seed; each is saved when it ends."""
+    parts = []
+    for seed in range(seeds):
+        place = directory / "arms" / f"{name}-seed{seed}"
+        place.mkdir(exist_ok=True)
+        path = place / "curves.npz"
+        if not path.exists():
+            curves = arm.function(seed, settings, place)
+            _save(path, {metric: np.asarray(curve) for metric, curve in curves.items()})
+        parts.append(_load(path))
+        progress.point(seed + 1, seeds)
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise ExperimentError(f"arm {name}: seeds differ in their metrics")
+    return {metric: np.stack([part[metric] for part in parts]) for metric in parts[0]}
+
+
+def _check(experiment: Experiment, name: str, curves, seeds: int) -> None:
     missing = [m for m in (experiment.axis, *experiment.metrics) if m not in curves]
     if missing:
         raise ExperimentError(f"arm {name} returns no {', '.join(missing)} (it has: {[*curves]})")
+    if curves[experiment.axis].ndim != 2:
+        raise ExperimentError(f"arm {name}: {experiment.axis} is one number; expected [points]")
     points = curves[experiment.axis].shape[1]
     for metric, curve in curves.items():
         if curve.ndim > 1 and curve.shape != (seeds, points):
@@ -157,7 +218,24 @@ def _run_arm(experiment: Experiment, name: str, settings: Any, seeds: int) -> di
         bad = np.flatnonzero(~np.isfinite(curve.reshape(seeds, -1)).all(1))
         if len(bad):
             raise ExperimentError(f"arm {name}: {metric} is not finite for seeds {bad.tolist()}")
-    return curves
+
+
+class _Stream:
+    """Takes what `record` sends and appends it to `metrics.jsonl`, row by row."""
+
+    def __init__(self, path: pathlib.Path, arm: str, seeds: int, progress: Progress):
+        self.path, self.arm, self.seeds, self.progress = path, arm, seeds, progress
+        self.lock, self.done = threading.Lock(), 0  # rows come from the runtime's own threads
+
+    def __call__(self, seed, point, total, metrics) -> None:
+        row = {"arm": self.arm, "seed": int(seed), "point": int(point)}
+        values = {name: np.asarray(value).item() for name, value in metrics.items()}
+        row |= {name: value if np.isfinite(value) else None for name, value in values.items()}
+        with self.lock:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.done += 1
+            self.progress.point(self.done, int(total) * self.seeds)
 
 
 def _rows(experiment: Experiment, name: str, arm: Mapping[str, np.ndarray]):
@@ -166,24 +244,24 @@ def _rows(experiment: Experiment, name: str, arm: Mapping[str, np.ndarray]):
     series = {k: v for k, v in arm.items() if v.ndim == 2 and k != experiment.axis}
     for seed in range(axis.shape[0]):
         for point in range(axis.shape[1]):
-            row = {"arm": name, "seed": seed, experiment.axis: axis[seed, point].item()}
+            row = {"arm": name, "seed": seed, "point": point}
+            row[experiment.axis] = axis[seed, point].item()
             yield row | {k: v[seed, point].item() for k, v in series.items()}
 
 
-def _append(directory: pathlib.Path, experiment: Experiment, name: str, arm) -> None:
-    with (directory / "metrics.jsonl").open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in _rows(experiment, name, arm))
-
-
-def _cut(directory: pathlib.Path, experiment: Experiment) -> None:
-    """Rewrites `metrics.jsonl` from the saved arms: a kill may have left half an arm in it."""
+def _rewrite_metrics(directory: pathlib.Path, experiment: Experiment) -> None:
+    """Makes `metrics.jsonl` from the saved arms: what an arm streamed before it ended goes."""
     lines = []
     for name in experiment.arms:
         path = directory / "arms" / f"{name}.npz"
         if path.exists():
-            with np.load(path) as saved:
-                lines += [json.dumps(r) + "\n" for r in _rows(experiment, name, dict(saved))]
+            lines += [json.dumps(r) + "\n" for r in _rows(experiment, name, _load(path))]
     _write(directory / "metrics.jsonl", "".join(lines))
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path) as saved:
+        return {name: saved[name] for name in saved.files}
 
 
 def _save(path: pathlib.Path, arm: Mapping[str, np.ndarray]) -> None:

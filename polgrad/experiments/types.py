@@ -1,6 +1,7 @@
 """What an experiment is: a paper, its arms, its claim as a check, and what became of it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,24 @@ from polgrad import statistics
 
 Outcome = Literal["holds", "does not hold", "undecided"]
 # A pure function of a key and settings; its curves are arrays over the points of the axis.
-Arm = Callable[[Key[Array, ""], Any], Mapping[str, Array]]
+PureArm = Callable[[Key[Array, ""], Any], Mapping[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostArm:
+    """An arm with a loop on the host, such as a training run of a real language policy.
+
+    Its seeds run one after the other, and each is saved when it ends.
+
+    Attributes:
+      function: `(seed, settings, directory) -> {metric: points}`, with an integer seed and a
+        directory of its own that outlives a kill, for checkpoints.
+    """
+
+    function: Callable[[int, Any, pathlib.Path], Mapping[str, np.ndarray]]
+
+
+Arm = PureArm | HostArm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +104,8 @@ class Experiment:
       paper: where the claim comes from.
       claim: one sentence.
       arms: name to arm, a pure function `(key, settings) -> {metric: points}`. Seeds are vmapped,
-        and every arm sees the same keys, so arms are compared seed by seed.
+        and every arm sees the same keys, so arms are compared seed by seed. A `HostArm` runs
+        its seeds one by one.
       settings: the full size, a frozen dataclass.
       smoke: changes of settings that make it a matter of seconds.
       metrics: name to meaning; the first is the one that the table compares.

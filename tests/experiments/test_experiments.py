@@ -34,8 +34,13 @@ class Settings:
 
 
 def walk(key, settings, *, drift):
-    steps = jax.random.normal(key, (settings.steps,)) + drift * settings.drift
-    return {"step": jnp.arange(settings.steps), "place": jnp.cumsum(steps)}
+    def step(place, index):
+        place += jax.random.normal(jax.random.fold_in(key, index)) + drift * settings.drift
+        experiments.record(index, settings.steps, place=place)
+        return place, place
+
+    _, places = jax.lax.scan(step, 0.0, jnp.arange(settings.steps))
+    return {"step": jnp.arange(settings.steps), "place": places}
 
 
 EXPERIMENT = experiments.Experiment(
@@ -93,6 +98,7 @@ def test_metrics_hold_every_point_of_every_seed(done):
     assert rows[41] == {
         "arm": "still",
         "seed": 1,
+        "point": 1,
         "step": 1,
         "place": run.results.curves["still"]["place"][1, 1].item(),
     }
@@ -106,12 +112,68 @@ def test_a_killed_run_goes_on_with_the_arm_it_was_in(done, tmp_path):
         file.write('{"arm": "moved", "seed": 0, "st')
     (tmp_path / "arms" / "moved.new.npz").write_bytes(b"half")
     ended = []
-    again = experiments.run(found, tmp_path, end=ended.append)
+    again = experiments.run(found, tmp_path, progress=running.Progress(end=ended.append))
     assert ended[0].endswith("already there") and not ended[1].endswith("already there")
     assert (tmp_path / "metrics.jsonl").read_text() == (run.directory / "metrics.jsonl").read_text()
     np.testing.assert_array_equal(
         again.results.final("moved", "place"), run.results.final("moved", "place")
     )
+
+
+def test_points_stream_while_an_arm_runs(done, tmp_path):
+    found, run = done
+    lines, path = [], tmp_path / "metrics.jsonl"
+
+    def point(done, total):
+        lines.append((done, total, path.read_text().splitlines()[-1]))
+
+    experiments.run(found, tmp_path, progress=running.Progress(point=point))
+    assert [done for done, _, _ in lines] == [*range(1, 201)] * 2
+    assert {total for _, total, _ in lines} == {200}
+    streamed = [json.loads(line) for _, _, line in lines]
+    place = run.results.curves
+    for row in streamed:
+        found_place = place[row["arm"]]["place"][row["seed"], row["point"]]
+        assert row["place"] == pytest.approx(found_place.item(), rel=1e-6)
+    # What was streamed has made way for the arms' own curves.
+    assert path.read_text() == (run.directory / "metrics.jsonl").read_text()
+
+
+def test_an_arm_is_a_pure_function_outside_of_a_run(done):
+    import jax
+
+    found, run = done
+    experiment = found.experiment
+    alone = jax.jit(experiment.arms["moved"], static_argnums=1)(
+        jax.random.key(3), experiment.settings
+    )
+    np.testing.assert_allclose(alone["place"], run.results.curves["moved"]["place"][3], rtol=1e-5)
+
+
+def test_a_host_arm_is_saved_seed_by_seed(done, tmp_path):
+    import dataclasses
+
+    found, _ = done
+    calls, deadly = [], {2}
+
+    def loop(seed, settings, directory):
+        calls.append((seed, directory.name))
+        if seed in deadly:
+            raise KeyboardInterrupt
+        return {"step": np.arange(3), "place": np.arange(3) + seed * settings.drift}
+
+    arms = {"still": experiments.HostArm(loop)}
+    found = found._replace(experiment=dataclasses.replace(found.experiment, arms=arms))
+    points = []
+    progress = running.Progress(point=lambda *point: points.append(point))
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run(found, tmp_path, seeds=4, progress=progress)
+    deadly.clear()
+    run = experiments.run(found, tmp_path, seeds=4, progress=progress)
+    assert [seed for seed, _ in calls] == [0, 1, 2, 2, 3]
+    assert len({place for _, place in calls}) == 4
+    assert points == [(1, 4), (2, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    np.testing.assert_array_equal(run.results.final("still", "place"), [2.0, 3.0, 4.0, 5.0])
 
 
 @pytest.mark.parametrize(
@@ -177,6 +239,7 @@ def test_arms_that_cannot_be_used_are_named(done, tmp_path):
             (lambda k, s: {"step": good(k, s)["step"]}, "arm still returns no place"),
             (lambda k, s: good(k, s) | {"place": good(k, s)["place"] / 0}, "place is not finite"),
             (lambda k, s: good(k, s) | {"place": good(k, s)["place"][1:]}, "shape \\(39,\\)"),
+            (lambda k, s: good(k, s) | {"step": good(k, s)["step"][0]}, "step is one number"),
         ]
     ):
         with pytest.raises(experiments.ExperimentError, match=message):

@@ -1,0 +1,39 @@
+"""What a run and a sweep show on the terminal while they go on."""
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from polgrad.experiments import running
+
+
+def console() -> Console:
+    """Standard output; wide where it is not a terminal, so that tables in logs stay whole."""
+    found = Console()
+    return found if found.is_terminal else Console(width=max(160, found.width))
+
+
+def bars(console: Console) -> Progress:
+    """Bars that vanish when they end."""
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+
+
+@contextlib.contextmanager
+def of_arms(console: Console, arms: int) -> Iterator[running.Progress]:
+    """Two bars: the arms, and the points of the one that runs; a line for each that ends."""
+    with bars(console) as shown:
+        whole = shown.add_task("arms", total=arms)
+        part = shown.add_task("", total=None)
+
+        def end(text: str) -> None:
+            shown.advance(whole)
+            console.print(text, highlight=False)
+
+        yield running.Progress(
+            begin=lambda text: shown.reset(part, description=text, total=None),
+            point=lambda done, total: shown.update(part, completed=done, total=total),
+            end=end,
+        )
