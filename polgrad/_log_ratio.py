@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad._dtypes import accumulate
 
-__all__ = ["LIMIT", "impossible", "importance_ratio", "log_ratio"]
+__all__ = ["LIMIT", "finite", "impossible", "importance_ratio", "log_ratio"]
 
 # exp(20) = 4.9e8 still squares and sums in float32; beyond it a ratio carries no information.
 LIMIT = 20.0
@@ -44,6 +44,11 @@ def log_ratio(logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]) -> 
     bounded = jnp.where(inside, difference, jax.lax.stop_gradient(jnp.sign(difference)) * LIMIT)
     edge = LIMIT * ((behavior == -jnp.inf).astype(bounded.dtype) - (current == -jnp.inf))
     return jnp.where(live, bounded, edge)
+
+
+def finite(ratios: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Ready-made log ratios: infinite ones become +-20 and undefined ones 0, without gradient."""
+    return jnp.nan_to_num(accumulate(ratios), nan=0.0, posinf=LIMIT, neginf=-LIMIT)
 
 
 def impossible(logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]) -> Bool[Array, "..."]:

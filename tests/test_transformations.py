@@ -55,6 +55,13 @@ TABLE = {
         (LOGP, BEHAVIOR, REFERENCE),
     ),
     "td_loss": (losses.td_loss, (VALUES[:, :4], REWARDS, DISCOUNTS, VALUES[:, 1:])),
+    "ipo": (losses.ipo, (SIGNS, VALUES[:, 0])),
+    "inpo_contrast": (
+        lambda *x: losses.inpo_contrast(*x, eta=0.5, tau=0.25),
+        (*LOGP[:, :2].T, *BEHAVIOR[:, :2].T, *REFERENCE[:, :2].T),
+    ),
+    "inpo": (lambda *x: losses.inpo(*x, eta=0.5), (SIGNS, CHOSEN[:, 0])),
+    "sppo": (lambda *x: losses.sppo(*x, eta=0.5), (SIGNS, CHOSEN[:, 0])),
     "importance_weights": (losses.truncated_importance_weights, (LOGP, BEHAVIOR, MASK)),
     "sequence_weights": (
         lambda *x: losses.truncated_importance_weights(*x, level="sequence", mode="mask"),

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 __all__ = [
     "additive_game",
     "bradley_terry_game",
     "check_preference",
     "cycle3_game",
+    "cyclic_game",
     "dice_game",
     "policy_win_rate",
     "population_game",
@@ -177,6 +178,30 @@ def bradley_terry_game(rewards: Float[Array, "N"]) -> Float[Array, "N N"]:
     """
     rewards = jnp.asarray(rewards)
     return jax.nn.sigmoid(rewards[:, None] - rewards[None, :])
+
+
+def cyclic_game(
+    quality: Float[Array, "N"], classes: Int[Array, "N"], *, a: float = 1.0, b: float = 2.0
+) -> Float[Array, "N N"]:
+    """Bradley-Terry preferences with rock-paper-scissors between three classes of answers.
+
+    P(i beats j) = sigmoid(a (quality_i - quality_j) + b cycle(class_i, class_j)), where cycle is
+    1 if class_i + 1 = class_j modulo 3 (class 0 beats 1, 1 beats 2, 2 beats 0), -1 the other way
+    round and 0 within a class. For b = 0 it is `bradley_terry_game(a quality)`.
+
+    Args:
+      quality: what everybody agrees on, [N].
+      classes: what cycles, integers in 0..2, [N].
+      a: weight of the quality, in nats.
+      b: weight of the cycle, in nats.
+
+    Returns:
+      The matrix. For b > 0 and answers of all classes it has cycles that no reward expresses.
+    """
+    quality, classes = jnp.asarray(quality), jnp.asarray(classes)
+    ahead = (classes[None, :] - classes[:, None]) % 3
+    cycle = (ahead == 1).astype(quality.dtype) - (ahead == 2)
+    return jax.nn.sigmoid(a * (quality[:, None] - quality[None, :]) + b * cycle)
 
 
 def additive_game(scores: Float[Array, "N"]) -> Float[Array, "N N"]:

@@ -14,7 +14,11 @@ Policy gradients on whole sequences
   nash_md                         preferences against an opponent (nash_md.py)
 Preference pairs and rankings (dpo.py)
   dpo, plackett_luce              logistic losses of two, of K answers
+  ipo                             squared loss of two answers
   implicit_reward, preference_margin
+Self-play on preference pairs (inpo.py)
+  inpo, inpo_contrast             mirror descent with a reference, as a regression
+  sppo                            multiplicative weights, as a regression
 Terms beside the policy's
   kl_penalty                      KL to a reference (kl.py)
   value_loss, td_loss             critics (value.py)
@@ -25,9 +29,10 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 
 from polgrad.losses import targets
 from polgrad.losses.correction import off_policy_sequence_mask, truncated_importance_weights
-from polgrad.losses.dpo import dpo, implicit_reward, plackett_luce, preference_margin
+from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
 from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
+from polgrad.losses.inpo import inpo, inpo_contrast, sppo
 from polgrad.losses.kl import kl_penalty
 from polgrad.losses.nash_md import nash_md
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
@@ -50,6 +55,9 @@ __all__ = [
     "gspo",
     "gspo_token",
     "implicit_reward",
+    "inpo",
+    "inpo_contrast",
+    "ipo",
     "kl_cov",
     "kl_penalty",
     "nash_md",
@@ -59,6 +67,7 @@ __all__ = [
     "preference_margin",
     "reinforce",
     "sapo",
+    "sppo",
     "targets",
     "td_loss",
     "topr",

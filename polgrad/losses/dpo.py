@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT
+from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 
-__all__ = ["dpo", "implicit_reward", "plackett_luce", "preference_margin"]
+__all__ = ["dpo", "implicit_reward", "ipo", "plackett_luce", "preference_margin"]
 
 
 def dpo(
@@ -47,9 +47,42 @@ def dpo(
     _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
     in_range("beta", beta, low=0.0, above=True)
     in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
-    margin = beta * (_finite(chosen_logratio) - _finite(rejected_logratio))
+    margin = beta * (finite(chosen_logratio) - finite(rejected_logratio))
     right, wrong = jax.nn.softplus(-margin), jax.nn.softplus(margin)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
+
+
+def ipo(
+    chosen_logratio: Float[Array, "B"], rejected_logratio: Float[Array, "B"], *, beta: float = 0.1
+) -> Float[Array, "B"]:
+    """IPO: the difference of log-ratios of two answers, regressed on a constant.
+
+    loss = (chosen - rejected - 1 / (2 beta))^2. Where `dpo` drives the margin of a pair that is
+    always labelled one way to infinity, this one stops it at 1 / (2 beta). Its minimiser is
+    reference exp(P(y beats data policy) / beta) / Z: it depends on who drew the pairs.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0 (tau in the paper).
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs. An infinite log ratio counts +-20 nats, an
+      undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences,
+      2023 (arXiv:2310.12036).
+    """
+    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
+    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
+    in_range("beta", beta, low=0.0, above=True)
+    margin = finite(chosen_logratio) - finite(rejected_logratio)
+    return jnp.square(margin - 0.5 / beta)
 
 
 def implicit_reward(
@@ -74,7 +107,7 @@ def implicit_reward(
       Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), section 5.
     """
     in_range("beta", beta, low=0.0, above=True)
-    return beta * _finite(accumulate(logp) - jax.lax.stop_gradient(accumulate(reference_logp)))
+    return beta * finite(accumulate(logp) - jax.lax.stop_gradient(accumulate(reference_logp)))
 
 
 def preference_margin(
@@ -127,7 +160,7 @@ def plackett_luce(
     _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
     _checks.same_shape("[B, K]", scores=scores, mask=mask)
-    scores = jnp.where(mask, _finite(scores), 0.0)
+    scores = jnp.where(mask, finite(scores), 0.0)
     k = scores.shape[1]
     # remaining[b, i, j]: answer j is still there when place i is filled. The diagonal stays, so
     # that the sum over a masked place is not empty.
@@ -135,8 +168,3 @@ def plackett_luce(
     remaining = (later & mask[:, None, :]) | jnp.eye(k, dtype=bool)
     total = jax.nn.logsumexp(scores[:, None, :], axis=-1, where=remaining)
     return jnp.sum(jnp.where(mask, total - scores, 0.0), axis=-1)
-
-
-def _finite(log_ratio: Array) -> Array:
-    """Infinite log ratios become +-20 nats and undefined ones 0, without gradient."""
-    return jnp.nan_to_num(accumulate(log_ratio), nan=0.0, posinf=LIMIT, neginf=-LIMIT)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT
+from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 
 __all__ = ["nash_md"]
@@ -52,6 +52,6 @@ def nash_md(
     logp = accumulate(logp)
     possible = ~jnp.isneginf(logp)
     # An answer that the reference excludes pays 20 nats, not infinity.
-    held = jnp.nan_to_num(accumulate(reference_logratio), nan=0.0, posinf=LIMIT, neginf=-LIMIT)
-    advantage = jnp.where(possible, preference - 0.5 - tau * held, 0.0)
+    advantage = preference - 0.5 - tau * finite(reference_logratio)
+    advantage = jnp.where(possible, advantage, 0.0)
     return -jax.lax.stop_gradient(advantage) * jnp.where(possible, logp, 0.0)

@@ -130,6 +130,38 @@ def test_one_step_by_hand():
     np.testing.assert_allclose(following, (0.490920, 0.308820, 0.200260), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "game, expected",
+    [
+        (games.dice_game, (0.499525, 0.290801, 0.209674)),
+        (games.rps_game, (0.607136, 0.074603, 0.318261)),
+    ],
+)
+def test_one_step_of_self_play_by_hand(game, expected):
+    following = self_play_step(
+        jnp.array([0.6, 0.3, 0.1]), jnp.full(3, 1 / 3), game(), eta=5.0, tau=0.1
+    )
+    np.testing.assert_allclose(following, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta, converges", [(2.0, True), (3.0, False)])
+def test_self_play_converges_exactly_when_its_linearisation_contracts(eta, converges):
+    uniform, tau = jnp.full(3, 1 / 3), 0.1
+
+    def logits_to_logits(z):
+        policy = jax.nn.softmax(z)
+        return jnp.log(self_play_step(policy, uniform, games.rps_game(), eta=eta, tau=tau))
+
+    slopes = np.linalg.eigvals(jax.jit(jax.jacobian(logits_to_logits))(jnp.zeros(3)))
+    modulus = (1.0 - eta * tau) ** 2 + eta**2 / 12
+    np.testing.assert_allclose(np.abs(slopes).max() ** 2, modulus, rtol=1e-10)
+    assert (modulus < 1.0) == converges
+    near = iterate(
+        self_play_step, jnp.array([0.34, 0.33, 0.33]), uniform, games.rps_game(), eta, tau, 2000
+    )
+    assert (kl(uniform, near[-1]) < 1e-12) == converges
+
+
 def test_the_step_maximises_what_it_says():
     policy, reference, preference = (
         jnp.array([0.6, 0.3, 0.1]),

@@ -21,6 +21,7 @@ ALL = {
     "dice": games.dice_game(),
     "cycle3": games.cycle3_game(0.1, 0.2, 0.3),
     "population": games.population_game([(0, 1, 2), (1, 2, 0), (2, 0, 1)], (0.5, 0.25, 0.25)),
+    "cyclic": games.cyclic_game(jnp.array([0.3, -1.0, 0.5, 2.0]), jnp.array([0, 1, 2, 1])),
     "bradley_terry": games.bradley_terry_game([0.0, 1.0, -2.0]),
     "additive": games.additive_game([0.0, 0.1, 0.2, 0.35]),
     "symmetrised": games.symmetrize_preference(RANDOM),
@@ -88,6 +89,21 @@ def test_a_constrained_reward_optimum_can_lose_to_the_nash_policy():
         preference, jnp.array([0.0, 0.0, 1.0]), jnp.array([2 / 3, 1 / 3, 0.0])
     )
     np.testing.assert_allclose(rate, 50 / 99, rtol=1e-6)
+
+
+def test_cyclic_game_by_hand_and_its_ends():
+    quality, classes = jnp.array([0.5, 0.0, -0.5, 1.0]), jnp.array([0, 1, 2, 1])
+    preference = games.cyclic_game(quality, classes, a=1.0, b=2.0)
+    by_hand = {(0, 1): 2.5, (1, 2): 2.5, (2, 0): 1.0, (0, 3): 1.5, (3, 1): 1.0}
+    for (i, j), logit in by_hand.items():
+        np.testing.assert_allclose(preference[i, j], 1 / (1 + np.exp(-logit)), rtol=1e-6)
+    np.testing.assert_allclose(
+        games.cyclic_game(quality, classes, a=3.0, b=0.0),
+        games.bradley_terry_game(3.0 * quality),
+        rtol=1e-6,
+    )
+    cycle = games.cyclic_game(jnp.zeros(3), jnp.arange(3), b=200.0)
+    np.testing.assert_allclose(cycle, games.rps_game(), atol=1e-6)
 
 
 def test_win_rates_agree_with_enumeration():
