@@ -1,4 +1,4 @@
-"""The `polgrad` command: train, sample, evaluate, export, run, report, list.
+"""The `polgrad` command: train, sample, evaluate, export, run, sweep, report, list.
 
 Bad input ends with one line and exit code 2; a run that cannot go on ends with one line and exit
 code 1; SIGTERM saves and exits with 0.
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-COMMANDS = ("train", "sample", "evaluate", "export", "run", "report", "list")
+COMMANDS = ("train", "sample", "evaluate", "export", "run", "sweep", "report", "list")
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
@@ -21,7 +21,8 @@ USAGE = """usage: polgrad COMMAND [OPTIONS]
   evaluate   held-out accuracy of a policy or a run
   export     write a policy or a run as a Hugging Face directory
   run        run a paper's experiment: arms, seeds, table, plot, verdict
-  report     make the README's ledger of papers anew
+  sweep      run an experiment over a grid of settings, on processes or on Ray
+  report     Markdown and HTML of a run or a sweep; the README's ledger of papers
   list       algorithms, tasks, policies, experiments
 
 polgrad COMMAND --help tells the options of a command."""
@@ -53,6 +54,7 @@ def _run(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "export": _export,
         "run": _experiment,
+        "sweep": _sweep,
         "report": _report,
         "list": _list,
     }
@@ -297,14 +299,60 @@ def _experiment(arguments: list[str]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Make the README's ledger of papers anew from the committed results.
+class Sweep:
+    """Run an experiment over a grid; the same command again goes on where it stood.
+
+    A cell with a result is never run again; a failed one is, and its traceback is kept.
 
     Attributes:
-      ledger: write the ledger into README.md.
+      name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
+      set: `key=value,value,...`; give it again for another setting of the grid.
+      seeds: how many a cell; the experiment's own number when left out.
+      arms: some arms, joined by commas; all when left out.
+      smoke: the small size.
+      workers: processes on this machine, which share its cores.
+      ray: address of a Ray cluster, or `auto`, to run the cells there instead.
+      cpus: that a cell asks Ray for.
+      gpus: that a cell asks Ray for.
+      out: directory of the sweep; `runs/sweep-NAME` when left out.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    seeds: int | None = None
+    arms: str = ""
+    smoke: bool = False
+    workers: int = 2
+    ray: str = ""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    out: str = ""
+
+
+def _sweep(arguments: list[str]) -> int:
+    options = tyro.cli(Sweep, args=arguments, prog="polgrad sweep")
+    from polgrad.experiments import command
+
+    try:
+        failed = command.sweep(**dataclasses.asdict(options))
+    except (ValueError, OSError) as error:
+        return _fail(error, 2)
+    return _fail(f"{failed} cells failed; their error.txt tells why", 1) if failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.md and report.html of a run or a sweep, or make the README's ledger anew.
+
+    Attributes:
+      directory: of a run or a sweep.
+      metric: that a sweep's cells are compared by; the experiment's first when left out.
+      ledger: write the ledger of papers into README.md, from the committed results.
       check: write nothing; exit with 1 when the ledger is not what it would be.
     """
 
+    directory: Annotated[str, tyro.conf.Positional] = ""
+    metric: str | None = None
     ledger: bool = False
     check: bool = False
 
@@ -313,9 +361,12 @@ def _report(arguments: list[str]) -> int:
     options = tyro.cli(Report, args=arguments, prog="polgrad report")
     from polgrad.experiments import command
 
-    if not (options.ledger or options.check):
-        return _fail("nothing to report; expected --ledger or --check", 2)
+    if bool(options.directory) == (options.ledger or options.check):
+        return _fail("expected either a directory, or --ledger or --check", 2)
     try:
+        if options.directory:
+            command.report(options.directory, metric=options.metric)
+            return 0
         same = command.write_ledger(write=not options.check)
     except (ValueError, OSError) as error:
         return _fail(error, 2)
@@ -325,7 +376,6 @@ def _report(arguments: list[str]) -> int:
 
 
 def _list(arguments: list[str]) -> int:
-
     kind = tyro.cli(
         Annotated[Literal["algorithms", "tasks", "policies", "experiments"], tyro.conf.Positional],
         args=arguments,

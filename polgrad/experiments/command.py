@@ -1,11 +1,20 @@
-"""What `polgrad run`, `polgrad report` and `polgrad list experiments` do."""
+"""What `polgrad run`, `polgrad sweep`, `polgrad report` and `polgrad list experiments` do."""
 
 import json
 import pathlib
 import re
 from collections.abc import Sequence
 
-from polgrad.experiments import discovery, display, ledger, reporting, running
+from polgrad.experiments import (
+    discovery,
+    display,
+    ledger,
+    pages,
+    reporting,
+    running,
+    sweep_report,
+    sweeping,
+)
 from polgrad.experiments.settings import parse
 
 
@@ -65,7 +74,7 @@ def run(
         stem = found.name if place != directory else "result"
         reporting.write(place / f"{stem}.json", content)
         reporting.plot(place / f"{stem}.png", found, done)
-    console.print(reporting.table(content, found.experiment))
+    console.print(reporting.table(content))
     for line in reporting.sentences(content):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"plot: {directory / 'result.png'}", highlight=False, soft_wrap=True)
@@ -77,6 +86,95 @@ def _place(name: str, smoke: bool, changes: Sequence[str], seeds: int | None) ->
     parts = [name, *(["smoke"] if smoke else []), *changes]
     parts += [] if seeds is None else [f"seeds={seeds}"]
     return "runs/" + re.sub(r"[^\w.,=+-]", "_", "-".join(parts))
+
+
+def sweep(
+    name: str,
+    *,
+    set: Sequence[str] = (),
+    seeds: int | None = None,
+    arms: str = "",
+    smoke: bool = False,
+    workers: int = 2,
+    ray: str = "",
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    out: str = "",
+) -> int:
+    """Runs the open cells of a grid, then writes its table and its report.
+
+    Args:
+      name: as `discovery.find` takes it.
+      set: texts `key=value,value,...`.
+      seeds: how many a cell; the experiment's own number when left out.
+      arms: some arms, joined by commas.
+      smoke: the small size.
+      workers: processes on this machine.
+      ray: address of a Ray cluster, or `auto`; processes on this machine when left out.
+      cpus: that a cell asks Ray for.
+      gpus: that a cell asks Ray for.
+      out: directory of the sweep; `runs/sweep-NAME` when left out.
+
+    Returns:
+      How many cells failed.
+
+    Raises:
+      ValueError: for bad input, before anything is computed.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
+    found = discovery.find(name)
+    grid = sweeping.grid(found.experiment.settings, set)
+    some = [a.strip() for a in arms.split(",") if a.strip()]
+    directory = pathlib.Path(out or _place(f"sweep-{found.name}", smoke, [], None))
+    plan = sweeping.plan(found, directory, grid, seeds=seeds, arms=some, smoke=smoke)
+    console = display.console()
+    with sweeping.alone(directory):
+        left = len(plan.open_cells())
+        where = f"Ray at {ray}" if ray else f"{workers} processes"
+        console.print(
+            f"{found.name}: {len(plan.cells)} cells x {plan.cells[0].seeds} seeds, "
+            f"{len(plan.cells) - left} there already, on {where}, in {directory}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if ray:
+            from polgrad.experiments.on_ray import on_ray
+
+            ended = on_ray(plan, ray, cpus=cpus, gpus=gpus)
+        else:
+            ended = sweeping.in_processes(plan, workers)
+        failed = display.of_cells(console, ended, left)
+        console.print(f"table: {sweeping.write_table(plan)}", highlight=False, soft_wrap=True)
+    if failed < len(plan.cells):
+        report(str(directory))
+    return failed
+
+
+def report(directory: str, *, metric: str | None = None) -> None:
+    """Writes `report.md` and `report.html` of a sweep or a run, and prints what they say first.
+
+    Args:
+      directory: of a sweep or of a run.
+      metric: that a sweep's cells are compared by; the experiment's first when left out.
+
+    Raises:
+      ValueError: if the directory has neither, or nothing in it has ended.
+    """
+    place = pathlib.Path(directory)
+    console = display.console()
+    if (place / "sweep.json").exists():
+        summary = sweep_report.read(place, metric)
+        title, blocks = f"Sweep of {summary.description['name']}", sweep_report.blocks(summary)
+        lines = [sweep_report.best(summary)]
+    elif (place / "result.json").exists():
+        content = json.loads((place / "result.json").read_text())
+        blocks = reporting.blocks(content, (place / "result.png").read_bytes())
+        title, lines = content["name"], reporting.sentences(content)
+    else:
+        raise ValueError(f"{directory} holds neither sweep.json nor result.json; expected a run")
+    for line in [*lines, *(f"report: {p}" for p in pages.write(place, title, blocks))]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def listing() -> list[str]:

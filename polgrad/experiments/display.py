@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from polgrad.experiments import running
+from polgrad.experiments.cells import Cell
 
 
 def console() -> Console:
@@ -37,3 +38,16 @@ def of_arms(console: Console, arms: int) -> Iterator[running.Progress]:
             point=lambda done, total: shown.update(part, completed=done, total=total),
             end=end,
         )
+
+
+def of_cells(console: Console, ended: Iterator[tuple[Cell, str]], total: int) -> int:
+    """A bar over the cells and a line for each that ends; returns how many failed."""
+    failed = 0
+    with bars(console) as shown:
+        task = shown.add_task("cells", total=total)
+        for cell, error in ended:
+            failed += bool(error)
+            text = f"{cell.name}: {'failed, ' + error if error else 'done'}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            shown.advance(task)
+    return failed

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from polgrad import statistics
+from polgrad.experiments import pages
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.running import Run, versions
 from polgrad.experiments.types import Verdict
@@ -40,6 +41,8 @@ def result(found: Found, run: Run, verdict: Verdict | None, *, size: str) -> dic
         "settings": dataclasses.asdict(run.results.settings),
         "versions": versions(),
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+        "metrics": dict(experiment.metrics),
+        "better": experiment.better,
         "baseline": experiment.baseline,
         "at_scale": experiment.at_scale,
         "note": experiment.note,
@@ -75,19 +78,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def table(content: dict[str, Any], experiment) -> Any:
-    """The final table, for `rich` to print: one row an arm."""
-    from rich.table import Table
-
-    main, *others = experiment.metrics
-    shown = Table(title=f"{content['name']}: {len(content['seeds'])} seeds")
-    shown.add_column("arm")
-    shown.add_column(f"{main}, interquartile mean [95%]", justify="right")
-    for metric in others:
-        shown.add_column(metric, justify="right")
-    shown.add_column(f"less {experiment.baseline} [95%]", justify="right")
-    shown.add_column("P(better)", justify="right")
-    shown.add_column("seeds to decide", justify="right")
+def figures(content: dict[str, Any]) -> pages.Table:
+    """The final table: one row an arm."""
+    main, *others = content["metrics"]
+    header = ["arm", f"{main}, interquartile mean [95%]", *others]
+    header += [f"less {content['baseline']} [95%]", "P(better)", "seeds to decide"]
+    rows = []
     for name, arm in content["arms"].items():
         compared = arm["comparison"]
         cells = ["", "", ""]
@@ -96,13 +92,39 @@ def table(content: dict[str, Any], experiment) -> Any:
             cells = [
                 _interval(compared["difference"], compared["low"], compared["high"]),
                 f"{compared['probability_of_improvement']:.2f}",
-                "never" if needed is None else str(needed),
+                "unknown" if needed is None else f"{needed} more" if needed else "enough",
             ]
         first = arm["metrics"][main]
         values = [f"{arm['metrics'][m]['interquartile_mean']:.4g}" for m in others]
         middle = _interval(first["interquartile_mean"], first["low"], first["high"])
-        shown.add_row(name, middle, *values, *cells)
+        rows.append([name, middle, *values, *cells])
+    return pages.Table(header, rows)
+
+
+def table(content: dict[str, Any]) -> Any:
+    """`figures` for `rich` to print."""
+    from rich.table import Table
+
+    shown = Table(title=f"{content['name']}: {len(content['seeds'])} seeds")
+    header, rows = figures(content)
+    for index, column in enumerate(header):
+        shown.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        shown.add_row(*row)
     return shown
+
+
+def blocks(content: dict[str, Any], png: bytes) -> list[pages.Block]:
+    """A run as a page."""
+    paper = content["paper"]
+    cite = f"{paper['authors']}, {paper['title']}, {paper['year']} (arXiv:{paper['arxiv']})."
+    found: list[pages.Block] = [pages.Text(cite), pages.Listing("\n".join(sentences(content)))]
+    found += [pages.Text(content["note"])] if content["note"] else []
+    found += [figures(content), pages.Picture("report", "curves with 95% bands", png)]
+    meanings = [[name, meaning] for name, meaning in content["metrics"].items()]
+    found += [pages.Heading("Metrics"), pages.Table(["metric", "meaning"], meanings)]
+    settings = [[name, str(value)] for name, value in content["settings"].items()]
+    return [*found, pages.Heading("Settings"), pages.Table(["setting", "value"], settings)]
 
 
 def _interval(value: float, low: float | None, high: float | None) -> str:

@@ -1,0 +1,283 @@
+"""A grid of settings, every cell run once, whatever dies in between."""
+
+import concurrent.futures
+import contextlib
+import csv
+import fcntl
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+from polgrad.experiments import cells
+from polgrad.experiments.cells import Cell
+from polgrad.experiments.discovery import Found
+from polgrad.experiments.settings import changed, value
+
+DEATH = (
+    "The process that ran this cell died, alone and twice: killed, or out of memory.\n"
+    "The other cells went on.\n"
+)
+
+
+class Sweep(NamedTuple):
+    """A planned sweep.
+
+    Attributes:
+      found: the experiment.
+      directory: where everything lies; a cell's files in `cells/<its name>`.
+      grid: the values of every swept setting.
+      cells: all of them, in the order of the grid.
+    """
+
+    found: Found
+    directory: pathlib.Path
+    grid: Mapping[str, tuple[Any, ...]]
+    cells: tuple[Cell, ...]
+
+    def place(self, cell: Cell) -> pathlib.Path:
+        """A cell's directory."""
+        return self.directory / "cells" / cell.name
+
+    def open_cells(self) -> list[Cell]:
+        """Cells without a result: not run yet, begun, or failed."""
+        return [cell for cell in self.cells if cells.finished(self.place(cell)) is None]
+
+
+def grid(settings: Any, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """`["a=1,2", "b=x"]` as `{"a": (1, 2), "b": ("x",)}`, each value of its field's type.
+
+    Args:
+      settings: the dataclass instance whose fields are named.
+      texts: `key=value,value,...`; a comma inside of brackets belongs to its value.
+
+    Returns:
+      The values by field.
+
+    Raises:
+      ValueError: for text without `=`, an unknown or repeated field, a repeated value, or one of
+        another type.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        key, equals, rest = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set has {text!r}; expected key=value,value,...")
+        changed(settings, {} if hasattr(settings, key) else {key: None})
+        if key in found:
+            raise ValueError(f"--set has {key} twice; expected one list of values")
+        values = tuple(value(settings, key, part) for part in _split(rest))
+        if len(set(values)) < len(values):
+            raise ValueError(f"--set {key} has a value twice: {rest}")
+        found[key] = values
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def plan(
+    found: Found,
+    directory: str | os.PathLike,
+    values: Mapping[str, tuple[Any, ...]],
+    *,
+    seeds: int | None = None,
+    arms: Sequence[str] = (),
+    smoke: bool = False,
+) -> Sweep:
+    """Lays out a sweep, or takes up the one that a directory holds.
+
+    Args:
+      found: the experiment.
+      directory: of the sweep.
+      values: as `grid` gives them.
+      seeds: how many a cell; the experiment's own number when left out.
+      arms: which; all when empty.
+      smoke: whether at the small size.
+
+    Returns:
+      The sweep, not begun.
+
+    Raises:
+      ValueError: if the settings or arms are refused, or the directory has another sweep.
+    """
+    experiment = found.experiment
+    seeds = experiment.seeds if seeds is None else seeds
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}, expected at least 1")
+    unknown = sorted(set(arms) - experiment.arms.keys())
+    if unknown:
+        raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
+    changes = [dict(zip(values, row)) for row in itertools.product(*values.values())]
+    for change in changes:
+        changed(experiment.settings, dict(experiment.smoke if smoke else {}) | change)
+    path = str(found.path.resolve())
+    rows = tuple(Cell(cells.name(c), path, c, seeds, tuple(arms), smoke) for c in changes)
+    directory = pathlib.Path(directory)
+    _claim(
+        directory,
+        {
+            "name": found.name,
+            "source": found.digest,
+            "grid": {key: list(v) for key, v in values.items()},
+            "seeds": seeds,
+            "arms": list(arms),
+            "smoke": smoke,
+        },
+    )
+    return Sweep(found, directory, values, rows)
+
+
+def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
+    """Takes a directory for a sweep, unless another one has it."""
+    path = directory / "sweep.json"
+    description = json.loads(json.dumps(description))
+    if path.exists():
+        there = json.loads(path.read_text())
+        for key in description:
+            if there.get(key) != description[key]:
+                raise ValueError(
+                    f"{directory} holds a sweep with {key} {there.get(key)}, this one has "
+                    f"{description[key]}; give another --out or remove it"
+                )
+    elif directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} holds something that is no sweep; give another --out")
+    (directory / "cells").mkdir(parents=True, exist_ok=True)
+    draft = path.with_name("sweep.json.new")
+    draft.write_text(json.dumps(description, indent=2) + "\n")
+    draft.replace(path)
+
+
+@contextlib.contextmanager
+def alone(directory: pathlib.Path) -> Iterator[None]:
+    """Holds a sweep's directory; the system lets go of it when the process dies.
+
+    Raises:
+      ValueError: if another process holds it.
+    """
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{directory} is in use by another sweep that is running") from None
+        yield
+
+
+def in_processes(sweep: Sweep, workers: int) -> Iterator[tuple[Cell, str]]:
+    """Runs the open cells in a pool of processes.
+
+    A worker that dies takes the pool with it. The cells that it may have been in are then run
+    one at a time, so that the guilty one is known, kept as failed, and the rest goes on.
+
+    Args:
+      sweep: planned, and held with `alone`.
+      workers: processes, at least 1; they share the cores among them.
+
+    Yields:
+      Each cell that ended, with its error (`""` for none).
+    """
+    waiting = sweep.open_cells()
+    while waiting:
+        suspects: list[Cell] = []
+        for cell, error in _pool(sweep, waiting, workers):
+            if error is None:
+                suspects.append(cell)
+            else:
+                yield cell, error
+        begun = [c for c in suspects if (sweep.place(c) / "experiment.json").exists()]
+        alone_now = begun or suspects[:workers]
+        waiting = [c for c in suspects if c not in alone_now]
+        for cell in alone_now:
+            for _, error in _pool(sweep, [cell], 1):
+                if error is None:
+                    (sweep.place(cell) / cells.ERROR).write_text(DEATH)
+                    error = DEATH.splitlines()[0]
+                yield cell, error
+
+
+def _pool(sweep: Sweep, some: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, str | None]]:
+    """Cells and their errors as they end; None for all that a dead worker left undone."""
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=_settle, initargs=(context.Value("i", 0), workers)
+    )
+    try:
+        futures = {pool.submit(_work, c, str(sweep.place(c))): c for c in some}
+        for future in concurrent.futures.as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _work(cell: Cell, directory: str) -> str:
+    import jax
+
+    error = cells.run(cell, directory)
+    jax.clear_caches()
+    return error
+
+
+def _settle(count, workers: int) -> None:
+    """A worker's first act: die with the sweep, and leave the other workers their cores."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with count.get_lock():
+        index = count.value
+        count.value += 1
+    if workers > 1 and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= workers:
+            os.sched_setaffinity(0, cores[index % workers :: workers])
+
+
+def table(sweep: Sweep) -> list[dict[str, Any]]:
+    """Tidy rows, one a cell, arm, metric and seed: the last point of each curve."""
+    rows = []
+    for cell in sweep.cells:
+        result = cells.finished(sweep.place(cell))
+        for arm, content in (result or {"arms": {}})["arms"].items():
+            for metric, figures in content["metrics"].items():
+                for seed, figure in zip(result["seeds"], figures["seeds"]):
+                    row = {"cell": cell.name, **cell.changes, "arm": arm, "metric": metric}
+                    rows.append(row | {"seed": seed, "value": figure})
+    return rows
+
+
+def write_table(sweep: Sweep) -> pathlib.Path:
+    """Writes `table` as `results.csv`."""
+    path = sweep.directory / "results.csv"
+    draft = path.with_name("results.csv.new")
+    with draft.open("w", newline="") as file:
+        columns = ["cell", *sweep.grid, "arm", "metric", "seed", "value"]
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(table(sweep))
+    draft.replace(path)
+    return path
