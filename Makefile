@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity lint format resume-check memory imports clean
+.PHONY: train test test-slow test-parity test-ray lint format resume-check memory imports clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ $(VENV)/.parity: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt torch transformers
 	touch $@
 
+$(VENV)/.ray: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt ray
+	touch $@
+
 # Supervised warm start on demonstrations, then GRPO on held-in problems. OUT is made anew.
 train: $(VENV)/.installed
 	rm -rf $(OUT)
@@ -35,13 +39,17 @@ train: $(VENV)/.installed
 	  $(CHAIN_SUM)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity
+
+# A sweep on a Ray cluster of two nodes on this machine, one of them killed.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest -m ray tests/experiments/test_ray.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -48,7 +48,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
-        "ray": ["ray[default]>=2.40"],
+        "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.19"],
         "notebook": ["jupyterlab", "nbclient", "ipykernel"],
         "test": [
