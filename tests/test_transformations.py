@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from polgrad import advantages, diagnostics, losses, masking, selection
+from polgrad.curricula import bandit
 
 INF = np.inf
 RNG = np.random.default_rng(7)
@@ -94,6 +95,16 @@ TABLE = {
     "covariance_band": (
         lambda *x: selection.covariance_band(*x, fraction=0.25, low=-1.0),
         (LOGP, TOKEN_ADVANTAGES, MASK, NOISE),
+    ),
+    "absolute_advantage": (bandit.absolute_advantage, (TOKEN_ADVANTAGES, MASK)),
+    "bandit": (
+        lambda v, c: bandit.update(bandit.BanditState(v, c), c, v, decay_unseen=True),
+        (REWARDS[0], REWARDS[1]),
+    ),
+    "boltzmann": (lambda v, m: bandit.boltzmann(v, tau=0.5, mask=m), (REWARDS, MASK)),
+    "category_mean": (
+        lambda v: bandit.category_mean(v, jnp.arange(4) % 3, categories=3),
+        (REWARDS[0],),
     ),
     "diagnostics": (
         lambda x, b, a, m: (

@@ -1,0 +1,13 @@
+"""Tasks that no package has, small enough to live inside one compiled program.
+
+Addition                        two-digit addition, for warm starts and logged data (addition.py)
+CipherLadder                    levels of difficulty, each resting on the easier ones (cipher.py)
+ModularSums                     easy prompts that burn the entropy that hard ones need
+                                (modular_sums.py)
+"""
+
+from polgrad.environments.addition import Addition
+from polgrad.environments.cipher import CipherLadder
+from polgrad.environments.modular_sums import ModularSums
+
+__all__ = ["Addition", "CipherLadder", "ModularSums"]

@@ -1,0 +1,87 @@
+"""Two-digit addition: a small world with a warm start, for supervised and offline methods."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from polgrad._scalars import in_range
+
+__all__ = ["Addition"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Addition:
+    """Sums of two numbers below 10^digits; the answer has one digit more, leading zeros kept.
+
+    Attributes:
+      digits: of each operand.
+    """
+
+    digits: int = 2
+
+    def __post_init__(self):
+        in_range("digits", self.digits, low=1, high=8)
+
+    @property
+    def length(self) -> int:
+        """Tokens of an answer."""
+        return self.digits + 1
+
+    @property
+    def width(self) -> int:
+        """Number of features of a question."""
+        return 20 * self.digits
+
+    def draw(self, key: Key[Array, ""], count: int) -> Int[Array, "Q 2"]:
+        """Questions: pairs of operands, uniform, with repetition."""
+        return jax.random.randint(key, (count, 2), 0, 10**self.digits)
+
+    def features(self, questions: Int[Array, "Q 2"]) -> Float[Array, "Q F"]:
+        """What a policy sees: one-hot digits of both operands."""
+        digits = _digits(questions, self.digits)
+        return jax.nn.one_hot(digits, 10).reshape(questions.shape[0], -1)
+
+    def answer(self, questions: Int[Array, "Q 2"]) -> Int[Array, "Q T"]:
+        """The right answers, as tokens, the first digit first."""
+        return _digits(jnp.sum(questions, axis=-1), self.length)
+
+    def reward(
+        self, questions: Int[Array, "Q 2"], tokens: Int[Array, "Q G T"]
+    ) -> Float[Array, "Q G"]:
+        """1 if every digit is right, else 0; tokens of 10 and more are never right."""
+        right = tokens == self.answer(questions)[:, None]
+        return jnp.all(right, axis=-1).astype(jnp.float32)
+
+    def noisy_answer(
+        self,
+        key: Key[Array, ""],
+        questions: Int[Array, "Q 2"],
+        *,
+        noise: float,
+        vocabulary: int = 10,
+    ) -> Int[Array, "Q T"]:
+        """Answers to warm up on, of which every token is with some probability a random one.
+
+        Args:
+          key: of the noise.
+          questions: pairs of operands.
+          noise: probability that a token is replaced by a uniform one, in [0, 1].
+          vocabulary: number of tokens that the replacement is drawn from.
+
+        Returns:
+          Tokens, [Q, T]. A policy that imitates them perfectly gives each right digit the
+          probability 1 - noise + noise / vocabulary.
+        """
+        in_range("noise", noise, low=0.0, high=1.0)
+        where_key, what_key = jax.random.split(key)
+        answer = self.answer(questions)
+        replaced = jax.random.uniform(where_key, answer.shape) < noise
+        random = jax.random.randint(what_key, answer.shape, 0, vocabulary)
+        return jnp.where(replaced, random, answer)
+
+
+def _digits(numbers: Int[Array, "..."], count: int) -> Int[Array, "... count"]:
+    """Decimal digits, the most significant first."""
+    return numbers[..., None] // 10 ** jnp.arange(count - 1, -1, -1) % 10
