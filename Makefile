@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray lint format resume-check memory imports clean
+.PHONY: train test test-slow test-parity test-ray lint format resume-check memory imports seeds clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,10 @@ resume-check: $(VENV)/.installed
 # Temporaries of the compiled update on SmolLM2, with and without chunked log-probabilities.
 memory: $(VENV)/.installed
 	$(BIN)/python benchmarks/memory.py
+
+# What 16 seeds in one program cost next to one, for every experiment.
+seeds: $(VENV)/.installed
+	$(BIN)/python benchmarks/seeds.py
 
 imports: $(VENV)/.installed
 	$(BIN)/python benchmarks/imports.py
