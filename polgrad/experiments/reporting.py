@@ -170,7 +170,7 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
     metrics = [m for m in experiment.metrics if all(_is_curve(a[m]) for a in _arms(results))]
     if not metrics:
         raise ValueError(f"{found.name} has no metric with more than one point to draw")
-    width = min(3, len(metrics))
+    width = 2 if len(metrics) == 4 else min(3, len(metrics))
     height = -(-len(metrics) // width)
     figure, axes = plt.subplots(
         height, width, figsize=(4.6 * width, 3.4 * height), squeeze=False, layout="constrained"
