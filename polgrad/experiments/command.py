@@ -77,6 +77,10 @@ def run(
     console.print(reporting.table(content))
     for line in reporting.sentences(content):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    known = discovery.folder() / "results" / f"{found.name}.json"
+    if size == "full" and not some and not commit and known.exists():
+        line = reporting.agreement(content, json.loads(known.read_text()))
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"plot: {directory / 'result.png'}", highlight=False, soft_wrap=True)
     return content
 

@@ -144,6 +144,31 @@ def sentences(content: dict[str, Any]) -> list[str]:
     return [*lines, f"verdict: {content['verdict']}{caution}"]
 
 
+def agreement(content: dict[str, Any], committed: dict[str, Any]) -> str:
+    """Whether a run of full size shows what the committed one did, as a line.
+
+    It does when the verdict is the same and, for every arm, the two intervals of the compared
+    metric overlap.
+    """
+    main = next(iter(content["metrics"]))
+    apart = []
+    for name, arm in content["arms"].items():
+        theirs = committed["arms"].get(name, {"metrics": {}})["metrics"].get(main)
+        ours = arm["metrics"][main]
+        if theirs is None or not _overlap(ours, theirs):
+            apart.append(name)
+    said = f"committed result: {committed['verdict']}, "
+    said += "the same" if content["verdict"] == committed["verdict"] else "ANOTHER VERDICT"
+    if apart:
+        return f"{said}; intervals of {main} do not overlap for {', '.join(apart)}"
+    return f"{said}; intervals of {main} overlap for every arm"
+
+
+def _overlap(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    open_ended = None in (ours["low"], ours["high"], theirs["low"], theirs["high"])
+    return open_ended or (ours["low"] <= theirs["high"] and theirs["low"] <= ours["high"])
+
+
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes a result at once."""
     draft = path.with_name(path.name + ".new")

@@ -269,6 +269,19 @@ def test_results_say_what_decides(done):
     assert reporting.sentences(content)[-1] == "verdict: holds"
 
 
+def test_a_run_is_held_against_the_committed_result(done):
+    found, run = done
+    content = reporting.result(found, run, found.experiment.holds(run.results), size="full")
+    line = reporting.agreement(content, content)
+    assert line == "committed result: holds, the same; intervals of place overlap for every arm"
+    other = json.loads(json.dumps(content)) | {"verdict": "undecided"}
+    figures = other["arms"]["moved"]["metrics"]["place"]
+    figures["low"] = content["arms"]["moved"]["metrics"]["place"]["high"] + 1.0
+    figures["high"] = figures["low"] + 1.0
+    line = reporting.agreement(content, other)
+    assert "undecided, ANOTHER VERDICT" in line and line.endswith("do not overlap for moved")
+
+
 def test_the_band_is_the_interval_of_the_mean_at_every_point():
     curves = np.random.default_rng(1).normal(size=(8, 3))
     middle, low, high = reporting.band(curves)
@@ -298,6 +311,8 @@ def test_the_command_runs_lists_and_keeps_the_ledger(world, capsys, monkeypatch)
         "walk.json",
         "walk.png",
     }
+    code, out, _ = polgrad("run", "walk", "--out", "again")
+    assert "committed result: holds, the same; intervals of place overlap" in out
     code, out, _ = polgrad("list", "experiments")
     assert "walks:\n  walk" in out and "holds" in out
     (folder / "README.md").write_text(f"# It\n{ledger.BEGIN}\nold\n{ledger.END}\nend\n")
