@@ -8,6 +8,7 @@ Along time (returns.py)                     From a group or a batch (groups.py)
                                               whiten                unit variance over a batch
 Before they become advantages (shaping.py)
   overlong_penalty, dynamic_sampling_filter   DAPO
+  regularized_rewards                         the KL to a reference as a price
 """
 
 from polgrad.advantages.groups import (
@@ -24,7 +25,11 @@ from polgrad.advantages.returns import (
     lambda_returns,
     vtrace,
 )
-from polgrad.advantages.shaping import dynamic_sampling_filter, overlong_penalty
+from polgrad.advantages.shaping import (
+    dynamic_sampling_filter,
+    overlong_penalty,
+    regularized_rewards,
+)
 
 __all__ = [
     "VTrace",
@@ -35,6 +40,7 @@ __all__ = [
     "lambda_returns",
     "leave_one_out",
     "overlong_penalty",
+    "regularized_rewards",
     "reinforce_plus_plus",
     "remax",
     "vtrace",

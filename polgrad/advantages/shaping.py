@@ -1,12 +1,45 @@
-"""What happens to rewards before they become advantages: length penalties, group filters."""
+"""What happens to rewards before they become advantages: penalties of length and KL, group filters."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._log_ratio import finite
+from polgrad._scalars import in_range
 
-__all__ = ["dynamic_sampling_filter", "overlong_penalty"]
+__all__ = ["dynamic_sampling_filter", "overlong_penalty", "regularized_rewards"]
+
+
+def regularized_rewards(
+    rewards: Float[Array, "..."], logratio: Float[Array, "..."], *, beta: float
+) -> Float[Array, "..."]:
+    """The reward less the price of its sample's distance from the reference.
+
+        reward - beta log(policy / reference)
+
+    Its expectation under the policy is the KL-regularised objective E[reward] - beta KL.
+
+    Args:
+      rewards: one a sample, any shape.
+      logratio: log(policy / reference) of the same samples, sums over tokens, in nats.
+      beta: strength of the KL, non-negative.
+
+    Returns:
+      Same shape, float32 or wider, without gradient. An infinite log ratio counts +-20 nats, an
+      undefined one 0.
+
+    Raises:
+      ValueError: shapes that differ; beta below 0.
+
+    References:
+      Ziegler et al., Fine-Tuning Language Models from Human Preferences, 2019
+        (arXiv:1909.08593), equation 2.
+    """
+    _checks.same_shape("one value a sample", rewards=rewards, logratio=logratio)
+    in_range("beta", beta, low=0.0)
+    return jax.lax.stop_gradient(accumulate(rewards) - beta * finite(logratio))
 
 
 def overlong_penalty(

@@ -16,6 +16,8 @@ Preference pairs and rankings (dpo.py)
   dpo, plackett_luce              logistic losses of two, of K answers
   ipo                             squared loss of two answers
   implicit_reward, preference_margin
+Scored pairs and groups (copg.py)
+  copg, copg_group                policy gradient off-policy, a partner as the baseline
 Self-play on preference pairs (inpo.py)
   inpo, inpo_contrast             mirror descent with a reference, as a regression
   sppo                            multiplicative weights, as a regression
@@ -28,6 +30,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 """
 
 from polgrad.losses import targets
+from polgrad.losses.copg import copg, copg_group
 from polgrad.losses.correction import off_policy_sequence_mask, truncated_importance_weights
 from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
@@ -48,6 +51,8 @@ __all__ = [
     "baseline_for_fraction",
     "cispo",
     "clip_cov",
+    "copg",
+    "copg_group",
     "dpo",
     "effective_positive_fraction",
     "f_dpg",

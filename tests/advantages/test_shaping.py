@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +36,23 @@ def test_the_groups_that_go_are_those_without_advantage():
     np.testing.assert_array_equal(keep, some)
 
 
+def test_regularized_rewards_have_the_regularised_objective_as_mean():
+    logp, reference = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.array([0.2, 0.3, 0.5]))
+    rewards = jnp.array([1.0, -1.0, 2.0])
+    priced = run(advantages.regularized_rewards, rewards, logp - reference, beta=0.5)
+    np.testing.assert_allclose(priced[0], 1.0 - 0.5 * np.log(2.5), rtol=1e-6)
+    policy = np.exp(logp)
+    objective = policy @ rewards - 0.5 * policy @ (logp - reference)
+    np.testing.assert_allclose(policy @ priced, objective, rtol=1e-6)
+    inf = jnp.inf
+    edges = run(
+        advantages.regularized_rewards, jnp.zeros(3), jnp.array([-inf, inf, jnp.nan]), beta=0.5
+    )
+    np.testing.assert_array_equal(edges, [10.0, -10.0, 0.0])
+    slope = jax.grad(lambda x: advantages.regularized_rewards(rewards, x, beta=0.5).sum())(logp)
+    np.testing.assert_array_equal(slope, 0.0)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="buffer is 0"):
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=0)
@@ -44,3 +62,7 @@ def test_bad_arguments_are_named():
         advantages.dynamic_sampling_filter(jnp.ones(2), valid=jnp.ones(3))
     with pytest.raises(ValueError, match=r"metric has shape \[\]"):
         advantages.dynamic_sampling_filter(1.0)
+    with pytest.raises(ValueError, match="beta is -1"):
+        advantages.regularized_rewards(jnp.zeros(2), jnp.zeros(2), beta=-1.0)
+    with pytest.raises(ValueError, match="logratio has shape"):
+        advantages.regularized_rewards(jnp.zeros(2), jnp.zeros(1), beta=1.0)
