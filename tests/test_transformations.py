@@ -70,7 +70,10 @@ TABLE = {
     ),
     "sequence_mask": (losses.off_policy_sequence_mask, (LOGP, BEHAVIOR, SIGNS, MASK)),
     "copg": (lambda *x: losses.copg(*x, beta=0.5), (LOGP, REFERENCE, REWARDS, TOKEN_ADVANTAGES)),
-    "copg_group": (lambda x, r, v: losses.copg_group(x, r, beta=0.5, valid=v), (LOGP, REWARDS, MASK)),
+    "copg_group": (
+        lambda x, r, v: losses.copg_group(x, r, beta=0.5, valid=v),
+        (LOGP, REWARDS, MASK),
+    ),
     "discounted_returns": (cut(advantages.discounted_returns), (REWARDS, DISCOUNTS, REFERENCE)),
     "lambda_returns": (cut(advantages.lambda_returns), (*RETURNS, REFERENCE)),
     "gae": (cut(advantages.gae), (*RETURNS, REFERENCE)),
