@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray lint format resume-check memory imports seeds clean
+.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,7 +39,7 @@ train: $(VENV)/.installed
 	  $(CHAIN_SUM)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray and not colabs"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
@@ -50,6 +50,10 @@ test-parity: $(VENV)/.parity
 # A sweep on a Ray cluster of two nodes on this machine, one of them killed.
 test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m ray tests/experiments/test_ray.py
+
+# The notebooks of colabs/, each executed from top to bottom.
+test-colabs: $(VENV)/.installed
+	$(BIN)/python -m pytest -m colabs tests/test_colabs.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
