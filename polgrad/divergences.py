@@ -2,8 +2,8 @@
 
 Three things live here and are kept apart on purpose: the *exact* quantities on an enumerated
 support (`categorical_kl`, `categorical_entropy`, `f_divergence`), the *sample estimates* for
-metrics and rewards (`kl_estimate`), and the *generators* (`FDivergence`) that
-`losses.f_dpg` turns into policy gradients.
+metrics and rewards (`kl_estimate`, `f_divergence_estimate`), and the *generators*
+(`FDivergence`) that `losses.f_dpg` turns into policy gradients.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
+from polgrad._log_ratio import importance_ratio, log_ratio
 
 __all__ = [
     "FDivergence",
@@ -26,6 +26,7 @@ __all__ = [
     "categorical_kl",
     "chi_squared",
     "f_divergence",
+    "f_divergence_estimate",
     "forward_kl",
     "jensen_shannon",
     "kl_estimate",
@@ -317,6 +318,51 @@ def f_divergence(
     total = jnp.sum(jnp.where(both, inside, 0.0), axis=-1)
     total += _price(divergence.f_zero, jnp.sum(uncovered, axis=-1))
     return total + _price(divergence.f_prime_infinity, jnp.sum(outside, axis=-1))
+
+
+def f_divergence_estimate(
+    divergence: FDivergence,
+    logp: Float[Array, "..."],
+    log_target: Float[Array, "..."],
+    behavior_logp: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """Estimates D_f(policy || target) from samples of any policy, for metrics.
+
+    estimate = (target / behavior) f(policy / target), whose mean over samples of the behaviour
+    policy is the divergence if that policy covers both. One batch serves any number of policies:
+    f-DPG's public code measures KL, total variation and (half our) Jensen-Shannon this way.
+
+    Args:
+      divergence: the generator; `forward_kl` estimates KL(target || policy).
+      logp: log-probabilities of the samples under the policy to measure, in nats.
+      log_target: NORMALISED log-probabilities under the target (`losses.targets.normalize`).
+      behavior_logp: log-probabilities under the policy that drew the samples.
+
+    Returns:
+      Estimates, same shape, stopped; single ones may be negative. log(policy / target) is clamped
+      to +-20 nats, so that an outcome which one of them excludes costs 20 nats where the
+      divergence is infinite; so are the importance weights. Where both exclude it, or the target
+      is not known yet (plus infinity or NaN), the estimate is 0.
+
+    Raises:
+      ValueError: if shapes differ.
+
+    References:
+      Go et al., Aligning Language Models with Preferences through f-divergence Minimization,
+      2023 (arXiv:2302.08215).
+    """
+    _checks.same_shape("...", logp=logp, log_target=log_target, behavior_logp=behavior_logp)
+    logp, log_target = jax.lax.stop_gradient((accumulate(logp), accumulate(log_target)))
+    known = ~(jnp.isnan(log_target) | jnp.isposinf(log_target))
+    log_target = jnp.where(known, log_target, -jnp.inf)
+    t = jnp.exp(log_ratio(logp, log_target))
+    # As in `f_divergence`: the larger of policy and target is the weight.
+    small = t <= 1.0
+    t_large = jnp.where(small, 1.0, t)
+    covered = importance_ratio(log_target, behavior_logp) * divergence.f(jnp.where(small, t, 1.0))
+    beyond = importance_ratio(logp, behavior_logp) * divergence.f(t_large) / t_large
+    nowhere = jnp.isneginf(logp) & jnp.isneginf(log_target)
+    return jnp.where(known & ~nowhere, jnp.where(small, covered, beyond), 0.0)
 
 
 def _mass(logp: Array) -> Array:

@@ -264,6 +264,71 @@ def test_a_row_that_excludes_everything_is_finite():
     np.testing.assert_allclose(divergences.categorical_kl(logits, logits), 0.0, atol=1e-6)
 
 
+# --- f_divergence_estimate --------------------------------------------------------------------
+
+BEHAVIOR = (0.1, 0.1, 0.2, 0.25, 0.35)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("behavior", [BEHAVIOR, TARGET], ids=["elsewhere", "target"])
+def test_expected_estimate_is_the_divergence(name, behavior, x64):
+    logp, log_target = jax.nn.log_softmax(jnp.array(LOGITS)), jnp.log(jnp.array(TARGET))
+    estimates = divergences.f_divergence_estimate(
+        ALL[name], logp, log_target, jnp.log(jnp.array(behavior))
+    )
+    exact = divergences.f_divergence(ALL[name], logp, log_target)
+    np.testing.assert_allclose(jnp.array(behavior) @ estimates, exact, rtol=1e-12)
+
+
+def test_expected_estimates_against_a_hard_target_by_hand(x64):
+    # The target excludes the last outcome; the behaviour policy covers everything.
+    policy, target = np.array([0.5, 0.3, 0.2]), np.array([0.25, 0.75, 0.0])
+    behavior = np.array([0.2, 0.3, 0.5])
+    middle = (policy + target) / 2
+    with np.errstate(divide="ignore"):
+        logs = [jnp.log(jnp.array(x)) for x in (policy, target, behavior)]
+    kl = lambda p, q: sum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)  # noqa: E731
+    expected = {
+        "forward_kl": kl(target, policy),
+        "total_variation": 0.5 * np.abs(policy - target).sum(),
+        "jensen_shannon": kl(policy, middle) + kl(target, middle),
+        "squared_hellinger": np.square(np.sqrt(policy) - np.sqrt(target)).sum(),
+    }
+    for name, value in expected.items():
+        estimates = divergences.f_divergence_estimate(NAMED[name], *logs)
+        # The excluded outcome counts as t = exp(20), not as infinity.
+        np.testing.assert_allclose(behavior @ estimates, value, atol=1e-4, err_msg=name)
+    # What total variation says of single samples: |policy - target| / (2 behavior).
+    np.testing.assert_allclose(
+        divergences.f_divergence_estimate(NAMED["total_variation"], *logs),
+        np.abs(policy - target) / (2 * behavior),
+        atol=1e-8,
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_estimates_of_a_divergence_are_stopped_and_total(name):
+    cases = jnp.array([0.0, -1.0, -900.0, -jnp.inf])
+    logp, log_target, behavior = (x.ravel() for x in jnp.meshgrid(*[cases] * 3))
+    unknown = jnp.where(jnp.arange(logp.size) % 2 == 0, jnp.inf, jnp.nan)
+
+    def total(*x):
+        estimates = divergences.f_divergence_estimate(ALL[name], *x)
+        skipped = divergences.f_divergence_estimate(ALL[name], x[0], unknown, x[2])
+        return estimates.sum(), (estimates, skipped)
+
+    gradients, (estimates, skipped) = grad(total, argnums=(0, 1, 2), has_aux=True)(
+        logp, log_target, behavior
+    )
+    assert np.all(np.isfinite(estimates))
+    np.testing.assert_array_equal(estimates[logp == log_target], 0.0)
+    np.testing.assert_array_equal(skipped, 0.0)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0.0)
+    with pytest.raises(ValueError, match="behavior_logp"):
+        divergences.f_divergence_estimate(ALL[name], logp, logp, logp[:2])
+
+
 # --- kl_estimate -----------------------------------------------------------------------------
 
 FOUR_LOGITS, FOUR_TEACHER = (0.5, -0.3, 0.1, 0.9), (0.1, 0.2, 0.3, 0.4)
@@ -340,6 +405,7 @@ def test_jit_vmap_and_dtype(dtype):
         lambda x, y: divergences.f_divergence(
             divergences.jensen_shannon, jax.nn.log_softmax(x), jax.nn.log_softmax(y)
         ),
+        lambda x, y: divergences.f_divergence_estimate(divergences.jensen_shannon, x, y, x - 0.5),
     ):
         plain = jax.jit(function)(a, b)
         assert plain.dtype == jnp.float32

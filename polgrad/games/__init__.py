@@ -17,6 +17,7 @@ from polgrad.games.nash_md import (
 )
 from polgrad.games.preference import (
     additive_game,
+    bradley_terry_fit,
     bradley_terry_game,
     check_preference,
     cycle3_game,
@@ -32,6 +33,7 @@ from polgrad.games.preference import (
 __all__ = [
     "Frontier",
     "additive_game",
+    "bradley_terry_fit",
     "bradley_terry_game",
     "check_preference",
     "cycle3_game",

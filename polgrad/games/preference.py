@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 __all__ = [
     "additive_game",
+    "bradley_terry_fit",
     "bradley_terry_game",
     "check_preference",
     "cycle3_game",
@@ -178,6 +179,37 @@ def bradley_terry_game(rewards: Float[Array, "N"]) -> Float[Array, "N N"]:
     """
     rewards = jnp.asarray(rewards)
     return jax.nn.sigmoid(rewards[:, None] - rewards[None, :])
+
+
+def bradley_terry_fit(
+    preference: Float[Array, "N N"], policy: Float[Array, "N"], *, iterations: int = 1000
+) -> Float[Array, "N"]:
+    """The reward that a reward model learns from infinitely many pairs drawn from a policy.
+
+    Maximises sum_ij policy_i policy_j P_ij log sigmoid(r_i - r_j). At the optimum every answer
+    has the win rate against the policy that it really has: sum_j policy_j sigmoid(r_i - r_j) =
+    sum_j policy_j P_ij. Each iteration multiplies the odds exp(r_i) by the quotient of the two.
+    Unless the game is a Bradley-Terry one, the reward depends on the policy.
+
+    Args:
+      preference: P(i beats j), entries in (0, 1).
+      policy: probabilities of the answers in the pairs, > 0.
+      iterations: of Zermelo's ascent, in which the likelihood never falls.
+
+    Returns:
+      Rewards, [N], in nats, of mean 0 under the policy.
+
+    References:
+      Zermelo, Die Berechnung der Turnier-Ergebnisse, 1929. Hunter, MM algorithms for generalized
+      Bradley-Terry models, 2004.
+    """
+    log_wins = jnp.log(win_rates(preference, policy))
+
+    def ascend(_, rewards):
+        return rewards + log_wins - jnp.log(win_rates(bradley_terry_game(rewards), policy))
+
+    rewards = jax.lax.fori_loop(0, iterations, ascend, jnp.zeros_like(log_wins))
+    return rewards - policy @ rewards
 
 
 def cyclic_game(

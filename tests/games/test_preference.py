@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from polgrad.games import preference as games
+from tests.support.compiled import grad, run
 
 RANDOM = np.random.default_rng(0).uniform(size=(4, 4))
 
@@ -104,6 +105,33 @@ def test_cyclic_game_by_hand_and_its_ends():
     )
     cycle = games.cyclic_game(jnp.zeros(3), jnp.arange(3), b=200.0)
     np.testing.assert_allclose(cycle, games.rps_game(), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", [(0.7, 0.2, 0.1), (0.1, 0.1, 0.8)])
+def test_fitted_rewards_are_those_of_a_bradley_terry_game_whoever_drew_the_pairs(policy):
+    rewards, policy = jnp.array([0.0, 1.0, -2.0]), jnp.array(policy)
+    fitted = run(games.bradley_terry_fit, games.bradley_terry_game(rewards), policy)
+    np.testing.assert_allclose(fitted, rewards - policy @ rewards, atol=1e-4)
+
+
+def test_fitted_rewards_explain_the_win_rates_and_depend_on_who_drew_the_pairs():
+    preference = ALL["cyclic"]
+    even, skewed = jnp.full(4, 0.25), jnp.array([0.7, 0.1, 0.1, 0.1])
+    fitted = [run(games.bradley_terry_fit, preference, p) for p in (even, skewed)]
+    for rewards, policy in zip(fitted, (even, skewed)):
+        np.testing.assert_allclose(
+            games.win_rates(games.bradley_terry_game(rewards), policy),
+            games.win_rates(preference, policy),
+            rtol=1e-5,
+        )
+
+    def likelihood(r):
+        return jnp.sum(
+            jnp.outer(skewed, skewed) * preference * jnp.log(games.bradley_terry_game(r))
+        )
+
+    np.testing.assert_allclose(grad(likelihood)(fitted[1]), 0.0, atol=1e-6)
+    assert np.abs((fitted[0] - fitted[0][0]) - (fitted[1] - fitted[1][0])).max() > 0.1
 
 
 def test_win_rates_agree_with_enumeration():

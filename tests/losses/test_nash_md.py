@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.divergences import categorical_kl
 from polgrad.games.nash_md import regularized_nash
 from polgrad.games.preference import rps_game
 from polgrad.losses.nash_md import nash_md as uncompiled
+from polgrad.policies import geometric_mixture
 
 nash_md = jax.jit(uncompiled)  # tau is traced, as under a schedule
 
@@ -98,13 +100,31 @@ def test_sequence_kl_has_the_right_gradient_where_a_per_token_one_has_not(x64):
         half = jnp.full(4, 0.5)
         return sum(probabilities @ nash_md(t, half, t + jnp.log(2.0), tau=1.0) for t in tokens(z))
 
+    def reward_to_go(z):
+        (one, two), half = tokens(z), jnp.full(4, 0.5)
+        first = nash_md(one, half, one + two + 2 * jnp.log(2.0), tau=1.0)
+        return probabilities @ (first + nash_md(two, half, two + jnp.log(2.0), tau=1.0))
+
     np.testing.assert_allclose(exact["first"][0], 0.128897, atol=1e-6)
     gradient = grad(surrogate)(z)
+    np.testing.assert_allclose(gradient["first"], exact["first"], atol=1e-12)
+    np.testing.assert_allclose(gradient["after"], exact["after"], atol=1e-12)
+    # A token may leave out the part of the KL that came before it.
+    gradient = grad(reward_to_go)(z)
     np.testing.assert_allclose(gradient["first"], exact["first"], atol=1e-12)
     np.testing.assert_allclose(gradient["after"], exact["after"], atol=1e-12)
     wrong = grad(per_token)(z)
     np.testing.assert_allclose(wrong["first"][0], 0.171128, atol=1e-6)
     np.testing.assert_allclose(wrong["after"], exact["after"], atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.125, 0.5])
+def test_holding_to_the_mixture_is_holding_to_the_reference_more_weakly(weight, x64):
+    logits, reference = jnp.array(LOGITS), jnp.log(jnp.array(REFERENCE))
+    mixture = geometric_mixture(logits, reference, reference_weight=weight)
+    to_mixture = grad(lambda z: categorical_kl(z, mixture))(logits)
+    to_reference = grad(lambda z: categorical_kl(z, reference))(logits)
+    np.testing.assert_allclose(to_mixture, weight * to_reference, atol=1e-12)
 
 
 def test_gradient_reaches_the_policy_alone():
