@@ -67,6 +67,11 @@ class ModularSums:
         """Which prompts also fix the first tokens."""
         return prompts >= self.target.shape[0] // 2
 
+    def halves(self, x: Float[Array, "P"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Means over the easy and over the hard prompts of one number a prompt."""
+        middle = self.target.shape[0] // 2
+        return x[:middle].mean(), x[middle:].mean()
+
     def draw(self, key: Key[Array, ""], count: int) -> Int[Array, "Q"]:
         """Different prompts in random order."""
         return jax.random.permutation(key, self.target.shape[0])[:count]

@@ -7,6 +7,8 @@ tokenizers, safetensors or gguf before a checkpoint is really read or written.
 import importlib
 
 _HOMES = {
+    "AutoregressiveMLP": "small",
+    "FactorizedMLP": "small",
     "LinearNetwork": "linear",
     "Network": "network",
     "Policy": "assets",
@@ -29,6 +31,7 @@ _SUBMODULES = (
     "linear",
     "modules",
     "network",
+    "small",
     "transformer",
 )
 
