@@ -51,6 +51,7 @@ TABLE = {
     "kl_cov": (losses.kl_cov, (*TOKEN, CHOSEN)),
     "kl_penalty": (losses.kl_penalty, (LOGP, REFERENCE)),
     "kl_penalty_k3": (lambda *x: losses.kl_penalty(*x, gradient="k3"), (LOGP, REFERENCE)),
+    "unlikelihood": (losses.unlikelihood, (-np.abs(LOGP) - 0.125,)),
     "value_loss": (
         lambda v, t, o: losses.value_loss(v, t, old_values=o, clip=0.25),
         (LOGP, BEHAVIOR, REFERENCE),
@@ -175,6 +176,7 @@ EDGE_TABLE = {
     "kl_penalty_k3": EDGES[:2],
     "copg": (EDGE_LOGP, EDGE_BEHAVIOR, EDGE_REWARDS, EDGE_ADVANTAGES),
     "copg_group": (EDGE_LOGP, EDGE_REWARDS, MASK),
+    "unlikelihood": (EDGE_LOGP,),
     "importance_weights": (*EDGES[:2], MASK),
     "sequence_weights": (*EDGES[:2], MASK),
     "group": (EDGE_REWARDS,),

@@ -16,6 +16,7 @@ Preference pairs and rankings (dpo.py)
   dpo, plackett_luce              logistic losses of two, of K answers
   ipo                             squared loss of two answers
   implicit_reward, preference_margin
+  unlikelihood                    of tokens to avoid (unlikelihood.py)
 Scored pairs and groups (copg.py)
   copg, copg_group                policy gradient off-policy, a partner as the baseline
 Self-play on preference pairs (inpo.py)
@@ -45,6 +46,7 @@ from polgrad.losses.topr import (
     topr,
     topr_weights,
 )
+from polgrad.losses.unlikelihood import unlikelihood
 from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
@@ -78,5 +80,6 @@ __all__ = [
     "topr",
     "topr_weights",
     "truncated_importance_weights",
+    "unlikelihood",
     "value_loss",
 ]
