@@ -5,6 +5,7 @@ import pytest
 from compiled import grad, run
 
 from polgrad import diagnostics, divergences, losses
+from polgrad.games import policy_gradient
 
 MASK = jnp.array([[1, 1, 1], [1, 0, 0]])
 EMPTY = jnp.zeros((2, 3))
@@ -93,6 +94,24 @@ def test_entropy_of_a_uniform_policy_does_not_change_to_first_order():
     )
     without = run(diagnostics.entropy_change, jnp.array([0.3, 0.0]), jnp.array([1.0, 0.0]))
     assert excluded == pytest.approx(without)
+
+
+def test_entropy_change_tells_the_sign_along_exact_policy_gradients():
+    rewards, start = jax.random.normal(jax.random.key(0), (2, 32, 6))
+
+    def step(logits, _):
+        change = 0.1 * policy_gradient(logits, rewards)
+        after = logits + change
+        entropy = divergences.categorical_entropy
+        return after, (
+            diagnostics.entropy_change(logits, change),
+            entropy(after) - entropy(logits),
+        )
+
+    _, (predicted, actual) = jax.jit(lambda z: jax.lax.scan(step, z, length=200))(start)
+    assert np.mean(np.sign(predicted) == np.sign(actual)) >= 0.95
+    # Entropy rises somewhere too, so that a constant sign would not do.
+    assert 0.05 < np.mean(np.asarray(actual) > 0) < 0.95
 
 
 def test_fit_entropy_law_recovers_its_coefficients():

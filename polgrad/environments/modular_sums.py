@@ -47,11 +47,8 @@ class ModularSums:
           fixed: tokens that a hard prompt fixes.
           vocabulary: number of tokens.
         """
-        target_key, prefix_key = jax.random.split(key)
-        target = jax.random.randint(target_key, (prompts,), 0, vocabulary)
-        return cls(
-            target, jax.random.randint(prefix_key, (prompts, fixed), 0, vocabulary), vocabulary
-        )
+        drawn = jax.random.randint(key, (prompts * (1 + fixed),), 0, vocabulary)
+        return cls(drawn[:prompts], drawn[prompts:].reshape(prompts, fixed), vocabulary)
 
     @property
     def prompts(self) -> Int[Array, "P"]:

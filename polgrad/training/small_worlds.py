@@ -121,7 +121,7 @@ def train(
         change, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, change), state), None
 
-    def rollout(carry, number):
+    def rollout(number, carry):
         keys = jax.random.split(jax.random.fold_in(rollout_key, number), 2 + schedule.updates)
         questions = task.draw(keys[0], schedule.questions)
         features = task.features(questions)
@@ -132,24 +132,19 @@ def train(
         rows = lambda x, width: x.reshape(schedule.updates, -1, width)  # noqa: E731
         tokens, logp = rows(tokens, tokens.shape[-1]), rows(logp, logp.shape[-1])
         batches = Batch(tokens, jnp.ones_like(tokens, bool), logp, rows(given, 1), rewards)
-        return jax.lax.scan(update, carry, (features, batches, keys[2:]))[0], None
+        return jax.lax.scan(update, carry, (features, batches, keys[2:]))[0]
+
+    every = schedule.rollouts // schedule.points
 
     def stretch(carry, point):
-        first = point * (schedule.rollouts // schedule.points)
-        numbers = first + jnp.arange(schedule.rollouts // schedule.points)
-        carry, _ = jax.lax.scan(rollout, carry, numbers)
-        return carry, measure(carry[0], point + 1)
-
-    def measure(params, point):
-        metrics = dict(evaluate(params, jax.random.fold_in(evaluation_key, point)))
+        carry = _after_the_first(point, every, rollout, carry)
+        metrics = dict(evaluate(carry[0], jax.random.fold_in(evaluation_key, point)))
         report(point, schedule.points + 1, **metrics)
-        return metrics
+        return carry, metrics
 
-    start = params, optimizer.init(params)
-    (params, _), curves = jax.lax.scan(stretch, start, jnp.arange(schedule.points))
-    curves = _after(measure(start[0], 0), curves)
-    every = schedule.rollouts // schedule.points
-    return params, {"rollout": jnp.arange(schedule.points + 1) * every} | curves
+    points = jnp.arange(schedule.points + 1)
+    (params, _), curves = jax.lax.scan(stretch, (params, optimizer.init(params)), points)
+    return params, {"rollout": points * every} | curves
 
 
 def fit(
@@ -194,20 +189,20 @@ def fit(
         change, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, change), state), None
 
-    def epoch(carry, number):
+    def epoch(number, carry):
         keys = jax.random.split(jax.random.fold_in(epoch_key, number), 1 + units // batch)
         order = jax.random.permutation(keys[0], units).reshape(-1, batch)
-        carry, _ = jax.lax.scan(update, carry, (order, keys[1:]))
-        return carry, measure(carry[0], number + 1)
+        return jax.lax.scan(update, carry, (order, keys[1:]))[0]
 
-    def measure(params, point):
-        metrics = dict(evaluate(params, jax.random.fold_in(evaluation_key, point)))
+    def stretch(carry, point):
+        carry = _after_the_first(point, 1, epoch, carry)
+        metrics = dict(evaluate(carry[0], jax.random.fold_in(evaluation_key, point)))
         report(point, epochs + 1, **metrics)
-        return metrics
+        return carry, metrics
 
-    start = params, optimizer.init(params)
-    (params, _), curves = jax.lax.scan(epoch, start, jnp.arange(epochs))
-    return params, {"epoch": jnp.arange(epochs + 1)} | _after(measure(start[0], 0), curves)
+    points = jnp.arange(epochs + 1)
+    (params, _), curves = jax.lax.scan(stretch, (params, optimizer.init(params)), points)
+    return params, {"epoch": points} | curves
 
 
 def probe(
@@ -245,8 +240,12 @@ def _split(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
 
 
-def _after(first: Metrics, rest: Metrics) -> dict[str, Array]:
-    return {name: jnp.concatenate([first[name][None], rest[name]]) for name in rest}
+def _after_the_first(point: Array, every: int, step: Callable, carry: Any) -> Any:
+    """`every` steps, numbered through, but none at point 0.
+
+    So the evaluation before training is the same code as the others, and is compiled once.
+    """
+    return jax.lax.fori_loop(jnp.maximum(point - 1, 0) * every, point * every, step, carry)
 
 
 def _divides(name: str, value: int, of: str, total: int) -> None:
