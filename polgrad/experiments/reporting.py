@@ -215,7 +215,8 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(metrics) :]:
         ax.set_axis_off()
-    axes.flat[0].legend(frameon=False, fontsize=8)
+    lines, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -20,6 +20,10 @@ from polgrad.experiments.recording import sink
 from polgrad.experiments.settings import changed
 from polgrad.experiments.types import Experiment, HostArm, Results
 
+# At small size compiling is nearly all the time there is: spend it on nothing that makes the
+# program faster.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 class ExperimentError(RuntimeError):
     """An arm that cannot be used, with the arm's name."""
@@ -108,7 +112,8 @@ def run(
         path = directory / "arms" / f"{name}.npz"
         if not path.exists():
             start = time.perf_counter()
-            arm = _run_arm(experiment, name, settings, seeds, directory, progress)
+            compiler = QUICK if smoke and jax.default_backend() == "cpu" else {}
+            arm = _run_arm(experiment, name, settings, seeds, directory, progress, compiler)
             arm["seconds"] = np.array(time.perf_counter() - start)
             _save(path, arm)
             _rewrite_metrics(directory, experiment)
@@ -161,25 +166,28 @@ def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
     _write(path, json.dumps(description, indent=2) + "\n")
 
 
-def _run_arm(experiment, name, settings, seeds, directory, progress) -> dict[str, np.ndarray]:
+def _run_arm(
+    experiment, name, settings, seeds, directory, progress, compiler
+) -> dict[str, np.ndarray]:
     arm = experiment.arms[name]
     if isinstance(arm, HostArm):
         curves = _run_on_host(arm, name, settings, seeds, directory, progress)
     else:
         stream = _Stream(directory / "metrics.jsonl", name, seeds, progress)
-        curves = _run_compiled(arm, settings, seeds, stream)
+        curves = _run_compiled(arm, settings, seeds, stream, compiler)
     _check(experiment, name, curves, seeds)
     return curves
 
 
-def _run_compiled(arm, settings, seeds, stream) -> dict[str, np.ndarray]:
+def _run_compiled(arm, settings, seeds, stream, compiler) -> dict[str, np.ndarray]:
     """All seeds as one program."""
 
     def one(key, seed):
         with sink(seed, stream):
             return dict(arm(key, settings))
 
-    curves = jax.jit(jax.vmap(one))(keys(seeds), np.arange(seeds))
+    program = jax.jit(jax.vmap(one), compiler_options=compiler)
+    curves = program(keys(seeds), np.arange(seeds))
     curves = {metric: np.asarray(curve) for metric, curve in curves.items()}
     jax.effects_barrier()  # no row may come after the arm's own curves
     return curves
