@@ -10,6 +10,9 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "polgrad" / "__init__.py").read_text(), re.MULTILINE
 ).group(1)
 
+FAMILIES = sorted({path.parent.name for path in (ROOT / "experiments").glob("*/*.py")})
+PAPERS = ["polgrad._papers", *(f"polgrad._papers.{family}" for family in FAMILIES)]
+
 CORE = [
     "jax>=0.10,<0.12",
     "flax>=0.12.3,<0.14",
@@ -43,7 +46,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["polgrad", "polgrad.*"]),
+    packages=find_packages(include=["polgrad", "polgrad.*"]) + PAPERS,
+    # The experiments go with the package, so that `polgrad run NAME` needs no checkout.
+    package_dir={"polgrad._papers": "experiments"},
+    package_data={"polgrad._papers": ["results/*.json"]},
     install_requires=CORE + COMMANDS + LANGUAGE + REWARDS + WORLDS,
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

@@ -6,6 +6,7 @@ code 1; SIGTERM saves and exits with 0.
 
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -31,7 +32,14 @@ polgrad COMMAND --help tells the options of a command."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(_run(arguments))
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wanted; nothing is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -68,16 +68,14 @@ def run(
     whole = done.results.curves.keys() == found.experiment.arms.keys()
     verdict = found.experiment.holds(done.results) if whole else None
     content = reporting.result(found, done, verdict, size=size)
-    places = [directory] + ([discovery.folder() / "results"] if commit else [])
-    for place in places:
-        place.mkdir(parents=True, exist_ok=True)
-        stem = found.name if place != directory else "result"
-        reporting.write(place / f"{stem}.json", content)
-        reporting.plot(place / f"{stem}.png", found, done)
+    known = discovery.result_path(found.path)
+    for path in [directory / "result.json", *([known] if commit else [])]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reporting.write(path, content)
+        reporting.plot(path.with_suffix(".png"), found, done)
     console.print(reporting.table(content))
     for line in reporting.sentences(content):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    known = discovery.folder() / "results" / f"{found.name}.json"
     if size == "full" and not some and not commit and known.exists():
         line = reporting.agreement(content, json.loads(known.read_text()))
         console.print(line, highlight=False, soft_wrap=True)
@@ -189,25 +187,33 @@ def listing() -> list[str]:
         if path.parent.name != family:
             family = path.parent.name
             lines.append(f"{family}:")
-        result = discovery.folder() / "results" / f"{name}.json"
+        result = discovery.result_path(path)
         verdict = "not run" if not result.exists() else json.loads(result.read_text())["verdict"]
         lines.append(f"  {name:24} {verdict:16} {discovery.find(str(path)).experiment.claim}")
-    return lines or [f"no experiments in {discovery.folder()}; run in a checkout"]
+    return lines
 
 
-def write_ledger(*, write: bool = True) -> bool:
+def write_ledger(root: pathlib.Path | None = None, *, write: bool = True) -> bool:
     """Makes the README's ledger anew.
 
     Args:
+      root: of the checkout; the working directory when left out.
       write: whether to write it, or only to compare.
 
     Returns:
       Whether the README had this ledger already.
+
+    Raises:
+      ValueError: outside of a checkout, or for a README without the ledger's marks.
     """
-    folder = discovery.folder()
-    path = folder.parent / "README.md"
+    root = pathlib.Path.cwd() if root is None else root
+    path = root / "README.md"
+    if not path.exists() or not (root / "experiments" / "results").is_dir():
+        raise ValueError(
+            f"{root} lacks README.md or experiments/results; the ledger is made in a checkout"
+        )
     text = path.read_text()
-    new = ledger.rewritten(text, ledger.results(folder / "results"))
+    new = ledger.rewritten(text, ledger.results(root / "experiments" / "results"))
     if write and new != text:
         path.write_text(new)
     return new == text

@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import NamedTuple
 
+import polgrad
 from polgrad.experiments.types import Experiment
 
 
@@ -28,20 +29,22 @@ class Found(NamedTuple):
     experiment: Experiment
 
 
-def folder() -> pathlib.Path:
-    """The folder of experiments: that of the working directory, else that of the checkout."""
-    checkout = pathlib.Path(__file__).resolve().parents[2] / "experiments"
-    here = pathlib.Path.cwd() / "experiments"
-    return here if _files(here) or not _files(checkout) else checkout
+def names() -> dict[str, pathlib.Path]:
+    """All experiments by name: those that come with polgrad, and the working directory's own."""
+    package = pathlib.Path(polgrad.__file__).resolve().parent
+    own = _files(package / "_papers") or _files(package.parent / "experiments")
+    return own | _files(pathlib.Path.cwd() / "experiments")
 
 
 def _files(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    return {p.stem: p for p in sorted(root.glob("*/*.py")) if not p.stem.startswith("_")}
+    """Experiments of a folder, told by their text: nothing else in it is run."""
+    files = (p for p in sorted(root.glob("*/*.py")) if not p.stem.startswith("_"))
+    return {p.stem: p for p in files if "\nEXPERIMENT = " in p.read_text()}
 
 
-def names() -> dict[str, pathlib.Path]:
-    """All experiments of `folder()` by name."""
-    return _files(folder())
+def result_path(path: pathlib.Path) -> pathlib.Path:
+    """Where the committed result of an experiment's file lies: `results/` beside its family."""
+    return path.resolve().parents[1] / "results" / f"{path.stem}.json"
 
 
 def find(name: str) -> Found:
@@ -65,8 +68,7 @@ def find(name: str) -> Found:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            listed = ", ".join(known) or f"none in {folder()}; run in a checkout or give a path"
-            raise ValueError(f"experiment {name!r} is unknown{hint} (known: {listed})")
+            raise ValueError(f"experiment {name!r} is unknown{hint} (known: {', '.join(known)})")
         path = known[name]
     experiment = getattr(_load(path), "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):

@@ -335,6 +335,16 @@ def test_the_command_runs_lists_and_keeps_the_ledger(world, capsys, monkeypatch)
     assert code == 0 and "not all arms ran" in out
 
 
+def test_the_own_experiments_of_a_folder_join_those_of_polgrad(world, monkeypatch):
+    bystander = world.with_name("plotting.py")
+    bystander.write_text("raise SystemExit('a script that is no experiment was run')\n")
+    monkeypatch.chdir(world.parents[2])
+    names = experiments.names()
+    assert names["walk"] == world and {"clip_cov", "nash_md"} < names.keys()
+    assert "plotting" not in names
+    bystander.unlink()
+
+
 def test_keys_are_those_of_their_seeds():
     import jax
 

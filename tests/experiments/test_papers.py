@@ -55,6 +55,5 @@ def test_a_committed_result_is_that_of_its_experiment(path):
     assert content["settings"] == json.loads(json.dumps(dataclasses.asdict(experiment.settings)))
 
 
-def test_the_ledger_of_the_readme_is_that_of_the_results(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert command.write_ledger(write=False), "run polgrad report --ledger"
+def test_the_ledger_of_the_readme_is_that_of_the_results():
+    assert command.write_ledger(ROOT, write=False), "run polgrad report --ledger"
