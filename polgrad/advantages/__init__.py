@@ -6,16 +6,19 @@ Along time (returns.py)                     From a group or a batch (groups.py)
   gae                  GAE                    remax                 greedy baseline
   vtrace               IMPALA, off-policy     reinforce_plus_plus   whitened token returns
                                               whiten                unit variance over a batch
+                                              success_rate, difficulty_weight
 Before they become advantages (shaping.py)
   overlong_penalty, dynamic_sampling_filter   DAPO
   regularized_rewards                         the KL to a reference as a price
 """
 
 from polgrad.advantages.groups import (
+    difficulty_weight,
     group_relative,
     leave_one_out,
     reinforce_plus_plus,
     remax,
+    success_rate,
     whiten,
 )
 from polgrad.advantages.returns import (
@@ -33,6 +36,7 @@ from polgrad.advantages.shaping import (
 
 __all__ = [
     "VTrace",
+    "difficulty_weight",
     "discounted_returns",
     "dynamic_sampling_filter",
     "gae",
@@ -43,6 +47,7 @@ __all__ = [
     "regularized_rewards",
     "reinforce_plus_plus",
     "remax",
+    "success_rate",
     "vtrace",
     "whiten",
 ]

@@ -13,7 +13,15 @@ from polgrad._dtypes import accumulate
 from polgrad.advantages.returns import discounted_returns
 from polgrad.masking import masked_mean, sequence_sum
 
-__all__ = ["group_relative", "leave_one_out", "reinforce_plus_plus", "remax", "whiten"]
+__all__ = [
+    "difficulty_weight",
+    "group_relative",
+    "leave_one_out",
+    "reinforce_plus_plus",
+    "remax",
+    "success_rate",
+    "whiten",
+]
 
 _SCALES = ("group", "none", "batch")
 
@@ -104,6 +112,61 @@ def leave_one_out(
     rewards, valid = _group(rewards, valid)
     count = jnp.sum(valid, axis=-1, keepdims=True).astype(rewards.dtype)
     return _centred(rewards, valid, axis=-1) * count / jnp.maximum(count - 1, 1)
+
+
+def success_rate(
+    rewards: Float[Array, "... G"], *, valid: Bool[Array, "... G"] | None = None
+) -> Float[Array, "..."]:
+    """Mean reward of each group: with rewards 0 or 1, the share of right answers.
+
+    Call it before any split: a group's rate needs all of its samples.
+
+    Args:
+      rewards: one a sample, [..., G].
+      valid: True where a reward exists, same shape; None for all. Rewards that are not finite
+        are invalid in any case.
+
+    Returns:
+      Rates [...], float32 or wider; 0 for a group without a valid sample.
+
+    Raises:
+      ValueError: shapes that differ; a scalar.
+    """
+    rewards, valid = _group(rewards, valid)
+    return masked_mean(rewards, valid, axis=-1)
+
+
+def difficulty_weight(
+    success_rate: Float[Array, "..."], *, scale: str = "group"
+) -> Float[Array, "..."]:
+    """How much a question of rewards 0 or 1 counts under the advantages of `group_relative`.
+
+        scale "group":  sqrt(p (1 - p))     scale "none":  p (1 - p)
+
+    For any score of the answers, the mean of advantage x score over a group (ddof = 0) is this
+    weight times (mean score of the right answers - mean score of the wrong ones): very easy and
+    very hard questions hardly count.
+
+    Args:
+      success_rate: p, the share of right answers, in [0, 1].
+      scale: as in `group_relative`, "group" or "none".
+
+    Returns:
+      Weights in [0, 1/2], same shape.
+
+    Raises:
+      ValueError: unknown scale.
+
+    References:
+      Li et al., DisCO, 2025 (arXiv:2505.12366), proposition 1.
+    """
+    _checks.choice("scale", scale, ("group", "none"))
+    p = accumulate(success_rate)
+    variance = p * (1.0 - p)
+    if scale == "none":
+        return variance
+    positive = variance > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
 def remax(

@@ -192,3 +192,22 @@ def test_bad_arguments_are_named():
         advantages.reinforce_plus_plus(square, square, group_size=3)
     with pytest.raises(ValueError, match="discount is 0.9"):
         advantages.reinforce_plus_plus(square, square, group_size=2, discount=0.9)
+
+
+def test_success_rate_is_the_mean_of_the_valid_rewards():
+    rewards = np.array([[1, 0, 0, 1], [1, np.nan, 0, 1], [np.nan] * 4], np.float32)
+    np.testing.assert_allclose(run(advantages.success_rate, rewards), [0.5, 2 / 3, 0.0])
+    valid = np.array([[1, 1, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
+    found = run(lambda r, v: advantages.success_rate(r, valid=v), rewards, valid)
+    np.testing.assert_allclose(found, [1 / 3, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_difficulty_weight_is_finite_with_its_gradient_at_the_ends(scale):
+    rate = np.array([0.0, 0.5, 1.0], np.float32)
+    total = lambda p: advantages.difficulty_weight(p, scale=scale).sum()  # noqa: E731
+    middle = 0.5 if scale == "group" else 0.25
+    np.testing.assert_allclose(
+        run(advantages.difficulty_weight, rate, scale=scale), [0.0, middle, 0.0]
+    )
+    assert np.all(np.isfinite(grad(total)(rate)))

@@ -1,0 +1,140 @@
+"""Negative-aware fine-tuning: likelihood of right answers, and of wrong ones by what is left over.
+
+The policy that drew the answers is a mixture of its right and its wrong conditional, weighted by
+the success rate. So a model of the right one implies one of the wrong one, and both are fitted
+by maximum likelihood on the model's own answers.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import importance_ratio, log_ratio
+from polgrad._scalars import in_range
+
+__all__ = ["implicit_negative_policy", "nft", "nft_prompt_weight"]
+
+# Success rates are kept away from 0 and 1, where the negative policy is undefined.
+_RATES = (0.02, 0.98)
+
+
+def nft(
+    logp: Float[Array, "B T"],
+    behavior_logp: Float[Array, "B T"],
+    rewards: Float[Array, "B"],
+    success_rate: Float[Array, "B"],
+    *,
+    epsilon: float = 1.0,
+    negative_weight: float = 1.0,
+) -> Float[Array, "B T"]:
+    """NFT: log-likelihood of right answers and, through the implicit negative policy, of wrong ones.
+
+        R = pi / behavior,   p the success rate of the answer's question
+        loss = -r log R - negative_weight (1 - r) log max_v((1 - p R) / (1 - p), epsilon)
+
+    max_v clips the value and passes the gradient of what it clips. So a right token has the
+    gradient -grad log pi whatever R is, and a wrong one + p R / ((1 - p) max(.., epsilon)) grad
+    log pi: it fades as the policy leaves the token, and 1 / epsilon bounds how strongly a token
+    that the policy has come to prefer is pushed down. On-policy, times `nft_prompt_weight`, it is
+    Dr. GRPO or GRPO; without negatives it is rejection fine-tuning.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, [B, T].
+      behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
+      rewards: 1 for a right answer, 0 for a wrong one, [B]; between them, the two terms mix.
+      success_rate: of the question's whole group, [B] (`advantages.success_rate`, repeated), in
+        [0, 1]; taken as within 0.02..0.98.
+      epsilon: smallest value under the logarithm, in (0, 1].
+      negative_weight: of the wrong answers, >= 0; 0 leaves them out.
+
+    Returns:
+      Token losses [B, T], to be multiplied by `nft_prompt_weight` (0 for a group that is all
+      right or all wrong) and reduced by mode "token". With epsilon = 1 the value of a wrong
+      token with R >= 1 is 0 while its gradient lives: the loss does not tell the progress. Log
+      ratios are clamped to +-20; a token that either policy excludes has no gradient.
+
+    Raises:
+      ValueError: shapes that do not match; epsilon or negative_weight out of range.
+
+    References:
+      Chen et al., Bridging Supervised Learning and Reinforcement Learning in Math Reasoning
+      (NFT), 2025 (arXiv:2505.18116), equations 7, 8 and 10.
+    """
+    _checks.rank("logp", logp, 2, "[B, T]")
+    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
+    rows = (jnp.shape(logp)[0],)
+    _checks.shape("rewards", rewards, rows, "[B]")
+    _checks.shape("success_rate", success_rate, rows, "[B]")
+    in_range("epsilon", epsilon, low=0.0, high=1.0, above=True)
+    in_range("negative_weight", negative_weight, low=0.0)
+    rewards, rate = jax.lax.stop_gradient((accumulate(rewards), accumulate(success_rate)))
+    rewards, rate = rewards[:, None], jnp.clip(rate, *_RATES)[:, None]
+    positive = log_ratio(logp, behavior_logp)
+    left = (1.0 - rate * importance_ratio(logp, behavior_logp)) / (1.0 - rate)
+    negative = jnp.log(_floor(left, epsilon))
+    return -rewards * positive - negative_weight * (1.0 - rewards) * negative
+
+
+def nft_prompt_weight(
+    success_rate: Float[Array, "..."], *, like: str = "dr_grpo"
+) -> Float[Array, "..."]:
+    """How much a question counts in `nft`: what makes it equal to a policy gradient on-policy.
+
+        like "dr_grpo":  1 - p                  (the paper's default)
+        like "grpo":     sqrt((1 - p) / p)      (standard deviation with ddof = 0)
+        like "none":     1
+
+    Args:
+      success_rate: p of each question's whole group, in [0, 1].
+      like: one of the three above.
+
+    Returns:
+      Weights >= 0, same shape, without gradient; 0 where all answers are right or all wrong.
+
+    Raises:
+      ValueError: unknown name.
+
+    References:
+      Chen et al., NFT, 2025 (arXiv:2505.18116).
+    """
+    _checks.choice("like", like, ("dr_grpo", "grpo", "none"))
+    p = jax.lax.stop_gradient(accumulate(success_rate))
+    mixed = (p > 0.0) & (p < 1.0)
+    p = jnp.where(mixed, p, 0.5)
+    weight = {"dr_grpo": 1.0 - p, "grpo": jnp.sqrt((1.0 - p) / p), "none": jnp.ones_like(p)}[like]
+    return jnp.where(mixed, weight, 0.0)
+
+
+def implicit_negative_policy(
+    behavior: Float[Array, "... A"],
+    positive: Float[Array, "... A"],
+    success_rate: Float[Array, "..."],
+) -> Float[Array, "... A"]:
+    """What a model of right answers says of wrong ones: (behavior - p positive) / (1 - p).
+
+    With the true conditional, positive = r behavior / p, it is (1 - r) behavior / (1 - p).
+
+    Args:
+      behavior: probabilities of the policy that sampled, [..., A].
+      positive: probabilities of the model of right answers, [..., A].
+      success_rate: p of the behaviour policy, [...], in [0, 1).
+
+    Returns:
+      [..., A], sums to 1; negative where the model gives an answer more than behavior / p, and
+      the behaviour policy itself for p = 1.
+
+    References:
+      Chen et al., NFT, 2025 (arXiv:2505.18116), equation 4.
+    """
+    p = accumulate(success_rate)[..., None]
+    some = p < 1.0
+    left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
+    return jnp.where(some, left, behavior)
+
+
+def _floor(x: Array, smallest: float) -> Array:
+    """max(x, smallest) whose gradient is that of x everywhere."""
+    # Not x + stop(max - x): for a ratio of exp(20) that sum rounds to 0, below the floor.
+    return jax.lax.stop_gradient(jnp.maximum(x, smallest)) + (x - jax.lax.stop_gradient(x))
