@@ -34,6 +34,11 @@ class Addition:
         """Number of features of a question."""
         return 20 * self.digits
 
+    def everything(self) -> Int[Array, "Q 2"]:
+        """All questions, in order: 10,000 of two digits."""
+        numbers = jnp.arange(10**self.digits)
+        return jnp.stack(jnp.meshgrid(numbers, numbers, indexing="ij"), -1).reshape(-1, 2)
+
     def draw(self, key: Key[Array, ""], count: int) -> Int[Array, "Q 2"]:
         """Questions: pairs of operands, uniform, with repetition."""
         return jax.random.randint(key, (count, 2), 0, 10**self.digits)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from polgrad.policies.small import token_statistics
 from polgrad.training.types import Outputs
 
-__all__ = ["Batch", "Schedule", "Task", "fit", "probe", "train"]
+__all__ = ["Batch", "Schedule", "Task", "fit", "imitate", "probe", "train"]
 
 Metrics = Mapping[str, Float[Array, ""]]
 
@@ -203,6 +203,44 @@ def fit(
     points = jnp.arange(epochs + 1)
     (params, _), curves = jax.lax.scan(stretch, (params, optimizer.init(params)), points)
     return params, {"epoch": points} | curves
+
+
+def imitate(
+    key: Key[Array, ""],
+    params: Any,
+    features: Float[Array, "N F"],
+    answers: Int[Array, "N T"],
+    *,
+    policy: Any,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch: int,
+) -> Any:
+    """Supervised learning of answers, such as a warm start from noisy ones.
+
+    Args:
+      key: of the order.
+      params: initial parameters.
+      features: of the questions.
+      answers: tokens, one answer a question.
+      policy: as in `train`.
+      optimizer: from optax.
+      epochs: times through the answers.
+      batch: answers an update.
+
+    Returns:
+      The final parameters.
+
+    Raises:
+      ValueError: if `batch` does not divide N.
+    """
+
+    def loss(params, batch, key):
+        logp, _ = token_statistics(policy.logits(params, batch[0], batch[1]), batch[1])
+        return -jnp.mean(logp)
+
+    data = features, answers
+    return fit(key, params, data, loss=loss, optimizer=optimizer, epochs=epochs, batch=batch)[0]
 
 
 def probe(

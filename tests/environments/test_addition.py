@@ -30,6 +30,11 @@ def test_features_are_the_digits():
     np.testing.assert_array_equal(features.sum(1), 1)
 
 
+def test_everything_is_every_pair_once():
+    pairs = {tuple(x) for x in np.asarray(ADDITION.everything()).tolist()}
+    assert pairs == {(a, b) for a in range(100) for b in range(100)}
+
+
 def test_questions_cover_all_operands():
     questions = np.asarray(ADDITION.draw(jax.random.key(0), 2000))
     assert questions.min() == 0 and questions.max() == 99

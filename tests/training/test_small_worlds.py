@@ -9,7 +9,6 @@ import pytest
 from polgrad import advantages, losses, masking
 from polgrad.environments import Addition, ModularSums
 from polgrad.policies import AutoregressiveMLP, FactorizedMLP
-from polgrad.policies.small import token_statistics
 from polgrad.training import small_worlds
 
 SCHEDULE = small_worlds.Schedule(rollouts=4, questions=8, group=3, updates=2, points=2)
@@ -130,52 +129,46 @@ def test_it_learns_and_the_sign_of_the_loss_matters():
 def test_fitting_answers_learns_them():
     addition = Addition(1)
     policy = FactorizedMLP(addition.width, 10, addition.length, width=32)
-    questions = addition.draw(jax.random.key(0), 512)
+    questions, key = addition.draw(jax.random.key(0), 512), jax.random.key(1)
 
-    def loss(params, batch, key):
-        features, answers = batch
-        logp, _ = token_statistics(policy.logits(params, features), answers)
-        return masking.reduce(losses.reinforce(logp, jnp.ones((64, 1))), answers >= 0, mode="token")
-
-    def evaluate(params, key):
+    @jax.jit
+    def accuracy(params):
         rewards, _ = small_worlds.probe(
             params, questions, key, policy=policy, task=addition, samples=1, greedy=True
         )
-        return {"accuracy": rewards.mean()}
+        return rewards.mean()
 
     @jax.jit
     def run(key):
-        data = addition.features(questions), addition.answer(questions)
-        return small_worlds.fit(
+        return small_worlds.imitate(
             key,
             policy.init(key),
-            data,
-            loss=loss,
+            addition.features(questions),
+            addition.answer(questions),
+            policy=policy,
             optimizer=optax.adam(1e-2),
             epochs=30,
             batch=64,
-            evaluate=evaluate,
-        )[1]
+        )
 
-    curves = run(jax.random.key(1))
-    np.testing.assert_array_equal(curves["epoch"], np.arange(31))
-    assert curves["accuracy"][0] < 0.2 and curves["accuracy"][-1] > 0.95
+    assert accuracy(policy.init(key)) < 0.2 and accuracy(run(key)) > 0.95
 
 
 def test_an_epoch_uses_every_unit_once():
-    def loss(params, batch, key):
-        return jnp.sum(params[batch])
-
-    params, _ = small_worlds.fit(
+    params, curves = small_worlds.fit(
         jax.random.key(0),
         jnp.zeros(6),
         jnp.arange(6),
-        loss=loss,
+        loss=lambda params, batch, key: jnp.sum(params[batch]),
         optimizer=optax.sgd(1.0),
         epochs=3,
         batch=2,
+        evaluate=lambda params, key: {"least": params.min(), "most": params.max()},
     )
     np.testing.assert_array_equal(params, -3.0)
+    np.testing.assert_array_equal(curves["epoch"], [0, 1, 2, 3])
+    for name in ("least", "most"):
+        np.testing.assert_array_equal(curves[name], [0, -1, -2, -3])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""DisCO: a bounded ranking of right over wrong answers, against clipped policy gradients."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from polgrad import advantages, experiments, losses, masking
+from polgrad.environments import ModularSums
+from polgrad.policies.small import AutoregressiveMLP
+from polgrad.training import small_worlds
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Easy and hard modular sums.
+
+    Attributes:
+      rollouts: how many.
+      prompts: a rollout, of 128.
+      group: samples of each prompt.
+      updates: mini-batches of a rollout, each used once.
+      learning_rate: of Adam.
+      width: of the policy's two hidden layers.
+      clip: half width of the ratio's range in GRPO and Dr. GRPO.
+      clip_higher: how far above 1 it reaches in DAPO.
+      beta: strength of DisCO's bound on the divergence.
+      delta: the bound, in nats a token.
+      points: of the curves.
+      samples: of each prompt in an evaluation.
+    """
+
+    rollouts: int = 600
+    prompts: int = 64
+    group: int = 8
+    updates: int = 4
+    learning_rate: float = 1e-3
+    width: int = 64
+    clip: float = 0.2
+    clip_higher: float = 0.28
+    beta: float = 1e3
+    delta: float = 1e-4
+    points: int = 40
+    samples: int = 64
+
+
+def clipped(outputs, batch, key, settings, *, higher=False, mode="sequence"):
+    """GRPO, and with other means over tokens Dr. GRPO and DAPO."""
+    loss = losses.ppo_clip(
+        outputs.logp,
+        batch.behavior_logp,
+        batch.advantages,
+        clip_low=settings.clip,
+        clip_high=settings.clip_higher if higher else settings.clip,
+    )
+    return masking.reduce(loss, batch.mask, mode=mode)
+
+
+def discriminative(outputs, batch, key, settings, *, kind="log_l", tau=None, bounded=True):
+    """DisCO, or DisCO-b without a temperature; every question counts the same."""
+    scores = losses.sequence_score(outputs.logp, batch.behavior_logp, batch.mask, kind=kind)
+    scores = scores.reshape(batch.rewards.shape)
+    ranking = (
+        losses.disco_b(scores, batch.rewards)
+        if tau is None
+        else losses.disco(scores, batch.rewards, tau=tau)
+    )
+    loss = masking.reduce(ranking, jnp.ones_like(ranking), mode="sequence")
+    if not bounded:
+        return loss
+    kl = losses.behavior_kl(outputs.logp, batch.behavior_logp)
+    kl = masking.reduce(kl, batch.mask, mode="token")
+    return loss + losses.kl_hinge(kl, beta=settings.beta, delta=settings.delta)
+
+
+def train(key, settings, *, loss, advantage=advantages.group_relative):
+    """A run whose updates minimise `loss`."""
+    world_key, init_key, run_key = jax.random.split(key, 3)
+    world = ModularSums.create(world_key)
+    policy = AutoregressiveMLP(world.width, world.vocabulary, length=6, width=settings.width)
+
+    def evaluate(params, key):
+        rewards, entropy = small_worlds.probe(
+            params, world.prompts, key, policy=policy, task=world, samples=settings.samples
+        )
+        easy, hard = world.halves(rewards.mean(1))
+        return {
+            "hard success": hard,
+            "easy success": easy,
+            "hard found": world.halves(rewards.max(1))[1],
+            "hard entropy": world.halves(entropy)[1],
+        }
+
+    _, curves = small_worlds.train(
+        run_key,
+        policy.init(init_key),
+        policy=policy,
+        task=world,
+        schedule=small_worlds.Schedule(
+            settings.rollouts, settings.prompts, settings.group, settings.updates, settings.points
+        ),
+        optimizer=optax.adam(settings.learning_rate),
+        advantages=advantage,
+        loss=functools.partial(loss, settings=settings),
+        evaluate=evaluate,
+        report=experiments.record,
+    )
+    return curves
+
+
+def holds(results):
+    hard = lambda arm: results.final(arm, "hard success")  # noqa: E731
+    entropy = lambda arm: results.final(arm, "hard entropy")  # noqa: E731
+    best = hard("disco_log_l")
+    return experiments.verdict(
+        experiments.at_least("hard success, DisCO log-L less GRPO", best - hard("grpo"), 0.08),
+        experiments.at_least(
+            "hard success, DisCO log-L less the same without bound",
+            best - hard("disco_unbounded"),
+            0.05,
+        ),
+        experiments.at_least(
+            "hard success, DisCO L-ratio less GRPO", hard("disco_l_ratio") - hard("grpo"), 0.0
+        ),
+        experiments.at_least(
+            "hard entropy, DisCO log-L over GRPO", entropy("disco_log_l") / entropy("grpo"), 1.5
+        ),
+    )
+
+
+centred = functools.partial(advantages.group_relative, scale="none")
+arm = functools.partial
+ranked = lambda **settings: arm(train, loss=arm(discriminative, **settings))  # noqa: E731
+
+EXPERIMENT = experiments.Experiment(
+    paper=experiments.Paper(
+        "DisCO: Reinforcing Large Reasoning Models with Discriminative Constrained Optimization",
+        "Li et al.",
+        2025,
+        "2505.12366",
+    ),
+    claim="Ranking right over wrong answers, each question counting the same and the policy bounded "
+    "by its divergence, learns hard prompts that GRPO does not, and keeps its entropy.",
+    arms={
+        "grpo": arm(train, loss=clipped),
+        "dr_grpo": arm(train, loss=clipped, advantage=centred),
+        "dapo": arm(train, loss=arm(clipped, higher=True, mode="token")),
+        "disco_b_log_l": ranked(),
+        "disco_log_l": ranked(tau=10.0),
+        "disco_log_l_tau_1": ranked(tau=1.0),
+        "disco_l_ratio": ranked(kind="l_ratio", tau=1.0),
+        "disco_unbounded": ranked(tau=10.0, bounded=False),
+    },
+    settings=Settings(),
+    smoke={"rollouts": 4, "prompts": 16, "width": 16, "points": 2, "samples": 4},
+    metrics={
+        "hard success": "share of right samples on the hard prompts (chance 0.002)",
+        "easy success": "the same on the easy prompts (chance 0.125)",
+        "hard found": "share of the hard prompts with a right answer among 64 samples (pass@64)",
+        "hard entropy": "nats a token on the hard prompts",
+    },
+    holds=holds,
+    baseline="grpo",
+    at_scale="R1-Distill-Qwen-1.5B on DeepScaleR (40k questions), 128 questions x 8 answers, "
+    "eight GPUs",
+    axis="rollout",
+    seeds=10,
+)
