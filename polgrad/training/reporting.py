@@ -156,17 +156,16 @@ def plot(directory: str | os.PathLike) -> pathlib.Path:
     Returns:
       The path of the picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    # Without pyplot, whose backend a notebook may be showing pictures with.
     import numpy as np
+    from matplotlib.figure import Figure
 
     directory = pathlib.Path(directory)
     rows = read_lines(directory / "metrics.jsonl")
     steps = np.array([r["step"] for r in rows if r.get("reward_mean") is not None])
     rewards = np.array([r["reward_mean"] for r in rows if r.get("reward_mean") is not None])
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
     if len(steps):
         axis.plot(steps, rewards, color="tab:blue", alpha=0.3, linewidth=1, label="reward")
         window = max(1, len(rewards) // 20)
@@ -182,5 +181,4 @@ def plot(directory: str | os.PathLike) -> pathlib.Path:
         axis.legend()
     path = directory / "reward.png"
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
