@@ -5,11 +5,13 @@ Each is a frozen dataclass of settings with `build(context) -> Algorithm`, four 
 
 import difflib
 
+from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.dpo import DPO, OnlineDPO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG
 from polgrad.algorithms.grpo import CISPO, DAPO, GRPO, GSPO, SAPO, DrGRPO
 from polgrad.algorithms.nash_md import NashMD
+from polgrad.algorithms.nft import NFT
 from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
 from polgrad.algorithms.supervised import Supervised
@@ -33,6 +35,8 @@ NAMES = {
     "topr": TOPR,
     "f_dpg": FDPG,
     "nash_md": NashMD,
+    "disco": DisCO,
+    "nft": NFT,
     "dpo": DPO,
     "online_dpo": OnlineDPO,
 }
@@ -60,6 +64,7 @@ __all__ = [
     "GRPO",
     "GSPO",
     "NAMES",
+    "NFT",
     "PPO",
     "RLOO",
     "SAPO",
@@ -67,6 +72,7 @@ __all__ = [
     "Algorithm",
     "ClipCov",
     "Context",
+    "DisCO",
     "DrGRPO",
     "KLCov",
     "NashMD",

@@ -28,9 +28,12 @@ SETTINGS = {
     "ppo": {"kl_coefficient": 0.1, "entropy_coefficient": 0.01},
     "f_dpg": {"beta": 2.0},
     "nash_md": {"tau": 0.1},
+    "disco": {"tau": 0.5, "beta": 10.0},
 }
 # Nash-MD and strictly on-policy runs take their ratio from the current policy.
 ON_POLICY = {"nash_md"}
+# Their rewards are right or wrong.
+BINARY = {"disco", "nft"}
 VARIANTS = ("micro4", "mesh222", "padding", "packing", "permutation", "all")
 
 
@@ -83,6 +86,8 @@ def gradient(kind, name, variant):
     algorithm = make_algorithm(name)
     network, params = network_and_params(kind, "values" in algorithm.requires)
     experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    if name in BINARY:
+        experience["rewards"] = jnp.round(experience["rewards"])
     if algorithm.source == "pairs":
         experience = as_pairs(experience)
     _, batch, _ = algorithm.prepare(algorithm.init(KEY), experience, KEY)

@@ -1,0 +1,77 @@
+"""DisCO (Li et al. 2025, arXiv:2505.12366): right answers ranked over wrong ones, within a KL."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from polgrad import losses, masking
+from polgrad.algorithms import common
+from polgrad.training.types import Algorithm, Context
+
+
+@dataclasses.dataclass(frozen=True)
+class DisCO:
+    """Discriminative constrained optimisation; rewards are 0 or 1.
+
+    Attributes:
+      score: of an answer: mean log-probability, or mean ratio to the sampler's.
+      tau: temperature over wrong answers; 10 for `log_l`, 1 for `l_ratio`.
+      beta: strength of the hinge on the KL of the sampler's policy to the current one.
+      delta: the KL, in nats a token, up to which it is free.
+    """
+
+    score: Literal["log_l", "l_ratio"] = "log_l"
+    tau: float = 10.0
+    beta: float = 1e3
+    delta: float = 1e-4
+
+    def build(self, context: Context) -> Algorithm:
+        """The four functions for a run of this size; a row of the batch is a group."""
+        if context.group_size < 2:
+            raise ValueError(f"disco needs group_size of at least 2; got {context.group_size}")
+
+        def prepare(state, experience, key):
+            size = context.group_size
+            samples = experience["valid"].shape[0]
+            groups = {
+                name: x.reshape(-1, size, *x.shape[1:])
+                for name, x in experience.items()
+                if x.shape[:1] == (samples,)
+            }
+            valid = groups["valid"] & (groups["completion_lengths"] > 0)
+            # As in the paper a question whose answers are all alike counts in the mean, with 0.
+            weights = masking.weights(jnp.ones(samples // size), mode="sequence")
+            batch = common.make_batch(groups, weights, rewards=groups["rewards"], valid=valid)
+            return state, batch, {}
+
+        def divergence(outputs, batch):
+            """Token estimates of KL(sampler || policy), and which tokens they are of."""
+            behavior = common.behavior_logp(outputs, batch, context.on_policy)
+            counted = batch["mask"] * batch["valid"][..., None]
+            return losses.behavior_kl(outputs.logp, behavior) * counted, counted
+
+        def select(outputs, batch, key):
+            # The hinge looks at the whole batch: its slope is found before any split.
+            kl, counted = divergence(outputs, batch)
+            tokens = jnp.maximum(counted.sum(), 1.0)
+            slope = self.beta * jnp.maximum(kl.sum() / tokens - self.delta, 0.0) / tokens
+            return {**batch, "kl_slope": jnp.full_like(batch["weights"], slope)}
+
+        def loss(outputs, batch, key):
+            flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+            behavior = common.behavior_logp(outputs, batch, context.on_policy)
+            scores = losses.sequence_score(
+                flat(outputs.logp), flat(behavior), flat(batch["mask"]), kind=self.score
+            ).reshape(batch["valid"].shape)
+            rank = losses.disco(scores, batch["rewards"], tau=self.tau, valid=batch["valid"])
+            kl, counted = divergence(outputs, batch)
+            total = masking.weighted_sum(rank, batch["weights"])
+            total += (batch["kl_slope"] * kl.sum((1, 2))).sum()
+            metrics = {
+                **common.token_metrics(outputs, batch),
+                "behavior_kl": (kl.sum(), counted.sum()),
+            }
+            return total, metrics
+
+        return Algorithm(prepare=prepare, loss=loss, select=select, rows="group")
