@@ -208,8 +208,9 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
         for index, (name, arm) in enumerate(results.curves.items()):
             x = arm[experiment.axis][0]
             middle, low, high = band(np.asarray(arm[metric], np.float64))
-            color = f"C{index}"
-            ax.plot(x, middle, color=color, label=name, linewidth=1.6)
+            # There are ten colours; beyond them the dashes tell arms apart.
+            color, dashes = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
+            ax.plot(x, middle, dashes, color=color, label=name, linewidth=1.6)
             ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
         ax.set(xlabel=experiment.axis, title=metric)
         ax.spines[["top", "right"]].set_visible(False)
