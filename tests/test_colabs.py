@@ -7,6 +7,8 @@ import nbclient
 import nbformat
 import pytest
 
+from polgrad import algorithms, experiments
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 LIMIT_S = 600
@@ -81,3 +83,11 @@ def test_it_opens_in_colab_and_installs_what_is_missing(path):
     assert address in notebook.cells[0].source
     first = next(cell for cell in notebook.cells if cell.cell_type == "code").source
     assert "import polgrad" in first and "except ImportError" in first and "%pip install" in first
+
+
+@each
+def test_its_commands_name_what_there_is(path):
+    words = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert set(re.findall(r"polgrad run (\w+)", words)) <= set(experiments.names())
+    assert set(re.findall(r"--algorithm (\w+)(?![\w.])", words)) <= set(algorithms.NAMES)
+    assert set(re.findall(r"`(\w+)\.ipynb`", words)) <= {other.stem for other in NOTEBOOKS}
