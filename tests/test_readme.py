@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 
-from polgrad import training
+from polgrad import experiments, training
+from polgrad.experiments import settings, sweeping
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
@@ -65,3 +66,15 @@ def test_importing_one_function_needs_no_trainer():
     code = block("In a notebook") + "\nimport sys\nassert 'flax' not in sys.modules\n"
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+
+
+def test_the_commands_on_experiments_name_what_there_is():
+    commands = re.findall(r"^polgrad (run|sweep) (\w+)(.*)$", README, re.MULTILINE)
+    assert {kind for kind, _, _ in commands} == {"run", "sweep"}
+    for kind, name, rest in commands:
+        experiment = experiments.find(name).experiment
+        pairs = re.findall(r"--set (\S+)", rest)
+        read = settings.parse if kind == "run" else sweeping.grid
+        assert len(read(experiment.settings, pairs)) == len(pairs)
+        for arms in re.findall(r"--arms (\S+)", rest):
+            assert set(arms.split(",")) <= experiment.arms.keys()
