@@ -190,10 +190,8 @@ def _open_ends(tree: Any) -> Any:
 
 def plot(path: pathlib.Path, found: Found, run: Run) -> None:
     """Curves of all arms: the interquartile mean over seeds, with its pointwise 95% band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    # Not through pyplot: a notebook keeps its own way of showing pictures.
+    from matplotlib.figure import Figure
 
     experiment, results = found.experiment, run.results
     metrics = [m for m in experiment.metrics if all(_is_curve(a[m]) for a in _arms(results))]
@@ -201,9 +199,8 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
         raise ValueError(f"{found.name} has no metric with more than one point to draw")
     width = 2 if len(metrics) == 4 else min(3, len(metrics))
     height = -(-len(metrics) // width)
-    figure, axes = plt.subplots(
-        height, width, figsize=(4.6 * width, 3.4 * height), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.6 * width, 3.4 * height), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False)
     for metric, ax in zip(metrics, axes.flat):
         for index, (name, arm) in enumerate(results.curves.items()):
             x = arm[experiment.axis][0]
@@ -219,7 +216,6 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
     lines, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def _arms(results):

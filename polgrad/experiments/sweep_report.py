@@ -166,25 +166,27 @@ def blocks(summary: Summary) -> list[pages.Block]:
 
 def picture(summary: Summary) -> bytes:
     """Curves over one swept setting, heat maps over two, ranks over more; as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     swept = [key for key, values in summary.description["grid"].items() if len(values) > 1]
     draw = {1: _curves, 2: _heat_maps}.get(len(swept), _ranks)
-    figure = draw(plt, summary, swept)
+    figure = draw(summary, swept)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130, format="png")
-    plt.close(figure)
     return buffer.getvalue()
 
 
-def _curves(plt, summary: Summary, swept: list[str]):
+def _figure(width: float, height: float):
+    # Not through pyplot: a notebook keeps its own way of showing pictures.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _curves(summary: Summary, swept: list[str]):
     (key,) = swept
     values = summary.description["grid"][key]
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = _figure(6, 4)
+    ax = figure.subplots()
     for arm in dict.fromkeys(line.arm for line in summary.lines):
         lines = [line for line in summary.lines if line.arm == arm]
         x = [line.changes[key] if numbers else str(line.changes[key]) for line in lines]
@@ -200,15 +202,14 @@ def _curves(plt, summary: Summary, swept: list[str]):
     return figure
 
 
-def _heat_maps(plt, summary: Summary, swept: list[str]):
+def _heat_maps(summary: Summary, swept: list[str]):
     down, across = swept
     grid = summary.description["grid"]
     arms = list(dict.fromkeys(line.arm for line in summary.lines))
     width = min(3, len(arms))
     height = -(-len(arms) // width)
-    figure, axes = plt.subplots(
-        height, width, figsize=(4.2 * width, 3.4 * height), squeeze=False, layout="constrained"
-    )
+    figure = _figure(4.2 * width, 3.4 * height)
+    axes = figure.subplots(height, width, squeeze=False)
     values = [line.value for line in summary.lines]
     for arm, ax in zip(arms, axes.flat):
         field = np.full((len(grid[down]), len(grid[across])), np.nan)
@@ -230,9 +231,10 @@ def _heat_maps(plt, summary: Summary, swept: list[str]):
     return figure
 
 
-def _ranks(plt, summary: Summary, swept: list[str]):
+def _ranks(summary: Summary, swept: list[str]):
     lines = summary.ranked()[:30]
-    figure, ax = plt.subplots(figsize=(8, 1 + 0.3 * len(lines)), layout="constrained")
+    figure = _figure(8, 1 + 0.3 * len(lines))
+    ax = figure.subplots()
     middle = np.array([line.value for line in lines])
     ends = np.array([line.interval for line in lines]).T
     spread = np.where(np.isfinite(ends), np.abs(ends - middle), 0.0)

@@ -14,7 +14,14 @@ PAPERS = {p.stem: p for p in sorted((ROOT / "experiments").glob("*/*.py")) if p.
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
 
 
-@pytest.mark.parametrize("name", PAPERS)
+# Compiling a transformer and its sampler for every arm takes a minute: `make test-slow`.
+HEAVY = {"dpo"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in PAPERS],
+)
 def test_an_experiment_runs_at_its_small_size(name, tmp_path):
     found = experiments.find(str(PAPERS[name]))
     run = experiments.run(found, tmp_path, seeds=2, smoke=True)
@@ -29,6 +36,14 @@ def test_an_experiment_runs_at_its_small_size(name, tmp_path):
     for arm, curves in run.results.curves.items():
         final = content["arms"][arm]["metrics"][experiment.main_metric]["seeds"]
         assert final == pytest.approx(list(curves[experiment.main_metric].reshape(2, -1)[:, -1]))
+
+
+@pytest.mark.parametrize("name", sorted(HEAVY))
+def test_an_arm_of_a_heavy_experiment_runs(name, tmp_path):
+    found = experiments.find(str(PAPERS[name]))
+    arm = found.experiment.baseline
+    run = experiments.run(found, tmp_path, seeds=2, smoke=True, arms=[arm])
+    assert run.results.final(arm, found.experiment.main_metric).shape == (2,)
 
 
 @pytest.mark.parametrize("name", PAPERS)
