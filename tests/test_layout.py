@@ -38,7 +38,7 @@ def imported(path):
         yield from (name.split(".")[1] for name in names if name.startswith("polgrad."))
 
 
-@pytest.mark.parametrize("room", FLOOR)
+@pytest.mark.parametrize("room", sorted(FLOOR))
 def test_imports_go_up(room):
     files = sorted((ROOT / room).rglob("*.py")) or [ROOT / f"{room}.py"]
     for path in files:
