@@ -1,6 +1,11 @@
 """Which prompt comes next, and which sample is kept.
 
 anna_karenina_select            all wrong samples and the first right one (balancing.py)
+select_by_score                 the hardest, easiest or middle prompts of a pool (by_score.py)
+replay_order                    a recorded stream, in order or shuffled in windows (replay.py)
+Starts inside of recorded answers (resets.py)
+  prefix_lengths, reset_prompts, forced_tokens, join_prefix
+  reset_states                    of simulators
 bandit                          categories as arms of a bandit, paid by |advantage| (bandit.py)
   init, update                    what each category pays: an exponential average
   boltzmann, normalized, epsilon_greedy
@@ -11,5 +16,30 @@ bandit                          categories as arms of a bandit, paid by |advanta
 
 from polgrad.curricula import bandit
 from polgrad.curricula.balancing import anna_karenina_select
+from polgrad.curricula.by_score import select_by_score
+from polgrad.curricula.replay import replay_order
+from polgrad.curricula.resets import (
+    ForcedTokens,
+    JoinedAnswers,
+    ResetPrompts,
+    forced_tokens,
+    join_prefix,
+    prefix_lengths,
+    reset_prompts,
+    reset_states,
+)
 
-__all__ = ["anna_karenina_select", "bandit"]
+__all__ = [
+    "ForcedTokens",
+    "JoinedAnswers",
+    "ResetPrompts",
+    "anna_karenina_select",
+    "bandit",
+    "forced_tokens",
+    "join_prefix",
+    "prefix_lengths",
+    "replay_order",
+    "reset_prompts",
+    "reset_states",
+    "select_by_score",
+]
