@@ -17,6 +17,7 @@ _SUBMODULES = (
     "diagnostics",
     "divergences",
     "environments",
+    "frontiers",
     "games",
     "losses",
     "masking",
