@@ -25,6 +25,8 @@ __all__ = [
     "fit_entropy_law",
     "kl",
     "mean_entropy",
+    "ndcg",
+    "pair_accuracy",
     "ratio",
 ]
 
@@ -150,6 +152,89 @@ def mean_entropy(
         (arXiv:2505.22617), equation 2.
     """
     return reduce(jax.lax.stop_gradient(entropy), mask, mode="sequence")
+
+
+def pair_accuracy(
+    chosen_scores: Float[Array, "..."], rejected_scores: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Whether a score orders each pair as its label does; a tie counts half.
+
+    For the margins of an untrained policy, which are all 0, count margin > 0 instead.
+
+    Args:
+      chosen_scores: scores of the preferred answers, any shape.
+      rejected_scores: scores of the other answers, same shape.
+
+    Returns:
+      1, 1/2 or 0, same shape, stopped, to be averaged over pairs; 1/2 where a score is not a
+      number.
+
+    Raises:
+      ValueError: shapes that differ.
+    """
+    _checks.same_shape("...", chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    chosen, rejected = accumulate(chosen_scores), accumulate(rejected_scores)
+    right, wrong = (chosen > rejected), (chosen < rejected)
+    return 0.5 * (1.0 + right.astype(chosen.dtype) - wrong)
+
+
+def ndcg(
+    scores: Float[Array, "... K"],
+    labels: Float[Array, "... K"],
+    *,
+    top: int | None = None,
+    valid: Bool[Array, "... K"] | None = None,
+) -> Float[Array, "..."]:
+    """Normalised discounted cumulative gain: how well scores rank a list of labelled answers.
+
+        sum_i (2^label_i - 1) / log(1 + place_i) over its largest value
+
+    Answers of equal score share the places that they fill, so that the order of the list does not
+    matter: an untrained model has the value of a random ranking.
+
+    Args:
+      scores: one an answer, [..., K].
+      labels: how good each is, [..., K], in [0, 1].
+      top: places beyond it count nothing, at least 1; None for all.
+      valid: False for answers to leave out, same shape; scores and labels that are not finite are
+        left out in any case.
+
+    Returns:
+      [...], in [0, 1], stopped; 0 for a list without a label above 0.
+
+    Raises:
+      ValueError: shapes that differ; a scalar; `top` below 1.
+
+    References:
+      Jarvelin and Kekalainen, Cumulated gain-based evaluation of IR techniques, 2002. McSherry
+      and Najork, Computing information retrieval performance measures efficiently in the
+      presence of tied scores, 2008.
+    """
+    if jnp.ndim(scores) == 0:
+        raise ValueError("scores has shape [], expected [..., K] with the list on the last axis")
+    if top is not None and top < 1:
+        raise ValueError(f"top is {top}, expected None or at least 1")
+    _checks.same_shape("[..., K]", scores=scores, labels=labels)
+    scores, labels = jax.lax.stop_gradient((accumulate(scores), accumulate(labels)))
+    known = jnp.isfinite(scores) & jnp.isfinite(labels)
+    if valid is not None:
+        _checks.same_shape("[..., K]", scores=scores, valid=valid)
+        known &= jnp.asarray(valid) != 0
+    places = jnp.arange(1, scores.shape[-1] + 1)
+    shares = jnp.where(places <= (top or len(places)), 1.0 / jnp.log1p(places), 0.0)
+    gains = jnp.where(known, jnp.exp2(jnp.where(known, labels, 0.0)) - 1.0, 0.0)
+
+    def cumulative(order):
+        mine, theirs = order[..., :, None], order[..., None, :]
+        ahead = jnp.sum((theirs > mine) & known[..., None, :], axis=-1)[..., None]
+        tied = jnp.sum((theirs == mine) & known[..., None, :], axis=-1)[..., None]
+        filled = (places > ahead) & (places <= ahead + tied)
+        return jnp.sum(
+            gains * masked_mean(jnp.broadcast_to(shares, filled.shape), filled, axis=-1), axis=-1
+        )
+
+    best = cumulative(labels)
+    return jnp.where(best > 0, cumulative(scores) / jnp.where(best > 0, best, 1.0), 0.0)
 
 
 def effective_sample_size(

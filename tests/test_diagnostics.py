@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +152,69 @@ def test_bad_arguments_are_named():
         diagnostics.fit_entropy_law([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match=r"performance has shape \[2\], entropy \[3\]"):
         diagnostics.fit_entropy_law([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_pair_accuracy_counts_a_tie_half():
+    chosen = jnp.array([1.0, 2.0, 3.0, jnp.nan, jnp.inf])
+    rejected = jnp.array([2.0, 1.0, 3.0, 1.0, 0.0])
+    found = run(diagnostics.pair_accuracy, chosen, rejected)
+    np.testing.assert_array_equal(found, [0.0, 1.0, 0.5, 0.5, 1.0])
+    assert (
+        run(diagnostics.pair_accuracy, jnp.zeros(2, jnp.bfloat16), jnp.ones(2)).dtype == "float32"
+    )
+    with pytest.raises(ValueError, match="rejected_scores has shape"):
+        diagnostics.pair_accuracy(chosen, rejected[:2])
+
+
+def gain_of_ranking(scores, labels, top):
+    """Mean over all rankings that sort the scores: ties are broken at random."""
+    n = len(scores)
+    orders = [
+        order
+        for order in itertools.permutations(range(n))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    total = 0.0
+    for order in orders:
+        total += sum((2.0 ** labels[i] - 1) / np.log(2.0 + p) for p, i in enumerate(order[:top]))
+    return total / len(orders)
+
+
+@pytest.mark.parametrize("top", [None, 2])
+def test_ndcg_is_the_mean_over_ways_to_break_ties(top):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 3, (2, 6, 4)) / 4.0
+    labels[0] = 0.0
+    found = run(diagnostics.ndcg, scores, labels, top=top)
+    for s, y, value in zip(scores, labels, found):
+        best = gain_of_ranking(y, y, top)
+        expected = gain_of_ranking(s, y, top) / best if best else 0.0
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(run(diagnostics.ndcg, labels, labels, top=top)[1:], 1.0, rtol=1e-6)
+
+
+def test_ndcg_edges():
+    def call(scores, labels, valid):
+        return diagnostics.ndcg(scores, labels, valid=valid)
+
+    scores = np.array([[3.0, 1.0, 2.0, np.nan], [1.0, 2.0, 3.0, np.inf]], np.float32)
+    labels = np.array([[0.0, 1.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], np.float32)
+    found = run(call, scores, labels, np.ones((2, 4), bool))
+    worst = (2**0.5 - 1) / np.log(3) + 1 / np.log(4)
+    best = 1 / np.log(2) + (2**0.5 - 1) / np.log(3)
+    np.testing.assert_allclose(found, [worst / best, 0.0], rtol=1e-6)
+    found = run(call, scores, labels, np.array([[1, 1, 0, 1], [0, 0, 0, 0]], bool))
+    np.testing.assert_allclose(found, [np.log(2) / np.log(3), 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(run(call, scores, labels, np.zeros((2, 4), bool)), 0.0)
+    assert run(diagnostics.ndcg, np.zeros((2, 0)), np.zeros((2, 0))).tolist() == [0.0, 0.0]
+    slope = grad(lambda s, y: diagnostics.ndcg(s, y).sum(), argnums=(0, 1))(scores, labels)
+    np.testing.assert_array_equal(slope, 0.0)
+    x = jnp.zeros((2, 3))
+    with pytest.raises(ValueError, match="labels has shape"):
+        diagnostics.ndcg(x, x[0])
+    with pytest.raises(ValueError, match="valid has shape"):
+        diagnostics.ndcg(x, x, valid=jnp.ones(3, bool))
+    with pytest.raises(ValueError, match="scores has shape"):
+        diagnostics.ndcg(jnp.zeros(()), jnp.zeros(()))
+    with pytest.raises(ValueError, match="top is 0"):
+        diagnostics.ndcg(x, x, top=0)
