@@ -1,0 +1,159 @@
+"""Exact self-play: identities of a step, averages that converge and last policies that do not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import run
+
+from polgrad import games
+from polgrad.policies import distributions
+
+RPS, DICE = np.asarray(games.rps_game(), float), np.asarray(games.dice_game(), float)
+START = np.array([0.6, 0.3, 0.1])
+UNIFORM = np.full(3, 1 / 3)
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def kl(p, q):
+    p, q = np.asarray(p), np.asarray(q)
+    return float((p * np.log(p / q)).sum())
+
+
+@functools.partial(jax.jit, static_argnames=("eta", "iterations", "tau"))
+def iterate(policy=START, preference=RPS, **settings):
+    return games.soft_policy_iteration(policy, preference, **settings)
+
+
+def test_a_step_by_hand_and_what_it_gains():
+    found = iterate(eta=0.5, iterations=1)
+    rates = RPS @ START
+    expected = START * np.exp(rates / 0.5)
+    expected /= expected.sum()
+    np.testing.assert_allclose(found.last, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.last, (0.698086, 0.173330, 0.128584), atol=1e-6)
+    np.testing.assert_allclose(found.average, START, rtol=1e-12)
+    wins = float(found.last @ RPS @ START)
+    assert wins == pytest.approx(0.545764, abs=1e-6)
+    gained = 0.5 * (kl(found.last, START) + kl(START, found.last))
+    assert wins == pytest.approx(0.5 + gained, abs=1e-12)
+    assert wins >= 0.5 + 0.5 * kl(found.last, START)
+
+
+def test_the_average_converges_where_the_last_policy_spirals():
+    by_hand, policies = START, [START]
+    for _ in range(10):
+        weights = by_hand * np.exp(RPS @ by_hand / 2.0)
+        moved = weights / weights.sum()
+        change = kl(UNIFORM, moved) - kl(UNIFORM, by_hand)
+        assert change == pytest.approx(np.log(weights.sum()) - 0.25, abs=1e-12)
+        by_hand = moved
+        policies.append(moved)
+    assert kl(UNIFORM, START) == pytest.approx(0.2405, abs=1e-4)
+    assert kl(UNIFORM, by_hand) == pytest.approx(0.2707, abs=1e-4)
+    ten = iterate(eta=2.0, iterations=10)
+    np.testing.assert_allclose(ten.last, by_hand, rtol=1e-10)
+    np.testing.assert_allclose(ten.average, np.mean(policies[:-1], axis=0), rtol=1e-10)
+    assert kl(UNIFORM, iterate(eta=2.0, iterations=100).last) == pytest.approx(0.6577, abs=1e-4)
+    long = iterate(eta=2.0, iterations=2000)
+    gaps = [float(games.duality_gap(x, UNIFORM, RPS, tau=0)) for x in long]
+    assert gaps == pytest.approx([0.863, 0.0127], abs=1e-3)
+
+
+def test_additive_preferences_are_a_reward():
+    scores = np.array([0.0, 0.1, 0.2])
+    found = iterate(preference=np.asarray(games.additive_game(scores)), eta=0.8, iterations=7)
+    expected = START * np.exp(7 * scores / 0.8)
+    np.testing.assert_allclose(found.last, expected / expected.sum(), rtol=1e-9)
+
+
+def test_both_regularised_steps():
+    """Against the policy it is mirror descent in self-play, against the mixture Nash-MD."""
+    tau, eta = 0.1, 0.5
+    found = iterate(eta=eta, iterations=1, reference=UNIFORM, tau=tau)
+    expected = run(games.self_play_step, START, UNIFORM, RPS, eta=1 / eta, tau=tau)
+    np.testing.assert_allclose(found.last, expected, rtol=1e-12)
+    mixture = run(games.smoothed_policy, START, UNIFORM, reference_weight=tau / eta)
+    for opponent, step in ((START, games.self_play_step), (mixture, games.nash_md_step)):
+        optimum = games.kl_regularized_optimum(jnp.log(mixture), RPS @ opponent, beta=eta)
+        expected = run(step, START, UNIFORM, RPS, eta=1 / eta, tau=tau)
+        np.testing.assert_allclose(jnp.exp(optimum), expected, rtol=1e-12)
+    # Without a KL the reference has no say.
+    plain = iterate(eta=eta, iterations=3, reference=np.array([0.1, 0.1, 0.8]))
+    np.testing.assert_allclose(plain.last, iterate(eta=eta, iterations=3).last, rtol=1e-12)
+    # The regularised last policy converges.
+    long = iterate(eta=1.0, iterations=400, reference=START, tau=0.5)
+    nash = run(games.regularized_nash, START, RPS, tau=0.5, iterations=2000)
+    np.testing.assert_allclose(long.last, nash, atol=1e-9)
+    np.testing.assert_allclose(nash, (0.643506, 0.193193, 0.163301), atol=1e-6)
+
+
+def test_smoothed_policy():
+    mixture = START**0.75 * UNIFORM**0.25
+    found = run(games.smoothed_policy, START, UNIFORM, reference_weight=0.25)
+    np.testing.assert_allclose(found, mixture / mixture.sum(), rtol=1e-12)
+    logits = [jnp.log(x) for x in (START, UNIFORM)]
+    theirs = distributions.geometric_mixture(*logits, reference_weight=0.25)
+    np.testing.assert_allclose(found, jax.nn.softmax(theirs), rtol=1e-9)
+    left, right = np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5])
+    found = run(games.smoothed_policy, left, right, reference_weight=0.5)
+    np.testing.assert_allclose(found, [0, 1, 0])
+    for weight, policy in ((0.0, left), (1.0, right)):
+        found = run(games.smoothed_policy, left, right, reference_weight=weight)
+        np.testing.assert_allclose(found, policy)
+    apart = run(games.smoothed_policy, np.eye(3)[0], np.eye(3)[2], reference_weight=0.5)
+    np.testing.assert_allclose(apart, UNIFORM)
+
+
+def test_fictitious_play():
+    once = run(games.fictitious_play, START, RPS, tau=0.1, iterations=1)
+    best = START * np.exp(RPS @ START / 0.1)
+    best /= best.sum()
+    np.testing.assert_allclose(once.last, best, rtol=1e-10)
+    np.testing.assert_allclose(once.average, (START + best) / 2, rtol=1e-10)
+    twice = run(games.fictitious_play, START, RPS, tau=0.1, iterations=2)
+    np.testing.assert_allclose(
+        twice.average, (START + best + np.asarray(twice.last)) / 3, rtol=1e-10
+    )
+    long = run(games.fictitious_play, START, RPS, tau=0.1, iterations=4000)
+    np.testing.assert_allclose(long.average, (0.432065, 0.230329, 0.337605), atol=2e-3)
+
+
+def test_judged_pairs():
+    first, second = np.indices((3, 3))
+    noise = np.full((3, 3), 0.55)
+    found = run(games.judge_pairs, DICE, first, second, noise)
+    np.testing.assert_array_equal(found, DICE > 0.55)
+    at_the_edge = run(games.judge_pairs, np.full((3, 3), 0.55), first, second, noise)
+    np.testing.assert_array_equal(at_the_edge, 0.0)
+    assert found.dtype == jnp.float64
+
+
+def test_bad_arguments():
+    for settings, message in (
+        ({"eta": 0.0, "iterations": 1}, "eta is 0"),
+        ({"eta": 1.0, "iterations": 0}, "iterations is 0"),
+        ({"eta": 1.0, "iterations": 1, "tau": 1.5, "reference": UNIFORM}, "tau is 1.5"),
+        ({"eta": 1.0, "iterations": 1, "tau": -0.1, "reference": UNIFORM}, "tau is -0.1"),
+        ({"eta": 1.0, "iterations": 1, "tau": 0.5}, "without a reference"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            games.soft_policy_iteration(START, RPS, **settings)
+    with pytest.raises(ValueError, match="tau is 0"):
+        games.fictitious_play(START, RPS, tau=0.0, iterations=1)
+    with pytest.raises(ValueError, match="iterations is 0"):
+        games.fictitious_play(START, RPS, tau=1.0, iterations=0)
+    for weight in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="reference_weight"):
+            games.smoothed_policy(START, UNIFORM, reference_weight=weight)
+    with pytest.raises(ValueError, match="reference has shape"):
+        games.smoothed_policy(START, UNIFORM[:2], reference_weight=0.5)
+    with pytest.raises(ValueError, match="noise has shape"):
+        games.judge_pairs(RPS, np.zeros(2, int), np.zeros(2, int), np.zeros(3))
