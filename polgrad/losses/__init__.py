@@ -5,6 +5,12 @@ Policy gradients on tokens (policy_gradient.py)
   ppo_clip                        clipped ratio; clip-higher, dual clip
   gspo, gspo_token                clipped sequence ratio
   cispo, sapo                     capped, softly gated ratio
+  dppo_tv, dppo_kl                tokens leave by their probability's move (off_policy.py)
+  dro                             a square instead of a ratio
+Policy gradients with one ratio a sequence (sequence_ratio.py)
+  ppo_clip_sequence               the product of the tokens' ratios, clipped
+  gmpo, luspo                     geometric mean of clipped tokens; gspo times the length
+  vespo, vespo_weights            a soft weight instead of a clip
 The entropy mechanism (entropy_mechanism.py), on tokens that `polgrad.selection` picks
   clip_cov, kl_cov                leave out, or hold, tokens of high covariance
 Policy gradients on whole sequences
@@ -23,31 +29,111 @@ Preference pairs and rankings (dpo.py)
   ipo                             squared loss of two answers
   implicit_reward, preference_margin
   unlikelihood                    of tokens to avoid (unlikelihood.py)
+Lists of labelled answers: learning to rank (listwise.py)
+  lipo                            pairs weighed by what their order is worth to the list
+  pairwise_logistic, pairwise_hinge
+  listwise_softmax
+  pointwise_squared, pointwise_sigmoid
+  ranking                         places, gains, weights and labels of such a list (ranking.py)
+Reward models from preferences (reward_model.py)
+  bradley_terry                   margins, label smoothing, centring, weights
+  preference_strength             what an ensemble thinks of a label
+  strength_groups, flip_mask
+  difference_objective            answers told apart without labels (MetaRM),
+  meta_gradient                   and the loss where a step up that leads
+  simcse, swav                    two views of the same answers (contrastive.py)
+  sinkhorn, difference_views
+Annotators who disagree (mixture.py)
+  annotator_loglikelihood, hard_assignment, soft_assignment
+  mixture_bradley_terry           a reward model for each group
+  maxmin_weights                  the worst-off group, or softly
+  exponentiated_weights, standardize_groups, aggregate_groups
 Scored pairs and groups (copg.py)
   copg, copg_group                policy gradient off-policy, a partner as the baseline
 Self-play on preference pairs (inpo.py)
   inpo, inpo_contrast             mirror descent with a reference, as a regression
+  dno                             soft policy iteration, as a classification (dno.py)
   sppo                            multiplicative weights, as a regression
 Terms beside the policy's
   kl_penalty                      KL to a reference (kl.py)
   value_loss, td_loss             critics (value.py)
+  entropy_bonus                   and the strength of such terms (coefficients.py):
+  adaptive_kl, adaptive_entropy   controllers
+  dynamic_kl_coefficient, annealed_coefficient   schedules
 Weights and masks for a sampler that is not quite the policy (correction.py)
   truncated_importance_weights    token or sequence ratios, truncated or masked
   off_policy_sequence_mask        drops bad sequences that the policy has left
+  rejection_mask                  drops tokens or sequences whose estimated KL leaves a band
+  normalized_weights              scales weights to a mean of 1
 """
 
-from polgrad.losses import targets
+from polgrad.losses import ranking, targets
+from polgrad.losses.coefficients import (
+    Coefficient,
+    adaptive_entropy,
+    adaptive_kl,
+    annealed_coefficient,
+    dynamic_kl_coefficient,
+    entropy_bonus,
+)
+from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
 from polgrad.losses.copg import copg, copg_group
-from polgrad.losses.correction import off_policy_sequence_mask, truncated_importance_weights
+from polgrad.losses.correction import (
+    normalized_weights,
+    off_policy_sequence_mask,
+    rejection_mask,
+    truncated_importance_weights,
+)
 from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge, sequence_score
+from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
 from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
 from polgrad.losses.inpo import inpo, inpo_contrast, sppo
 from polgrad.losses.kl import kl_penalty
+from polgrad.losses.listwise import (
+    lipo,
+    listwise_softmax,
+    pairwise_hinge,
+    pairwise_logistic,
+    pointwise_sigmoid,
+    pointwise_squared,
+)
+from polgrad.losses.mixture import (
+    SoftAssignment,
+    aggregate_groups,
+    annotator_loglikelihood,
+    exponentiated_weights,
+    hard_assignment,
+    maxmin_weights,
+    mixture_bradley_terry,
+    soft_assignment,
+    standardize_groups,
+)
 from polgrad.losses.nash_md import nash_md
 from polgrad.losses.nft import implicit_negative_policy, nft, nft_prompt_weight
+from polgrad.losses.off_policy import (
+    dppo_kl,
+    dppo_tv,
+    dro,
+)
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
+from polgrad.losses.reward_model import (
+    PreferenceStrength,
+    bradley_terry,
+    difference_objective,
+    flip_mask,
+    meta_gradient,
+    preference_strength,
+    strength_groups,
+)
+from polgrad.losses.sequence_ratio import (
+    gmpo,
+    luspo,
+    ppo_clip_sequence,
+    vespo,
+    vespo_weights,
+)
 from polgrad.losses.topr import (
     baseline_for_fraction,
     effective_positive_fraction,
@@ -58,20 +144,41 @@ from polgrad.losses.unlikelihood import unlikelihood
 from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
+    "Coefficient",
+    "PreferenceStrength",
+    "SoftAssignment",
+    "adaptive_entropy",
+    "adaptive_kl",
+    "aggregate_groups",
+    "annealed_coefficient",
+    "annotator_loglikelihood",
     "baseline_for_fraction",
     "behavior_kl",
+    "bradley_terry",
     "cispo",
     "clip_cov",
     "copg",
     "copg_group",
+    "difference_objective",
+    "difference_views",
     "disco",
     "disco_b",
+    "dno",
     "dpo",
+    "dppo_kl",
+    "dppo_tv",
+    "dro",
+    "dynamic_kl_coefficient",
     "effective_positive_fraction",
+    "entropy_bonus",
+    "exponentiated_weights",
     "f_dpg",
     "f_dpg_pseudo_reward",
+    "flip_mask",
+    "gmpo",
     "gspo",
     "gspo_token",
+    "hard_assignment",
     "implicit_negative_policy",
     "implicit_reward",
     "inpo",
@@ -80,17 +187,38 @@ __all__ = [
     "kl_cov",
     "kl_hinge",
     "kl_penalty",
+    "lipo",
+    "listwise_softmax",
+    "luspo",
+    "maxmin_weights",
+    "meta_gradient",
+    "mixture_bradley_terry",
     "nash_md",
     "nft",
     "nft_prompt_weight",
+    "normalized_weights",
     "off_policy_sequence_mask",
+    "pairwise_hinge",
+    "pairwise_logistic",
     "plackett_luce",
+    "pointwise_sigmoid",
+    "pointwise_squared",
     "ppo_clip",
+    "ppo_clip_sequence",
     "preference_margin",
+    "preference_strength",
+    "ranking",
     "reinforce",
+    "rejection_mask",
     "sapo",
     "sequence_score",
+    "simcse",
+    "sinkhorn",
+    "soft_assignment",
     "sppo",
+    "standardize_groups",
+    "strength_groups",
+    "swav",
     "targets",
     "td_loss",
     "topr",
@@ -98,4 +226,6 @@ __all__ = [
     "truncated_importance_weights",
     "unlikelihood",
     "value_loss",
+    "vespo",
+    "vespo_weights",
 ]
