@@ -13,7 +13,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad.masking import masked_mean
 
-__all__ = ["covariance_band", "covariance_top", "token_covariance"]
+__all__ = ["covariance_band", "covariance_top", "high_entropy", "token_covariance"]
 
 
 def token_covariance(
@@ -140,6 +140,43 @@ def covariance_top(
     _check_fraction(fraction)
     covariance = token_covariance(logp, advantages, mask)
     return _largest(covariance, _quota(fraction, _valid(logp, mask))) & (covariance != 0)
+
+
+def high_entropy(
+    entropy: Float[Array, "B T"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    fraction: float = 0.2,
+) -> Bool[Array, "B T"]:
+    """The tokens at which the policy decides: those of highest entropy in the batch.
+
+    Takes the tokens whose entropy is at least the (1 - fraction) quantile of all valid ones.
+    A policy-gradient loss on these forking tokens alone learns as much as on all.
+
+    Args:
+      entropy: of the policy at each token, in nats, [B, T].
+      mask: 1 where a token counts, [B, T].
+      fraction: share of the valid tokens to take, in (0, 1]; 1 takes all.
+
+    Returns:
+      True for the tokens taken, [B, T]: 1 + floor(fraction (N - 1)) of N valid ones. Equal
+      values at the threshold are all taken. An entropy that is not finite counts as masked.
+
+    Raises:
+      ValueError: shapes that do not match; fraction outside (0, 1].
+
+    References:
+      Wang et al., Beyond the 80/20 rule, 2025 (arXiv:2506.01939).
+    """
+    _check_fraction(fraction)
+    _checks.rank("entropy", entropy, 2, "[B, T]")
+    _checks.same_shape("[B, T]", entropy=entropy, mask=mask)
+    entropy = accumulate(jax.lax.stop_gradient(entropy))
+    valid = (jnp.asarray(mask) != 0) & jnp.isfinite(entropy)
+    # The quantile interpolates at (1 - fraction)(N - 1) from below; what is not below it is
+    # 1 + floor(fraction (N - 1)) tokens. The factor is that of `_quota`.
+    count = 1 + jnp.floor(fraction * (1.0 + 1e-6) * (jnp.sum(valid) - 1)).astype(jnp.int32)
+    return _largest(jnp.where(valid, entropy, -jnp.inf), count)
 
 
 def _valid(logp, mask):

@@ -131,3 +131,40 @@ def test_bad_arguments_are_named():
         selection.covariance_band(LOGP, ADVANTAGES, MASK, NOISE, exclude=MASK[0])
     with pytest.raises(ValueError, match=r"advantages has shape \[8\]"):
         selection.covariance_top(LOGP, ADVANTAGES[0], MASK)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.9, 1.0])
+def test_high_entropy_takes_what_is_not_below_the_quantile(fraction):
+    on = MASK > 0
+    chosen = np.asarray(run(selection.high_entropy, with_nan(NOISE), MASK, fraction=fraction))
+    threshold = np.quantile(NOISE[on].astype(np.float64), 1 - fraction)
+    np.testing.assert_array_equal(chosen, on & (threshold - 1e-7 <= NOISE))
+    if fraction == 0.2:
+        np.testing.assert_array_equal(run(selection.high_entropy, NOISE, MASK), chosen)
+
+
+def test_high_entropy_of_few_equal_or_no_tokens():
+    mask = np.zeros_like(MASK)
+    assert not np.any(run(selection.high_entropy, NOISE, mask))
+    mask[1, 2] = 1
+    np.testing.assert_array_equal(run(selection.high_entropy, NOISE, mask), mask > 0)
+    equal = np.full((4, 8), 0.5, np.float32)
+    np.testing.assert_array_equal(run(selection.high_entropy, equal, MASK), MASK > 0)
+    # Eleven tokens: 1 + floor(0.2 * 10) = 3, whatever the rounding of 0.2.
+    eleven = np.arange(11, dtype=np.float32)[None]
+    chosen = run(selection.high_entropy, eleven, np.ones((1, 11), np.float32))
+    np.testing.assert_array_equal(np.flatnonzero(chosen), [8, 9, 10])
+    # What is not finite is not counted: of ten again two.
+    eleven[0, 10] = np.inf
+    chosen = run(selection.high_entropy, eleven, np.ones((1, 11), np.float32))
+    np.testing.assert_array_equal(np.flatnonzero(chosen), [8, 9])
+
+
+def test_high_entropy_checks_and_stops():
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ValueError, match="fraction"):
+            selection.high_entropy(NOISE, MASK, fraction=fraction)
+    with pytest.raises(ValueError, match="entropy"):
+        selection.high_entropy(NOISE[0], MASK[0])
+    with pytest.raises(ValueError, match="mask"):
+        selection.high_entropy(NOISE, MASK[:2])

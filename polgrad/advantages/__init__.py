@@ -7,9 +7,17 @@ Along time (returns.py)                     From a group or a batch (groups.py)
   vtrace               IMPALA, off-policy     reinforce_plus_plus   whitened token returns
                                               whiten                unit variance over a batch
                                               success_rate, difficulty_weight
+                                              above_worst   no push downwards
+Further baselines (baselines.py)
+  opo, gpg             weighted by length; scaled up for groups that teach nothing
+  pass_at_k            what a sample adds to the best of its group
+  gdpo                 several rewards, each normalised
+  batch_baseline       REINFORCE's mean of the batch
+  moving_average_baseline, MovingAverage, init_moving_average
 Before they become advantages (shaping.py)
-  overlong_penalty, dynamic_sampling_filter   DAPO
+  overlong_penalty, overlong_filter, dynamic_sampling_filter   DAPO
   regularized_rewards                         the KL to a reference as a price
+  structured_reward                           a part for the form, a part for the answer
 Rewards of tokens (token_rewards.py)
   place_at_last, missing_eos_reward           a score at the last token
   kl_token_rewards, kl_shaped_rewards         the price of the KL, PPO's reward in RLHF
@@ -17,7 +25,18 @@ Rewards of tokens (token_rewards.py)
   delay_to_last, delay_to_delimiters, shape_to_zero   the same sum, paid elsewhere
 """
 
+from polgrad.advantages.baselines import (
+    MovingAverage,
+    batch_baseline,
+    gdpo,
+    gpg,
+    init_moving_average,
+    moving_average_baseline,
+    opo,
+    pass_at_k,
+)
 from polgrad.advantages.groups import (
+    above_worst,
     difficulty_weight,
     group_relative,
     leave_one_out,
@@ -35,8 +54,10 @@ from polgrad.advantages.returns import (
 )
 from polgrad.advantages.shaping import (
     dynamic_sampling_filter,
+    overlong_filter,
     overlong_penalty,
     regularized_rewards,
+    structured_reward,
 )
 from polgrad.advantages.token_rewards import (
     delay_to_delimiters,
@@ -51,7 +72,10 @@ from polgrad.advantages.token_rewards import (
 )
 
 __all__ = [
+    "MovingAverage",
     "VTrace",
+    "above_worst",
+    "batch_baseline",
     "delay_to_delimiters",
     "delay_to_last",
     "difficulty_weight",
@@ -59,19 +83,27 @@ __all__ = [
     "dpo_token_rewards",
     "dynamic_sampling_filter",
     "gae",
+    "gdpo",
+    "gpg",
     "group_relative",
+    "init_moving_average",
     "kl_shaped_rewards",
     "kl_token_rewards",
     "lambda_returns",
     "leave_one_out",
     "missing_eos_reward",
+    "moving_average_baseline",
+    "opo",
+    "overlong_filter",
     "overlong_penalty",
+    "pass_at_k",
     "place_at_last",
     "regularized_rewards",
     "reinforce_plus_plus",
     "remax",
     "rto_rewards",
     "shape_to_zero",
+    "structured_reward",
     "success_rate",
     "vtrace",
     "whiten",

@@ -9,7 +9,13 @@ from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 
-__all__ = ["dynamic_sampling_filter", "overlong_penalty", "regularized_rewards"]
+__all__ = [
+    "dynamic_sampling_filter",
+    "overlong_filter",
+    "overlong_penalty",
+    "regularized_rewards",
+    "structured_reward",
+]
 
 
 def regularized_rewards(
@@ -68,6 +74,65 @@ def overlong_penalty(
     if not 1 <= buffer <= max_length:
         raise ValueError(f"buffer is {buffer}, expected 1 <= buffer <= max_length = {max_length}")
     return jnp.clip((max_length - buffer - accumulate(lengths)) / buffer, -1.0, 0.0)
+
+
+def overlong_filter(
+    mask: Num[Array, "B T"] | Bool[Array, "B T"], stopped: Bool[Array, "B"]
+) -> Num[Array, "B T"] | Bool[Array, "B T"]:
+    """Overlong filtering: masks the completions that were cut off before their end token.
+
+    Whether such a completion would have been right is not known; its reward says only that it
+    was long. Mask before `masking.weights`, so that the divisor leaves it out too.
+
+    Args:
+      mask: 1 where a token counts, [B, T].
+      stopped: whether a completion ends with its stop token (`Rollout.stopped`), [B].
+
+    Returns:
+      The mask, same shape and type, 0 in the rows that did not stop.
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    References:
+      Yu et al., DAPO, 2025 (arXiv:2503.14476), section 3.4.
+    """
+    _checks.rank("mask", mask, 2, "[B, T]")
+    _checks.shape("stopped", stopped, (jnp.shape(mask)[0],), "[B]")
+    mask = jnp.asarray(mask)
+    return jnp.where(jnp.asarray(stopped)[:, None] != 0, mask, jnp.zeros_like(mask))
+
+
+def structured_reward(
+    well_formed: Bool[Array, "..."],
+    parsed: Bool[Array, "..."],
+    correct: Bool[Array, "..."],
+) -> Float[Array, "..."]:
+    """A rule-based reward with a part for the form and a part for the answer.
+
+        form    1 if well-formed, else -1
+        answer  2 if correct, -1.5 if wrong, -2 if there is none that can be parsed
+
+    For puzzles whose completions hold their thoughts and their answer in tags.
+
+    Args:
+      well_formed: whether the completion has the required form, any shape.
+      parsed: whether an answer could be read from it, same shape.
+      correct: whether that answer is right, same shape; ignored where not parsed.
+
+    Returns:
+      The sum of both parts, same shape, float32, between -3 and 3.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Wang et al., DUMP, 2025 (arXiv:2504.09710), section 4.1.
+    """
+    _checks.same_shape("...", well_formed=well_formed, parsed=parsed, correct=correct)
+    well_formed, parsed, correct = (jnp.asarray(x) != 0 for x in (well_formed, parsed, correct))
+    form = jnp.where(well_formed, 1.0, -1.0)
+    return form + jnp.where(parsed, jnp.where(correct, 2.0, -1.5), -2.0)
 
 
 def dynamic_sampling_filter(

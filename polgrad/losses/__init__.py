@@ -48,6 +48,9 @@ Annotators who disagree (mixture.py)
   mixture_bradley_terry           a reward model for each group
   maxmin_weights                  the worst-off group, or softly
   exponentiated_weights, standardize_groups, aggregate_groups
+Likelihood of the better samples of a group (best_of_n.py)
+  best_of_n, reward_weighted      the best one, or all by their reward
+  ordered_pairs                   a group as pairs
 Scored pairs and groups (copg.py)
   copg, copg_group                policy gradient off-policy, a partner as the baseline
 Self-play on preference pairs (inpo.py)
@@ -68,6 +71,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 """
 
 from polgrad.losses import ranking, targets
+from polgrad.losses.best_of_n import OrderedPairs, best_of_n, ordered_pairs, reward_weighted
 from polgrad.losses.coefficients import (
     Coefficient,
     adaptive_entropy,
@@ -145,6 +149,7 @@ from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
     "Coefficient",
+    "OrderedPairs",
     "PreferenceStrength",
     "SoftAssignment",
     "adaptive_entropy",
@@ -154,6 +159,7 @@ __all__ = [
     "annotator_loglikelihood",
     "baseline_for_fraction",
     "behavior_kl",
+    "best_of_n",
     "bradley_terry",
     "cispo",
     "clip_cov",
@@ -198,6 +204,7 @@ __all__ = [
     "nft_prompt_weight",
     "normalized_weights",
     "off_policy_sequence_mask",
+    "ordered_pairs",
     "pairwise_hinge",
     "pairwise_logistic",
     "plackett_luce",
@@ -210,6 +217,7 @@ __all__ = [
     "ranking",
     "reinforce",
     "rejection_mask",
+    "reward_weighted",
     "sapo",
     "sequence_score",
     "simcse",

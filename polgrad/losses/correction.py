@@ -7,15 +7,24 @@ multiply the policy term, never its KL penalty. Where the surrogate's own ratio 
 against the sampler, do not multiply a second time.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
+from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio, impossible, log_ratio
+from polgrad.divergences import kl_estimate
 from polgrad.masking import masked_mean, sequence_sum
 
-__all__ = ["off_policy_sequence_mask", "truncated_importance_weights"]
+__all__ = [
+    "normalized_weights",
+    "off_policy_sequence_mask",
+    "rejection_mask",
+    "truncated_importance_weights",
+]
 
 
 def truncated_importance_weights(
@@ -109,3 +118,87 @@ def off_policy_sequence_mask(
     _checks.shape("advantages", advantages, (jnp.shape(logp)[0],), "[B]")
     drift = -masked_mean(log_ratio(logp, behavior_logp), mask, axis=-1)
     return ~((jnp.asarray(advantages) < 0) & (drift > threshold))
+
+
+def rejection_mask(
+    logp: Float[Array, "B T"],
+    behavior_logp: Float[Array, "B T"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    kind: str = "k1",
+    level: str = "token",
+    low: float = -math.inf,
+    high: float = math.log(2.0),
+) -> Bool[Array, "B T"]:
+    """Tells which tokens to keep: those where trainer and sampler agree, alone or as a sequence.
+
+        kept where low <= s <= high
+        s = k1 = -x, k2 = x^2 / 2 or k3 = exp(x) - 1 - x,   x = logp - behavior_logp
+        level "token":  s of the token;  "sum", "mean", "max":  of s over the sequence's tokens
+
+    The estimators are those of KL(sampler || trainer) on the sampler's own tokens. With k1 the
+    band is one of ratios: low = -log c, high = log c keeps trainer / sampler within [1/c, c].
+
+    Args:
+      logp: log-probabilities under the trainer's policy at sampling time, in nats, [B, T].
+      behavior_logp: what the sampler reported for the same tokens, [B, T].
+      mask: 1 where a token counts, [B, T].
+      kind: "k1", "k2" or "k3".
+      level: "token", or "sum", "mean" or "max" to keep or reject whole sequences.
+      low: smallest statistic that is kept, in nats; only k1 can be negative.
+      high: largest statistic that is kept, in nats.
+
+    Returns:
+      True for the tokens to keep, [B, T]; False where masked. A token that one of the two excludes
+      has x = +-20.
+
+    Raises:
+      ValueError: shapes that differ; unknown kind or level; low above high.
+
+    References:
+      Yao et al., Your efficient RL framework secretly brings you off-policy RL training, 2025.
+    """
+    _checks.choice("level", level, ("token", "sum", "mean", "max"))
+    if not low <= high:
+        raise ValueError(f"low is {low}, expected low <= high = {high}")
+    _checks.rank("logp", logp, 2, "[B, T]")
+    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
+    valid = jnp.asarray(mask) != 0
+    statistic = kl_estimate(behavior_logp, logp, kind=kind)
+    if level == "sum":
+        statistic = sequence_sum(statistic, valid)[:, None]
+    elif level == "mean":
+        statistic = masked_mean(statistic, valid, axis=-1)[:, None]
+    elif level == "max":
+        statistic = jnp.max(statistic, axis=-1, where=valid, initial=-jnp.inf, keepdims=True)
+    return valid & (statistic >= low) & (statistic <= high)
+
+
+def normalized_weights(
+    weights: Float[Array, "..."], mask: Num[Array, "..."] | Bool[Array, "..."]
+) -> Float[Array, "..."]:
+    """Scales importance weights to a mean of 1 over the whole batch.
+
+        w / mean over valid entries of w
+
+    Self-normalisation trades a bias that vanishes with the batch for a smaller variance, and
+    keeps the size of the step when most weights are small.
+
+    Args:
+      weights: of tokens [B, T] or sequences [B], non-negative. Call it on the whole batch.
+      mask: 1 where an entry counts, same shape.
+
+    Returns:
+      Same shape, stopped, float32 or wider; 0 where masked, and everywhere if no weight is
+      positive.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    References:
+      Kahn and Marshall, Methods of reducing sample size in Monte Carlo computations, 1953.
+    """
+    mean = masked_mean(jax.lax.stop_gradient(weights), mask)
+    valid = (jnp.asarray(mask) != 0) & (mean > 0)
+    w = jnp.where(valid, accumulate(jax.lax.stop_gradient(weights)), 0.0)
+    return w / jnp.where(mean > 0, mean, 1.0)

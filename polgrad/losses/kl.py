@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import log_ratio
+from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad.divergences import kl_estimate
 
 __all__ = ["kl_penalty"]
@@ -17,6 +17,7 @@ def kl_penalty(
     *,
     value: str = "k3",
     gradient: str = "k2",
+    behavior_logp: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """KL to a reference, one estimator for the number shown and one for the gradient.
 
@@ -28,8 +29,12 @@ def kl_penalty(
 
     The two are separate questions. k3 is the better *value* (unbiased, non-negative), k2 the
     better *gradient* (k3's follows the KL in the other direction). "k1" is an unbiased value
-    whose gradient, grad logp, is 0 in expectation: as a gradient it is refused. All this holds
-    for samples of the current policy; for older samples multiply by the importance ratio.
+    whose gradient, grad logp, is 0 in expectation: as a gradient it is refused.
+
+    All this holds for samples of the current policy. For older ones give `behavior_logp`: value
+    and gradient are multiplied by the stopped ratio policy / behaviour. With k3 and "k2" that is
+    the value and the gradient of ratio x k3 differentiated through its ratio, since k3 grad logp
+    + (1 - exp(x)) grad logp = -x grad logp ("unbiased" or "bias-corrected" KL).
 
     Add it to the token loss times a coefficient. To put the KL into the reward instead, subtract
     `divergences.kl_estimate(..., kind="k1")` there; do not do both.
@@ -39,6 +44,8 @@ def kl_penalty(
       reference_logp: the same samples under the reference, same shape; stopped.
       value: "k1", "k2" or "k3".
       gradient: "k2" or "k3".
+      behavior_logp: the same samples under the policy that drew them, same shape; stopped. None
+        for samples of the current policy.
 
     Returns:
       Penalties in nats, same shape, float32 or wider. Log ratios are clamped to +-20 without
@@ -51,6 +58,7 @@ def kl_penalty(
       Schulman, Approximating KL divergence, 2020.
       Tang and Munos, On a few pitfalls in KL divergence gradient estimation for RL, 2025
         (arXiv:2506.09477).
+      DeepSeek-AI, DeepSeek-V3.2, 2025 (arXiv:2512.02556): the ratio.
     """
     if gradient == "k1":
         raise ValueError(
@@ -66,4 +74,8 @@ def kl_penalty(
     else:
         slope = jnp.expm1(-difference) + difference
     shown = kl_estimate(logp, reference_logp, kind=value)
-    return shown + (slope - jax.lax.stop_gradient(slope))
+    penalty = shown + (slope - jax.lax.stop_gradient(slope))
+    if behavior_logp is None:
+        return penalty
+    _checks.same_shape("one behaviour a sample", logp=logp, behavior_logp=behavior_logp)
+    return jax.lax.stop_gradient(importance_ratio(logp, behavior_logp)) * penalty

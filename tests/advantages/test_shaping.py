@@ -66,3 +66,27 @@ def test_bad_arguments_are_named():
         advantages.regularized_rewards(jnp.zeros(2), jnp.zeros(2), beta=-1.0)
     with pytest.raises(ValueError, match="logratio has shape"):
         advantages.regularized_rewards(jnp.zeros(2), jnp.zeros(1), beta=1.0)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int32])
+def test_overlong_filter_masks_what_did_not_stop(dtype):
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]]).astype(dtype)
+    kept = run(advantages.overlong_filter, mask, np.array([True, False, True]))
+    assert kept.dtype == dtype
+    np.testing.assert_array_equal(kept, mask * np.array([[1], [0], [1]]).astype(dtype))
+
+
+def test_overlong_filter_names_bad_shapes():
+    with pytest.raises(ValueError, match="mask"):
+        advantages.overlong_filter(np.ones(3), np.ones(3, bool))
+    with pytest.raises(ValueError, match="stopped"):
+        advantages.overlong_filter(np.ones((3, 2)), np.ones(2, bool))
+
+
+def test_structured_reward_by_hand():
+    # well-formed, parsed, correct: right, wrong, nothing to read; then the same ill-formed.
+    table = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]], bool)
+    rewards = run(advantages.structured_reward, *table.T)
+    np.testing.assert_array_equal(rewards, [3.0, -0.5, -1.0, 1.0, -2.5, -3.0])
+    with pytest.raises(ValueError, match="correct"):
+        advantages.structured_reward(table[:, 0], table[:, 1], table[:2, 2])

@@ -61,3 +61,88 @@ def test_bad_arguments_are_named():
         losses.truncated_importance_weights(LOGP, BEHAVIOR, MASK[0])
     with pytest.raises(ValueError, match=r"advantages has shape \[1, 1\]"):
         losses.off_policy_sequence_mask(LOGP, BEHAVIOR, jnp.ones((1, 1)), MASK)
+
+
+# --- rejection -----------------------------------------------------------------------------------
+
+# Log ratios x = trainer - sampler; k1 = -x, k2 = x^2 / 2, k3 = exp(x) - 1 - x.
+X = np.array([[0.5, -1.0, 0.0, 9.0], [2.0, -1.5, -0.25, 9.0]])
+KINDS = {"k1": -X, "k2": X**2 / 2, "k3": np.expm1(X) - X}
+LEVELS = {
+    "token": lambda s: s,
+    "sum": lambda s: s.sum(1, keepdims=True),
+    "mean": lambda s: s.mean(1, keepdims=True),
+    "max": lambda s: s.max(1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_rejection_by_every_statistic_and_level(kind, level):
+    mask = np.array([[1, 1, 1, 0]] * 2)
+    statistic = LEVELS[level](KINDS[kind][:, :3])
+    low, high = -0.3, 1.4
+    expected = np.zeros((2, 4), bool)
+    expected[:, :3] = (statistic >= low) & (statistic <= high)
+    settings = {"kind": kind, "level": level, "low": low, "high": high}
+    kept = run(losses.rejection_mask, X, np.zeros_like(X), mask, **settings)
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_the_default_band_has_half_the_ratio_as_its_floor():
+    ratios = np.array([[0.501, 0.499, 40.0, 1.0]])
+    kept = run(losses.rejection_mask, np.log(ratios), np.zeros((1, 4)), np.ones((1, 4)))
+    np.testing.assert_array_equal(kept, [[True, False, True, True]])
+
+
+def test_the_band_holds_its_ends_and_a_lone_sequence_its_tokens():
+    x, zero, one = jnp.array([[0.5, 0.5]]), jnp.zeros((1, 2)), jnp.ones((1, 2))
+    keep = lambda low, high: run(losses.rejection_mask, x, zero, one, low=low, high=high)  # noqa: E731
+    assert np.all(keep(-0.5, 0.0))
+    assert np.all(keep(-1.0, -0.5))
+    assert np.all(keep(-0.5, -0.5))
+    assert not np.any(keep(-0.4, 0.0))
+    assert not np.any(keep(-1.0, -0.6))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rejection_of_excluded_tokens_and_empty_rows(level):
+    inf = np.inf
+    logp = np.array([[-inf, -1.0], [-1.0, np.nan], [-1.0, -1.0]])
+    behavior = np.array([[-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0]])
+    mask = np.array([[1, 1], [1, 0], [0, 0]])
+    kept = run(losses.rejection_mask, logp, behavior, mask, level=level)
+    expected = [[False, level == "token"], [True, False], [False, False]]
+    np.testing.assert_array_equal(kept, expected)
+    # Within a band of 20 nats nothing is too far.
+    wide = run(losses.rejection_mask, logp, behavior, mask, level=level, high=20.0)
+    np.testing.assert_array_equal(wide, mask != 0)
+
+
+def test_bad_rejection_arguments_are_named():
+    with pytest.raises(ValueError, match="level"):
+        losses.rejection_mask(LOGP, BEHAVIOR, MASK, level="sequence")
+    with pytest.raises(ValueError, match="kind"):
+        losses.rejection_mask(LOGP, BEHAVIOR, MASK, kind="k4")
+    with pytest.raises(ValueError, match="low is 2"):
+        losses.rejection_mask(LOGP, BEHAVIOR, MASK, low=2.0, high=1.0)
+    with pytest.raises(ValueError, match="logp"):
+        losses.rejection_mask(LOGP[0], BEHAVIOR[0], MASK[0])
+    with pytest.raises(ValueError, match="behavior_logp"):
+        losses.rejection_mask(LOGP, BEHAVIOR[:, :2], MASK)
+
+
+# --- normalisation -----------------------------------------------------------------------------
+
+
+def test_normalized_weights_have_mean_one():
+    weights = jnp.array([[0.5, 1.5, np.nan], [4.0, 0.0, 7.0]])
+    mask = jnp.array([[1, 1, 0], [1, 1, 0]])
+    normalized = run(losses.normalized_weights, weights, mask)
+    np.testing.assert_allclose(normalized, np.array([[0.5, 1.5, 0], [4, 0, 0]]) / 1.5, rtol=1e-6)
+    for nothing in (jnp.zeros((2, 3)), mask):
+        np.testing.assert_array_equal(run(losses.normalized_weights, mask * 0.0, nothing), 0.0)
+    slope = grad(lambda w: losses.normalized_weights(w, mask).sum())(jnp.ones((2, 3)))
+    np.testing.assert_array_equal(slope, 0.0)
+    with pytest.raises(ValueError, match="mask"):
+        losses.normalized_weights(weights, mask[:1])

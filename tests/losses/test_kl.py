@@ -84,3 +84,57 @@ def test_bad_arguments_are_named():
         losses.kl_penalty(x, x, value="kl")
     with pytest.raises(ValueError, match=r"reference_logp has shape \[2\]"):
         losses.kl_penalty(x, jnp.zeros(2))
+
+
+# --- samples of an older policy ------------------------------------------------------------------
+
+OLDER = np.array([[[-0.4, 0.6, 0.0, 0.3]]])
+
+
+def follows_off_policy(penalty):
+    """Expected gradient over samples of an older policy."""
+    with jax.enable_x64(True):
+        older = POLICY.token_logp(jnp.asarray(OLDER))
+        loss = lambda logp, index: penalty(  # noqa: E731
+            logp, jnp.asarray(REFERENCE)[index], older[index]
+        ).sum()
+        logits = jnp.asarray(LOGITS)
+        found = expected_gradient(POLICY, logits, loss, behavior_logits=jnp.asarray(OLDER))
+        return np.asarray(found)[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "expected"), [("k2", TOWARDS_POLICY), ("k3", TOWARDS_REFERENCE)]
+)
+def test_with_the_behaviour_the_gradient_is_right_off_policy(gradient, expected):
+    found = follows_off_policy(
+        lambda x, r, b: losses.kl_penalty(x, r, gradient=gradient, behavior_logp=b)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    without = follows_off_policy(lambda x, r, b: losses.kl_penalty(x, r, gradient=gradient))
+    assert np.abs(without - expected).max() > 0.02
+
+
+def test_the_ratio_times_k2_gradient_is_that_of_ratio_times_k3():
+    """Sample by sample, not only in expectation: what is called the bias-corrected k3."""
+    logp, reference = jnp.array([-1.0, -2.0, -0.5]), jnp.array([-1.5, -1.0, -0.5])
+    behavior = jnp.array([-1.2, -1.0, -0.1])
+
+    def unbiased(x):
+        ratio, difference = jnp.exp(x - behavior), reference - x
+        return (ratio * (jnp.expm1(difference) - difference)).sum()
+
+    ours = lambda x: losses.kl_penalty(x, reference, behavior_logp=behavior).sum()  # noqa: E731
+    np.testing.assert_allclose(ours(logp), unbiased(logp), rtol=1e-6)
+    np.testing.assert_allclose(grad(ours)(logp), grad(unbiased)(logp), atol=1e-6)
+
+
+def test_the_behaviour_is_stopped_and_checked():
+    total = lambda x, r, b: losses.kl_penalty(x, r, behavior_logp=b).sum()  # noqa: E731
+    x = jnp.array([-1.0, -np.inf, -1.0])
+    gradients = grad(total, argnums=(0, 1, 2))(x, x - 0.5, jnp.array([-0.5, -1.0, -np.inf]))
+    assert np.all(np.isfinite(gradients[0]))
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient, 0.0)
+    with pytest.raises(ValueError, match="behavior_logp"):
+        losses.kl_penalty(x, x, behavior_logp=x[:2])
