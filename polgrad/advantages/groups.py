@@ -14,6 +14,7 @@ from polgrad.advantages.returns import discounted_returns
 from polgrad.masking import masked_mean, sequence_sum
 
 __all__ = [
+    "above_worst",
     "difficulty_weight",
     "group_relative",
     "leave_one_out",
@@ -112,6 +113,35 @@ def leave_one_out(
     rewards, valid = _group(rewards, valid)
     count = jnp.sum(valid, axis=-1, keepdims=True).astype(rewards.dtype)
     return _centred(rewards, valid, axis=-1) * count / jnp.maximum(count - 1, 1)
+
+
+def above_worst(
+    rewards: Float[Array, "... G"], *, valid: Bool[Array, "... G"] | None = None
+) -> Float[Array, "... G"]:
+    """The reward minus the smallest of the group: REINFORCE without a negative gradient.
+
+        A_i = R_i - min_j R_j
+
+    An ablation: no sample is pushed down, good ones are only pushed up more.
+
+    Args:
+      rewards: one a sample, [..., G]; standardised ones (`group_relative`) in the paper.
+      valid: True where a reward exists, same shape; None for all. Rewards that are not finite
+        are invalid in any case.
+
+    Returns:
+      Advantages [..., G], float32 or wider, >= 0; 0 for invalid samples.
+
+    Raises:
+      ValueError: shapes that differ; a scalar.
+
+    References:
+      Tajwar et al., Preference Fine-Tuning of LLMs Should Leverage Suboptimal, On-Policy Data,
+      2024 (arXiv:2404.14367).
+    """
+    rewards, valid = _group(rewards, valid)
+    lowest = jnp.min(rewards, axis=-1, keepdims=True, initial=jnp.inf, where=valid)
+    return jnp.where(valid, rewards - jnp.where(jnp.isfinite(lowest), lowest, 0.0), 0.0)
 
 
 def success_rate(

@@ -211,3 +211,12 @@ def test_difficulty_weight_is_finite_with_its_gradient_at_the_ends(scale):
         run(advantages.difficulty_weight, rate, scale=scale), [0.0, middle, 0.0]
     )
     assert np.all(np.isfinite(grad(total)(rate)))
+
+
+def test_above_worst_pushes_nobody_down():
+    nan, inf = np.nan, np.inf
+    rewards = jnp.array([[1.0, -2.0, 0.5], [3.0, nan, inf], [nan, nan, nan]])
+    lifted = run(advantages.above_worst, rewards)
+    np.testing.assert_array_equal(lifted, [[3.0, 0.0, 2.5], [0, 0, 0], [0, 0, 0]])
+    chosen = run(lambda r, v: advantages.above_worst(r, valid=v), rewards, jnp.eye(3)[::-1] == 0)
+    np.testing.assert_array_equal(chosen, [[3.0, 0.0, 0.0], [0, 0, 0], [0, 0, 0]])
