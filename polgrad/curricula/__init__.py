@@ -6,6 +6,11 @@ replay_order                    a recorded stream, in order or shuffled in windo
 Starts inside of recorded answers (resets.py)
   prefix_lengths, reset_prompts, forced_tokens, join_prefix
   reset_states                    of simulators
+Pairs and triples of a prompt's samples (pairs.py)
+  large_margin_pairs              all that lie far enough apart
+  knockout_pair                   best and worst by a tournament
+  reference_triples, policy_pairs for a reward model that compares with a reference
+  mix_replay                      a few pairs of earlier iterations
 bandit                          categories as arms of a bandit, paid by |advantage| (bandit.py)
   init, update                    what each category pays: an exponential average
   boltzmann, normalized, epsilon_greedy
@@ -17,6 +22,14 @@ bandit                          categories as arms of a bandit, paid by |advanta
 from polgrad.curricula import bandit
 from polgrad.curricula.balancing import anna_karenina_select
 from polgrad.curricula.by_score import select_by_score
+from polgrad.curricula.pairs import (
+    Triple,
+    knockout_pair,
+    large_margin_pairs,
+    mix_replay,
+    policy_pairs,
+    reference_triples,
+)
 from polgrad.curricula.replay import replay_order
 from polgrad.curricula.resets import (
     ForcedTokens,
@@ -33,11 +46,17 @@ __all__ = [
     "ForcedTokens",
     "JoinedAnswers",
     "ResetPrompts",
+    "Triple",
     "anna_karenina_select",
     "bandit",
     "forced_tokens",
     "join_prefix",
+    "knockout_pair",
+    "large_margin_pairs",
+    "mix_replay",
+    "policy_pairs",
     "prefix_lengths",
+    "reference_triples",
     "replay_order",
     "reset_prompts",
     "reset_states",

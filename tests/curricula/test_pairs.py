@@ -1,0 +1,211 @@
+"""Pairs and triples out of pools: by loops, by a tournament played by hand, counts, edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polgrad import curricula
+from polgrad.losses import ranking
+
+K = 4
+SCORES = np.array([[5.0, 3.0, 6.0, 1.0], [2.0, 4.0, 4.0, np.nan]], np.float32)
+TEACHER = np.array([[True, False, False, False], [False, True, False, False]])
+seeds = st.integers(0, 2**16)
+
+
+def with_arrays(scores, teacher, valid):
+    return curricula.large_margin_pairs(
+        scores, margin=2.0, floor=4.0, teacher=teacher, student_margin=1.0, valid=valid
+    )
+
+
+def pairs_of(found):
+    return {tuple(int(i) for i in pair) for pair in np.argwhere(found)}
+
+
+def test_pairs_of_a_large_margin():
+    found = run(curricula.large_margin_pairs, SCORES, margin=2.0)
+    assert pairs_of(found[0]) == {(0, 1), (0, 3), (1, 3), (2, 1), (2, 3)}
+    assert pairs_of(found[1]) == {(1, 0), (2, 0)}
+    high = run(curricula.large_margin_pairs, SCORES, margin=2.0, floor=5.0)
+    assert pairs_of(high[0]) == {(0, 1), (0, 3), (2, 1), (2, 3)}
+    assert not high[1].any()
+    assert not run(curricula.large_margin_pairs, SCORES, margin=5.5).any()
+
+
+def test_students_need_a_smaller_margin():
+    found = run(with_arrays, SCORES, TEACHER, np.ones((2, K), bool))
+    # The student's 6 beats the teacher's 5 by 1; the teacher's 5 needs 2.
+    assert pairs_of(found[0]) == {(2, 0), (2, 1), (2, 3), (0, 1), (0, 3)}
+    assert pairs_of(found[1]) == {(1, 0), (2, 0)}
+    found = run(with_arrays, SCORES, ~TEACHER, np.ones((2, K), bool))
+    assert pairs_of(found[0]) == {(2, 1), (2, 3), (0, 1), (0, 3)}
+    valid = np.array([[1, 0, 1, 1], [0, 0, 0, 0]], bool)
+    found = run(with_arrays, SCORES, TEACHER, valid)
+    assert pairs_of(found[0]) == {(2, 0), (2, 3), (0, 3)}
+    assert not found[1].any()
+
+
+def test_answers_that_may_only_be_rejected():
+    scores = np.array([3.0, -np.inf, -np.inf, np.inf], np.float32)
+    found = run(curricula.large_margin_pairs, scores, margin=1.0)
+    assert pairs_of(found) == {(0, 1), (0, 2)}
+
+
+def test_a_pools_win_rates():
+    """One draw a pair, three samples and a teacher: the pairs that win rates of 1/3 apart make."""
+    wins = np.array([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], np.float32)
+    rates = run(ranking.win_rate_labels, wins)
+    np.testing.assert_allclose(rates, [1.0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
+    found = run(curricula.large_margin_pairs, rates, margin=0.4)
+    assert pairs_of(found) == {(0, 1), (0, 2), (0, 3)}
+
+
+def by_hand(preference, calls):
+    """The tournament with a list of players, asking for one comparison at a time."""
+
+    def play(first, second):
+        calls.append((first, second))
+        return (first, second) if preference[first, second] >= 0.5 else (second, first)
+
+    matches = [play(a, a + 1) for a in range(0, len(preference), 2)]
+    best, worst = [m[0] for m in matches], [m[1] for m in matches]
+    while len(best) > 1:
+        best = [play(a, b)[0] for a, b in zip(best[::2], best[1::2])]
+        worst = [play(a, b)[1] for a, b in zip(worst[::2], worst[1::2])]
+    calls.append((best[0], worst[0]))
+    return best[0], worst[0], preference[best[0], worst[0]] > 0.5
+
+
+@given(seeds)
+def test_the_tournament_by_hand(seed):
+    preference = (np.random.default_rng(seed).integers(0, 5, (2, 8, 8)) / 4.0).astype(np.float32)
+    found = run(curricula.knockout_pair, preference)
+    for b in range(2):
+        calls = []
+        expected = by_hand(preference[b], calls)
+        assert tuple(x[b] for x in found) == expected
+        assert len(calls) == 11
+        unread = np.ones((8, 8), bool)
+        unread[tuple(np.array(calls).T)] = False
+        preference[b][unread] = np.nan
+    again = run(curricula.knockout_pair, preference)
+    for x, y in zip(found, again):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_tie_goes_to_the_first():
+    found = run(curricula.knockout_pair, np.full((2, 2), 0.5, np.float32))
+    assert (found.chosen, found.rejected, found.usable) == (0, 1, False)
+    transitive = np.where(np.arange(4)[:, None] > np.arange(4), 1.0, 0.0).astype(np.float32)
+    found = run(curricula.knockout_pair, transitive)
+    assert (found.chosen, found.rejected, found.usable) == (3, 0, True)
+
+
+def test_replay_takes_less_of_what_is_older():
+    new = {"id": jnp.arange(20), "x": jnp.zeros((20, 2))}
+    older = [{"id": 100 * age + jnp.arange(30), "x": jnp.ones((30, 2))} for age in (1, 2, 3)]
+    older.append({"id": 400 + jnp.arange(30), "x": jnp.ones((30, 2))})
+    found = curricula.mix_replay(jax.random.key(0), new, older)
+    ids = np.asarray(found["id"])
+    np.testing.assert_array_equal(ids[:20], np.arange(20))
+    counts = [np.sum(ids // 100 == age) for age in (1, 2, 3, 4)]
+    assert counts == [6, 3, 1, 0]
+    assert found["x"].shape == (30, 2) and len(set(ids.tolist())) == 30
+    other = curricula.mix_replay(jax.random.key(1), new, older)
+    assert not np.array_equal(other["id"], ids)
+    # Each pool has its own draws.
+    twice = curricula.mix_replay(
+        jax.random.key(0), new, [older[0], older[0]], fraction=0.5, decay=1.0
+    )
+    rows = np.asarray(twice["id"])[20:]
+    assert len(rows) == 20 and not np.array_equal(rows[:10], rows[10:])
+
+
+def test_replay_of_little_and_of_nothing():
+    new, old = jnp.arange(30.0), -1.0 - jnp.arange(2.0)
+    assert len(curricula.mix_replay(jax.random.key(0), new, [])) == 30
+    both = curricula.mix_replay(jax.random.key(0), new, [old])
+    assert sorted(both.tolist()) == [-2.0, -1.0, *range(30)]
+    tenth = curricula.mix_replay(jax.random.key(0), new, [-1.0 - new], fraction=0.1)
+    assert len(tenth) == 33
+    assert len(curricula.mix_replay(jax.random.key(0), new, [new], fraction=0.0)) == 30
+    assert (
+        len(curricula.mix_replay(jax.random.key(0), new, [new, new], fraction=1.0, decay=0.0)) == 60
+    )
+
+
+def test_pairs_of_policies():
+    first, second = curricula.policy_pairs(jax.random.key(0), policies=3, count=6000)
+    counts = np.zeros((3, 3))
+    np.add.at(counts, (first, second), 1)
+    np.testing.assert_array_equal(np.diagonal(counts), 0)
+    off = counts[~np.eye(3, dtype=bool)]
+    np.testing.assert_allclose(off / 1000, 1.0, atol=0.12)
+    two = curricula.policy_pairs(jax.random.key(1), policies=2, count=5)
+    np.testing.assert_array_equal(two[0] + two[1], 1)
+
+
+def triple_valid(scores, valid):
+    return curricula.reference_triples(scores, valid=valid)
+
+
+def test_triples_of_ranked_answers():
+    scores = np.array(
+        [[1.0, 4.0, 3.0, 2.0], [2.0, 2.0, 2.0, 1.0], [np.nan, 1.0, np.inf, 2.0]], np.float32
+    )
+    found = run(curricula.reference_triples, scores)
+    np.testing.assert_array_equal(found.reference, [1, 0, 3])
+    np.testing.assert_array_equal(found.chosen, [2, 1, 1])
+    np.testing.assert_array_equal(found.rejected[:2], [3, 2])
+    np.testing.assert_array_equal(found.usable, [True, False, False])
+    valid = np.array([[1, 0, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1]], bool)
+    found = run(triple_valid, scores, valid)
+    np.testing.assert_array_equal(found.reference, [2, 0, 3])
+    np.testing.assert_array_equal(found.chosen, [3, 2, 1])
+    np.testing.assert_array_equal(found.rejected[:2], [0, 3])
+    np.testing.assert_array_equal(found.usable, [True, True, False])
+
+
+def test_bad_arguments():
+    x, y = jnp.zeros(4), jnp.zeros(3)
+    marks, key = jnp.ones(4, bool), jax.random.key(0)
+    for call, message in (
+        (lambda: curricula.large_margin_pairs(x, margin=0.0), "margin is 0"),
+        (lambda: curricula.large_margin_pairs(x[0], margin=1.0), "scores has shape"),
+        (lambda: curricula.large_margin_pairs(x, margin=1.0, valid=marks[:3]), "valid has shape"),
+        (
+            lambda: curricula.large_margin_pairs(
+                x, margin=1.0, teacher=marks[:3], student_margin=1.0
+            ),
+            "teacher has shape",
+        ),
+        (
+            lambda: curricula.large_margin_pairs(x, margin=1.0, teacher=marks, student_margin=0.0),
+            "student_margin is 0",
+        ),
+        (
+            lambda: curricula.large_margin_pairs(x, margin=1.0, student_margin=1.0),
+            "without teacher",
+        ),
+        (lambda: curricula.knockout_pair(x), "preference has shape"),
+        (lambda: curricula.knockout_pair(x[0]), "preference has shape"),
+        (lambda: curricula.knockout_pair(jnp.zeros((4, 2))), "preference has shape"),
+        (lambda: curricula.knockout_pair(jnp.zeros((6, 6))), "preference has shape"),
+        (lambda: curricula.knockout_pair(jnp.zeros((1, 1))), "preference has shape"),
+        (lambda: curricula.mix_replay(key, x, [], fraction=1.1), "fraction is 1.1"),
+        (lambda: curricula.mix_replay(key, x, [], fraction=-0.1), "fraction is -0.1"),
+        (lambda: curricula.mix_replay(key, x, [], decay=1.1), "decay is 1.1"),
+        (lambda: curricula.mix_replay(key, x, [], decay=-0.1), "decay is -0.1"),
+        (lambda: curricula.policy_pairs(key, policies=1, count=2), "policies is 1"),
+        (lambda: curricula.reference_triples(x[:2]), "scores has shape"),
+        (lambda: curricula.reference_triples(x[0]), "scores has shape"),
+        (lambda: curricula.reference_triples(x, valid=marks[:3]), "valid has shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert y.shape == (3,) and not curricula.reference_triples(y).usable
