@@ -1,21 +1,39 @@
 """Tasks, tokenizers and batches: where prompts come from.
 
 Nothing here imports jax, and the heavy libraries (TFDS, reasoning-gym, pyarrow, tokenizers)
-load when a function first needs them: reward workers import this package too.
+load when a function first needs them: reward workers import this package too. The one module of
+arrays, `augmentation` (preference pairs flipped, and relabelled by their scores), loads jax when
+it is first used.
 """
 
+import importlib
+
 from polgrad.data.batches import batch_indices
+from polgrad.data.comparison_inputs import ComparisonInput, comparison_input
 from polgrad.data.sources import Source
 from polgrad.data.tasks import load_task, task_names
 from polgrad.data.tokenizers import CharacterTokenizer, HubTokenizer, Tokenizer, from_assets
 
 __all__ = [
     "CharacterTokenizer",
+    "ComparisonInput",
     "HubTokenizer",
     "Source",
     "Tokenizer",
+    "augmentation",
     "batch_indices",
+    "comparison_input",
     "from_assets",
     "load_task",
     "task_names",
 ]
+
+
+def __getattr__(name: str):
+    if name == "augmentation":
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -20,6 +20,7 @@ from polgrad.games.differential_information import (
     power_law_policy,
     power_law_residual,
 )
+from polgrad.games.kl_steps import forward_kl_gradient, log_odds_change, reverse_kl_gradient
 from polgrad.games.maxmin import (
     AnnotatorMixture,
     MaxMin,
@@ -35,6 +36,7 @@ from polgrad.games.nash_md import (
     regularized_nash,
     self_play_step,
 )
+from polgrad.games.policy_discrimination import policy_discrimination
 from polgrad.games.preference import (
     additive_game,
     bradley_terry_fit,
@@ -75,17 +77,20 @@ __all__ = [
     "expected_reward",
     "fictitious_play",
     "fit_annotator_mixture",
+    "forward_kl_gradient",
     "information_entropy",
     "information_entropy_estimate",
     "judge_pairs",
     "kl_regularized_optimum",
     "kl_regularized_value",
     "log_margins",
+    "log_odds_change",
     "maxmin_dual",
     "maxmin_policy",
     "nash_md_step",
     "optimal_chosen",
     "optimal_rejected",
+    "policy_discrimination",
     "policy_gradient",
     "policy_win_rate",
     "population_game",
@@ -95,6 +100,7 @@ __all__ = [
     "preference_diversity",
     "regularized_best_response",
     "regularized_nash",
+    "reverse_kl_gradient",
     "reward_kl_frontier",
     "rps_game",
     "self_play_step",

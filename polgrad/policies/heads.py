@@ -9,7 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 
 def token_logp(
@@ -57,6 +57,44 @@ def token_logp(
         targets = jnp.pad(targets, ((0, 0), (0, padding)))
     logp, entropy = _chunked(hidden, head, targets, float(temperature), chunk, entropy_gradient)
     return logp[:, :length], entropy[:, :length]
+
+
+def last_token_score(
+    hidden: Float[Array, "B T D"],
+    weight: Float[Array, "D"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    bias: Float[Array, ""] | float = 0.0,
+) -> Float[Array, "B"]:
+    """Score of a sequence: a linear function of the state at its last token.
+
+    Under a causal mask what is padded behind that token changes nothing.
+
+    Args:
+      hidden: last hidden states `[B, T, D]`; the products run in their dtype and accumulate in
+        float32.
+      weight: of the head, `[D]`.
+      mask: non-zero where there is a token, `[B, T]`, with T of at least 1.
+      bias: of the head.
+
+    Returns:
+      Scores `[B]` in float32 (float64 if `hidden` is); 0 for a row without a token. Only
+      differences at one prompt (and reference) mean something.
+
+    Raises:
+      ValueError: if `mask` is not of the shape of `hidden` without its last axis.
+    """
+    if jnp.shape(mask) != jnp.shape(hidden)[:2]:
+        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {jnp.shape(hidden)[:2]}")
+    real = jnp.asarray(mask) != 0
+    some = jnp.any(real, axis=1)
+    last = real.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    # A row without a token is replaced before the product: what stands there may be NaN.
+    state = jnp.where(some[:, None], state, 0.0)
+    score = jnp.einsum("bd,d->b", state, weight.astype(hidden.dtype), preferred_element_type=dtype)
+    return jnp.where(some, score + bias, 0.0)
 
 
 def default_chunk(batch: int, vocabulary: int, budget: int = 64 * 2**20) -> int:

@@ -79,3 +79,27 @@ def test_bad_numbers_are_named(bad):
     hidden, head, targets, _ = inputs(jnp.float32)
     with pytest.raises(ValueError, match=next(iter(bad))):
         heads.token_logp(hidden, head, targets, **bad)
+
+
+def test_the_score_is_read_at_the_last_token():
+    keys = jax.random.split(jax.random.key(1), 2)
+    hidden, weight = jax.random.normal(keys[0], (4, 5, D)), jax.random.normal(keys[1], (D,))
+    mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+    score = jax.jit(lambda h, w, m: heads.last_token_score(h, w, m, bias=0.5))
+    expected = [*(np.asarray(hidden)[[0, 1, 2], [4, 1, 2]] @ np.asarray(weight) + 0.5), 0.0]
+    np.testing.assert_allclose(score(hidden, weight, mask), expected, rtol=1e-5)
+    plain = jax.jit(heads.last_token_score)(hidden, weight, mask > 0)
+    np.testing.assert_allclose(plain[:3], np.array(expected)[:3] - 0.5, rtol=1e-4)
+    # What stands behind the last token does not matter, and gets no gradient.
+    padded = jnp.where(mask[..., None] > 0, hidden, jnp.nan)
+    np.testing.assert_array_equal(score(padded, weight, mask), score(hidden, weight, mask))
+    slope = jax.jit(jax.grad(lambda h, w: score(h, w, mask).sum(), (0, 1)))
+    to_hidden, to_weight = slope(padded, weight)
+    there = jnp.zeros((4, 5), bool).at[jnp.arange(3), jnp.array([4, 1, 2])].set(True)
+    np.testing.assert_allclose(to_hidden, jnp.where(there[..., None], weight, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(to_weight, slope(hidden, weight)[1], rtol=1e-6)
+    low = score(hidden.astype(jnp.bfloat16), weight, mask)
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, expected, rtol=0.05, atol=0.05)
+    with pytest.raises(ValueError, match="mask has shape"):
+        heads.last_token_score(hidden, weight, mask[:, :4])
