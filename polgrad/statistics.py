@@ -9,8 +9,10 @@ from scipy.special import ndtri, stdtrit
 
 __all__ = [
     "Comparison",
+    "PowerLaw",
     "bootstrap_interval",
     "compare",
+    "fit_power_law",
     "interquartile_mean",
     "pass_at_k",
     "probability_of_improvement",
@@ -258,6 +260,55 @@ def compare(ours: Float[np.ndarray, " S"], theirs: Float[np.ndarray, " S"]) -> C
         probability_of_improvement(ours, theirs),
         seeds_needed(differences),
     )
+
+
+class PowerLaw(NamedTuple):
+    """y = coefficient x^exponent.
+
+    Attributes:
+      coefficient: y at x = 1.
+      exponent: slope in logarithms; negative for a loss that falls with scale.
+      r_squared: share of the variance of log y that the law explains, at most 1.
+    """
+
+    coefficient: float
+    exponent: float
+    r_squared: float
+
+
+def fit_power_law(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> PowerLaw:
+    """Fits y = coefficient x^exponent by least squares of the logarithms: scaling laws.
+
+    Args:
+      x: sizes, compute or numbers of samples, [n], positive.
+      y: losses at them, [n], positive. Subtract an irreducible loss first, if it is known.
+
+    Returns:
+      `PowerLaw(coefficient, exponent, r_squared)`; r_squared is 1 for a constant y.
+
+    Raises:
+      ValueError: shapes other than [n] for both; fewer than two different sizes; numbers that
+        are not positive.
+
+    References:
+      Dou et al., Pre-Trained Policy Discriminators are General Reward Models, 2025
+        (arXiv:2507.05197): 0.9 N^-0.0425 for N parameters.
+    """
+    x, y = _samples("x", x), _samples("y", y)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(
+            f"x has shape {list(x.shape)} and y {list(y.shape)}; expected [n] for both"
+        )
+    if not (np.all(x > 0) and np.all(y > 0)) or np.ptp(x) == 0:
+        raise ValueError("x and y must be positive, and x have at least two different values")
+    log_x, log_y = np.log(x), np.log(y)
+    centred = log_x - log_x.mean()
+    exponent = centred @ log_y / (centred @ centred)
+    intercept = log_y.mean() - exponent * log_x.mean()
+    residual = np.sum(np.square(log_y - intercept - exponent * log_x))
+    total = np.sum(np.square(log_y - log_y.mean()))
+    r_squared = 1.0 - residual / total if total > 0 else 1.0
+    return PowerLaw(float(np.exp(intercept)), float(exponent), float(r_squared))
 
 
 def _samples(name: str, values) -> np.ndarray:

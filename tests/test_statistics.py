@@ -156,3 +156,38 @@ def test_arms_are_compared_seed_by_seed():
         statistics.compare(theirs, theirs[:4])
     with pytest.raises(ValueError, match="at least one seed"):
         statistics.interquartile_mean([])
+
+
+def test_a_power_law_is_recovered():
+    sizes = np.array([5e7, 1e8, 2e8, 5e8, 1e9])
+    law = statistics.fit_power_law(sizes, 0.9 * sizes**-0.0425)
+    assert law == pytest.approx((0.9, -0.0425, 1.0))
+    assert law.coefficient * 1e9**law.exponent == pytest.approx(0.373, abs=1e-3)
+    assert statistics.fit_power_law([1.0, 2.0], [3.0, 3.0]) == pytest.approx((3.0, 0.0, 1.0))
+
+
+@given(seed=st.integers(0, 2**16))
+def test_a_noisy_power_law_by_regression(seed):
+    rng = np.random.default_rng(seed)
+    x, noise = rng.uniform(1, 9, 12), rng.normal(size=12)
+    y = 2.0 * x**0.5 * np.exp(0.3 * noise)
+    found = statistics.fit_power_law(x, y)
+    line = scipy.stats.linregress(np.log(x), np.log(y))
+    expected = (np.exp(line.intercept), line.slope, line.rvalue**2)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1.0, 2.0], [1.0], "expected .n. for both"),
+        ([[1.0, 2.0]], [[1.0, 2.0]], "expected .n. for both"),
+        ([1.0, 1.0], [1.0, 2.0], "two different values"),
+        ([0.0, 1.0], [1.0, 2.0], "positive"),
+        ([1.0, 2.0], [0.0, 2.0], "positive"),
+        ([], [], "at least one"),
+    ],
+)
+def test_no_power_law_fits(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        statistics.fit_power_law(x, y)
