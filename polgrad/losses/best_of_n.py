@@ -58,7 +58,7 @@ def best_of_n(
 
     Args:
       logp: log-probabilities of the G samples of a prompt, sums over tokens, in nats.
-      rewards: what orders them; stopped.
+      rewards: what orders them; no gradient flows through an order.
       negative: "none", "worst", "sum" or "mean".
       negative_weight: of the push, non-negative.
       valid: False for samples to leave out; None for none.
@@ -76,7 +76,7 @@ def best_of_n(
     """
     _checks.choice("negative", negative, ("none", "worst", "sum", "mean"))
     in_range("negative_weight", negative_weight, low=0.0)
-    logp, rewards, counted = answers(valid, logp=logp, rewards=jax.lax.stop_gradient(rewards))
+    logp, rewards, counted = answers(valid, logp=logp, rewards=rewards)
     highest = jnp.max(rewards, axis=-1, keepdims=True, initial=-jnp.inf, where=counted)
     loss = -jnp.sum(jnp.where(_first(counted & (rewards == highest)), logp, 0.0), axis=-1)
     if negative == "none":
@@ -165,7 +165,7 @@ def ordered_pairs(
     Args:
       logratio: log(policy / reference) of the G samples, sums over tokens, in nats; the gradient
         flows through them.
-      rewards: what orders them; stopped.
+      rewards: what orders them; no gradient flows through an order.
       threshold: smallest gap that makes a pair, exclusive, >= 0; 0.2 in the paper's offline runs.
       valid: False for samples to leave out; None for none.
 
@@ -179,9 +179,7 @@ def ordered_pairs(
       Tajwar et al., 2024 (arXiv:2404.14367).
     """
     in_range("threshold", threshold, low=0.0)
-    logratio, rewards, counted = answers(
-        valid, logratio=logratio, rewards=jax.lax.stop_gradient(rewards)
-    )
+    logratio, rewards, counted = answers(valid, logratio=logratio, rewards=rewards)
     first, second = jnp.triu_indices(rewards.shape[-1], k=1)
     gap = rewards[..., first] - rewards[..., second]
     mask = (jnp.abs(gap) > threshold) & counted[..., first] & counted[..., second]

@@ -253,16 +253,16 @@ def harmonic_mean(
       second_scores: non-negative, same shape.
 
     Returns:
-      Same shape, float32 or wider; 0 unless both are positive.
+      Same shape, float32 or wider; 0 where both are 0.
 
     Raises:
       ValueError: shapes that differ.
     """
     _checks.same_shape("one a sample", first_scores=first_scores, second_scores=second_scores)
     first, second = accumulate(first_scores), accumulate(second_scores)
-    both = (first > 0.0) & (second > 0.0)
-    total = jnp.where(both, first + second, 1.0)
-    return jnp.where(both, 2.0 * first * second / total, 0.0)
+    total = first + second
+    some = total > 0.0
+    return jnp.where(some, 2.0 * first * second / jnp.where(some, total, 1.0), 0.0)
 
 
 def _packed(name, tokens, mask):

@@ -190,6 +190,14 @@ def test_dpo_on_all_pairs_is_the_pairwise_loss_of_the_list(seed):
     np.testing.assert_allclose(slope, expected_slope, atol=1e-12)
 
 
+def test_pairs_carry_the_gradient_of_the_log_ratios_alone():
+    total = lambda x, r: (ordered_pairs(x, r)[0] * jnp.arange(1.0, 7.0)).sum()  # noqa: E731
+    slope, to_rewards = grad(total, argnums=(0, 1))(LOGP[0], jnp.array([0.0, 3.0, 1.0, 3.0]))
+    # Pairs 01, 02, 03, 12, 13 (equal), 23: the better ones are 1, 2, 3, 1, none, 3.
+    np.testing.assert_array_equal(slope, [0.0, 1.0 + 4.0, 2.0, 3.0 + 6.0])
+    np.testing.assert_array_equal(to_rewards, 0.0)
+
+
 def step(loss, logits, rate=1.0):
     return np.asarray(jax.nn.softmax(logits - rate * grad(loss)(logits)))
 
