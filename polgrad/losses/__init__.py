@@ -53,12 +53,17 @@ Likelihood of the better samples of a group (best_of_n.py)
   ordered_pairs                   a group as pairs
 Scored pairs and groups (copg.py)
   copg, copg_group                policy gradient off-policy, a partner as the baseline
+  p3o_v1, p3o_v2                  the same with PPO's clips, of a sample or a pair (p3o.py)
+  pairwise_policy_gradient        and without any
 Self-play on preference pairs (inpo.py)
   inpo, inpo_contrast             mirror descent with a reference, as a regression
   dno                             soft policy iteration, as a classification (dno.py)
   sppo                            multiplicative weights, as a regression
 Terms beside the policy's
   kl_penalty                      KL to a reference (kl.py)
+  kdrl                            a policy gradient and a teacher (distillation.py)
+  distillation_advantages, teacher_log_ratio     the teacher as a reward
+  distillation_mask, top_k_kl
   value_loss, td_loss             critics (value.py)
   entropy_bonus                   and the strength of such terms (coefficients.py):
   adaptive_kl, adaptive_entropy   controllers
@@ -89,6 +94,13 @@ from polgrad.losses.correction import (
     truncated_importance_weights,
 )
 from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge, sequence_score
+from polgrad.losses.distillation import (
+    distillation_advantages,
+    distillation_mask,
+    kdrl,
+    teacher_log_ratio,
+    top_k_kl,
+)
 from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
@@ -120,6 +132,11 @@ from polgrad.losses.off_policy import (
     dppo_kl,
     dppo_tv,
     dro,
+)
+from polgrad.losses.p3o import (
+    p3o_v1,
+    p3o_v2,
+    pairwise_policy_gradient,
 )
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
 from polgrad.losses.reward_model import (
@@ -169,6 +186,8 @@ __all__ = [
     "difference_views",
     "disco",
     "disco_b",
+    "distillation_advantages",
+    "distillation_mask",
     "dno",
     "dpo",
     "dppo_kl",
@@ -190,6 +209,7 @@ __all__ = [
     "inpo",
     "inpo_contrast",
     "ipo",
+    "kdrl",
     "kl_cov",
     "kl_hinge",
     "kl_penalty",
@@ -205,8 +225,11 @@ __all__ = [
     "normalized_weights",
     "off_policy_sequence_mask",
     "ordered_pairs",
+    "p3o_v1",
+    "p3o_v2",
     "pairwise_hinge",
     "pairwise_logistic",
+    "pairwise_policy_gradient",
     "plackett_luce",
     "pointwise_sigmoid",
     "pointwise_squared",
@@ -229,6 +252,8 @@ __all__ = [
     "swav",
     "targets",
     "td_loss",
+    "teacher_log_ratio",
+    "top_k_kl",
     "topr",
     "topr_weights",
     "truncated_importance_weights",

@@ -151,13 +151,10 @@ def dynamic_kl_coefficient(
     in_range("steps", steps, low=0.0, above=True)
     in_range("low", low, high=high)
     in_range("explore", explore, low=0.0, high=1.0)
-    turn = jnp.asarray(explore * steps, accumulate(step).dtype)
-    place = jnp.clip(accumulate(step), 0.0, steps)
-    middle, rest = 0.5 * (low + high), steps - turn
-    # Written from `low`, so that rounding gives no negative strength at the turn.
-    down = low + (middle - low) * (turn - place) / jnp.where(turn > 0, turn, 1.0)
-    up = low + (high - low) * (place - turn) / jnp.where(rest > 0, rest, 1.0)
-    return jnp.where((place <= turn) & (turn > 0), down, up)
+    middle = 0.5 * (low + high)
+    places, strengths = jnp.array([0.0, explore * steps, steps]), jnp.array([middle, low, high])
+    # Clipped first, so that after a run that only explores the strength stays low.
+    return jnp.interp(jnp.clip(accumulate(step), 0.0, steps), places, strengths)
 
 
 def annealed_coefficient(

@@ -4,8 +4,8 @@ All are minimised, unreduced, and differentiable in `logp` alone. On-policy each
 of `reinforce`.
 """
 
-import jax
 import jax.numpy as jnp
+from jax.scipy.special import rel_entr
 from jaxtyping import Array, Float
 
 from polgrad import _checks
@@ -138,18 +138,12 @@ def dppo_kl(
     in_range("clip_low", clip_low, low=0.0)
     in_range("clip_high", clip_high, low=0.0)
     loss = cispo(logp, behavior_logp, advantages, cap_high=cap)
-    p, q = (jnp.exp(jax.lax.stop_gradient(accumulate(x))) for x in (logp, behavior_logp))
-    divergence = _relative_entropy(q, p) + _relative_entropy(1.0 - q, 1.0 - p)
+    now, before = (jnp.minimum(accumulate(x), 0.0) for x in (logp, behavior_logp))
+    divergence = rel_entr(jnp.exp(before), jnp.exp(now))
+    divergence += rel_entr(-jnp.expm1(before), -jnp.expm1(now))
     outside = jnp.where(
         accumulate(advantages) > 0,
-        (p > q) & (divergence > clip_high),
-        (p < q) & (divergence > clip_low),
+        (now > before) & (divergence > clip_high),
+        (now < before) & (divergence > clip_low),
     )
     return jnp.where(outside, 0.0, loss)
-
-
-def _relative_entropy(q, p):
-    """q log(q / p): 0 for q = 0, infinite for p = 0 < q."""
-    some = (q > 0) & (p > 0)
-    inside = q * jnp.log(jnp.where(some, q, 1.0) / jnp.where(some, p, 1.0))
-    return jnp.where(some, inside, jnp.where(q > 0, jnp.inf, 0.0))

@@ -161,6 +161,14 @@ def test_excluded_and_certain_tokens_are_finite(name, sign):
         np.testing.assert_array_equal(moved, [sign < 0, sign > 0])
 
 
+def test_an_infinite_bound_lets_go_what_has_become_certain():
+    logp, behavior = jnp.array([[0.0, -900.0]]), jnp.array([[-1.0, -1.0]])
+    wide = {"clip_low": np.inf, "clip_high": np.inf}
+    for advantage in (1.0, -1.0):
+        loss = lambda x, a=advantage: losses.dppo_kl(x, behavior, jnp.array([[a]]), **wide).sum()  # noqa: E731
+        np.testing.assert_array_equal(grad(loss)(logp) != 0, True)
+
+
 def test_bad_arguments_are_named():
     for function in FUNCTIONS.values():
         with pytest.raises(ValueError, match="behavior_logp"):

@@ -53,6 +53,22 @@ def test_gmpo_clips_tokens_on_the_side_of_the_advantage(deltas, advantage, expec
     np.testing.assert_allclose(of_one(losses.gmpo, deltas, advantage), expected, atol=1e-5)
 
 
+def test_gmpo_with_bounds_of_its_own():
+    x, settings = (0.6, -0.6, 0.2), {"clip_low": 0.1, "clip_high": 0.3}
+    for advantage, mean in ((1.0, -0.1 / 3), (-1.0, 0.7 / 3)):
+        loss = of_one(losses.gmpo, x, advantage, **settings)
+        np.testing.assert_allclose(loss, -advantage * np.exp(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_gmpo_at_an_exact_clip_edge_keeps_the_whole_gradient(advantage):
+    zero, a = jnp.zeros((1, 2)), jnp.array([advantage])
+    slope = grad(
+        lambda x: losses.gmpo(x, zero, a, jnp.ones((1, 2)), clip_low=0.0, clip_high=0.0).sum()
+    )
+    np.testing.assert_array_equal(slope(zero), -advantage / 2)
+
+
 def test_vespo_weight_by_hand():
     def weight(ratio, advantage, **settings):
         return of_one(losses.vespo_weights, (np.log(ratio), 0.0), advantage, **settings)[0]
@@ -236,3 +252,4 @@ def test_bad_numbers_are_named():
             losses.vespo_weights(*arguments, **{name: (-1.0, 1.0)})
         with pytest.raises(ValueError, match=f"lambda of {name}"):
             losses.vespo(*arguments, **{name: (1.0, -1.0)})
+        run(losses.vespo_weights, *arguments, **{name: (0.0, 0.0)})

@@ -1,0 +1,291 @@
+"""Distillation on the student's samples: exact gradients, hand numbers, reductions, edges."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad, run
+from enumeration import TabularPolicy, expected_gradient, objective_gradient
+
+from polgrad import divergences, games, losses, masking
+
+POLICY = TabularPolicy(vocabulary=4, length=1)
+STUDENT = np.array([[[0.5, -0.3, 0.1, 0.9]]])
+TEACHER = np.log([[0.1], [0.2], [0.3], [0.4]])  # of each of the four completions
+TO_TEACHER = [0.24127, -0.07736, -0.11643, -0.04748]  # gradient of KL(student || teacher)
+FROM_TEACHER = [0.17690, -0.07558, -0.11439, 0.01308]  # gradient of KL(teacher || student)
+
+RNG = np.random.default_rng(0)
+LOGP, BEHAVIOR, TEACHING = RNG.normal(-2, 0.5, (3, 3, 4)).astype(np.float32)
+ADVANTAGES = np.array([[1.5], [-0.5], [0.0]], np.float32)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def follows(loss, rewards=(0.0, 0.0, 0.0, 0.0), behavior_logits=None):
+    """Expected gradient over the four actions of `loss(logp, teacher_logp, advantages, sampler)`."""
+    sampler = POLICY.token_logp(
+        jnp.asarray(STUDENT if behavior_logits is None else behavior_logits)
+    )
+
+    def one(logp, index):
+        paid = jnp.asarray(rewards)[index][:, None]
+        return loss(logp, jnp.asarray(TEACHER)[index], paid, sampler[index]).sum()
+
+    found = expected_gradient(POLICY, jnp.asarray(STUDENT), one, behavior_logits=behavior_logits)
+    return np.asarray(found)[0, 0]
+
+
+# --- the numbers of the four arms ----------------------------------------------------------------
+
+
+def test_values_of_the_estimators(x64):
+    logp = jax.nn.log_softmax(jnp.asarray(STUDENT)[0, 0])
+    kinds = {k: divergences.kl_estimate(logp, TEACHER[:, 0], kind=k) for k in ("k1", "k2", "k3")}
+    mean = {k: float(jnp.exp(logp) @ v) for k, v in kinds.items()}
+    assert mean == pytest.approx({"k1": 0.1471234, "k2": 0.1792343, "k3": 0.1471234}, abs=1e-7)
+    ratio = losses.teacher_log_ratio(logp, TEACHER[:, 0])
+    np.testing.assert_allclose(jnp.exp(logp) @ ratio, -mean["k1"], rtol=1e-12)
+    np.testing.assert_allclose(ratio, TEACHER[:, 0] - logp, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("gradient", "expected"), [("k2", TO_TEACHER), ("k3", FROM_TEACHER)])
+@pytest.mark.parametrize("older", [False, True])
+def test_without_advantages_kdrl_is_distillation(gradient, expected, older, x64):
+    def loss(logp, teacher, advantage, sampler):
+        settings = {"beta": 2.0, "gradient": gradient, "correct_ratio": older}
+        return losses.kdrl(logp, sampler, teacher, advantage, **settings)
+
+    sampled = np.array([[[-0.4, 0.6, 0.0, 0.3]]]) if older else None
+    np.testing.assert_allclose(
+        follows(loss, behavior_logits=sampled), 2 * np.array(expected), atol=2e-5
+    )
+
+
+def test_by_default_kdrl_follows_the_reverse_kl_without_a_ratio(x64):
+    def loss(logp, teacher, advantage, sampler):
+        return losses.kdrl(logp, sampler - 0.7, teacher, advantage, beta=1.0)
+
+    np.testing.assert_allclose(follows(loss), TO_TEACHER, atol=1e-5)
+
+
+def test_in_the_advantage_the_gradient_is_the_same(x64):
+    def loss(logp, teacher, advantage, sampler):
+        shaped = losses.distillation_advantages(advantage, logp, teacher, beta=0.5)
+        return losses.reinforce(logp, shaped)
+
+    rewards = np.array([1.0, 0.0, -0.5, 2.0])
+    reward_only = -np.asarray(objective_gradient(POLICY, jnp.asarray(STUDENT), rewards))[0, 0]
+    expected = reward_only + 0.5 * np.array(TO_TEACHER)
+    np.testing.assert_allclose(follows(loss, rewards), expected, atol=1e-5)
+
+    def joint(logp, teacher, advantage, sampler):
+        return losses.kdrl(logp, sampler, teacher, advantage, beta=0.5)
+
+    np.testing.assert_allclose(follows(joint, rewards), follows(loss, rewards), atol=1e-12)
+
+
+def test_the_joint_optimum_is_the_teacher_tilted_by_the_reward(x64):
+    rewards = np.array([1.0, 0.0, -0.5, 2.0])
+    optimum = games.kl_regularized_optimum(
+        jnp.asarray(TEACHER[:, 0]), jnp.asarray(rewards), beta=0.5
+    )
+    at = jnp.asarray(optimum)[None, None]
+    sampler = POLICY.token_logp(at)
+
+    def loss(logp, index):
+        paid = jnp.asarray(rewards)[index][:, None]
+        teacher = jnp.asarray(TEACHER)[index]
+        return losses.kdrl(logp, sampler[index], teacher, paid, beta=0.5).sum()
+
+    np.testing.assert_allclose(expected_gradient(POLICY, at, loss), 0.0, atol=1e-12)
+
+
+# --- the loss ----------------------------------------------------------------------------------
+
+
+def test_kdrl_is_the_sum_of_its_parts():
+    settings = {"clip_low": 0.05, "clip_high": 0.1}
+    expected = run(losses.ppo_clip, LOGP, BEHAVIOR, ADVANTAGES, **settings)
+    term = run(losses.kl_penalty, LOGP, TEACHING)
+    arguments = LOGP, BEHAVIOR, TEACHING, ADVANTAGES
+    some = jax.jit(lambda d: losses.kdrl(*arguments, beta=0.3, distilled=d, **settings))
+    kept = np.array([[1.0], [0.0], [1.0]])
+    found = some(kept[:, 0] > 0)
+    np.testing.assert_allclose(found, expected + 0.3 * kept * term, rtol=1e-5)
+    plain = run(losses.ppo_clip, LOGP, BEHAVIOR, ADVANTAGES)
+    every = jax.jit(lambda beta: losses.kdrl(*arguments, beta=beta))
+    np.testing.assert_array_equal(every(0.0), plain)
+    np.testing.assert_allclose(every(0.3), plain + 0.3 * term, rtol=1e-5)
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing():
+    loss = lambda x: losses.kdrl(x, LOGP, LOGP, 0 * ADVANTAGES, beta=1.0).sum()  # noqa: E731
+    assert loss(LOGP) == 0.0
+    np.testing.assert_array_equal(grad(loss)(LOGP), 0.0)
+    same = run(losses.distillation_advantages, ADVANTAGES, LOGP, LOGP)
+    np.testing.assert_array_equal(same, np.broadcast_to(ADVANTAGES, (3, 4)))
+
+
+def test_only_the_student_carries_a_gradient():
+    def total(x, b, t, a, beta):
+        return losses.kdrl(x, b, t, a, beta=beta, correct_ratio=True).sum()
+
+    to_student, *stopped = grad(total, argnums=(0, 1, 2, 3, 4))(
+        LOGP, BEHAVIOR, TEACHING, ADVANTAGES, 0.5
+    )
+    assert np.any(to_student != 0)
+    for gradient in stopped:
+        np.testing.assert_array_equal(gradient, 0.0)
+    shaped = lambda a, x, t, beta: losses.distillation_advantages(a, x, t, beta=beta).sum()  # noqa: E731
+    for gradient in grad(shaped, argnums=(0, 1, 2, 3))(ADVANTAGES, LOGP, TEACHING, 0.5):
+        np.testing.assert_array_equal(gradient, 0.0)
+    ratio = lambda x, t: losses.teacher_log_ratio(x, t).sum()  # noqa: E731
+    for gradient in grad(ratio, argnums=(0, 1))(LOGP, TEACHING):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_distillation_advantages_by_hand():
+    x, teacher = jnp.full((1, 2), -1.0), jnp.array([[-0.5, -3.0]])
+    found = run(losses.distillation_advantages, jnp.array([[2.0]]), x, teacher)
+    np.testing.assert_allclose(found, [[2.5, 0.0]])
+    half = run(losses.distillation_advantages, jnp.array([[2.0, 1.0]]), x, teacher, beta=0.5)
+    np.testing.assert_allclose(half, [[2.25, 0.0]])
+
+
+def test_impossible_tokens():
+    inf = np.inf
+    x, teacher = jnp.array([[-1.0, -inf, -inf]]), jnp.array([[-inf, -1.0, -inf]])
+    np.testing.assert_array_equal(run(losses.teacher_log_ratio, x, teacher), [[-20.0, 20.0, 0.0]])
+    loss = lambda x: losses.kdrl(x, x, teacher, jnp.ones((1, 1)), beta=1.0).sum()  # noqa: E731
+    assert np.isfinite(loss(x))
+    assert np.all(np.isfinite(grad(loss)(x)))
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+def test_masks_by_hand():
+    correct = np.array([[1, 0], [0, 0], [1, 1]], bool)
+    response = run(losses.distillation_mask, correct)
+    np.testing.assert_array_equal(response, [[0, 1], [1, 1], [0, 0]])
+    group = run(losses.distillation_mask, correct, level="group")
+    np.testing.assert_array_equal(group, [[0, 0], [1, 1], [0, 0]])
+
+
+def test_a_sample_that_could_not_be_scored_is_not_distilled_and_not_right():
+    correct = np.array([[1, 0], [0, 0], [1, 0]], bool)
+    valid = np.array([[0, 1], [1, 0], [1, 0]], bool)
+    masked = jax.jit(losses.distillation_mask, static_argnames="level")
+    for level, last in (("response", 0), ("group", 0)):
+        found = masked(correct, level=level, valid=valid)
+        np.testing.assert_array_equal(found, [[0, 1], [1, 0], [last, 0]])
+
+
+def test_a_solved_group_under_the_mask_has_no_gradient_at_all():
+    correct = np.ones((1, 3), bool)
+    keep = losses.distillation_mask(correct).reshape(-1)
+
+    def loss(x):
+        token = losses.kdrl(x, LOGP, TEACHING, 0 * ADVANTAGES, beta=1.0, distilled=keep)
+        return masking.reduce(token, np.ones((3, 4)), mode="token")
+
+    np.testing.assert_array_equal(grad(loss)(LOGP), 0.0)
+
+
+# --- the most likely tokens ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["student", "teacher"])
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_top_k_kl_follows_the_formula(of, renormalize, k, x64):
+    logits, other = np.random.default_rng(3).normal(size=(2, 3, 4))
+    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (logits, other))
+    expected = np.zeros(3)
+    for row in range(3):
+        kept = np.argsort(-(p if of == "student" else q)[row])[:k]
+        a, b = p[row, kept], q[row, kept]
+        if renormalize:
+            a, b = a / a.sum(), b / b.sum()
+        expected[row] = (a * np.log(a / b)).sum()
+    settings = {"k": k, "of": of, "renormalize": renormalize}
+    found = run(losses.top_k_kl, jnp.asarray(logits), jnp.asarray(other), **settings)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    if k == 4:
+        whole = divergences.categorical_kl(jnp.asarray(logits), jnp.asarray(other))
+        np.testing.assert_allclose(found, whole, atol=1e-12)
+        slope = lambda f: grad(lambda z: f(z, jnp.asarray(other)).sum())(jnp.asarray(logits))  # noqa: E731
+        np.testing.assert_allclose(
+            slope(lambda z, t: losses.top_k_kl(z, t, **settings)),
+            slope(divergences.categorical_kl),
+            atol=1e-12,
+        )
+    if settings == {"k": 2, "of": "student", "renormalize": False}:
+        default = run(losses.top_k_kl, jnp.asarray(logits), jnp.asarray(other))
+        np.testing.assert_array_equal(default, found)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_top_k_kl_stops_the_teacher_and_bears_exclusions(renormalize):
+    logits = jnp.array([[1.0, 0.5, -np.inf, -0.3], [2.0, 1.0, 0.0, -np.inf]])
+    other = jnp.array([[0.0, -np.inf, 1.0, 0.2], [0.1, 0.2, 0.3, -np.inf]])
+    for of in ("student", "teacher"):
+        total = lambda z, t, of=of: losses.top_k_kl(  # noqa: E731
+            z, t, k=3, of=of, renormalize=renormalize
+        ).sum()
+        to_student, to_teacher = grad(total, argnums=(0, 1))(logits, other)
+        assert np.all(np.isfinite(to_student))
+        np.testing.assert_array_equal(to_teacher, 0.0)
+        assert np.isfinite(total(logits, other))
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_named():
+    arguments = LOGP, BEHAVIOR, TEACHING, ADVANTAGES
+    with pytest.raises(ValueError, match="beta"):
+        losses.kdrl(*arguments, beta=-0.1)
+    with pytest.raises(ValueError, match="distilled"):
+        losses.kdrl(*arguments, beta=1.0, distilled=np.ones((3, 1), bool))
+    with pytest.raises(ValueError, match="gradient"):
+        losses.kdrl(*arguments, beta=1.0, gradient="k1")
+    with pytest.raises(ValueError, match="beta"):
+        losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=-0.1)
+    losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=0.0)
+    with pytest.raises(ValueError, match="advantages"):
+        losses.distillation_advantages(ADVANTAGES[:, 0], LOGP, TEACHING)
+    with pytest.raises(ValueError, match="teacher_logp"):
+        losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING[:2])
+    with pytest.raises(ValueError, match="level"):
+        losses.distillation_mask(np.ones((1, 2), bool), level="none")
+    with pytest.raises(ValueError, match="valid"):
+        losses.distillation_mask(np.ones((1, 2), bool), valid=np.ones(2, bool))
+    with pytest.raises(ValueError, match="correct has shape"):
+        losses.distillation_mask(True)
+    x = jnp.zeros((2, 4))
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=f"k is {k}"):
+            losses.top_k_kl(x, x, k=k)
+    with pytest.raises(ValueError, match="of is"):
+        losses.top_k_kl(x, x, of="both")
+    with pytest.raises(ValueError, match="teacher_logits"):
+        losses.top_k_kl(x, x[:1])
+
+
+def test_the_annealed_strength_reaches_its_floor_after_eighty_updates():
+    """The schedule that the method is used with."""
+    loss = jax.jit(
+        lambda step: losses.kdrl(
+            LOGP, LOGP, TEACHING, 0 * ADVANTAGES, beta=losses.annealed_coefficient(step)
+        )[0, 0]
+    )
+    assert loss(80) / loss(0) == pytest.approx(0.2, rel=1e-4)
+    assert math.isclose(loss(280), loss(80))
