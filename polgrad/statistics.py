@@ -1,6 +1,6 @@
 """Statistics of results, on the host: numpy in, numpy out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +9,13 @@ from scipy.special import ndtri, stdtrit
 
 __all__ = [
     "Comparison",
+    "MainEffect",
     "PowerLaw",
     "bootstrap_interval",
     "compare",
     "fit_power_law",
     "interquartile_mean",
+    "main_effects",
     "pass_at_k",
     "probability_of_improvement",
     "seeds_needed",
@@ -260,6 +262,68 @@ def compare(ours: Float[np.ndarray, " S"], theirs: Float[np.ndarray, " S"]) -> C
         probability_of_improvement(ours, theirs),
         seeds_needed(differences),
     )
+
+
+class MainEffect(NamedTuple):
+    """What one level of a factor is worth, all other factors averaged over.
+
+    Attributes:
+      factor: its name.
+      level: index of the level, compared with level 0.
+      difference: mean of (this level - level 0) over matching cells and seeds.
+      low: lower end of its 95% bootstrap interval over seeds.
+      high: upper end.
+    """
+
+    factor: str
+    level: int
+    difference: float
+    low: float
+    high: float
+
+
+def main_effects(
+    values: Float[np.ndarray, "*L S"], factors: Sequence[str]
+) -> tuple[MainEffect, ...]:
+    """Main effects of a factorial ablation: every factor's levels against its first one.
+
+    A difference is taken between cells that share all other levels and the seed, then averaged
+    over these cells; so a factor that only some arms have (a reward model's width) is not mixed
+    with what else sets those arms apart.
+
+    Args:
+      values: one result a cell and seed, [L1, L2, ..., S] with an axis for each factor and the
+        seeds last; NaN for a cell that does not exist.
+      factors: name of each axis but the last.
+
+    Returns:
+      One effect for each factor and each of its levels but the first, in order.
+
+    Raises:
+      ValueError: another number of names than factors; a level without a cell that matches one
+        of level 0 in every seed.
+
+    References:
+      Ivison et al., Unpacking DPO and PPO: Disentangling Best Practices for Learning from
+      Preference Feedback, 2024 (arXiv:2406.09279).
+    """
+    values = _samples("values", values)
+    if values.ndim != len(factors) + 1:
+        raise ValueError(
+            f"values has shape {list(values.shape)} for factors {', '.join(factors)}; "
+            "expected an axis for each and one for the seeds"
+        )
+    effects = []
+    for axis, factor in enumerate(factors):
+        cells = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1, values.shape[-1])
+        for level in range(1, len(cells)):
+            gaps = cells[level] - cells[0]
+            if np.isnan(gaps).all(axis=0).any():
+                raise ValueError(f"level {level} of {factor} has no cell that matches level 0")
+            gaps = np.nanmean(gaps, axis=0)
+            interval = bootstrap_interval(gaps, statistic=np.mean)
+            effects.append(MainEffect(factor, level, float(gaps.mean()), *interval))
+    return tuple(effects)
 
 
 class PowerLaw(NamedTuple):

@@ -191,3 +191,40 @@ def test_a_noisy_power_law_by_regression(seed):
 def test_no_power_law_fits(x, y, message):
     with pytest.raises(ValueError, match=message):
         statistics.fit_power_law(x, y)
+
+
+def test_main_effects_of_an_additive_design_are_its_terms():
+    # 2 x 3 cells, 4 seeds: the seeds shift all cells alike, so paired differences have no spread.
+    data, method = np.array([0.0, 3.0]), np.array([1.0, 2.0, 0.5])
+    seeds = np.array([0.3, -0.2, 0.1, 0.7])
+    values = data[:, None, None] + method[:, None] + seeds
+    effects = statistics.main_effects(values, ["data", "method"])
+    assert [effect[:2] for effect in effects] == [("data", 1), ("method", 1), ("method", 2)]
+    for effect, expected in zip(effects, [3.0, 1.0, -0.5]):
+        assert effect[2:] == pytest.approx((expected,) * 3)
+
+
+def test_main_effects_average_over_the_other_factor_and_over_seeds():
+    values = np.array([[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [10.0, 15.0]]])
+    first, second = statistics.main_effects(values, ["a", "b"])
+    # Seed by seed: (4 + 8) / 2 and (4 + 12) / 2; (2 + 6) / 2 and (2 + 10) / 2.
+    assert first.difference == pytest.approx(7.0) and second.difference == pytest.approx(5.0)
+    assert (first.low, first.high) == pytest.approx((6.0, 8.0))
+    assert first[3:] == statistics.bootstrap_interval(np.array([6.0, 8.0]), statistic=np.mean)
+
+
+def test_a_missing_cell_leaves_its_match_out():
+    values = np.array([[[1.0], [5.0]], [[2.0], [np.nan]]])
+    first, second = statistics.main_effects(values, ["algorithm", "width"])
+    assert first.difference == 1.0 and second.difference == 4.0
+    assert (first.low, first.high) == (-np.inf, np.inf)
+
+
+def test_bad_designs_are_named():
+    with pytest.raises(ValueError, match="factors a; expected an axis"):
+        statistics.main_effects(np.ones((2, 2, 3)), ["a"])
+    with pytest.raises(ValueError, match="level 1 of b has no cell"):
+        statistics.main_effects(np.array([[[1.0], [np.nan]], [[2.0], [np.nan]]]), ["a", "b"])
+    one_seed = np.array([[[1.0, 1.0], [np.nan, 1.0]], [[2.0, 1.0], [np.nan, 1.0]]])
+    with pytest.raises(ValueError, match="level 1 of b"):
+        statistics.main_effects(one_seed, ["a", "b"])
