@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+
 __all__ = [
     "additive_game",
     "bradley_terry_fit",
@@ -19,6 +22,7 @@ __all__ = [
     "check_preference",
     "cycle3_game",
     "cyclic_game",
+    "debiased_preference",
     "dice_game",
     "policy_win_rate",
     "population_game",
@@ -68,6 +72,37 @@ def symmetrize_preference(preference: Float[Array, "... N N"]) -> Float[Array, "
       The symmetrised matrix, same shape, 1/2 on the diagonal.
     """
     return 0.5 * (preference + 1.0 - jnp.swapaxes(preference, -1, -2))
+
+
+def debiased_preference(
+    preference: Float[Array, "..."], swapped_preference: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Hard labels from a model that also prefers a place: both orders are asked.
+
+    1 where P(first shown beats second) > P(the same with their places changed), 0 where it is
+    less, 1/2 where they are equal. Whatever the model adds to the logit of the first place
+    cancels; a policy trained online would otherwise learn to exploit it. The soft form, for a
+    matrix, is `symmetrize_preference`.
+
+    Args:
+      preference: P(answer beats other), the answer shown first, in [0, 1].
+      swapped_preference: P(other beats answer), the other shown first, same shape.
+
+    Returns:
+      P(answer beats other) as 0, 1/2 or 1, same shape, without gradient; 1/2 where a probability
+      is not a number.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Tang et al., Understanding the performance gap between online and offline alignment
+      algorithms, 2024 (arXiv:2405.08448).
+    """
+    _checks.same_shape("one a pair", preference=preference, swapped_preference=swapped_preference)
+    preference, swapped = accumulate(preference), accumulate(swapped_preference)
+    above, below = preference > swapped, preference < swapped
+    return 0.5 * (1.0 + above.astype(preference.dtype) - below)
 
 
 def win_rates(preference: Float[Array, "N N"], opponent: Float[Array, "N"]) -> Float[Array, "N"]:

@@ -166,3 +166,18 @@ def test_symmetrising_is_the_identity_on_preferences_and_batches():
 def test_bad_matrices_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         games.check_preference(bad)
+
+
+def test_a_place_that_is_preferred_decides_nothing():
+    # sigmoid(gap + bias) for one order, sigmoid(-gap + bias) for the other.
+    gap, bias = jnp.array([0.3, -0.2, 0.0, 2.0]), jnp.array([0.0, 1.0, -3.0, 5.0])[:, None]
+    both = jax.nn.sigmoid(gap + bias), jax.nn.sigmoid(-gap + bias)
+    labels = run(games.debiased_preference, *both)
+    np.testing.assert_array_equal(labels, [[1.0, 0.0, 0.5, 1.0]] * 4)
+    np.testing.assert_array_equal(run(games.debiased_preference, *both[::-1]), 1.0 - labels)
+    nan = jnp.array([np.nan, 0.3])
+    np.testing.assert_array_equal(run(games.debiased_preference, nan, nan[::-1]), 0.5)
+    slope = grad(lambda x: games.debiased_preference(x, both[1]).sum())(both[0])
+    np.testing.assert_array_equal(slope, 0.0)
+    with pytest.raises(ValueError, match="swapped_preference has shape"):
+        games.debiased_preference(gap, bias)
