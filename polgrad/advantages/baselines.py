@@ -60,9 +60,9 @@ def opo(
     centred = group_relative(rewards, scale="none", valid=valid)
     present = _present(rewards, valid)
     weights = jnp.where(present, accumulate(lengths), 0.0)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    shift = jnp.sum(weights * centred, axis=-1, keepdims=True) / jnp.where(total > 0, total, 1.0)
-    return jnp.where(present & (total > 0), centred - shift, 0.0)
+    total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+    shift = jnp.sum(weights * centred, axis=-1, keepdims=True) / total
+    return jnp.where(present & jnp.any(weights > 0, axis=-1, keepdims=True), centred - shift, 0.0)
 
 
 def gpg(
@@ -273,8 +273,7 @@ def moving_average_baseline(
     in_range("decay", decay, low=0.0, high=1.0, below=True)
     present = _present(rewards, valid)
     fixed = jnp.where(present, accumulate(jax.lax.stop_gradient(rewards)), 0.0)
-    some = state.weight > 0
-    baseline = jnp.where(some, state.total / jnp.where(some, state.weight, 1.0), 0.0)
+    baseline = state.total / jnp.where(state.weight > 0, state.weight, 1.0)
     moved = MovingAverage(
         decay * state.total + (1.0 - decay) * masked_mean(fixed, present),
         decay * state.weight + (1.0 - decay),

@@ -17,9 +17,15 @@ bandit                          categories as arms of a bandit, paid by |advanta
   easy_to_hard, reverse, uniform  fixed orders, to compare with
   sample_categories
   category_mean, absolute_advantage, unnormalized, progress
+windows                         the same with recent payments and a bonus for rare visits (windows.py)
+  init, push, mean, ucb_scores, update
+filtration                      samples whose reward can be trusted, by their rank (filtration.py)
+  rank_weights, filtered_weights, filtered_policy
+  best_and_random, best_and_worst, threshold_filter, power_weights, resample, choose
+  calibration                     which filter suits a reward model
 """
 
-from polgrad.curricula import bandit
+from polgrad.curricula import bandit, filtration, windows
 from polgrad.curricula.balancing import anna_karenina_select
 from polgrad.curricula.by_score import select_by_score
 from polgrad.curricula.pairs import (
@@ -49,6 +55,7 @@ __all__ = [
     "Triple",
     "anna_karenina_select",
     "bandit",
+    "filtration",
     "forced_tokens",
     "join_prefix",
     "knockout_pair",
@@ -61,4 +68,5 @@ __all__ = [
     "reset_prompts",
     "reset_states",
     "select_by_score",
+    "windows",
 ]

@@ -215,7 +215,7 @@ def top_k_kl(
         raise ValueError(f"k is {k}, expected 1 <= k <= V = {jnp.shape(logits)[-1]}")
     logits = accumulate(logits)
     teacher_logits = accumulate(jax.lax.stop_gradient(teacher_logits))
-    chosen = jax.lax.stop_gradient(logits) if of == "student" else teacher_logits
+    chosen = logits if of == "student" else teacher_logits
     place = jax.lax.top_k(chosen, k)[1]
     if renormalize:
         kept = (jnp.take_along_axis(x, place, axis=-1) for x in (logits, teacher_logits))

@@ -38,6 +38,13 @@ def test_opo_by_hand():
     np.testing.assert_allclose(advantage, [0.875, -0.125, -0.125, -0.125], rtol=1e-6)
 
 
+def test_opo_of_single_tokens_and_of_none():
+    rewards = np.array([[1.0, 3.0, 5.0]] * 3, np.float32)
+    lengths = np.array([[0, 1, 0], [1, 1, 1], [0, 0, 0]])
+    advantage = run(advantages.opo, rewards, lengths)
+    np.testing.assert_allclose(advantage, [[-2, 0, 2], [-2, 0, 2], [0, 0, 0]], atol=1e-6)
+
+
 @given(seed=st.integers(0, 10_000))
 def test_opo_follows_the_formula(seed):
     rewards, valid = drawn(seed)

@@ -121,8 +121,17 @@ def test_kdrl_is_the_sum_of_its_parts():
     np.testing.assert_allclose(found, expected + 0.3 * kept * term, rtol=1e-5)
     plain = run(losses.ppo_clip, LOGP, BEHAVIOR, ADVANTAGES)
     every = jax.jit(lambda beta: losses.kdrl(*arguments, beta=beta))
-    np.testing.assert_array_equal(every(0.0), plain)
+    np.testing.assert_allclose(every(0.0), plain, rtol=1e-6)
     np.testing.assert_allclose(every(0.3), plain + 0.3 * term, rtol=1e-5)
+
+
+def test_clips_of_kdrl_are_those_of_ppo():
+    x = jnp.log(jnp.array([[0.7, 0.7], [1.3, 1.3]]))
+    signs = jnp.array([[-1.0], [1.0]])
+    loss = lambda **k: run(losses.kdrl, x, 0 * x, x, signs, beta=1.0, **k)  # noqa: E731
+    np.testing.assert_allclose(loss()[:, 0], [0.8, -1.2], rtol=1e-6)
+    np.testing.assert_allclose(loss(clip_low=0.1)[:, 0], [0.9, -1.2], rtol=1e-6)
+    np.testing.assert_allclose(loss(clip_high=0.1)[:, 0], [0.8, -1.1], rtol=1e-6)
 
 
 def test_a_teacher_that_is_the_student_teaches_nothing():

@@ -1,0 +1,361 @@
+"""Policy filtration: exact probabilities, enumeration, ties, sampling, edges."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polgrad.curricula import filtration
+
+KINDS = ("none", "best", "best_random", "best_worst")
+NOISE = np.random.default_rng(0).random((4000, 5)).astype(np.float32)
+TIES = np.random.default_rng(1).random((4000, 5)).astype(np.float32)
+GROUP = np.array([0.2, 0.9, -0.4, 0.9, 0.1], np.float32)
+
+
+def by_rank(kind, n):
+    """Weights of the ranks, in numpy."""
+    best, worst = np.eye(n)[0], np.eye(n)[-1]
+    if n == 1 or kind == "best":
+        return best
+    rest = (1 - best) / (n - 1)
+    return {
+        "none": np.full(n, 1 / n),
+        "best_random": (best + rest) / 2,
+        "best_worst": (best + worst) / 2,
+    }[kind]
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_rank_weights(kind, n):
+    found = filtration.rank_weights(n, kind=kind)
+    np.testing.assert_allclose(found, by_rank(kind, n), rtol=1e-6, atol=1e-7)
+    if kind == "best_random":
+        np.testing.assert_array_equal(filtration.rank_weights(n), found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 10_000))
+def test_filtered_weights_are_the_mean_over_broken_ties(kind, seed):
+    rng = np.random.default_rng(seed)
+    rewards = rng.integers(0, 3, 4).astype(np.float32)
+    rewards[rng.random(4) < 0.1] = np.nan
+    valid = rng.random(4) < 0.8
+    on = np.flatnonzero(valid & np.isfinite(rewards))
+    expected = np.zeros(4)
+    orders = list(itertools.permutations(on)) if on.size else []
+    for order in orders:
+        ranked = sorted(order, key=lambda i: -rewards[i])  # stable: `order` breaks the ties
+        expected[ranked] += by_rank(kind, on.size) / len(orders)
+    found = WEIGHTS[kind](rewards, valid)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+WEIGHTS = {
+    kind: jax.jit(lambda r, v, k=kind: filtration.filtered_weights(r, kind=k, valid=v))
+    for kind in KINDS
+}
+
+
+def test_filtered_weights_by_default_and_under_an_increasing_map():
+    found = run(filtration.filtered_weights, GROUP)
+    np.testing.assert_allclose(found, [0.125, 0.3125, 0.125, 0.3125, 0.125], rtol=1e-6)
+    moved = run(filtration.filtered_weights, np.exp(3 * GROUP))
+    np.testing.assert_array_equal(moved, found)
+    whole = run(filtration.filtered_weights, GROUP.reshape(-1), kind="best_worst")
+    np.testing.assert_allclose(whole, [0, 0.25, 0.5, 0.25, 0], rtol=1e-6)
+    slope = jax.grad(lambda r: (filtration.filtered_weights(r) * r).sum())(jnp.asarray(GROUP))
+    np.testing.assert_allclose(slope, found, rtol=1e-6)
+
+
+def test_power_weights():
+    rewards = np.array([-0.5, 0.0, 0.25, np.nan], np.float32)
+    found = run(filtration.power_weights, rewards)
+    np.testing.assert_allclose(found, [0.25, 1e-8, 0.0625, 0.0], rtol=1e-5)
+    cubed = run(filtration.power_weights, rewards, power=3.0, epsilon=0.5)
+    np.testing.assert_allclose(cubed, [0.625, 0.5, 0.515625, 0.0], rtol=1e-6)
+    flat = run(filtration.power_weights, rewards, power=0.0, epsilon=0.0)
+    np.testing.assert_array_equal(flat, [1, 1, 1, 0])
+    masked = jax.jit(lambda r, v: filtration.power_weights(r, valid=v))
+    valid = np.array([False, True, True, True])
+    np.testing.assert_allclose(masked(rewards, valid)[:2], [0.0, 1e-8], rtol=1e-5)
+    slope = jax.grad(lambda r: filtration.power_weights(r).sum())(jnp.asarray(rewards))
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+# --- the filtered policy ---------------------------------------------------------------------------
+
+
+def filtered(probabilities, rewards, weights):
+    with jax.enable_x64(True):
+        arrays = (jnp.asarray(x, float) for x in (probabilities, rewards, weights))
+        return np.asarray(jax.jit(filtration.filtered_policy)(*arrays))
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [("none", 0.3), ("best", 0.83193), ("best_random", 0.49947375), ("best_worst", 0.41718)],
+)
+def test_two_actions_by_hand(kind, good):
+    found = filtered([0.3, 0.7], [1.0, 0.0], by_rank(kind, 5))
+    np.testing.assert_allclose(found, [good, 1 - good], atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rewards", [(0.3, -1.0, 2.0, 0.9), (0.5, 1.0, 0.5, 0.0)])
+def test_the_filtered_policy_is_that_of_all_draws(kind, rewards):
+    """Every list of four draws, its samples weighed by rank, ties shared."""
+    pi, n = np.array([0.4, 0.1, 0.2, 0.3]), 4
+    expected = np.zeros(4)
+    draws = np.array(list(itertools.product(range(4), repeat=n)))
+    weights = np.asarray(run(filtration.filtered_weights, np.array(rewards)[draws], kind=kind))
+    for actions, chance in zip(draws, weights, strict=True):
+        np.add.at(expected, actions, pi[actions].prod() * chance)
+    found = filtered(pi, rewards, by_rank(kind, n))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-12)
+
+
+def test_limits_of_the_filtered_policy():
+    for kind in KINDS:
+        alone = filtered([0.2, 0.5, 0.3], [0.0, 1.0, 2.0], by_rank(kind, 1))
+        np.testing.assert_allclose(alone, [0.2, 0.5, 0.3], atol=1e-12)
+        if kind != "best":
+            two = filtered([0.2, 0.5, 0.3], [0.0, 1.0, 2.0], by_rank(kind, 2))
+            np.testing.assert_allclose(two, [0.2, 0.5, 0.3], atol=1e-12)
+    for n in (3, 4, 7):
+        np.testing.assert_allclose(filtered([0.5, 0.5], [1, 0], by_rank("best_worst", n)), 0.5)
+    never = filtered([0.0, 1.0, 0.0], [2.0, 1.0, 1.0], by_rank("best", 3))
+    np.testing.assert_array_equal(never, [0.0, 1.0, 0.0])
+    empty = filtered([0.0, 1.0], [2.0, 1.0], by_rank("best_random", 3))
+    np.testing.assert_array_equal(empty, [0.0, 1.0])
+
+
+# --- choices ------------------------------------------------------------------------------------
+
+
+def pairs(function, rewards, *rest, **settings):
+    rewards = np.broadcast_to(rewards, TIES.shape)
+    return np.asarray(jax.jit(lambda *x: function(*x, **settings))(rewards, TIES, *rest))
+
+
+def close(counts, chance, draws=4000):
+    """Within five standard errors."""
+    np.testing.assert_array_less(
+        np.abs(counts - draws * chance), 5 * math.sqrt(draws * chance * (1 - chance)) + 1e-9
+    )
+
+
+def test_best_and_random():
+    kept = pairs(filtration.best_and_random, GROUP, NOISE[:, 0])
+    np.testing.assert_array_equal(kept.sum(1), 2)
+    assert np.all(kept[:, 1] | kept[:, 3])
+    # One of the two best, then a quarter each of the others.
+    for sample, chance in enumerate([0.25, 0.625, 0.25, 0.625, 0.25]):
+        close(kept[:, sample].sum(), chance)
+    equal = pairs(filtration.best_and_random, np.zeros(5, np.float32), NOISE[:, 0])
+    for sample in range(5):
+        close(equal[:, sample].sum(), 0.4)
+    # The first of the others at noise 0, the last just below 1; larger tie-breaks win.
+    rewards, ties = np.zeros(4, np.float32), np.array([0.1, 0.9, 0.3, 0.2], np.float32)
+    pick = jax.jit(filtration.best_and_random)
+    np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.0)), [1, 1, 0, 0])
+    np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.34)), [0, 1, 1, 0])
+    np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.999)), [0, 1, 0, 1])
+
+
+def test_best_and_worst():
+    kept = pairs(filtration.best_and_worst, GROUP)
+    np.testing.assert_array_equal(kept.sum(1), 2)
+    assert np.all(kept[:, 2])
+    close(kept[:, 1].sum(), 0.5)
+    moved = pairs(filtration.best_and_worst, np.exp(GROUP))
+    np.testing.assert_array_equal(moved, kept)
+    equal = pairs(filtration.best_and_worst, np.zeros(5, np.float32))
+    for sample in range(5):
+        close(equal[:, sample].sum(), 0.4)
+
+
+@pytest.mark.parametrize("function", [filtration.best_and_random, filtration.best_and_worst])
+def test_few_samples_keep_what_there_is(function):
+    nan = np.nan
+    rewards = np.array([[nan, 1.0, 5.0, nan], [nan, 3.0, nan, nan], [nan] * 4])
+    valid = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], bool)
+    rest = (np.full(3, 0.5, np.float32),) if function is filtration.best_and_random else ()
+    call = jax.jit(lambda r, t, v: function(r, t, *rest, valid=v))
+    ties = NOISE[:3, :4]
+    np.testing.assert_array_equal(
+        call(rewards, ties, valid), [[0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    )
+    valid[0, 2] = False
+    np.testing.assert_array_equal(call(rewards, ties, valid)[0], [0, 1, 0, 0])
+    with pytest.raises(ValueError, match="ties"):
+        function(rewards, ties[:2], *rest)
+    with pytest.raises(ValueError, match="valid"):
+        function(rewards, ties, *rest, valid=valid[:2])
+    with pytest.raises(ValueError, match=r"rewards has shape \[\]"):
+        function(np.float32(0.0), np.float32(0.0), *rest)
+
+
+def test_thresholds():
+    rewards = np.array([0.9, 0.5, 0.1, -0.5, -0.9, np.inf, -np.inf, np.nan], np.float32)
+    top = run(filtration.threshold_filter, rewards)
+    np.testing.assert_array_equal(top, [1, 0, 0, 0, 0, 0, 0, 0])
+    both = run(filtration.threshold_filter, rewards, high=0.0, low=-0.5)
+    np.testing.assert_array_equal(both, [1, 1, 1, 0, 1, 0, 0, 0])
+    noise = np.array([0.9, 0.4, 0.6, 0.5, 0.2, 0.1, 0.1, 0.1], np.float32)
+    random = jax.jit(lambda r, n: filtration.threshold_filter(r, share=0.5, noise=n))
+    np.testing.assert_array_equal(random(rewards, noise), [1, 1, 0, 0, 1, 0, 0, 0])
+    unused = jax.jit(lambda r, n: filtration.threshold_filter(r, noise=n))
+    np.testing.assert_array_equal(unused(rewards, 0 * noise), top)
+    traced = jax.jit(lambda r, n, s: filtration.threshold_filter(r, share=s, noise=n))
+    np.testing.assert_array_equal(traced(rewards, noise, 0.5), random(rewards, noise))
+
+
+def test_resampling_follows_the_weights():
+    weights = np.array([0.1, 0.0, 0.4, 0.5], np.float32)
+    drawn = run(filtration.resample, weights, NOISE.reshape(-1))
+    counts = np.bincount(drawn, minlength=4)
+    assert counts[1] == 0
+    for index in (0, 2, 3):
+        close(counts[index], weights[index], NOISE.size)
+    edges = run(filtration.resample, weights, np.array([0.0, 0.0999, 0.1001, 0.4999, 0.51, 0.999]))
+    np.testing.assert_array_equal(edges, [0, 0, 2, 2, 3, 3])
+
+
+def test_choosing_without_replacement():
+    weights = np.broadcast_to(np.array([4.0, 1.0, 0.0, 3.0, 2.0], np.float32), NOISE.shape)
+    one = np.asarray(run(filtration.choose, weights, NOISE, count=1))
+    for sample in range(5):
+        close(one[:, sample].sum(), weights[0, sample] / 10)
+    two = np.asarray(run(filtration.choose, weights, NOISE))
+    np.testing.assert_array_equal(two.sum(1), 2)
+    # The first, or the second after one of the others.
+    close(two[:, 1].sum(), 0.1 + 0.1 * (4 / 6 + 3 / 7 + 2 / 8))
+    every = run(filtration.choose, weights, NOISE, count=5)
+    np.testing.assert_array_equal(every, weights > 0)
+    whole = run(filtration.choose, np.ones((2, 3)), np.zeros((2, 3)), count=3)
+    np.testing.assert_array_equal(whole, True)
+    # A noise of 0 waits longest but is not lost.
+    last = run(filtration.choose, np.ones(3), np.array([0.0, 0.9, 0.8]), count=2)
+    np.testing.assert_array_equal(last, [False, True, True])
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def test_calibration_by_hand():
+    rewards, scores = np.array([-1.0, 0.0, 1.0]), np.array([0.0, 0.2, 1.0])
+    np.testing.assert_allclose(run(filtration.calibration, rewards, scores), 0.892857, atol=1e-6)
+    line = run(filtration.calibration, rewards, 3 - 2 * rewards)
+    np.testing.assert_allclose(line, 1.0, rtol=1e-6)
+    for x, s in ((rewards, np.ones(3)), (np.ones(3), scores)):
+        assert run(filtration.calibration, x, s) == 0.0
+    # 0.1 has no exact form, and its mean may miss it.
+    assert run(filtration.calibration, rewards, np.full(3, 0.5)) == 0.0
+
+
+@given(seed=st.integers(0, 10_000))
+def test_calibration_groups_by_reward(seed):
+    rng = np.random.default_rng(seed)
+    rewards, scores = rng.permutation(24) / 7, rng.normal(size=24)
+    valid = rng.random(24) < 0.8
+    order = np.argsort(rewards[valid])
+    number = np.arange(order.size) * 4 // order.size
+    x, s = (
+        np.array([v[valid][order][number == g].mean() for g in range(4)]) for v in (rewards, scores)
+    )
+    expected = np.corrcoef(x, s)[0, 1] ** 2
+    with jax.enable_x64(True):
+        found = CALIBRATION(jnp.asarray(rewards), jnp.asarray(scores), jnp.asarray(valid))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+CALIBRATION = jax.jit(lambda r, s, v: filtration.calibration(r, s, groups=4, valid=v))
+
+
+def test_calibration_edges():
+    """Equal rewards share a group, whatever the order; missing ones are left out."""
+    rewards = np.array([0.0, 1.0, 1.0, 1.0, 2.0, np.nan, 3.0])
+    scores = np.array([0.0, 5.0, -3.0, 1.0, 4.0, 9.0, np.nan])
+    found = run(filtration.calibration, rewards, scores, groups=5)
+    x, s = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 4.0])
+    np.testing.assert_allclose(found, np.corrcoef(x, s)[0, 1] ** 2, rtol=1e-5)
+    assert run(filtration.calibration, np.full(7, np.nan), scores) == 0.0
+    # Fifteen groups by default.
+    many = np.arange(30.0)
+    spiky = np.where(many % 2, 1.0, -1.0) + many
+    found = run(filtration.calibration, many, spiky)
+    np.testing.assert_allclose(found, 1.0, rtol=1e-5)
+    assert run(filtration.calibration, many, spiky, groups=16) < 0.9999
+
+
+# --- mistakes --------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_named():
+    x = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match="n is 0"):
+        filtration.rank_weights(0)
+    with pytest.raises(ValueError, match="kind"):
+        filtration.rank_weights(3, kind="worst")
+    with pytest.raises(ValueError, match="kind"):
+        filtration.filtered_weights(x, kind="worst")
+    with pytest.raises(ValueError, match=r"rewards has shape \[\]"):
+        filtration.filtered_weights(1.0)
+    with pytest.raises(ValueError, match="valid"):
+        filtration.filtered_weights(x, valid=x[:1])
+    with pytest.raises(ValueError, match="noise"):
+        filtration.best_and_random(x, x, jnp.ones(3))
+    with pytest.raises(ValueError, match="low is"):
+        filtration.threshold_filter(x, high=0.0, low=0.1)
+    filtration.threshold_filter(x, high=0.0, low=0.0)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="share is"):
+            filtration.threshold_filter(x, share=share, noise=x)
+    filtration.threshold_filter(x, share=1.0, noise=x)
+    with pytest.raises(ValueError, match="noise is None"):
+        filtration.threshold_filter(x, share=0.5)
+    with pytest.raises(ValueError, match="noise has shape"):
+        filtration.threshold_filter(x, share=0.5, noise=x[:1])
+    with pytest.raises(ValueError, match="power is"):
+        filtration.power_weights(x, power=-1.0)
+    with pytest.raises(ValueError, match="epsilon is"):
+        filtration.power_weights(x, epsilon=-1.0)
+    with pytest.raises(ValueError, match="valid"):
+        filtration.power_weights(x, valid=x[:1])
+    with pytest.raises(ValueError, match="weights"):
+        filtration.resample(x, x[0])
+    with pytest.raises(ValueError, match="noise"):
+        filtration.resample(x[0], x)
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"count is {count}"):
+            filtration.choose(x, x, count=count)
+    with pytest.raises(ValueError, match="noise"):
+        filtration.choose(x, x[:1])
+    with pytest.raises(ValueError, match=r"weights has shape \[\]"):
+        filtration.choose(1.0, 1.0)
+    with pytest.raises(ValueError, match="probabilities"):
+        filtration.filtered_policy(x, x, x[0])
+    with pytest.raises(ValueError, match="rewards"):
+        filtration.filtered_policy(x[0], x[0, :2], x[0])
+    with pytest.raises(ValueError, match="weights"):
+        filtration.filtered_policy(x[0], x[0], x)
+    with pytest.raises(ValueError, match="rewards"):
+        filtration.calibration(x, x)
+    with pytest.raises(ValueError, match="scores"):
+        filtration.calibration(x[0], x[0, :2])
+    with pytest.raises(ValueError, match="valid"):
+        filtration.calibration(x[0], x[0], valid=x[0, :2])
+    with pytest.raises(ValueError, match="groups is 0"):
+        filtration.calibration(x[0], x[0], groups=0)
