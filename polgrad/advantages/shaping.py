@@ -78,7 +78,7 @@ def overlong_penalty(
 
 def overlong_filter(
     mask: Num[Array, "B T"] | Bool[Array, "B T"], stopped: Bool[Array, "B"]
-) -> Num[Array, "B T"] | Bool[Array, "B T"]:
+) -> Bool[Array, "B T"]:
     """Overlong filtering: masks the completions that were cut off before their end token.
 
     Whether such a completion would have been right is not known; its reward says only that it
@@ -89,7 +89,7 @@ def overlong_filter(
       stopped: whether a completion ends with its stop token (`Rollout.stopped`), [B].
 
     Returns:
-      The mask, same shape and type, 0 in the rows that did not stop.
+      True for the tokens that count, [B, T]; False in the rows that did not stop.
 
     Raises:
       ValueError: shapes that do not match.
@@ -99,8 +99,7 @@ def overlong_filter(
     """
     _checks.rank("mask", mask, 2, "[B, T]")
     _checks.shape("stopped", stopped, (jnp.shape(mask)[0],), "[B]")
-    mask = jnp.asarray(mask)
-    return jnp.where(jnp.asarray(stopped)[:, None] != 0, mask, jnp.zeros_like(mask))
+    return (jnp.asarray(mask) != 0) & (jnp.asarray(stopped)[:, None] != 0)
 
 
 def structured_reward(

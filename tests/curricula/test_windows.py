@@ -64,8 +64,10 @@ def test_a_ring_forgets_the_oldest_and_an_unfilled_one_is_not_diluted():
     state = run(windows.push, windows.init(1), jnp.arange(1.0, 306.0), jnp.zeros(305, int))
     assert state.values.shape == (1, 300)
     np.testing.assert_allclose(windows.mean(state), 155.5)
+    np.testing.assert_array_equal(state.values[0, :6], [301, 302, 303, 304, 305, 6])
     few = run(windows.push, windows.init(1), jnp.array([1.0, 2.0]), jnp.zeros(2, int))
     np.testing.assert_allclose(windows.mean(few), 1.5)
+    np.testing.assert_array_equal(few.values[0, :3], [1.0, 2.0, 0.0])
     np.testing.assert_array_equal(windows.mean(windows.init(2)), [0.0, 0.0])
 
 
