@@ -339,9 +339,7 @@ def filtered_policy(
         p = jnp.clip(p, 0.0, 1.0)[:, None]
         return jnp.sum(choices * p**draws * (1.0 - p) ** (n - draws) * tail, axis=-1)
 
-    some = level > 0
-    share = jnp.where(some, pi / jnp.where(some, level, 1.0), 0.0)
-    return share * (kept(better) - kept(better + level))
+    return pi / jnp.where(level > 0, level, 1.0) * (kept(better) - kept(better + level))
 
 
 def calibration(
@@ -390,9 +388,8 @@ def calibration(
     filled = total[:, 2] > 0
     x, s = total[:, :2].T / jnp.maximum(total[:, 2], 1.0)
     x, s = (group_relative(v, scale="none", valid=filled) for v in (x, s))
-    xx, xs, ss = jnp.sum(x * x), jnp.sum(x * s), jnp.sum(s * s)
-    explained = jnp.where(xx > 0, xs**2 / jnp.where(xx > 0, xx, 1.0), 0.0)
-    return jnp.where(ss > 0, explained / jnp.where(ss > 0, ss, 1.0), 0.0)
+    spread = jnp.sum(x * x) * jnp.sum(s * s)
+    return jnp.square(jnp.sum(x * s)) / jnp.where(spread > 0, spread, 1.0)
 
 
 def _mass(rank, n, kind):

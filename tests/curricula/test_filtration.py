@@ -257,12 +257,15 @@ def test_choosing_without_replacement():
 def test_calibration_by_hand():
     rewards, scores = np.array([-1.0, 0.0, 1.0]), np.array([0.0, 0.2, 1.0])
     np.testing.assert_allclose(run(filtration.calibration, rewards, scores), 0.892857, atol=1e-6)
+    # The units of neither matter.
+    small = run(filtration.calibration, 0.1 * rewards + 3, 0.1 * scores)
+    np.testing.assert_allclose(small, 0.892857, atol=1e-5)
     line = run(filtration.calibration, rewards, 3 - 2 * rewards)
     np.testing.assert_allclose(line, 1.0, rtol=1e-6)
     for x, s in ((rewards, np.ones(3)), (np.ones(3), scores)):
         assert run(filtration.calibration, x, s) == 0.0
-    # 0.1 has no exact form, and its mean may miss it.
-    assert run(filtration.calibration, rewards, np.full(3, 0.5)) == 0.0
+    # 0.1 has no exact form, and a mean of it may miss it.
+    assert run(filtration.calibration, np.arange(7.0), np.full(7, 0.1), groups=3) == 0.0
 
 
 @given(seed=st.integers(0, 10_000))
@@ -359,3 +362,4 @@ def test_bad_arguments_are_named():
         filtration.calibration(x[0], x[0], valid=x[0, :2])
     with pytest.raises(ValueError, match="groups is 0"):
         filtration.calibration(x[0], x[0], groups=0)
+    filtration.calibration(x[0], x[0], groups=1)
