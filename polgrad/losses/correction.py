@@ -198,7 +198,6 @@ def normalized_weights(
     References:
       Kahn and Marshall, Methods of reducing sample size in Monte Carlo computations, 1953.
     """
-    mean = masked_mean(jax.lax.stop_gradient(weights), mask)
-    valid = (jnp.asarray(mask) != 0) & (mean > 0)
-    w = jnp.where(valid, accumulate(jax.lax.stop_gradient(weights)), 0.0)
-    return w / jnp.where(mean > 0, mean, 1.0)
+    weights = accumulate(jax.lax.stop_gradient(weights))
+    mean = masked_mean(weights, mask)
+    return jnp.where(jnp.asarray(mask) != 0, weights, 0.0) / jnp.where(mean > 0, mean, 1.0)

@@ -90,3 +90,9 @@ def test_structured_reward_by_hand():
     np.testing.assert_array_equal(rewards, [3.0, -0.5, -1.0, 1.0, -2.5, -3.0])
     with pytest.raises(ValueError, match="correct"):
         advantages.structured_reward(table[:, 0], table[:, 1], table[:2, 2])
+
+
+def test_the_penalty_of_short_completions_is_never_a_reward():
+    lengths = jnp.array([1, 9, 10, 11])
+    penalty = run(advantages.overlong_penalty, lengths, max_length=10, buffer=1)
+    np.testing.assert_array_equal(penalty, [0.0, 0.0, -1.0, -1.0])

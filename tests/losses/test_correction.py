@@ -146,3 +146,26 @@ def test_normalized_weights_have_mean_one():
     np.testing.assert_array_equal(slope, 0.0)
     with pytest.raises(ValueError, match="mask"):
         losses.normalized_weights(weights, mask[:1])
+
+
+def test_normalisation_raises_small_weights():
+    small = run(losses.normalized_weights, jnp.array([0.5, 0.25, 0.75]), jnp.ones(3))
+    np.testing.assert_allclose(small, [1.0, 0.5, 1.5], rtol=1e-6)
+
+
+# --- at the bounds themselves -----------------------------------------------------------------------
+
+
+def test_a_weight_at_its_bound_is_kept():
+    one = jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2))
+    for bounds in ({"floor": 1.0}, {"cap": 1.0}):
+        kept = run(losses.truncated_importance_weights, *one, mode="mask", **bounds)
+        np.testing.assert_array_equal(kept, 1.0)
+
+
+def test_only_bad_sequences_beyond_the_threshold_are_dropped():
+    logp, mask = jnp.full((5, 2), -1.0), jnp.ones((5, 2))
+    behavior = logp + jnp.array([[0.5], [0.75], [0.75], [0.75], [0.75]])
+    signs = jnp.array([-1.0, -1.0, 0.0, 0.5, -0.5])
+    kept = run(losses.off_policy_sequence_mask, logp, behavior, signs, mask)
+    np.testing.assert_array_equal(kept, [True, False, True, True, False])

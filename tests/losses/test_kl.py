@@ -138,3 +138,13 @@ def test_the_behaviour_is_stopped_and_checked():
         np.testing.assert_array_equal(gradient, 0.0)
     with pytest.raises(ValueError, match="behavior_logp"):
         losses.kl_penalty(x, x, behavior_logp=x[:2])
+
+
+@pytest.mark.parametrize("gradient", ["k2", "k3"])
+def test_the_gradient_of_every_sample(gradient):
+    """An error of a multiple of grad logp would not show in an expectation."""
+    logp, reference = jnp.array([-1.0, -2.0, -0.5]), jnp.array([-1.5, -1.0, -0.5])
+    x = np.asarray(reference - logp)
+    expected = -x if gradient == "k2" else 1 - np.exp(x)
+    slope = grad(lambda z: losses.kl_penalty(z, reference, gradient=gradient).sum())(logp)
+    np.testing.assert_allclose(slope, expected, atol=1e-6)

@@ -169,6 +169,12 @@ def test_an_infinite_bound_lets_go_what_has_become_certain():
         np.testing.assert_array_equal(grad(loss)(logp) != 0, True)
 
 
+def test_a_probability_that_rounding_lifts_above_one_is_one():
+    logp, behavior = jnp.array([[1e-7]]), jnp.array([[0.0]])
+    slope = grad(lambda x: losses.dppo_kl(x, behavior, jnp.ones((1, 1))).sum())(logp)
+    np.testing.assert_allclose(slope, -1.0, rtol=1e-5)
+
+
 def test_bad_arguments_are_named():
     for function in FUNCTIONS.values():
         with pytest.raises(ValueError, match="behavior_logp"):
