@@ -20,14 +20,19 @@ bandit                          categories as arms of a bandit, paid by |advanta
 windows                         the same with recent payments and a bonus for rare visits (windows.py)
   init, push, mean, ucb_scores, update
 filtration                      samples whose reward can be trusted, by their rank (filtration.py)
-  rank_weights, filtered_weights, filtered_policy
+  rank_weights, filtered_weights
   best_and_random, best_and_worst, threshold_filter, power_weights, resample, choose
-  calibration                     which filter suits a reward model
+filtered_policy                 the policy that this amounts to, exactly (filter_analysis.py)
+reward_calibration              which filter suits a reward model
 """
 
 from polgrad.curricula import bandit, filtration, windows
 from polgrad.curricula.balancing import anna_karenina_select
 from polgrad.curricula.by_score import select_by_score
+from polgrad.curricula.filter_analysis import (
+    filtered_policy,
+    reward_calibration,
+)
 from polgrad.curricula.pairs import (
     Triple,
     knockout_pair,
@@ -55,6 +60,7 @@ __all__ = [
     "Triple",
     "anna_karenina_select",
     "bandit",
+    "filtered_policy",
     "filtration",
     "forced_tokens",
     "join_prefix",
@@ -67,6 +73,7 @@ __all__ = [
     "replay_order",
     "reset_prompts",
     "reset_states",
+    "reward_calibration",
     "select_by_score",
     "windows",
 ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled import grad, run
+from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
 from polgrad import divergences, games, losses, masking
@@ -136,8 +136,8 @@ def test_clips_of_kdrl_are_those_of_ppo():
 
 def test_a_teacher_that_is_the_student_teaches_nothing():
     loss = lambda x: losses.kdrl(x, LOGP, LOGP, 0 * ADVANTAGES, beta=1.0).sum()  # noqa: E731
-    assert loss(LOGP) == 0.0
-    np.testing.assert_array_equal(grad(loss)(LOGP), 0.0)
+    for result in value_and_grad(loss)(LOGP):
+        np.testing.assert_array_equal(result, 0.0)
     same = run(losses.distillation_advantages, ADVANTAGES, LOGP, LOGP)
     np.testing.assert_array_equal(same, np.broadcast_to(ADVANTAGES, (3, 4)))
 
@@ -173,8 +173,7 @@ def test_impossible_tokens():
     x, teacher = jnp.array([[-1.0, -inf, -inf]]), jnp.array([[-inf, -1.0, -inf]])
     np.testing.assert_array_equal(run(losses.teacher_log_ratio, x, teacher), [[-20.0, 20.0, 0.0]])
     loss = lambda x: losses.kdrl(x, x, teacher, jnp.ones((1, 1)), beta=1.0).sum()  # noqa: E731
-    assert np.isfinite(loss(x))
-    assert np.all(np.isfinite(grad(loss)(x)))
+    assert all(np.all(np.isfinite(result)) for result in value_and_grad(loss)(x))
 
 
 # --- masks --------------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ def test_a_solved_group_under_the_mask_has_no_gradient_at_all():
 
 @pytest.mark.parametrize("of", ["student", "teacher"])
 @pytest.mark.parametrize("renormalize", [False, True])
-@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("k", [2, 4])
 def test_top_k_kl_follows_the_formula(of, renormalize, k, x64):
     logits, other = np.random.default_rng(3).normal(size=(2, 3, 4))
     p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (logits, other))
@@ -249,10 +248,11 @@ def test_top_k_kl_stops_the_teacher_and_bears_exclusions(renormalize):
         total = lambda z, t, of=of: losses.top_k_kl(  # noqa: E731
             z, t, k=3, of=of, renormalize=renormalize
         ).sum()
-        to_student, to_teacher = grad(total, argnums=(0, 1))(logits, other)
+        both = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+        value, (to_student, to_teacher) = both(logits, other)
+        assert np.isfinite(value)
         assert np.all(np.isfinite(to_student))
         np.testing.assert_array_equal(to_teacher, 0.0)
-        assert np.isfinite(total(logits, other))
 
 
 # --- mistakes ------------------------------------------------------------------------------------
