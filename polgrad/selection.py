@@ -171,7 +171,7 @@ def high_entropy(
     _check_fraction(fraction)
     _checks.rank("entropy", entropy, 2, "[B, T]")
     _checks.same_shape("[B, T]", entropy=entropy, mask=mask)
-    entropy = accumulate(jax.lax.stop_gradient(entropy))
+    entropy = accumulate(entropy)
     valid = (jnp.asarray(mask) != 0) & jnp.isfinite(entropy)
     # The quantile interpolates at (1 - fraction)(N - 1) from below; what is not below it is
     # 1 + floor(fraction (N - 1)) tokens. The factor is that of `_quota`.
