@@ -7,20 +7,28 @@ range is then the caller's business. A Python number out of range raises at once
 import math
 
 import jax
+import numpy as np
 
 __all__ = ["in_range"]
 
 
 def in_range(
-    name: str, value, *, low: float = -math.inf, high: float = math.inf, above: bool = False
+    name: str,
+    value,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    below: bool = False,
 ) -> None:
-    """Raises ValueError unless low <= value <= high (low < value with `above`).
+    """Raises ValueError unless low <= value <= high (low < value with `above`, < high with `below`).
 
-    NaN is in no range.
+    NaN is in no range. Of an array, every entry must be in it.
     """
     if isinstance(value, jax.core.Tracer):
         return
-    if (low < value if above else low <= value) and value <= high:
+    over = low < value if above else low <= value
+    if np.all(over & (value < high if below else value <= high)):
         return
-    left = f"({low:g}" if above else f"[{low:g}"
-    raise ValueError(f"{name} is {value}, expected a number in {left}, {high:g}]")
+    interval = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    raise ValueError(f"{name} is {value}, expected a number in {interval}")

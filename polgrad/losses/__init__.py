@@ -28,6 +28,12 @@ Preference pairs and rankings (dpo.py)
   dpo, plackett_luce              logistic losses of two, of K answers
   ipo                             squared loss of two answers
   implicit_reward, preference_margin
+  hinge, exo, discopop            other losses of the margin (pairs.py)
+  robust_dpo, xpo                 labels flipped at a known rate; online, with optimism
+  nca, bco, apo_zero, apo_down    each answer held to the reference (absolute_pairs.py)
+  aot, aot_unpaired               margins by quantiles of the batch (optimal_transport.py)
+  imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
+  implicit_value                  logits read as values
   unlikelihood                    of tokens to avoid (unlikelihood.py)
 Lists of labelled answers: learning to rank (listwise.py)
   lipo                            pairs weighed by what their order is worth to the list
@@ -76,6 +82,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 """
 
 from polgrad.losses import ranking, targets
+from polgrad.losses.absolute_pairs import apo_down, apo_zero, bco, nca
 from polgrad.losses.best_of_n import OrderedPairs, best_of_n, ordered_pairs, reward_weighted
 from polgrad.losses.coefficients import (
     Coefficient,
@@ -133,11 +140,13 @@ from polgrad.losses.off_policy import (
     dppo_tv,
     dro,
 )
+from polgrad.losses.optimal_transport import aot, aot_unpaired
 from polgrad.losses.p3o import (
     p3o_v1,
     p3o_v2,
     pairwise_policy_gradient,
 )
+from polgrad.losses.pairs import discopop, exo, hinge, robust_dpo, xpo
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
@@ -155,6 +164,7 @@ from polgrad.losses.sequence_ratio import (
     vespo,
     vespo_weights,
 )
+from polgrad.losses.supervised import imitation, implicit_value, rpo, rpo_average
 from polgrad.losses.topr import (
     baseline_for_fraction,
     effective_positive_fraction,
@@ -174,7 +184,12 @@ __all__ = [
     "aggregate_groups",
     "annealed_coefficient",
     "annotator_loglikelihood",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
     "baseline_for_fraction",
+    "bco",
     "behavior_kl",
     "best_of_n",
     "bradley_terry",
@@ -186,6 +201,7 @@ __all__ = [
     "difference_views",
     "disco",
     "disco_b",
+    "discopop",
     "distillation_advantages",
     "distillation_mask",
     "dno",
@@ -196,6 +212,7 @@ __all__ = [
     "dynamic_kl_coefficient",
     "effective_positive_fraction",
     "entropy_bonus",
+    "exo",
     "exponentiated_weights",
     "f_dpg",
     "f_dpg_pseudo_reward",
@@ -204,8 +221,11 @@ __all__ = [
     "gspo",
     "gspo_token",
     "hard_assignment",
+    "hinge",
+    "imitation",
     "implicit_negative_policy",
     "implicit_reward",
+    "implicit_value",
     "inpo",
     "inpo_contrast",
     "ipo",
@@ -220,6 +240,7 @@ __all__ = [
     "meta_gradient",
     "mixture_bradley_terry",
     "nash_md",
+    "nca",
     "nft",
     "nft_prompt_weight",
     "normalized_weights",
@@ -241,6 +262,9 @@ __all__ = [
     "reinforce",
     "rejection_mask",
     "reward_weighted",
+    "robust_dpo",
+    "rpo",
+    "rpo_average",
     "sapo",
     "sequence_score",
     "simcse",
@@ -261,4 +285,5 @@ __all__ = [
     "value_loss",
     "vespo",
     "vespo_weights",
+    "xpo",
 ]

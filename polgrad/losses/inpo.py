@@ -125,7 +125,8 @@ def sppo(
 
     loss = (log policy / previous - (win_rate - 1/2) / eta)^2: multiplicative weights with the
     normaliser taken as exp(1 / (2 eta)). Unlike `inpo` it looks at one answer at a time, and
-    nothing holds it to a reference.
+    nothing holds it to a reference. The loss of a pair ("SPPO-hard") is
+    sppo(chosen, 1) + sppo(rejected, 0).
 
     Args:
       logratio: log(policy / previous) of the answers, sums over tokens, in nats. Stop the

@@ -1,0 +1,227 @@
+"""Losses of the margin between a chosen and a rejected answer, besides `dpo` and `ipo`.
+
+All see the log-ratios of a pair through z = beta (chosen - rejected) alone, so that what depends
+on the prompt only cancels. Fed with plain log-probabilities instead of log-ratios they are their
+reference-free forms (a uniform reference). A mixture is written as a sum, for example MPO (Wang
+et al. 2024, arXiv:2411.10442): 0.8 `dpo` + 0.2 `bco` + `imitation` of the chosen answer.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polgrad import _checks
+from polgrad._log_ratio import finite
+from polgrad._scalars import in_range
+from polgrad.losses.dpo import dpo
+
+__all__ = ["discopop", "exo", "hinge", "robust_dpo", "xpo"]
+
+# Beyond this margin DiscoPOP's exponential is constant.
+_DISCOPOP_LIMIT = 50.0
+
+
+def hinge(
+    chosen_logratio: Float[Array, "B"], rejected_logratio: Float[Array, "B"], *, beta: float = 0.05
+) -> Float[Array, "B"]:
+    """The hinge loss of RSO (SLiC with normalised likelihoods): a margin of one is enough.
+
+    loss = max(0, 1 - z), z = beta (chosen - rejected). For pairs whose margin should be reached
+    and then left alone.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0 (gamma in the paper).
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs; exactly 0 without gradient for z >= 1. An
+      infinite log ratio counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Liu et al., Statistical Rejection Sampling Improves Preference Optimization, 2023
+      (arXiv:2309.06657).
+    """
+    margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
+    return jnp.where(margin < 1.0, 1.0 - margin, 0.0)
+
+
+def robust_dpo(
+    chosen_logratio: Float[Array, "B"],
+    rejected_logratio: Float[Array, "B"],
+    *,
+    beta: float = 0.1,
+    flip_rate: Float[Array, "B"] | float = 0.1,
+    max_margin: float | None = None,
+) -> Float[Array, "B"]:
+    """Robust DPO: unbiased for `dpo` on clean labels when labels are flipped at a known rate.
+
+    loss = [(1 - e) l(z) - e l(-z)] / (1 - 2 e) = l(z) - e / (1 - 2 e) z
+
+    with l(z) = -log sigmoid(z), z = beta (chosen - rejected) and e the flip rate. Label smoothing
+    adds e z instead: it shrinks the margin once more. The loss has NO LOWER BOUND: each pair
+    keeps pushing however large its margin, so that a policy which can separate the data runs
+    away unless training stops early or `max_margin` holds it. Losses below 0 are normal.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the answers that the label prefers, sums over
+        tokens, in nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0.
+      flip_rate: probability that a label is reversed, in [0, 0.5); one number, or one a pair.
+        The variance grows like 1 / (1 - 2 flip_rate)^2; rather under- than overstate it.
+      max_margin: |z| beyond which a pair counts this margin, without gradient; None for no limit
+        (the paper), about 10 in practice.
+
+    Returns:
+      Losses, [B], to be averaged over pairs; `dpo` itself for flip rate 0. An infinite log ratio
+      counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta`, `flip_rate` or `max_margin` is out of range.
+
+    References:
+      Ray Chowdhury et al., Provably Robust DPO: Aligning Language Models with Noisy Feedback,
+      2024 (arXiv:2403.00409).
+    """
+    in_range("flip_rate", flip_rate, low=0.0, high=0.5, below=True)
+    margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
+    if max_margin is not None:
+        in_range("max_margin", max_margin, low=0.0, above=True)
+        edge = jax.lax.stop_gradient(jnp.sign(margin)) * max_margin
+        margin = jnp.where(jnp.abs(margin) <= max_margin, margin, edge)
+    return jax.nn.softplus(-margin) - flip_rate / (1.0 - 2.0 * flip_rate) * margin
+
+
+def exo(
+    chosen_logratio: Float[Array, "B"],
+    rejected_logratio: Float[Array, "B"],
+    *,
+    beta: float = 0.1,
+    epsilon: float = 1e-3,
+) -> Float[Array, "B"]:
+    """EXO: the REVERSE KL between the policy's preference and the smoothed label.
+
+    loss = KL([q, 1 - q] || [1 - epsilon, epsilon]), q = sigmoid(beta (chosen - rejected))
+
+    where `dpo` with label smoothing epsilon has the forward KL. It seeks a mode: for a pair
+    labelled one way with probability p, z = (2 p - 1) log((1 - epsilon) / epsilon).
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0.
+      epsilon: smoothing of the label, in (0, 0.5]; without it the loss would be infinite.
+
+    Returns:
+      Losses, [B], >= 0 up to rounding, at most log(1 / epsilon), to be averaged over pairs. An
+      infinite log ratio counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `epsilon` is out of range.
+
+    References:
+      Ji et al., Towards Efficient Exact Optimization of Language Model Alignment, 2024
+      (arXiv:2402.00856).
+    """
+    in_range("epsilon", epsilon, low=0.0, high=0.5, above=True)
+    margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
+    log_q, log_not_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
+    right = jnp.exp(log_q) * (log_q - jnp.log1p(-epsilon))
+    return right + jnp.exp(log_not_q) * (log_not_q - jnp.log(epsilon))
+
+
+def discopop(
+    chosen_logratio: Float[Array, "B"],
+    rejected_logratio: Float[Array, "B"],
+    *,
+    beta: float = 0.05,
+    tau: float = 0.05,
+) -> Float[Array, "B"]:
+    """DiscoPOP, a loss found by a language model: logistic for z < 0, exponential for z > 0.
+
+    loss = (1 - m) l(z) + m exp(-z), m = sigmoid(z / tau), z = beta (chosen - rejected)
+
+    with l(z) = -log sigmoid(z). The blend m is differentiated too. Not convex: the loss RISES
+    from about 0.7 to 1 where z crosses 0, so small steps may stall in the dip before it.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0.
+      tau: width of the blend, in units of z, > 0.
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs; (1 + log 2) / 2 where policy = reference.
+      Margins beyond +-50 count +-50 in the exponential part. An infinite log ratio counts +-20
+      nats, an undefined one 0, all without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `tau` is not positive.
+
+    References:
+      Lu et al., Discovering Preference Optimization Algorithms with and for Large Language
+      Models, 2024 (arXiv:2406.08414).
+    """
+    in_range("tau", tau, low=0.0, above=True)
+    margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
+    edge = jax.lax.stop_gradient(jnp.sign(margin)) * _DISCOPOP_LIMIT
+    near = jnp.where(jnp.abs(margin) <= _DISCOPOP_LIMIT, margin, edge)
+    # m exp(-z) in one exponent: at z << 0 the factors are 0 and infinity.
+    exponential = jnp.exp(jax.nn.log_sigmoid(near / tau) - near)
+    return jax.nn.sigmoid(-margin / tau) * jax.nn.softplus(-margin) + exponential
+
+
+def xpo(
+    chosen_logratio: Float[Array, "B"],
+    rejected_logratio: Float[Array, "B"],
+    reference_sample_logp: Float[Array, "B"],
+    *,
+    beta: float = 0.1,
+    alpha: float = 1e-5,
+) -> Float[Array, "B"]:
+    """XPO: online DPO with a bonus for leaving what the reference would say.
+
+    loss = dpo + alpha log policy(y'), y' drawn from the reference: optimism about answers that
+    the data have not shown yet.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      reference_sample_logp: log-probabilities under the current policy of answers that the
+        REFERENCE drew for the same prompts, sums over tokens.
+      beta: strength of the KL to the reference, > 0.
+      alpha: strength of the optimism, >= 0.
+
+    Returns:
+      Losses, [B], to be averaged over pairs; `dpo` for alpha = 0. An infinite log ratio or
+      log-probability counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `alpha` is out of range.
+
+    References:
+      Xie et al., Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for
+      Sample-Efficient RLHF, 2024 (arXiv:2405.21046).
+    """
+    in_range("alpha", alpha, low=0.0)
+    preference = dpo(chosen_logratio, rejected_logratio, beta=beta)
+    _checks.same_shape(
+        "[B]", chosen_logratio=chosen_logratio, reference_sample_logp=reference_sample_logp
+    )
+    return preference + alpha * finite(reference_sample_logp)
+
+
+def _margin(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> Array:
+    """The difference of two checked log-ratios, finite."""
+    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
+    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
+    in_range("beta", beta, low=0.0, above=True)
+    return finite(chosen_logratio) - finite(rejected_logratio)
