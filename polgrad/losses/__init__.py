@@ -33,6 +33,8 @@ Preference pairs and rankings (dpo.py)
   nca, bco, apo_zero, apo_down    each answer held to the reference (absolute_pairs.py)
   aot, aot_unpaired               margins by quantiles of the batch (optimal_transport.py)
   imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
+  simpo, cpo, orpo, log_odds      without a reference (reference_free.py)
+  kto, kto_reference_point        single answers, good or bad (unpaired.py)
   implicit_value                  logits read as values
   unlikelihood                    of tokens to avoid (unlikelihood.py)
 Lists of labelled answers: learning to rank (listwise.py)
@@ -148,6 +150,7 @@ from polgrad.losses.p3o import (
 )
 from polgrad.losses.pairs import discopop, exo, hinge, robust_dpo, xpo
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
+from polgrad.losses.reference_free import cpo, log_odds, orpo, simpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
     bradley_terry,
@@ -172,6 +175,7 @@ from polgrad.losses.topr import (
     topr_weights,
 )
 from polgrad.losses.unlikelihood import unlikelihood
+from polgrad.losses.unpaired import kto, kto_reference_point
 from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
@@ -197,6 +201,7 @@ __all__ = [
     "clip_cov",
     "copg",
     "copg_group",
+    "cpo",
     "difference_objective",
     "difference_views",
     "disco",
@@ -233,8 +238,11 @@ __all__ = [
     "kl_cov",
     "kl_hinge",
     "kl_penalty",
+    "kto",
+    "kto_reference_point",
     "lipo",
     "listwise_softmax",
+    "log_odds",
     "luspo",
     "maxmin_weights",
     "meta_gradient",
@@ -246,6 +254,7 @@ __all__ = [
     "normalized_weights",
     "off_policy_sequence_mask",
     "ordered_pairs",
+    "orpo",
     "p3o_v1",
     "p3o_v2",
     "pairwise_hinge",
@@ -268,6 +277,7 @@ __all__ = [
     "sapo",
     "sequence_score",
     "simcse",
+    "simpo",
     "sinkhorn",
     "soft_assignment",
     "sppo",

@@ -1,0 +1,136 @@
+"""Preference losses without a reference policy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polgrad import _checks
+from polgrad._dtypes import accumulate
+from polgrad._log_ratio import LIMIT, finite
+from polgrad._scalars import in_range
+from polgrad.losses.supervised import imitation
+from polgrad.losses.unlikelihood import unlikelihood
+
+__all__ = ["cpo", "log_odds", "orpo", "simpo"]
+
+
+def simpo(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    *,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+) -> Float[Array, "B"]:
+    """SimPO: logistic loss on the difference of AVERAGE log-probabilities, with a margin.
+
+    loss = -log sigmoid(beta (chosen - rejected) - gamma).
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, averages over
+        tokens (`masking.masked_mean(token_logp, mask, axis=-1)`), in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      beta: scale, > 0 (2 to 2.5 in the paper, 10 for some models).
+      gamma: the margin, >= 0; 0.3 to 0.8 times beta in the paper.
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs. A log-probability of minus infinity counts -20
+      nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `gamma` is out of range.
+
+    References:
+      Meng et al., SimPO: Simple Preference Optimization with a Reference-Free Reward, 2024
+      (arXiv:2405.14734).
+    """
+    in_range("gamma", gamma, low=0.0)
+    return jax.nn.softplus(gamma - beta * _margin(chosen_logp, rejected_logp, beta))
+
+
+def cpo(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+) -> Float[Array, "B"]:
+    """CPO: DPO with a uniform reference, plus imitation of the chosen answer.
+
+    loss = -log sigmoid(beta (chosen - rejected)) - alpha chosen.
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, SUMS over tokens,
+        in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      beta: scale, > 0.
+      alpha: weight of the imitation, >= 0. Codes average it over all tokens of the batch instead:
+        alpha = 0 and `masking.reduce(-token_logp, mask, mode="token")` beside it.
+
+    Returns:
+      Losses, [B], to be averaged over pairs. A log-probability of minus infinity counts -20 nats,
+      an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `alpha` is out of range.
+
+    References:
+      Xu et al., Contrastive Preference Optimization, 2024 (arXiv:2401.08417).
+    """
+    in_range("alpha", alpha, low=0.0)
+    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp, beta))
+    return preference + alpha * imitation(chosen_logp)
+
+
+def log_odds(logp: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """log(p / (1 - p)) from log p, without cancellation.
+
+    Args:
+      logp: log-probabilities, <= 0, any shape.
+
+    Returns:
+      Log-odds, same shape, float32 or wider. A probability above 1 - exp(-20) counts 20, one of 0
+      counts -20, both without gradient.
+    """
+    logp = accumulate(logp)
+    certain = logp > -math.exp(-LIMIT)
+    safe = jnp.where(certain, -1.0, logp)
+    return jnp.where(certain, LIMIT, finite(safe) + unlikelihood(safe))
+
+
+def orpo(
+    chosen_logp: Float[Array, "B"], rejected_logp: Float[Array, "B"], *, beta: float = 0.1
+) -> Float[Array, "B"]:
+    """ORPO: imitation of the chosen answer plus a logistic loss on the ratio of odds.
+
+    loss = -chosen - beta log sigmoid(log_odds(chosen) - log_odds(rejected)).
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, AVERAGES over
+        tokens, in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      beta: weight of the odds, > 0 (lambda in the paper).
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs. Log-odds stay defined at probabilities 0 and 1
+      (`log_odds`).
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Hong et al., ORPO: Monolithic Preference Optimization without Reference Model, 2024
+      (arXiv:2403.07691).
+    """
+    _margin(chosen_logp, rejected_logp, beta)
+    odds = log_odds(chosen_logp) - log_odds(rejected_logp)
+    return imitation(chosen_logp) + beta * jax.nn.softplus(-odds)
+
+
+def _margin(chosen_logp: Array, rejected_logp: Array, beta: float) -> Array:
+    """The difference of two checked log-probabilities, finite."""
+    _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
+    _checks.same_shape("[B]", chosen_logp=chosen_logp, rejected_logp=rejected_logp)
+    in_range("beta", beta, low=0.0, above=True)
+    return finite(chosen_logp) - finite(rejected_logp)
