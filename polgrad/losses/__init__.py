@@ -35,6 +35,7 @@ Preference pairs and rankings (dpo.py)
   imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
   simpo, cpo, orpo, log_odds      without a reference (reference_free.py)
   kto, kto_reference_point        single answers, good or bad (unpaired.py)
+  cpl, segment_score              segments of behaviour (cpl.py)
   implicit_value                  logits read as values
   unlikelihood                    of tokens to avoid (unlikelihood.py)
 Lists of labelled answers: learning to rank (listwise.py)
@@ -102,6 +103,7 @@ from polgrad.losses.correction import (
     rejection_mask,
     truncated_importance_weights,
 )
+from polgrad.losses.cpl import cpl, segment_score
 from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge, sequence_score
 from polgrad.losses.distillation import (
     distillation_advantages,
@@ -201,6 +203,7 @@ __all__ = [
     "clip_cov",
     "copg",
     "copg_group",
+    "cpl",
     "cpo",
     "difference_objective",
     "difference_views",
@@ -275,6 +278,7 @@ __all__ = [
     "rpo",
     "rpo_average",
     "sapo",
+    "segment_score",
     "sequence_score",
     "simcse",
     "simpo",
