@@ -35,6 +35,8 @@ Preference pairs and rankings (dpo.py)
   imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
   simpo, cpo, orpo, log_odds      without a reference (reference_free.py)
   kto, kto_reference_point        single answers, good or bad (unpaired.py)
+  debias_flips                    any pair loss under flipped labels (transforms.py)
+  flipped_probability, unflipped_probability
   cpl, segment_score              segments of behaviour (cpl.py)
   implicit_value                  logits read as values
   unlikelihood                    of tokens to avoid (unlikelihood.py)
@@ -176,6 +178,7 @@ from polgrad.losses.topr import (
     topr,
     topr_weights,
 )
+from polgrad.losses.transforms import debias_flips, flipped_probability, unflipped_probability
 from polgrad.losses.unlikelihood import unlikelihood
 from polgrad.losses.unpaired import kto, kto_reference_point
 from polgrad.losses.value import td_loss, value_loss
@@ -205,6 +208,7 @@ __all__ = [
     "copg_group",
     "cpl",
     "cpo",
+    "debias_flips",
     "difference_objective",
     "difference_views",
     "disco",
@@ -225,6 +229,7 @@ __all__ = [
     "f_dpg",
     "f_dpg_pseudo_reward",
     "flip_mask",
+    "flipped_probability",
     "gmpo",
     "gspo",
     "gspo_token",
@@ -295,6 +300,7 @@ __all__ = [
     "topr",
     "topr_weights",
     "truncated_importance_weights",
+    "unflipped_probability",
     "unlikelihood",
     "value_loss",
     "vespo",
