@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds clean
+.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds mutants clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +74,10 @@ memory: $(VENV)/.installed
 # What 16 seeds in one program cost next to one, for every experiment.
 seeds: $(VENV)/.installed
 	$(BIN)/python benchmarks/seeds.py
+
+# One change at a time in losses, advantages, selection and divergences: does a test notice? Hours.
+mutants: $(VENV)/.installed
+	$(BIN)/python benchmarks/mutants.py
 
 imports: $(VENV)/.installed
 	$(BIN)/python benchmarks/imports.py

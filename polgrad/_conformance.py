@@ -384,6 +384,46 @@ def check_formats(call: Call) -> Check:
     return Check(True, "float32 and bfloat16 agree with float64")
 
 
+# Where a trust region may be closed on the side that the policy is coming back from: not here.
+_AWAY = 0.4  # log ratio of every token, beyond the usual clips and within the usual dual clip
+_RATIOS = np.round(np.arange(0.05, 10.0, 0.1), 2)  # between the bounds that people use
+
+
+def _pull(call: Call, log_ratios: np.ndarray, advantage: float) -> np.ndarray:
+    """How the loss moves the log-probability of a one-token answer, for each log ratio."""
+    mask = np.eye(1, 3) * np.ones((len(log_ratios), 1))
+    logp = -1.0 * mask
+    batch = Batch(logp, logp - log_ratios[:, None] * mask, np.full(len(mask), advantage), mask)
+    return -np.asarray(call.evaluate(batch)[1].logp)[:, 0]
+
+
+def check_recovery(call: Call) -> Check:
+    """A clip that is the wrong way round has the right gradient on-policy, and never comes back."""
+    for advantage, side in ((1.0, -_AWAY), (-1.0, _AWAY)):
+        pull = float(_pull(call, np.array([side]), advantage)[0])
+        if not pull * advantage > 0.0:
+            word = "no gradient" if pull == 0.0 else "a gradient the wrong way"
+            where = f"advantage {advantage:+g} at ratio {np.exp(side):.2f}"
+            return Check(False, f"{word} for {where}: a lost sample is not won back")
+    return Check(True, "samples that the policy moved the wrong way are pulled back")
+
+
+def check_trust_region(call: Call) -> Check:
+    """From which ratio on a sample has no gradient any more; a property, not a requirement."""
+    ends = []
+    for advantage, ratios in (
+        (1.0, _RATIOS[_RATIOS >= 1.0]),
+        (-1.0, _RATIOS[_RATIOS <= 1.0][::-1]),
+    ):
+        closed = _pull(call, np.log(ratios), advantage) == 0.0
+        ends.append(f"{ratios[closed.argmax()]:g}" if closed[-1] else None)
+    if not any(ends):
+        return Check(False, "no sample's gradient ends with its ratio", required=False)
+    good, bad = (end or "never" for end in ends)
+    detail = f"no gradient from ratio {good} on for A > 0, {bad} for A < 0"
+    return Check(True, detail, required=False)
+
+
 def check_scale(call: Call) -> Check:
     batch = _batch()
     _, scaled = call.evaluate(batch._replace(advantages=3.0 * batch.advantages))

@@ -82,9 +82,11 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     Required: on-policy its expected gradient is the policy gradient (for completions of several
     tokens also the one in which each completion's score is divided by its length); gradients
     flow through `logp` alone; the losses of a batch are those of its parts; order and padding do
-    not matter; everything is finite for log-probabilities of minus infinity and empty rows; and
-    float32 and bfloat16 agree with float64. Measured: bias and variance off-policy. Noted: whether the
-    loss is proportional to the advantages.
+    not matter; everything is finite for log-probabilities of minus infinity and empty rows;
+    float32 and bfloat16 agree with float64; and a sample whose ratio has moved against its
+    advantage is pulled back, which a clip on the wrong side would not do. Measured: bias and
+    variance off-policy. Noted: where the trust region ends, and whether the loss is proportional to
+    the advantages.
 
     Args:
       objective: the loss.
@@ -113,6 +115,8 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
             "empty rows": kit.check_empty(call),
             "minus infinity": kit.check_edges(call),
             "number formats": kit.check_formats(call),
+            "wins samples back": kit.check_recovery(call),
+            "trust region": kit.check_trust_region(call),
             "scales with A": kit.check_scale(call),
         }
     return Card(call.name, kit.LAYOUTS[call.layout], measurements, checks)

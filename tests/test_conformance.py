@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from polgrad import conformance, losses
+from polgrad._log_ratio import log_ratio
 
 card_of = functools.cache(conformance.check)
 
@@ -170,6 +171,13 @@ def depends_on_the_row(logp, advantages):
     return losses.reinforce(logp, advantages) * (1.0 + rank)
 
 
+def flipped_clip(logp, behavior_logp, advantages):
+    """PPO with the larger of the two surrogates: right on-policy, and a one-way street off it."""
+    r = jnp.exp(jnp.clip(log_ratio(logp, behavior_logp), -20.0, 20.0))
+    fixed = jax.lax.stop_gradient(advantages)
+    return -jnp.maximum(r * fixed, jnp.clip(r, 0.8, 1.2) * fixed)
+
+
 def underflows(logp, advantages):
     powers = jnp.exp(40.0 * logp)  # exp(-88) is the end of float32
     return -jax.lax.stop_gradient(advantages) * jnp.log(2.0 * powers) / 40.0
@@ -192,6 +200,7 @@ def underflows(logp, advantages):
         (advantages_not_stopped, "minus infinity", "not finite"),
         (depends_on_the_row, "permutation", "order"),
         (underflows, "number formats", "float32"),
+        (flipped_clip, "wins samples back", "no gradient for advantage +1"),
     ],
 )
 def test_a_wrong_loss_is_caught(wrong, failure, words):
@@ -202,9 +211,26 @@ def test_a_wrong_loss_is_caught(wrong, failure, words):
     assert f"FAIL] {failure}" in str(card)
 
 
+def test_a_flipped_clip_is_right_on_policy_and_fails_for_its_clip_alone():
+    assert card_of(flipped_clip).failures == ("wins samples back",)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("ppo_clip", "ratio 1.25 on for A > 0, 0.75 for A < 0"),
+        ("reinforce", "no sample's gradient ends"),
+        ("cispo", "no sample's gradient ends"),
+    ],
+)
+def test_the_trust_region_is_noted(name, words):
+    check = card_of(OURS[name]).checks["trust region"]
+    assert words in check.detail and not check.required
+
+
 def test_the_sign_alone_fails_the_flipped_loss():
     card = card_of(flipped_sign)
-    assert card.failures == ("on-policy gradient",)
+    assert card.failures == ("on-policy gradient", "wins samples back")
     np.testing.assert_allclose(at(card, "bandit", 0.0).cosine, -1.0)
     np.testing.assert_allclose(at(card, "bandit", 0.0).bias, 2.0)
 
