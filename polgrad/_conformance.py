@@ -1,5 +1,6 @@
 """The examinations behind `polgrad.conformance`: calling a loss, exact moments, requirements."""
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -15,7 +16,7 @@ from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 
 _TOKEN_FIELDS = ("tokens", "mask", "prefix")
 _STALENESS = (0.0, 0.1, 0.5, 1.0)
-_EXACT = 1e-7  # relative; the sums are in float64, user code may hold float32 constants
+EXACT = 1e-7  # relative; the sums are in float64, user code may hold float32 constants
 
 # Argument names that are recognised, and what they stand for.
 _ROLES = {
@@ -153,6 +154,13 @@ def _roles(objective: Callable) -> list[tuple[str, str | None]]:
     )
 
 
+@contextlib.contextmanager
+def exactly():
+    """Float64 on the CPU: accelerators have none, or a slow one, and nothing here is large."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
+
 # --- Exact expectations -----------------------------------------------------------------------
 
 
@@ -195,7 +203,7 @@ def measure(call: Call, problem: Problem) -> list[Measurement]:
     logp = np.asarray(token_logp(sequences, problem.logits))
     policy = np.exp(logp.sum(-1))
     exact = (policy * returns) @ score.sum(1)
-    _, reinforce = _moments(score, policy, (returns - policy @ returns)[:, None] * mask)
+    _, reinforce = moments(score, policy, (returns - policy @ returns)[:, None] * mask)
 
     results = []
     for staleness in _STALENESS:
@@ -208,21 +216,21 @@ def measure(call: Call, problem: Problem) -> list[Measurement]:
         ascent = -np.concatenate(
             [call.evaluate(Batch(*(x[n : n + 1] for x in batch)))[1].logp for n in range(len(logp))]
         )
-        mean, variance = _moments(score, behavior, ascent)
+        mean, variance = moments(score, behavior, ascent)
         weighted, ratio = advantages[:, None] * mask, np.exp(logp - behavior_logp)
         known = {
             "policy gradient": exact,
-            "token-ratio surrogate": _moments(score, behavior, ratio * weighted)[0],
-            "uncorrected REINFORCE": _moments(score, behavior, weighted)[0],
-            "policy gradient / length": _moments(score, policy, weighted / length[:, None])[0],
+            "token-ratio surrogate": moments(score, behavior, ratio * weighted)[0],
+            "uncorrected REINFORCE": moments(score, behavior, weighted)[0],
+            "policy gradient / length": moments(score, policy, weighted / length[:, None])[0],
         }
-        follows = [name for name, g in known.items() if _distance(mean, g) < _EXACT]
+        follows = [name for name, g in known.items() if distance(mean, g) < EXACT]
         norms = max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
         results.append(
             Measurement(
                 problem=problem.name,
                 staleness=staleness,
-                bias=_distance(mean, exact),
+                bias=distance(mean, exact),
                 cosine=float(mean @ exact / norms),
                 variance=float(variance / reinforce),
                 follows=follows[0] if follows else "none of the known",
@@ -231,17 +239,17 @@ def measure(call: Call, problem: Problem) -> list[Measurement]:
     return results
 
 
-def _moments(score, weight, token_gradient) -> tuple[np.ndarray, float]:
+def moments(score, weight, token_gradient) -> tuple[np.ndarray, float]:
     """Mean and trace of the covariance of one-sample gradients, from [N, T] token gradients."""
     each = np.einsum("nt,ntp->np", token_gradient, score)
     mean = weight @ each
     return mean, weight @ np.sum(each**2, -1) - mean @ mean
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
+def distance(a: np.ndarray, b: np.ndarray) -> float:
     """||a - b|| / ||b||; infinite if either holds a NaN."""
-    distance = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
-    return np.inf if np.isnan(distance) else distance
+    found = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
+    return np.inf if np.isnan(found) else found
 
 
 # --- Requirements -----------------------------------------------------------------------------
@@ -257,13 +265,14 @@ def _batch() -> Batch:
     return Batch(logp * mask, behavior_logp * mask, advantages, mask)
 
 
-def _close(a, b, tolerance: float = _EXACT) -> bool:
+def _close(a, b, tolerance: float = EXACT) -> bool:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     # NaN is equal to nothing, itself included.
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= tolerance * (1.0 + np.abs(b))))
 
 
 def check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
+    """On-policy the expected gradient is the policy gradient, or that with scores divided by length."""
     found, wrong = [], []
     for m in measurements:
         if m.staleness > 0.0:
@@ -277,12 +286,14 @@ def check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
 
 
 def check_unreduced(call: Call) -> Check:
+    """The loss is left to `masking.reduce`."""
     if jax.eval_shape(call._raw, _batch()).ndim == 0:
         return Check(False, "returns a scalar, expected [B, T] or [B]")
     return Check(True, "one loss a row or a token")
 
 
 def check_stopped(call: Call) -> Check:
+    """No gradient reaches what is fixed once the samples are drawn."""
     _, gradient = call.evaluate(_batch())
     leaks = [
         name
@@ -295,6 +306,7 @@ def check_stopped(call: Call) -> Check:
 
 
 def check_micro_batches(call: Call) -> Check:
+    """Splitting a batch changes nothing, so gradient accumulation and shards are exact."""
     batch = _batch()
     losses, gradient = call.evaluate(batch)
     parts = [call.evaluate(Batch(*(x[i : i + 1] for x in batch))) for i in range(4)]
@@ -309,6 +321,7 @@ def check_micro_batches(call: Call) -> Check:
 
 
 def check_permutation(call: Call) -> Check:
+    """Rows are exchangeable."""
     order, batch = np.array([2, 0, 3, 1]), _batch()
     losses, gradient = call.evaluate(batch)
     moved_losses, moved = call.evaluate(Batch(*(x[order] for x in batch)))
@@ -319,6 +332,7 @@ def check_permutation(call: Call) -> Check:
 
 
 def check_padding(call: Call) -> Check:
+    """Neither the values under mask = 0 nor their number are seen."""
     batch = _batch()
     hidden = batch.mask == 0
     losses, gradient = call.evaluate(batch)
@@ -341,6 +355,7 @@ def check_padding(call: Call) -> Check:
 
 
 def check_empty(call: Call) -> Check:
+    """Rows without a valid token, and batches of them, add nothing and no NaN."""
     batch, others = _batch(), np.array([0, 2, 3])
     present = np.array([[1.0], [0.0], [1.0], [1.0]])
     losses, gradient = call.evaluate(
@@ -361,6 +376,7 @@ def check_empty(call: Call) -> Check:
 
 
 def check_edges(call: Call) -> Check:
+    """Excluded and nearly excluded tokens give finite losses and gradients."""
     values, mask = (-np.inf, -1000.0, -1.0, 0.0), np.eye(1, 3) * np.ones((4, 1))
     for behavior_logp, advantage in itertools.product(values, (-1.0, 0.0, 1.0)):
         logp = np.where(mask > 0, np.array(values)[:, None], 0.0)
@@ -374,6 +390,7 @@ def check_edges(call: Call) -> Check:
 
 
 def check_formats(call: Call) -> Check:
+    """The arithmetic survives float32 and bfloat16 inputs."""
     # All see values that bfloat16 can hold, so that only the arithmetic differs.
     rounded = [x.astype(jnp.bfloat16) for x in _batch()]
     exact, gradient = call.evaluate(Batch(*(x.astype(jnp.float64) for x in rounded)))
@@ -425,6 +442,7 @@ def check_trust_region(call: Call) -> Check:
 
 
 def check_scale(call: Call) -> Check:
+    """Twice the advantages, twice the gradient; a property, not a requirement."""
     batch = _batch()
     _, scaled = call.evaluate(batch._replace(advantages=3.0 * batch.advantages))
     if _close(scaled.logp, 3.0 * call.evaluate(batch)[1].logp):

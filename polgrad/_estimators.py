@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad import _checks
 from polgrad import _conformance as kit
 from polgrad.games.sequences import token_logp
 
@@ -58,8 +59,16 @@ def measure_kl(term: Callable, *, place: str) -> list[KLMeasurement]:
       term: a term of a loss, or an estimate for the reward.
       place: "loss": its own gradient counts; "reward": it is summed over a completion and paid,
         stopped, so that the score function carries it.
+
+    Returns:
+      One measurement for the bandit, one for the sequences.
+
+    Raises:
+      ValueError: a place that is neither.
     """
-    return [_measure_kl(term, place, problem) for problem in kit.problems()]
+    _checks.choice("place", place, ("loss", "reward"))
+    with kit.exactly():
+        return [_measure_kl(term, place, problem) for problem in kit.problems()]
 
 
 def _measure_kl(term, place, problem: kit.Problem) -> KLMeasurement:
@@ -76,18 +85,18 @@ def _measure_kl(term, place, problem: kit.Problem) -> KLMeasurement:
     slope, terms = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(logp))
     each = np.asarray(terms).sum(-1)
     token_gradient = np.asarray(slope) if place == "loss" else each[:, None] * mask
-    mean, variance = kit._moments(score, policy, token_gradient)
-    exact, spread = kit._moments(score, policy, gap.sum(-1, keepdims=True) * mask)
+    mean, variance = kit.moments(score, policy, token_gradient)
+    exact, spread = kit.moments(score, policy, gap.sum(-1, keepdims=True) * mask)
     known = {
         "KL(policy || reference)": exact,
-        "the same, later states held fixed": kit._moments(score, policy, gap * mask)[0],
+        "the same, later states held fixed": kit.moments(score, policy, gap * mask)[0],
         "KL(reference || policy)": -np.exp(reference.sum(-1)) @ score.sum(1),
-        "the same, states of the policy": kit._moments(score, policy, (1 - np.exp(-gap)) * mask)[0],
+        "the same, states of the policy": kit.moments(score, policy, (1 - np.exp(-gap)) * mask)[0],
     }
     length = np.linalg.norm(mean)
     divergence = policy @ gap.sum(-1)
-    follows = [name for name, g in known.items() if kit._distance(mean, g) < kit._EXACT]
-    if length < kit._EXACT * np.linalg.norm(exact):
+    follows = [name for name, g in known.items() if kit.distance(mean, g) < kit.EXACT]
+    if length < kit.EXACT * np.linalg.norm(exact):
         follows = ["nothing: its mean is zero"]
     return KLMeasurement(
         problem=problem.name,
@@ -103,7 +112,18 @@ def measure_advantages(function: Callable) -> AdvantageMeasurement:
     """Exact bias and variance of REINFORCE with `function(rewards [1, G]) -> [1, G]`.
 
     All groups of four actions of a bandit are enumerated, each on its own.
+
+    Args:
+      function: rewards of one group to its advantages.
+
+    Returns:
+      The measurement; an unbiased baseline has scale 1 and bias 0.
     """
+    with kit.exactly():
+        return _measure_advantages(function)
+
+
+def _measure_advantages(function) -> AdvantageMeasurement:
     problem = kit.problems()[0]
     policy = np.exp(np.asarray(token_logp(problem.sequences, problem.logits)).sum(-1))
     score = problem.score.sum(1)
@@ -124,6 +144,6 @@ def measure_advantages(function: Callable) -> AdvantageMeasurement:
     along = scale * exact
     return AdvantageMeasurement(
         scale=float(scale),
-        bias=kit._distance(mean, along),
+        bias=kit.distance(mean, along),
         variance=float(variance / scale**2 / least),
     )

@@ -3,6 +3,8 @@
     card = conformance.check(my_loss)
     print(card)
     assert card.ok
+    measure_kl(my_kl_term, place="loss")
+    measure_advantages(my_baseline)
 
 An objective is a loss with polgrad's signature, from this package or from anybody's notebook.
 Nothing is sampled: the policies are small enough to sum over every completion in float64, so the
@@ -12,12 +14,25 @@ expected gradient, its bias and its variance are exact.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 from polgrad import _conformance as kit
 from polgrad._conformance import Check, Measurement
+from polgrad._estimators import (
+    AdvantageMeasurement,
+    KLMeasurement,
+    measure_advantages,
+    measure_kl,
+)
 
-__all__ = ["Card", "Check", "Measurement", "check"]
+__all__ = [
+    "AdvantageMeasurement",
+    "Card",
+    "Check",
+    "KLMeasurement",
+    "Measurement",
+    "check",
+    "measure_advantages",
+    "measure_kl",
+]
 
 
 class Card(NamedTuple):
@@ -101,8 +116,7 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
       ValueError: if the objective takes no arguments that are known, accepts none of the
         layouts, or returns neither [B, T] nor [B] nor a scalar.
     """
-    # Accelerators have no float64, or a slow one; nothing here is large.
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with kit.exactly():
         call = kit.Call(objective, layout)
         measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
         checks = {

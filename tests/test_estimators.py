@@ -2,23 +2,16 @@
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 
-from polgrad import _estimators, advantages, divergences, losses
+from polgrad import advantages, conformance, divergences, losses
 
 
 @functools.cache
 def kl(place, **settings):
     term = losses.kl_penalty if place == "loss" else divergences.kl_estimate
-    with jax.enable_x64(True):
-        return _estimators.measure_kl(functools.partial(term, **settings), place=place)
-
-
-def advantage(function):
-    with jax.enable_x64(True):
-        return _estimators.measure_advantages(function)
+    return conformance.measure_kl(functools.partial(term, **settings), place=place)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +40,22 @@ def test_k1_and_k3_are_unbiased_values_and_k2_is_not():
 
 
 def test_k1_in_a_loss_moves_nothing_on_average():
-    with jax.enable_x64(True):
-        measured = _estimators.measure_kl(lambda logp, reference: logp - reference, place="loss")
+    measured = conformance.measure_kl(lambda logp, reference: logp - reference, place="loss")
     assert {m.follows for m in measured} == {"nothing: its mean is zero"}
 
 
 def test_group_baselines():
-    leave_one_out = advantage(advantages.leave_one_out)
+    leave_one_out = conformance.measure_advantages(advantages.leave_one_out)
     np.testing.assert_allclose(leave_one_out, (1.0, 0.0, 1.0), atol=1e-12)
     # The group's mean holds the sample itself: (G - 1) / G of the policy gradient, G = 4.
-    centred = advantage(functools.partial(advantages.group_relative, scale="none"))
+    centred = conformance.measure_advantages(
+        functools.partial(advantages.group_relative, scale="none")
+    )
     np.testing.assert_allclose(centred, (0.75, 0.0, 1.0), atol=1e-12)
     # Divided by the group's deviation it points elsewhere.
-    assert advantage(advantages.group_relative).bias > 0.1
+    assert conformance.measure_advantages(advantages.group_relative).bias > 0.1
+
+
+def test_an_unknown_place_is_refused():
+    with pytest.raises(ValueError, match="place is 'advantage', expected one of 'loss', 'reward'"):
+        conformance.measure_kl(losses.kl_penalty, place="advantage")

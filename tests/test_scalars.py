@@ -11,7 +11,7 @@ from polgrad._scalars import in_range
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1, jnp.float32(1.0)])
 def test_inside(value):
-    in_range("x", value, low=0.0, high=1.0)
+    assert in_range("x", value, low=0.0, high=1.0) is None
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, -math.inf])

@@ -7,10 +7,8 @@ r = beta log(policy / reference) one by one. They are not invariant to a shift o
 import jax
 from jaxtyping import Array, Float
 
-from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
-from polgrad._scalars import in_range
+from polgrad.losses._pairs import finite_pair
 
 __all__ = ["apo_down", "apo_zero", "bco", "nca"]
 
@@ -141,8 +139,6 @@ def apo_down(
 
 
 def _rewards(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> tuple[Array, Array]:
-    """Checked implicit rewards of both answers, finite."""
-    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
-    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    in_range("beta", beta, low=0.0, above=True)
-    return beta * finite(chosen_logratio), beta * finite(rejected_logratio)
+    """Implicit rewards of both answers."""
+    chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
+    return beta * chosen, beta * rejected

@@ -105,7 +105,7 @@ def adaptive_entropy(
       ValueError: step below 0; low above high.
 
     References:
-      He et al., Skywork Open Reasoner 1, 2025 (arXiv:2505.22312), section 3.
+      He et al., Skywork Open Reasoner 1, 2025 (arXiv:2505.22312).
     """
     in_range("step", step, low=0.0)
     in_range("low", low, high=high)

@@ -8,6 +8,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.losses._pairs import finite_pair
 
 __all__ = ["dpo", "implicit_reward", "ipo", "plackett_luce", "preference_margin"]
 
@@ -23,7 +24,8 @@ def dpo(
 
     loss = -(1 - s) log sigmoid(z) - s log sigmoid(-z), z = beta (chosen - rejected), with s the
     label smoothing (conservative DPO). Its minimiser under Bradley-Terry labels is the
-    KL-regularised optimum, reference exp(reward / beta) / Z.
+    KL-regularised optimum, reference exp(reward / beta) / Z. Length-normalised DPO is the same on
+    means over tokens in place of sums, with a larger beta.
 
     Args:
       chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
@@ -43,11 +45,9 @@ def dpo(
       Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward
       Model, 2023 (arXiv:2305.18290). Mitchell, A note on DPO with noisy preferences, 2023.
     """
-    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
-    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    in_range("beta", beta, low=0.0, above=True)
+    chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
     in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
-    margin = beta * (finite(chosen_logratio) - finite(rejected_logratio))
+    margin = beta * (chosen - rejected)
     right, wrong = jax.nn.softplus(-margin), jax.nn.softplus(margin)
     return (1.0 - label_smoothing) * right + label_smoothing * wrong
 
@@ -78,11 +78,8 @@ def ipo(
       Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences,
       2023 (arXiv:2310.12036).
     """
-    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
-    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    in_range("beta", beta, low=0.0, above=True)
-    margin = finite(chosen_logratio) - finite(rejected_logratio)
-    return jnp.square(margin - 0.5 / beta)
+    chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
+    return jnp.square(chosen - rejected - 0.5 / beta)
 
 
 def implicit_reward(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
 
 __all__ = ["aot", "aot_unpaired"]
@@ -101,10 +102,7 @@ def aot_unpaired(
       Melnyk et al., Distributional Preference Alignment of LLMs via Optimal Transport, 2024
       (arXiv:2406.05882).
     """
-    in_range("beta", beta, low=0.0, above=True)
-    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
-    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    chosen, rejected = finite(chosen_logratio), finite(rejected_logratio)
+    chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
     return _matched(chosen, rejected, beta, label_smoothing, valid)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
 
 __all__ = ["discopop", "exo", "hinge", "robust_dpo", "xpo"]
@@ -221,7 +222,5 @@ def xpo(
 
 def _margin(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> Array:
     """The difference of two checked log-ratios, finite."""
-    _checks.rank("chosen_logratio", chosen_logratio, 1, "[B], one value an answer")
-    _checks.same_shape("[B]", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
-    in_range("beta", beta, low=0.0, above=True)
-    return finite(chosen_logratio) - finite(rejected_logratio)
+    chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
+    return chosen - rejected

@@ -155,7 +155,7 @@ def luspo(
       ValueError: shapes that do not match.
 
     References:
-      Length-unbiased sequence policy optimization, 2026 (arXiv:2602.05261).
+      Liu et al., Length-unbiased sequence policy optimization, 2026 (arXiv:2602.05261).
     """
     loss = gspo(logp, behavior_logp, advantages, mask, clip_low=clip_low, clip_high=clip_high)
     return loss * jnp.sum(jnp.asarray(mask) != 0, axis=-1)
@@ -194,7 +194,8 @@ def vespo_weights(
       ValueError: shapes that do not match; a k or lambda below 0.
 
     References:
-      VESPO: Variational sequence-level soft policy optimization, 2026 (arXiv:2602.10693).
+      Shen et al., VESPO: Variational sequence-level soft policy optimization, 2026
+        (arXiv:2602.10693).
     """
     _check(logp, behavior_logp, advantages, mask)
     for name, (k, slope) in (("positive", positive), ("negative", negative)):
@@ -239,7 +240,8 @@ def vespo(
       ValueError: shapes that do not match; a k or lambda below 0.
 
     References:
-      VESPO: Variational sequence-level soft policy optimization, 2026 (arXiv:2602.10693).
+      Shen et al., VESPO: Variational sequence-level soft policy optimization, 2026
+        (arXiv:2602.10693).
     """
     weights = vespo_weights(
         logp, behavior_logp, advantages, mask, positive=positive, negative=negative

@@ -8,28 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import run
+from filters import KINDS, by_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad.curricula import filtration
 
-KINDS = ("none", "best", "best_random", "best_worst")
 NOISE = np.random.default_rng(0).random((4000, 5)).astype(np.float32)
 TIES = np.random.default_rng(1).random((4000, 5)).astype(np.float32)
 GROUP = np.array([0.2, 0.9, -0.4, 0.9, 0.1], np.float32)
-
-
-def by_rank(kind, n):
-    """Weights of the ranks, in numpy."""
-    best, worst = np.eye(n)[0], np.eye(n)[-1]
-    if n == 1 or kind == "best":
-        return best
-    rest = (1 - best) / (n - 1)
-    return {
-        "none": np.full(n, 1 / n),
-        "best_random": (best + rest) / 2,
-        "best_worst": (best + worst) / 2,
-    }[kind]
 
 
 # --- weights -------------------------------------------------------------------------------------
