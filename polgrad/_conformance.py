@@ -272,7 +272,7 @@ def _close(a, b, tolerance: float = EXACT) -> bool:
 
 
 def check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
-    """On-policy the expected gradient is the policy gradient, or that with scores divided by length."""
+    """On-policy it follows the policy gradient, or the one with scores divided by length."""
     found, wrong = [], []
     for m in measurements:
         if m.staleness > 0.0:

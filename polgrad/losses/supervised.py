@@ -19,8 +19,8 @@ def imitation(
     """The negative log-likelihood of given answers: supervised fine-tuning.
 
     loss = -logp, or -logp / lengths. The term that keeps the likelihood of good answers up beside
-    a preference loss (`rpo`). For the mean over all tokens of a
-    batch, which long answers dominate, use `masking.reduce(-token_logp, mask, mode="token")`.
+    a preference loss (`rpo`). For the mean over all tokens of a batch, which long answers
+    dominate, use `masking.reduce(-token_logp, mask, mode="token")`.
 
     Args:
       logp: log-probabilities of the answers (sums over tokens) or of tokens, any shape.
@@ -52,8 +52,9 @@ def rpo(
 
     loss = dpo - eta beta log policy(baseline answer)
 
-    The imitation term is what is left of an adversary that picks the reward: it keeps answers that no pair shows from growing, where `dpo` does not care. It is not the
-    "rpo_alpha" of iterative reasoning preference optimisation.
+    The imitation term is what is left of an adversary that picks the reward: it keeps answers
+    that no pair shows from growing, where `dpo` does not care. It is not the "rpo_alpha" of
+    iterative reasoning preference optimisation.
 
     Args:
       chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
