@@ -1,5 +1,6 @@
 """The public primitives, found by their place, and what they take: shapes, names and defaults."""
 
+import collections.abc
 import importlib
 import inspect
 import types
@@ -67,7 +68,7 @@ def signature(primitive: Primitive) -> str:
             keyword_only = True
             parts.append("*")
         text = parameter.name
-        shape = _array(parameter.annotation)
+        shape = array_annotation(parameter.annotation)
         if shape is not None:
             text += f"[{','.join(shape.dim_str.split()) or '()'}]"
         if parameter.default is not parameter.empty:
@@ -77,9 +78,11 @@ def signature(primitive: Primitive) -> str:
     return f"{primitive.name}({', '.join(parts)})"
 
 
-def _array(annotation) -> type | None:
+def array_annotation(annotation) -> type | None:
     """The first jaxtyping array in an annotation, or None."""
     if hasattr(annotation, "dim_str"):
         return annotation
+    if typing.get_origin(annotation) is collections.abc.Callable:
+        return None
     members = typing.get_args(annotation)
     return next((m for m in members if hasattr(m, "dim_str")), None)

@@ -286,8 +286,8 @@ def reinforce_plus_plus(
       group_size: samples a prompt; rows are ordered prompt by prompt. None for no group mean.
 
     Returns:
-      Advantages [B, T], float32 or wider; 0 where masked. A row without a valid token enters
-      no group mean.
+      Advantages [B, T], float32 or wider; 0 where masked. A row without a valid token, or with
+      a valid one whose reward is NaN, is 0 and enters no mean.
 
     Raises:
       ValueError: shapes that differ; a group size that does not divide B; a discount below 1
@@ -298,6 +298,8 @@ def reinforce_plus_plus(
     """
     _checks.rank("token_rewards", token_rewards, 2, "[B, T]")
     _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
+    wrong = (jnp.asarray(mask) != 0) & ~jnp.isfinite(token_rewards)
+    mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, mask)
     if group_size is None:
         discounts = jnp.full(jnp.shape(mask), discount, accumulate(token_rewards).dtype)
         return whiten(discounted_returns(token_rewards, discounts, mask=mask), mask)

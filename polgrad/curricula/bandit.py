@@ -106,7 +106,7 @@ def update(
 
     Returns:
       The next state; no gradient flows through it. What stands in `rewards` at a category
-      without samples is ignored.
+      without samples is ignored; a payment that is NaN counts as no sample.
 
     Raises:
       ValueError: if shapes differ or `alpha` is out of range.
@@ -117,11 +117,11 @@ def update(
     _checks.rank("rewards", rewards, 1, "[C], one value a category")
     _checks.same_shape("[C]", rewards=rewards, count=count, values=state.values)
     in_range("alpha", alpha, low=0.0, high=1.0)
-    seen = jnp.asarray(count) > 0
+    seen = (jnp.asarray(count) > 0) & jnp.isfinite(rewards)
     paid = jnp.where(seen, accumulate(rewards), 0.0)
     moved = (1.0 - alpha) * state.values + alpha * paid
     values = moved if decay_unseen else jnp.where(seen, moved, state.values)
-    counts = state.counts + accumulate(count)
+    counts = state.counts + jnp.where(seen, accumulate(count), 0.0)
     return BanditState(*jax.lax.stop_gradient((values, counts)))
 
 
@@ -365,8 +365,8 @@ def progress(
         expected to get, such as 0.
 
     Returns:
-      `(payments, previous)`, [C] each. A category without samples is paid 0 and keeps its
-      previous mean.
+      `(payments, previous)`, [C] each. A category without samples, or with a NaN for a mean,
+      is paid 0 and keeps its previous mean.
 
     Raises:
       ValueError: if shapes differ.
@@ -375,7 +375,7 @@ def progress(
       Chen et al., Self-Evolving Curriculum for LLM Reasoning, 2025 (arXiv:2505.14970), code.
     """
     _checks.same_shape("[C]", mean=mean, count=count, previous=previous)
-    seen = jnp.asarray(count) > 0
+    seen = (jnp.asarray(count) > 0) & jnp.isfinite(mean)
     latest = jnp.where(seen, accumulate(mean), accumulate(previous))
     return latest - previous, latest
 

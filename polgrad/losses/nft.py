@@ -53,7 +53,8 @@ def nft(
       Token losses [B, T], to be multiplied by `nft_prompt_weight` (0 for a group that is all
       right or all wrong) and reduced by mode "token". With epsilon = 1 the value of a wrong
       token with R >= 1 is 0 while its gradient lives: the loss does not tell the progress. Log
-      ratios are clamped to +-20; a token that either policy excludes has no gradient.
+      ratios are clamped to +-20; a token that either policy excludes has no gradient. Where the
+      reward or the success rate is NaN, 0.
 
     Raises:
       ValueError: shapes that do not match; epsilon or negative_weight out of range.
@@ -70,11 +71,14 @@ def nft(
     in_range("epsilon", epsilon, low=0.0, high=1.0, above=True)
     in_range("negative_weight", negative_weight, low=0.0)
     rewards, rate = jax.lax.stop_gradient((accumulate(rewards), accumulate(success_rate)))
-    rewards, rate = rewards[:, None], jnp.clip(rate, *_RATES)[:, None]
+    known = jnp.isfinite(rewards) & jnp.isfinite(rate)
+    rewards = jnp.where(known, rewards, 0.0)[:, None]
+    rate = jnp.clip(jnp.where(known, rate, 0.5), *_RATES)[:, None]
     positive = log_ratio(logp, behavior_logp)
     left = (1.0 - rate * importance_ratio(logp, behavior_logp)) / (1.0 - rate)
     negative = jnp.log(_floor(left, epsilon))
-    return -rewards * positive - negative_weight * (1.0 - rewards) * negative
+    loss = -rewards * positive - negative_weight * (1.0 - rewards) * negative
+    return jnp.where(known[:, None], loss, 0.0)
 
 
 def nft_prompt_weight(

@@ -37,7 +37,7 @@ def imitation(
     if lengths is None:
         return loss
     _checks.same_shape("one length an answer", logp=logp, lengths=lengths)
-    return loss / jnp.maximum(accumulate(lengths), 1.0)
+    return loss / jnp.maximum(accumulate(jax.lax.stop_gradient(lengths)), 1.0)
 
 
 def rpo(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
 __all__ = [
@@ -56,7 +57,7 @@ def tilt(
       ValueError: if `beta` is not positive.
     """
     in_range("beta", beta, low=0.0, above=True)
-    return reference_logp + rewards / beta
+    return accumulate(reference_logp) + accumulate(rewards) / beta
 
 
 def filtered(reference_logp: Float[Array, "..."], keep: Bool[Array, "..."]) -> Float[Array, "..."]:
@@ -72,7 +73,7 @@ def filtered(reference_logp: Float[Array, "..."], keep: Bool[Array, "..."]) -> F
     Returns:
       Log scores, same shape.
     """
-    return jnp.where(keep, reference_logp, -jnp.inf)
+    return jnp.where(keep, accumulate(reference_logp), -jnp.inf)
 
 
 def moment_tilt(
@@ -92,7 +93,7 @@ def moment_tilt(
     Returns:
       Log scores, same shape as `reference_logp`.
     """
-    return reference_logp + features @ coefficients
+    return accumulate(reference_logp) + accumulate(features) @ accumulate(coefficients)
 
 
 def fit_tilt(
@@ -122,6 +123,8 @@ def fit_tilt(
       Khalifa et al., A Distributional Approach to Controlled Text Generation, 2020
       (arXiv:2012.11635). Go et al., 2023 (arXiv:2302.08215).
     """
+
+    features = accumulate(features)
 
     def error(coefficients):
         return jax.nn.softmax(features @ coefficients) @ features - moments
@@ -182,9 +185,12 @@ def update_partition(
       valid: which samples count; all by default.
 
     Returns:
-      The new state. Without a valid sample it is the old one.
+      The new state. Without a valid sample it is the old one. A score that is NaN and a sample
+      that its own policy excludes are not valid.
     """
+    log_score, behavior_logp = accumulate(log_score), accumulate(behavior_logp)
     valid = jnp.ones(log_score.shape, bool) if valid is None else valid
+    valid &= ~jnp.isnan(log_score) & ~jnp.isneginf(behavior_logp)
     log_weights = jnp.where(jnp.isneginf(log_score) | ~valid, -jnp.inf, log_score - behavior_logp)
     count = partition.count + jnp.sum(valid, axis=-1, dtype=partition.count.dtype)
     old = partition.log_mean + jnp.log(partition.count)
@@ -204,7 +210,7 @@ def normalize(log_score: Float[Array, "... G"], partition: Partition) -> Float[A
       Normalised log-probabilities, same shape; plus infinity throughout a context whose Z is
       still 0, which `f_dpg` skips.
     """
-    log_mean = partition.log_mean[..., None]
+    log_score, log_mean = accumulate(log_score), partition.log_mean[..., None]
     known = ~jnp.isneginf(log_mean)
     return jnp.where(known, log_score - jnp.where(known, log_mean, 0.0), jnp.inf)
 
@@ -262,10 +268,11 @@ def update_baseline(baseline: Baseline, rewards: Float[Array, "B"]) -> Baseline:
       rewards: pseudo-rewards of the batch, any shape.
 
     Returns:
-      The new state.
+      The new state; a pseudo-reward that is not finite counts as the old mean.
     """
     window = baseline.values.shape[0]
     rewards = jnp.ravel(rewards)
+    rewards = jnp.where(jnp.isfinite(rewards), rewards, baseline_value(baseline))
     recent = rewards[-window:].astype(baseline.values.dtype)
     # Of a batch longer than the window only the last W survive, at the places they would have.
     start = baseline.count + rewards.size - recent.size

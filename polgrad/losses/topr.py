@@ -88,8 +88,8 @@ def topr(
       negative: (low, high) limits of the ratio for negative rewards.
 
     Returns:
-      Losses, [B], to be averaged over sequences. Reward 0, an empty sequence (logp = 0) or
-      logp = -inf contribute 0.
+      Losses, [B], to be averaged over sequences. Reward 0 or NaN, an empty sequence (logp = 0)
+      or logp = -inf contribute 0.
 
     Raises:
       ValueError: if shapes differ or a pair of limits is not 0 <= low <= high.
@@ -98,7 +98,8 @@ def topr(
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
     """
     weights = topr_weights(logp, behavior_logp, rewards, positive=positive, negative=negative)
-    coefficient = jax.lax.stop_gradient(weights * rewards)
+    known = jnp.isfinite(rewards)
+    coefficient = jax.lax.stop_gradient(weights * jnp.where(known, rewards, 0.0))
     return -coefficient * jnp.where(jnp.isneginf(logp), 0.0, accumulate(logp))
 
 
@@ -121,7 +122,7 @@ def effective_positive_fraction(
     References:
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
     """
-    p, c = jnp.asarray(fraction), jnp.asarray(baseline)
+    p, c = accumulate(fraction), accumulate(baseline)
     positive, negative = p * (1.0 - c), (1.0 - p) * (1.0 + c)
     total = positive + negative
     return jnp.where(total > 0.0, positive / jnp.where(total > 0.0, total, 1.0), p)
@@ -145,7 +146,7 @@ def baseline_for_fraction(
     References:
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
     """
-    p, q = jnp.asarray(fraction), jnp.asarray(target)
+    p, q = accumulate(fraction), accumulate(target)
     total = p + q - 2.0 * p * q
     return jnp.where(total > 0.0, (p - q) / jnp.where(total > 0.0, total, 1.0), 0.0)
 

@@ -33,7 +33,7 @@ def value_loss(
       clip: largest trusted change, in units of the return, positive; None for no clip.
 
     Returns:
-      Losses, same shape, float32 or wider.
+      Losses, same shape, float32 or wider; 0 where the target is NaN or infinite.
 
     Raises:
       ValueError: shapes that differ; one of old_values and clip without the other; clip not
@@ -49,7 +49,9 @@ def value_loss(
         raise ValueError(f"{missing} is None, expected both old_values and clip or neither")
     values = accumulate(values)
     targets = accumulate(jax.lax.stop_gradient(targets))
-    plain = 0.5 * jnp.square(values - targets)
+    known = jnp.isfinite(targets)
+    targets = jnp.where(known, targets, 0.0)
+    plain = jnp.where(known, 0.5 * jnp.square(values - targets), 0.0)
     if clip is None:
         return plain
     if not clip > 0:
@@ -59,7 +61,7 @@ def value_loss(
     held = jnp.clip(jax.lax.stop_gradient(values), old - clip, old + clip)
     bound = 0.5 * jnp.square(held - targets)
     # Inside the range both are equal: `where` keeps the whole gradient, `maximum` half of it.
-    return jnp.where(bound > plain, bound, plain)
+    return jnp.where(known & (bound > plain), bound, plain)
 
 
 def td_loss(
@@ -80,7 +82,7 @@ def td_loss(
         same shape; stopped.
 
     Returns:
-      Losses, same shape, float32 or wider.
+      Losses, same shape, float32 or wider; 0 where the reward is NaN.
 
     Raises:
       ValueError: shapes that differ.

@@ -1,0 +1,175 @@
+"""What a primitive returns for the worst inputs, found by calling it: `docs/guarantees.md`."""
+
+import functools
+import inspect
+import operator
+import typing
+from collections.abc import Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polgrad import _examples
+from polgrad._catalogue import Primitive, primitives
+from polgrad._examples import Situation
+
+__all__ = ["COLUMNS", "Examination", "examinable", "examine", "row"]
+
+COLUMNS = (
+    "nothing valid",
+    "one valid",
+    "equal rewards",
+    "logp -inf",
+    "stopped -inf",
+    "both -inf",
+    "NaN reward",
+)
+# Rooms whose functions losses are made of: here gradients have to be finite too.
+_DIFFERENTIABLE = ("masking", "advantages", "losses")
+
+
+class Examination(NamedTuple):
+    """Everything that one compiled program says about a primitive.
+
+    Attributes:
+      situations: the ordinary one first, then the edges; then the same of a second draw.
+      values: a result for each situation, computed under `vmap`.
+      gradients: for each situation, of a weighted sum of the result, by argument; {} where the
+        result is not made of numbers, or the room is not one that losses are made of.
+      alone: the result of the ordinary situation, computed without `vmap`.
+      low: the same from arguments in bfloat16.
+    """
+
+    situations: list[Situation]
+    values: list
+    gradients: list[dict[str, np.ndarray]]
+    alone: object
+    low: object
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """Arguments that a gradient reaches, in the ordinary situations."""
+        ordinary = (0, len(self.situations) // 2)
+        names = self.gradients[0]
+        return tuple(n for n in names if any(np.any(self.gradients[i][n] != 0) for i in ordinary))
+
+
+# These look at concrete numbers: one checks them, the other is a fit by SciPy.
+_ON_THE_HOST = ("games.check_preference", "diagnostics.fit_entropy_law")
+
+
+def examinable() -> tuple[Primitive, ...]:
+    """The primitives that take arrays and return arrays, all but two."""
+    found = (p for p in primitives() if _takes_arrays(p) and not _returns_function(p))
+    return tuple(p for p in found if p.name not in _ON_THE_HOST)
+
+
+def _takes_arrays(primitive: Primitive) -> bool:
+    return bool(_examples.draw(primitive, np.random.default_rng(0)).arrays)
+
+
+def _returns_function(primitive: Primitive) -> bool:
+    returned = inspect.signature(primitive.function).return_annotation
+    return getattr(typing.get_origin(returned) or returned, "__name__", "") == "Callable"
+
+
+def examine(primitive: Primitive, *, optional: Collection[str] = ()) -> Examination:
+    """Calls a primitive in all its situations, in one compiled program."""
+    draw = functools.partial(_examples.draw, primitive, optional=optional)
+    examples = [draw(np.random.default_rng(seed)) for seed in (0, 1)]
+    every = [s for e in examples for s in _examples.situations(primitive, e.arrays)]
+    ordinary, settings = every[0].arrays, examples[0].settings
+    floats = [n for n, x in ordinary.items() if x.dtype == np.float32]
+
+    def call(arrays):
+        return primitive.function(**arrays, **settings)
+
+    def weighted(numbers, arrays):
+        result = call(arrays | numbers)
+        leaves = [x for x in jax.tree.leaves(result) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return sum(jnp.sum(x * _weights(x)) for x in leaves), result
+
+    def differentiated(arrays):
+        numbers = {n: arrays[n] for n in floats}
+        return jax.grad(weighted, has_aux=True)(numbers, arrays)
+
+    def plain(arrays):
+        return {}, call(arrays)
+
+    outputs = jax.tree.leaves(jax.eval_shape(lambda: call(ordinary)))
+    numeric = any(jnp.issubdtype(x.dtype, jnp.floating) for x in outputs)
+    look = differentiated if numeric and _is_differentiable(primitive) else plain
+
+    # Games are exact tables, in float32 or float64: nobody stores one in bfloat16.
+    low_dtype = jnp.float32 if primitive.room == "games" else jnp.bfloat16
+
+    @jax.jit  # one program: compiling is what this costs
+    def everything(stacked, one):
+        low = {n: jnp.asarray(x, low_dtype) if n in floats else x for n, x in one.items()}
+        return jax.vmap(look)(stacked), call(one), call(low)
+
+    stacked = {n: np.stack([s.arrays[n] for s in every]) for n in ordinary}
+    (gradients, values), alone, low = jax.tree.map(np.asarray, everything(stacked, ordinary))
+    split = [functools.partial(jax.tree.map, operator.itemgetter(i)) for i in range(len(every))]
+    return Examination(every, [s(values) for s in split], [s(gradients) for s in split], alone, low)
+
+
+def _is_differentiable(primitive: Primitive) -> bool:
+    # Targets are made once, from what is fixed.
+    return primitive.room in _DIFFERENTIABLE and not primitive.name.startswith("losses.targets.")
+
+
+def _weights(x):
+    return 1.0 + 0.1 * jnp.arange(x.size).reshape(x.shape)
+
+
+# --- A line of the table ----------------------------------------------------------------------
+
+
+def row(primitive: Primitive, found: Examination) -> str:
+    """Its line, in Markdown."""
+    half = len(found.situations) // 2
+    cells = {
+        s.name: _cell(primitive, found, i, half) for i, s in enumerate(found.situations[:half])
+    }
+    reached = ", ".join(f"`{name}`" for name in found.reached) or "nothing"
+    first = [f"`{primitive.name}`", reached if found.gradients[0] else ""]
+    return f"| {' | '.join(first + [cells.get(column, '') for column in COLUMNS])} |"
+
+
+def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> str:
+    """What the changed row (or entry) of the result is; for losses its gradient too."""
+    rows = any(_examples.row_of(primitive, n) for n in found.situations[0].arrays)
+    whole = found.situations[index].whole
+    results = [
+        [_at_row(x, rows, whole) for x in jax.tree.leaves(found.values[i])]
+        for i in (index, index + half)
+    ]
+    texts = list(dict.fromkeys(_describe(*pair) for pair in zip(*results, strict=True)))
+    text = " / ".join(texts) if len(texts) <= 3 else "finite"
+    if primitive.room != "losses" or not found.reached:
+        return text
+    gradients = [found.gradients[i][n] for i in (index, index + half) for n in found.reached]
+    still = all(np.all(_at_row(g, rows, whole) == 0) for g in gradients)
+    return text + (", no gradient" if still else "")
+
+
+def _at_row(x: np.ndarray, rows: bool, whole: bool) -> np.ndarray:
+    if not rows or x.ndim == 0 or x.shape[0] != _examples.ROWS:
+        return x
+    return x[0] if whole else x[(0,) * x.ndim]
+
+
+def _describe(x: np.ndarray, other: np.ndarray) -> str:
+    """The one number that it is whatever was drawn, else that all are finite (or are not)."""
+    both = np.concatenate([x.ravel(), other.ravel()])
+    if both.dtype.kind == "f" and not np.all(np.isfinite(both)):
+        kinds = [str(v) for v in (-np.inf, np.inf) if np.any(both == v)]
+        return " and ".join(kinds + ["NaN"] * bool(np.any(np.isnan(both))))
+    values = np.unique(both)
+    if values.size and np.allclose(values, values[0], rtol=1e-5, atol=1e-6):
+        value = values[0]
+        return str(bool(value)) if both.dtype == bool else f"{value + 0.0:.4g}"
+    return "True or False" if both.dtype == bool else "finite"

@@ -1,0 +1,126 @@
+"""Every public primitive under jit, vmap and bfloat16, and with the worst inputs.
+
+Arguments are drawn from the annotations, so a new function is examined without being named here.
+What is found is the table in docs/guarantees.md.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad import _guarantees, advantages, losses, masking
+from polgrad._catalogue import Primitive
+from polgrad.curricula import bandit
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "guarantees.md"
+PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
+
+
+def variant(function, *optional, **settings):
+    """A function with other settings, and arguments that are drawn though they have a default."""
+    (name,) = (p.name for p in PRIMITIVES.values() if p.function is function)
+    return Primitive(name, functools.partial(function, **settings)), optional
+
+
+CUT = ("truncated", "final_values")
+VARIANTS = {
+    "ppo_clip dual": variant(losses.ppo_clip, dual_clip=3.0),
+    "sequence_score l_ratio": variant(losses.sequence_score, kind="l_ratio"),
+    "disco_b logistic": variant(losses.disco_b, surrogate="logistic"),
+    "behavior_kl k3": variant(losses.behavior_kl, kind="k3"),
+    "kl_penalty k3": variant(losses.kl_penalty, gradient="k3"),
+    "kl_penalty off-policy": variant(losses.kl_penalty, "behavior_logp"),
+    "value_loss clipped": variant(losses.value_loss, "old_values", clip=0.25),
+    "bradley_terry": variant(losses.bradley_terry, "margin", "label_smoothing", "weights"),
+    "f_dpg off-policy": variant(losses.f_dpg, "behavior_logp"),
+    "sequence weights": variant(losses.truncated_importance_weights, level="sequence", mode="mask"),
+    "rejection by sequence": variant(losses.rejection_mask, level="mean", kind="k3"),
+    "discounted_returns cut": variant(advantages.discounted_returns, *CUT),
+    "lambda_returns cut": variant(advantages.lambda_returns, *CUT),
+    "gae cut": variant(advantages.gae, *CUT),
+    "vtrace cut": variant(advantages.vtrace, *CUT),
+    "group_relative batch": variant(advantages.group_relative, scale="batch"),
+    "reinforce_plus_plus group": variant(advantages.reinforce_plus_plus, group_size=3),
+    "weights sequence": variant(masking.weights, mode="sequence"),
+    "bandit decay": variant(bandit.update, decay_unseen=True),
+}
+
+# Logarithms of 0, where the docstring says so.
+INFINITE = {"selection.token_covariance"}
+# Arithmetic on rewards: a NaN stays one, so that what comes after still knows it for invalid.
+NAN_STAYS = {
+    "advantages.discounted_returns",
+    "advantages.gae",
+    "advantages.lambda_returns",
+    "advantages.missing_eos_reward",
+    "advantages.regularized_rewards",
+    "advantages.vtrace",
+    "losses.aggregate_groups",
+    "losses.standardize_groups",
+}
+# What is fixed once the samples are drawn.
+FIXED = {
+    "advantages",
+    "behavior_logp",
+    "discounts",
+    "labels",
+    "lengths",
+    "mask",
+    "next_values",
+    "noise",
+    "old_values",
+    "preference",
+    "reference_logp",
+    "reference_logratio",
+    "rewards",
+    "success_rate",
+    "targets",
+    "teacher_logp",
+    "valid",
+    "weights",
+    "win_rate",
+}
+FIXED_ENDINGS = ("_reference_logp", "_previous_logp", "_lengths", "_rewards")
+
+
+def is_exact_table(name):
+    """Games are tables in float32 or float64, and targets logarithms that may be of 0."""
+    return name.startswith(("games.", "losses.targets."))
+
+
+def check(primitive, found):
+    leaves = jax.tree.leaves
+    for x, y in zip(leaves(found.values[0]), leaves(found.alone), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg="vmap")
+    for x, y in zip(leaves(found.low), leaves(found.alone), strict=True):
+        assert x.dtype == y.dtype != jnp.bfloat16
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg="bfloat16")
+    for situation, value, gradient in zip(found.situations, found.values, found.gradients):
+        wrong = [n for n, g in gradient.items() if not np.all(np.isfinite(g))]
+        if any(not np.all(np.isfinite(x)) for x in leaves(value)):
+            wrong.append("the value")
+        unknown = "NaN" in situation.name and primitive.name in NAN_STAYS
+        exempt = unknown or is_exact_table(primitive.name) or primitive.name in INFINITE
+        assert exempt or not wrong, f"{situation.name}: not finite: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_a_primitive_keeps_what_the_table_says(name):
+    found = _guarantees.examine(PRIMITIVES[name])
+    check(PRIMITIVES[name], found)
+    assert _guarantees.row(PRIMITIVES[name], found) in PAGE.read_text().splitlines(), (
+        "docs/guarantees.md says something else: run python docs/generate.py if this is meant"
+    )
+    if name.startswith("losses.") and name != "losses.implicit_negative_policy":
+        leaks = [n for n in found.reached if n in FIXED or n.endswith(FIXED_ENDINGS)]
+        assert is_exact_table(name) or not leaks, f"a gradient reaches {leaks}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_settings_keep_it_too(name):
+    primitive, optional = VARIANTS[name]
+    check(primitive, _guarantees.examine(primitive, optional=optional))
