@@ -139,6 +139,9 @@ def situations(primitive: Primitive, arrays: Mapping[str, np.ndarray]) -> list[S
         if indicators:
             changed = {n: _masked(arrays[n], _row(dims[n]), kept) for n in indicators}
             found.append(Situation(name, {**arrays, **changed}, True))
+    if indicators:
+        changed = {n: np.zeros_like(arrays[n]) for n in indicators}
+        found.append(Situation("nothing valid anywhere", {**arrays, **changed}, True))
     rewards = [n for n in arrays if n.endswith(("rewards", "metric"))]
     if rewards and any(_row(dims[n]) != () or arrays[n].ndim for n in rewards):
         alike = {n: _filled(arrays[n], (*_row(dims[n]), Ellipsis), 0.5) for n in rewards}

@@ -26,6 +26,7 @@ COLUMNS = (
     "both -inf",
     "NaN reward",
 )
+_EVERYWHERE = {"nothing valid": "nothing valid anywhere", "NaN reward": "all rewards NaN"}
 # Rooms whose functions losses are made of: here gradients have to be finite too.
 _DIFFERENTIABLE = ("masking", "advantages", "losses")
 
@@ -134,6 +135,10 @@ def row(primitive: Primitive, found: Examination) -> str:
     cells = {
         s.name: _cell(primitive, found, i, half) for i, s in enumerate(found.situations[:half])
     }
+    # One number for all rows says nothing of the first one.
+    if not any(_has_rows(x) for x in jax.tree.leaves(found.alone)):
+        for column, instead in _EVERYWHERE.items():
+            cells[column] = cells.get(instead, "")
     reached = ", ".join(f"`{name}`" for name in found.reached) or "nothing"
     first = [f"`{primitive.name}`", reached if found.gradients[0] else ""]
     return f"| {' | '.join(first + [cells.get(column, '') for column in COLUMNS])} |"
@@ -157,9 +162,13 @@ def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> st
 
 
 def _at_row(x: np.ndarray, rows: bool, whole: bool) -> np.ndarray:
-    if not rows or x.ndim == 0 or x.shape[0] != _examples.ROWS:
+    if not rows or not _has_rows(x):
         return x
     return x[0] if whole else x[(0,) * x.ndim]
+
+
+def _has_rows(x: np.ndarray) -> bool:
+    return x.ndim > 0 and x.shape[0] == _examples.ROWS
 
 
 def _describe(x: np.ndarray, other: np.ndarray) -> str:
