@@ -3,12 +3,96 @@
 python docs/generate.py [NAME ...]      all pages, or those named
 """
 
+import functools
+import inspect
+import itertools
+import os
 import pathlib
+import re
 import sys
+from collections.abc import Callable, Iterator
 
-from polgrad import _guarantees
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from polgrad import _catalogue, _guarantees, advantages, conformance, divergences, losses
+from polgrad._catalogue import Primitive
 
 HERE = pathlib.Path(__file__).parent
+
+
+def table(*head: str) -> str:
+    """The first two lines of a table."""
+    return f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+
+
+def line(*cells: str) -> str:
+    """Another line of it, without its end."""
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+# --- What every primitive is ------------------------------------------------------------------
+
+PRIMITIVES = """# All primitives
+
+Made by `python docs/generate.py` from the signatures and docstrings. Brackets are shapes: `B`
+sequences, `T` steps or tokens, `G` samples of a prompt, `K` answers of a list, `V` vocabulary, `A`
+actions, `N` of a table, `...` any. `help(losses.ppo_clip)` says more: ranges, units, errors, edges.
+Which one to take: [choosing.md](choosing.md). What they return at the edges:
+[guarantees.md](guarantees.md). Their bias and variance: [estimators.md](estimators.md).
+"""
+
+
+def primitives() -> str:
+    """An entry for each function, room by room."""
+    parts = [PRIMITIVES]
+    for room, members in itertools.groupby(_catalogue.primitives(), lambda p: p.room):
+        parts.append(f"\n# {room}\n")
+        parts.extend(map(entry, members))
+    return "".join(parts)
+
+
+def entry(primitive: Primitive) -> str:
+    """What it is, how it is called, its formula, when to use it, where it comes from."""
+    description, _, sections = inspect.getdoc(primitive.function).partition("\nArgs:\n")
+    paragraphs = description.split("\n\n")[1:]
+    use = [p for p in paragraphs if p.startswith("Use it")]
+    call = _catalogue.signature(primitive) + returned(primitive.function)
+    found = re.search(r"^References:\n((?:  .*\n?|\n)+)", sections, re.MULTILINE)
+    parts = [
+        f"\n## `{primitive.name}`\n",
+        primitive.summary,
+        f"\n```\n{call}\n```\n",
+        *formula([p for p in paragraphs if p not in use]),
+        *(f"{p.rstrip()}\n" for p in use),
+        f"*{' '.join(found.group(1).split())}*\n" if found else "",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def formula(paragraphs: list[str]) -> Iterator[str]:
+    """The first paragraph with an equation, and the display that it announces."""
+    for paragraph, after in itertools.zip_longest(paragraphs, paragraphs[1:], fillvalue=""):
+        if " = " in paragraph:
+            yield shown(paragraph)
+            if paragraph.rstrip().endswith(":"):
+                yield shown(after)
+            return
+
+
+def shown(paragraph: str) -> str:
+    """What is indented in a docstring is a display."""
+    text = inspect.cleandoc(paragraph)
+    return f"```\n{text}\n```\n" if paragraph.startswith("  ") else f"{text}\n"
+
+
+def returned(function: Callable) -> str:
+    """The shape of the result, where it is one array."""
+    annotation = _catalogue.array_annotation(inspect.signature(function).return_annotation)
+    single = hasattr(inspect.signature(function).return_annotation, "dim_str")
+    return f" -> [{','.join(annotation.dim_str.split())}]" if single else ""
+
+
+# --- What it returns for the worst inputs -------------------------------------------------------
 
 GUARANTEES = """# What every primitive returns for the worst inputs
 
@@ -37,18 +121,159 @@ such input.
 
 def guarantees() -> str:
     """One table a room."""
-    parts, room = [GUARANTEES], None
-    head = ["primitive", "gradient reaches", *_guarantees.COLUMNS]
-    for primitive in _guarantees.examinable():
-        if primitive.room != room:
-            room = primitive.room
-            rule = "|".join("---" for _ in head)
-            parts.append(f"\n## {room}\n\n| {' | '.join(head)} |\n|{rule}|\n")
-        parts.append(_guarantees.row(primitive, _guarantees.examine(primitive)) + "\n")
+    parts = [GUARANTEES]
+    for room, members in itertools.groupby(_guarantees.examinable(), lambda p: p.room):
+        parts.append(f"\n## {room}\n\n")
+        parts.append(table("primitive", "gradient reaches", *_guarantees.COLUMNS))
+        parts.extend(guarantee(p, _guarantees.examine(p)) + "\n" for p in members)
     return "".join(parts)
 
 
-PAGES = {"guarantees": guarantees}
+def guarantee(primitive: Primitive, found: _guarantees.Examination) -> str:
+    """The line of one primitive."""
+    reached = ", ".join(f"`{name}`" for name in found.reached) or "nothing"
+    cells = _guarantees.cells(primitive, found).values()
+    return line(f"`{primitive.name}`", reached if found.gradients[0] else "", *cells)
+
+
+# --- Bias and variance --------------------------------------------------------------------------
+
+ESTIMATORS = """# Which gradient every estimator follows
+
+Made by `python docs/generate.py` with `polgrad.conformance`: nothing is sampled. A bandit of four
+actions, and completions of one to three tokens, are summed over completely in float64, so bias and
+variance are exact; `tests/test_conformance.py` and `tests/test_estimators.py` measure them anew and
+fail where this page says something else. `conformance.check(your_loss)` does it for any loss.
+"""
+LOSSES = """
+## Losses
+
+Four figures each: on-policy, and with noise of standard deviation 0.1, 0.5 and 1 on the logits of
+the policy that sampled.
+
+- *bias*: distance between the expected gradient and the policy gradient, over the latter's length.
+  A gradient that is only shorter has a bias too; *cosine* tells the direction.
+- *variance*: of a one-sample gradient (trace of its covariance), over that of on-policy REINFORCE
+  with the same baseline. A smaller one may be bought with a shorter gradient.
+- *follows*: the known gradients that it equals to 1e-7, from on-policy to the most stale.
+
+"""
+KL = """
+## KL terms
+
+Against a reference half a unit of noise away. *Value*: its expectation over KL(policy ||
+reference), and the standard deviation of one sample. *Variance*: of the gradient, over that of the
+score function estimator. In a loss k1 moves nothing on average: `losses.kl_penalty` refuses it.
+
+"""
+ADVANTAGES = """
+## Advantages of a group
+
+REINFORCE with four samples of the bandit a group, each group on its own. *Scale*: length of the
+expected gradient along the policy gradient, over the latter's. *Bias*: what is not along it.
+*Variance*: at unit scale, over that of `advantages.leave_one_out`.
+
+"""
+_partial = functools.partial
+POLICY_LOSSES = {
+    "reinforce": losses.reinforce,
+    "ppo_clip": losses.ppo_clip,
+    "ppo_clip(dual_clip=3)": _partial(losses.ppo_clip, dual_clip=3.0),
+    "ppo_clip_sequence": losses.ppo_clip_sequence,
+    "gspo": losses.gspo,
+    "gspo_token": losses.gspo_token,
+    "gmpo": losses.gmpo,
+    "luspo": losses.luspo,
+    "cispo": losses.cispo,
+    "sapo": losses.sapo,
+    "vespo": losses.vespo,
+    "dppo_tv": losses.dppo_tv,
+    "dppo_kl": losses.dppo_kl,
+    "dro(beta=1)": _partial(losses.dro, beta=1.0),
+    "clip_cov": losses.clip_cov,
+    "kl_cov": losses.kl_cov,
+    "topr": losses.topr,
+    "topr(all ratios)": _partial(
+        losses.topr, positive=(0.0, float("inf")), negative=(0.0, float("inf"))
+    ),
+}
+KL_TERMS = {
+    **{
+        f"kl_estimate(kind={kind!r}) in the reward": (
+            _partial(divergences.kl_estimate, kind=kind),
+            "reward",
+        )
+        for kind in ("k1", "k2", "k3")
+    },
+    "k1 in the loss": (lambda logp, reference_logp: logp - reference_logp, "loss"),
+    **{
+        f"kl_penalty(gradient={kind!r}) in the loss": (
+            _partial(losses.kl_penalty, gradient=kind),
+            "loss",
+        )
+        for kind in ("k2", "k3")
+    },
+}
+GROUP_ADVANTAGES = {
+    "leave_one_out": advantages.leave_one_out,
+    "group_relative": advantages.group_relative,
+    "group_relative(scale='none')": _partial(advantages.group_relative, scale="none"),
+    "gpg": advantages.gpg,
+    "above_worst": advantages.above_worst,
+}
+
+
+def estimators() -> str:
+    """Losses, KL terms and advantages, a table each."""
+    cards = {name: conformance.check(loss) for name, loss in POLICY_LOSSES.items()}
+    return "".join(
+        [
+            ESTIMATORS,
+            LOSSES,
+            table("loss", "problem", "bias", "cosine", "variance", "follows"),
+            *(f"{row}\n" for name, card in cards.items() for row in loss_lines(name, card)),
+            KL,
+            table("term", "problem", "value", "deviation", "cosine", "variance", "follows"),
+            *(f"{row}\n" for name in KL_TERMS for row in kl_lines(name)),
+            ADVANTAGES,
+            table("advantages", "scale", "bias", "variance"),
+            *(advantage_line(name) + "\n" for name in GROUP_ADVANTAGES),
+        ]
+    )
+
+
+def loss_lines(name: str, card: conformance.Card) -> Iterator[str]:
+    """A line for each problem."""
+    for problem, measured in itertools.groupby(card.measurements, lambda m: m.problem):
+        found = list(measured)
+        columns = (
+            [number(m.bias) for m in found],
+            [f"{m.cosine:.3f}" for m in found],
+            [number(m.variance) for m in found],
+        )
+        follows = "; ".join(dict.fromkeys(m.follows for m in found))
+        yield line(f"`{name}`", problem, *map(" · ".join, columns), follows)
+
+
+def kl_lines(name: str) -> Iterator[str]:
+    """A line for each problem."""
+    term, place = KL_TERMS[name]
+    for m in conformance.measure_kl(term, place=place):
+        figures = number(m.value), number(m.deviation), f"{m.cosine:.3f}", number(m.variance)
+        yield line(f"`{name}`", m.problem, *figures, m.follows)
+
+
+def advantage_line(name: str) -> str:
+    """One line."""
+    return line(f"`{name}`", *map(number, conformance.measure_advantages(GROUP_ADVANTAGES[name])))
+
+
+def number(x: float) -> str:
+    """Three digits; what is only rounding is 0."""
+    return f"{0.0 if abs(x) < 1e-9 else x:.3g}"
+
+
+PAGES = {"primitives": primitives, "guarantees": guarantees, "estimators": estimators}
 
 
 def main() -> None:

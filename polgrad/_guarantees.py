@@ -15,7 +15,7 @@ from polgrad import _examples
 from polgrad._catalogue import Primitive, primitives
 from polgrad._examples import Situation
 
-__all__ = ["COLUMNS", "Examination", "examinable", "examine", "row"]
+__all__ = ["COLUMNS", "Examination", "cells", "examinable", "examine"]
 
 COLUMNS = (
     "nothing valid",
@@ -126,22 +126,19 @@ def _weights(x):
     return 1.0 + 0.1 * jnp.arange(x.size).reshape(x.shape)
 
 
-# --- A line of the table ----------------------------------------------------------------------
+# --- In words ---------------------------------------------------------------------------------
 
 
-def row(primitive: Primitive, found: Examination) -> str:
-    """Its line, in Markdown."""
+def cells(primitive: Primitive, found: Examination) -> dict[str, str]:
+    """What the result is in each of COLUMNS, "" where there is no such situation."""
     half = len(found.situations) // 2
-    cells = {
+    known = {
         s.name: _cell(primitive, found, i, half) for i, s in enumerate(found.situations[:half])
     }
     # One number for all rows says nothing of the first one.
     if not any(_has_rows(x) for x in jax.tree.leaves(found.alone)):
-        for column, instead in _EVERYWHERE.items():
-            cells[column] = cells.get(instead, "")
-    reached = ", ".join(f"`{name}`" for name in found.reached) or "nothing"
-    first = [f"`{primitive.name}`", reached if found.gradients[0] else ""]
-    return f"| {' | '.join(first + [cells.get(column, '') for column in COLUMNS])} |"
+        known |= {column: known.get(instead, "") for column, instead in _EVERYWHERE.items()}
+    return {column: known.get(column, "") for column in COLUMNS}
 
 
 def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> str:

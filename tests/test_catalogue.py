@@ -5,6 +5,8 @@ python tests/test_catalogue.py      writes tests/golden/signatures.txt anew
 
 import pathlib
 
+import pages
+
 from polgrad import _catalogue, losses
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "signatures.txt"
@@ -32,6 +34,10 @@ def test_a_signature_tells_shapes_and_defaults():
 def test_every_primitive_says_in_one_line_what_it_is():
     for primitive in _catalogue.primitives():
         assert primitive.summary.endswith((".", ":")), primitive.name
+
+
+def test_the_page_of_primitives_is_that_of_the_docstrings():
+    assert pages.generate.primitives().splitlines() == pages.lines("primitives"), pages.HINT
 
 
 if __name__ == "__main__":

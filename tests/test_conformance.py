@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 import pytest
 
 from polgrad import conformance, losses
@@ -20,22 +21,7 @@ def at(card, problem, staleness):
 
 # --- Our own losses ---------------------------------------------------------------------------
 
-full_weights = functools.partial(
-    losses.topr, positive=(0.0, float("inf")), negative=(0.0, float("inf"))
-)
-OURS = {
-    "reinforce": losses.reinforce,
-    "ppo_clip": losses.ppo_clip,
-    "dual clip": functools.partial(losses.ppo_clip, dual_clip=3.0),
-    "gspo": losses.gspo,
-    "gspo_token": losses.gspo_token,
-    "cispo": losses.cispo,
-    "sapo": losses.sapo,
-    "clip_cov": losses.clip_cov,
-    "kl_cov": losses.kl_cov,
-    "topr": losses.topr,
-    "full importance": full_weights,
-}
+OURS = pages.generate.POLICY_LOSSES
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -46,6 +32,8 @@ def test_our_losses_conform(name):
     for problem in ("bandit", "sequences"):
         assert at(card, problem, 0.0).cosine > 0.9
         assert np.isfinite([m.variance for m in card.measurements]).all()
+    for line in pages.generate.loss_lines(name, card):
+        assert line in pages.lines("estimators"), pages.HINT
 
 
 @pytest.mark.parametrize("name", ["reinforce", "ppo_clip", "cispo", "sapo", "kl_cov", "topr"])
@@ -64,7 +52,7 @@ def test_which_gradient_is_followed_off_policy():
         ("kl_cov", "sequences", 1.0): "token-ratio surrogate",
         ("ppo_clip", "sequences", 0.1): "token-ratio surrogate",  # nothing is clipped yet
         ("ppo_clip", "sequences", 1.0): "none of the known",
-        ("full importance", "sequences", 1.0): "policy gradient",
+        ("topr(all ratios)", "sequences", 1.0): "policy gradient",
         ("topr", "sequences", 0.5): "none of the known",
     }
     found = {key: at(card_of(OURS[key[0]]), *key[1:]).follows for key in expected}

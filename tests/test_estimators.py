@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pages
 import pytest
 
 from polgrad import advantages, conformance, divergences, losses
@@ -54,6 +55,17 @@ def test_group_baselines():
     np.testing.assert_allclose(centred, (0.75, 0.0, 1.0), atol=1e-12)
     # Divided by the group's deviation it points elsewhere.
     assert conformance.measure_advantages(advantages.group_relative).bias > 0.1
+
+
+@pytest.mark.parametrize("name", pages.generate.KL_TERMS)
+def test_kl_terms_are_those_of_the_page(name):
+    for line in pages.generate.kl_lines(name):
+        assert line in pages.lines("estimators"), pages.HINT
+
+
+@pytest.mark.parametrize("name", pages.generate.GROUP_ADVANTAGES)
+def test_advantages_are_those_of_the_page(name):
+    assert pages.generate.advantage_line(name) in pages.lines("estimators"), pages.HINT
 
 
 def test_an_unknown_place_is_refused():
