@@ -15,10 +15,22 @@ import numpy as np
 
 from polgrad._catalogue import Primitive, array_annotation
 
-__all__ = ["SIZES", "Example", "Situation", "draw", "situations"]
+__all__ = ["ROWS", "SIZES", "Example", "Situation", "dims", "draw", "row_of", "situations"]
 
 ROWS = 3  # of the axis that a function leaves open; no named axis has this size
-SIZES = {"B": ROWS, "X": ROWS, "T": 4, "G": 4, "K": 4, "V": 5, "A": 4, "N": 4, "U": 2, "H": 2}
+SIZES = {
+    "...": ROWS,
+    "B": ROWS,
+    "X": ROWS,
+    "T": 4,
+    "G": 4,
+    "K": 4,
+    "V": 5,
+    "A": 4,
+    "N": 4,
+    "U": 2,
+    "H": 2,
+}
 OTHER = 4  # of axes that SIZES does not name
 
 # Arguments without a default that are no arrays.
@@ -107,7 +119,11 @@ class Situation(NamedTuple):
 
 
 def draw(
-    primitive: Primitive, random: np.random.Generator, *, optional: Collection[str] = ()
+    primitive: Primitive,
+    random: np.random.Generator,
+    *,
+    optional: Collection[str] = (),
+    sizes: Mapping[str, int] = SIZES,
 ) -> Example:
     """Ordinary arguments: multiples of 1/8 where they are free, so exact in bfloat16 too.
 
@@ -115,6 +131,7 @@ def draw(
       primitive: what they are for.
       random: what they are drawn from.
       optional: arguments with a default that are drawn all the same, as `mask` and `valid` are.
+      sizes: of the named axes, "..." for the open one.
 
     Raises:
       LookupError: for an argument that nothing is known of; it belongs into this module.
@@ -124,7 +141,7 @@ def draw(
         name, annotation = parameter.name, array_annotation(parameter.annotation)
         required = parameter.default is parameter.empty
         if annotation is not None and (required or name in ("mask", "valid", *optional)):
-            arrays[name] = _rounded(_value(name, annotation, random))
+            arrays[name] = _rounded(_value(name, annotation, _shape(annotation, sizes), random))
         elif required:
             settings[name] = _other(primitive, name)
     return Example(arrays, settings)
@@ -132,50 +149,75 @@ def draw(
 
 def situations(primitive: Primitive, arrays: Mapping[str, np.ndarray]) -> list[Situation]:
     """The edges that the arguments allow, the ordinary case first."""
-    found = [Situation("ordinary", dict(arrays), True)]
-    dims = _dims(primitive.function)
-    indicators = [n for n in arrays if n in ("mask", "valid")]
-    for name, kept in (("nothing valid", slice(0, 0)), ("one valid", slice(0, 1))):
-        if indicators:
-            changed = {n: _masked(arrays[n], _row(dims[n]), kept) for n in indicators}
-            found.append(Situation(name, {**arrays, **changed}, True))
-    if indicators:
-        changed = {n: np.zeros_like(arrays[n]) for n in indicators}
-        found.append(Situation("nothing valid anywhere", {**arrays, **changed}, True))
-    rewards = [n for n in arrays if n.endswith(("rewards", "metric"))]
-    if rewards and any(_row(dims[n]) != () or arrays[n].ndim for n in rewards):
-        alike = {n: _filled(arrays[n], (*_row(dims[n]), Ellipsis), 0.5) for n in rewards}
-        found.append(Situation("equal rewards", {**arrays, **alike}, True))
+    shapes = dims(primitive.function)
+    rows = {n: _row(shapes[n]) for n in arrays}
+    first = {n: rows[n] + _first(shapes[n]) for n in arrays}
+    return [
+        Situation("ordinary", dict(arrays), True),
+        *_masked_ones(arrays, rows),
+        *_excluded_ones(arrays, first),
+        *_rewarded_ones(arrays, rows, first),
+    ]
+
+
+def _masked_ones(arrays, rows):
+    names = [n for n in arrays if n in ("mask", "valid")]
+    if not names:
+        return
+    for title, kept in (("nothing valid", slice(0, 0)), ("one valid", slice(0, 1))):
+        yield _changed(title, arrays, names, lambda n, k=kept: _masked(arrays[n], rows[n], k))
+    yield _changed("nothing valid anywhere", arrays, names, lambda n: np.zeros_like(arrays[n]))
+
+
+def _excluded_ones(arrays, first):
     current = [n for n in arrays if _is_logp(n) and not _is_stopped(n)]
     others = [n for n in arrays if _is_logp(n) and _is_stopped(n)]
-    first = {n: (*_row(dims[n]), *_first(dims[n])) for n in arrays}
-    for whose, group in (("logp", current), ("stopped", others)):
+    groups = {"logp": current, "stopped": others, "both": current + others}
+    if not (current and others):
+        del groups["both"]
+    for whose, names in groups.items():
         # Beyond what exp holds, and beyond everything.
-        for value in (-900.0, -np.inf) if group else ():
-            changed = {n: _filled(arrays[n], first[n], value) for n in group}
-            found.append(Situation(f"{whose} {value:.0f}", {**arrays, **changed}, False))
-    if current and others:
-        changed = {n: _filled(arrays[n], first[n], -np.inf) for n in current + others}
-        found.append(Situation("both -inf", {**arrays, **changed}, False))
-    if rewards:
-        changed = {n: _filled(arrays[n], first[n], np.nan) for n in rewards}
-        found.append(Situation("NaN reward", {**arrays, **changed}, False))
-        changed = {n: np.full_like(arrays[n], np.nan) for n in rewards}
-        found.append(Situation("all rewards NaN", {**arrays, **changed}, True))
-    if others or current:
-        found.extend(_hidden(arrays, current + others))
-    return found
+        for value in (-900.0, -np.inf) if names else ():
+            title = f"{whose} {value:.0f}"
+            yield _changed(
+                title, arrays, names, lambda n, v=value: _filled(arrays[n], first[n], v), False
+            )
+    # Minus infinity wherever the mask is 0: it must not be seen.
+    mask = arrays.get("mask")
+    hidden = [n for n in current + others if mask is not None and arrays[n].shape == mask.shape]
+    if hidden:
+        yield _changed(
+            "-inf under the mask", arrays, hidden, lambda n: np.where(mask > 0, arrays[n], -np.inf)
+        )
+
+
+def _rewarded_ones(arrays, rows, first):
+    names = [n for n in arrays if n.endswith(("rewards", "metric"))]
+    if not names:
+        return
+    if any(arrays[n].ndim for n in names):
+        alike = "equal rewards", arrays, names
+        yield _changed(*alike, lambda n: _filled(arrays[n], (*rows[n], Ellipsis), 0.5))
+    yield _changed(
+        "NaN reward", arrays, names, lambda n: _filled(arrays[n], first[n], np.nan), False
+    )
+    yield _changed("all rewards NaN", arrays, names, lambda n: np.full_like(arrays[n], np.nan))
+
+
+def _changed(title, arrays, names, how, whole=True) -> Situation:
+    changed = {n: how(n).astype(arrays[n].dtype) for n in names}
+    return Situation(title, {**arrays, **changed}, whole)
 
 
 def row_of(primitive: Primitive, name: str) -> tuple:
     """Index of the first row of an argument; () where it has no rows."""
-    return _row(_dims(primitive.function)[name])
+    return _row(dims(primitive.function)[name])
 
 
 # --- Values -----------------------------------------------------------------------------------
 
 
-def _dims(function: Callable) -> dict[str, str]:
+def dims(function: Callable) -> dict[str, str]:
     parameters = inspect.signature(function).parameters.values()
     annotations = {p.name: array_annotation(p.annotation) for p in parameters}
     return {n: a.dim_str for n, a in annotations.items() if a is not None}
@@ -225,21 +267,11 @@ def _masked(array, row, kept):
     return array
 
 
-def _hidden(arrays, names):
-    """Log-probabilities of minus infinity wherever the mask is 0: they must not be seen."""
-    mask = arrays.get("mask")
-    same = [n for n in names if mask is not None and arrays[n].shape == mask.shape]
-    if same:
-        changed = {n: np.where(mask > 0, arrays[n], -np.inf).astype(np.float32) for n in same}
-        yield Situation("-inf under the mask", {**arrays, **changed}, True)
-
-
-def _shape(annotation) -> tuple[int, ...]:
+def _shape(annotation, sizes) -> tuple[int, ...]:
     shape = []
     for axis in annotation.dim_str.split():
         name, _, more = axis.lstrip("*").partition("+")
-        size = ROWS if name == "..." else SIZES.get(name, OTHER)
-        shape.append(size + int(more or 0))
+        shape.append(sizes.get(name, OTHER) + int(more or 0))
     return tuple(shape)
 
 
@@ -251,8 +283,8 @@ def _kind(annotation) -> str:
     return "bool" if "bool" in dtypes else "int"
 
 
-def _value(name, annotation, random) -> np.ndarray:
-    shape, kind = _shape(annotation), _kind(annotation)
+def _value(name, annotation, shape, random) -> np.ndarray:
+    kind = _kind(annotation)
     if kind == "bool" or name in _INDICATORS:
         drawn = np.asarray(random.uniform(size=shape) < 0.7)
         if drawn.ndim:
@@ -268,10 +300,9 @@ def _value(name, annotation, random) -> np.ndarray:
         lower = np.tril(1.0 - np.swapaxes(upper, -1, -2), -1)
         return (upper + lower + 0.5 * np.eye(shape[-1])).astype(np.float32)
     if name in _DISTRIBUTIONS and last and last[0] not in ("...", "*B"):
-        size = shape[-1]
-        return ((1 + random.multinomial(16 - size, [1 / size] * size, shape[:-1])) / 16).astype(
-            np.float32
-        )
+        size, total = shape[-1], max(16, 2 * shape[-1])
+        counts = 1 + random.multinomial(total - size, [1 / size] * size, shape[:-1])
+        return (counts / total).astype(np.float32)
     if name.startswith("log_") and name != "log_ratios" and last[0] in ("A", "N"):
         return np.asarray(jax.nn.log_softmax(random.normal(size=shape)), np.float32)
     return _eighths(_number(name, random.normal(size=shape), random))

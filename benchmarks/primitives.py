@@ -1,0 +1,146 @@
+"""What a primitive costs next to reading its inputs and writing its gradients once.
+
+    python benchmarks/primitives.py [NAME ...] [--repeats N]
+
+Each function of arrays, its value and gradient in one jitted program, on float32 arguments of
+[512, 8192] (those with one axis: 2^22; those that compare all of a list with all of it: [524288, 8],
+marked *). Subtracted: an empty jitted call. Divided by: the bytes of its arguments and gradients
+(for what has no gradient: of its results) over the memory bandwidth, which is that of a copy of
+256 MiB in the same run: more than any cache holds. Sorts are listed apart.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polgrad import _examples, _guarantees
+from polgrad._catalogue import Primitive
+
+ENTRIES = 2**22
+ROOMS = ("masking", "selection", "diagnostics", "divergences", "advantages", "losses")
+# Products of all rows with all others are no matter of bytes; targets are made once.
+LEFT_OUT = ("losses.simcse", "losses.swav", "losses.sinkhorn", "losses.targets.")
+
+
+def axes(primitive: Primitive) -> tuple[set[str], list[list[str]]]:
+    """The axis that counts rows, and the named ones of each argument besides it."""
+    shapes = [text.replace("*", "").split() for text in _examples.dims(primitive.function).values()]
+    names = [name for shape in shapes for name in shape]
+    rows = {"...", "B", "X"} & set(names) or set(names[:1])
+    return rows, [[n.partition("+")[0] for n in shape if n not in rows] for shape in shapes]
+
+
+def sizes(primitive: Primitive, widest: int) -> dict[str, int]:
+    """Sizes of the axes for which an argument has about ENTRIES entries."""
+    rows, named = axes(primitive)
+    longest = max(widest ** len(shape) for shape in named)
+    wide = {name: widest for shape in named for name in shape}
+    return wide | dict.fromkeys(rows, max(ENTRIES // longest, 1))
+
+
+def widths(primitive: Primitive) -> tuple[int, ...]:
+    """Of a list: 8192, or 8 where an argument has more than one axis of that kind."""
+    return (8,) if max(map(len, axes(primitive)[1])) > 1 else (8192, 8)
+
+
+def seconds(function, *arguments, repeats: int) -> float:
+    """Median time of a call, compiled before."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def program(primitive: Primitive, settings: dict, learned: tuple[str, ...]):
+    """Value and gradients in what is learned; without any, the results."""
+
+    def total(numbers, others):
+        result = primitive.function(**(others | numbers), **settings)
+        floats = [x for x in jax.tree.leaves(result) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return sum(jnp.sum(x) for x in floats)
+
+    def plain(numbers, others):
+        return primitive.function(**(others | numbers), **settings)
+
+    return jax.jit(jax.value_and_grad(total) if learned else plain)
+
+
+class Cost(NamedTuple):
+    """What was measured of one primitive."""
+
+    ratio: float
+    milliseconds: float
+    rate: float  # gigabytes a second
+    sorts: bool
+    name: str
+
+
+def measure(primitive: Primitive, bandwidth: float, empty: float, repeats: int) -> Cost:
+    """Compiles, on narrow lists if it needs memory for all pairs of a list, and times."""
+    learned = _guarantees.examine(primitive).reached if primitive.room == "losses" else ()
+    for widest in widths(primitive):
+        example = _examples.draw(
+            primitive, np.random.default_rng(0), sizes=sizes(primitive, widest)
+        )
+        call = program(primitive, example.settings, learned)
+        numbers = {n: x for n, x in example.arrays.items() if n in learned}
+        others = {n: x for n, x in example.arrays.items() if n not in learned}
+        compiled = call.lower(numbers, others).compile()
+        given = sum(x.nbytes for x in example.arrays.values())
+        if compiled.memory_analysis().temp_size_in_bytes < 50 * given:
+            break
+    numbers, others = jax.tree.map(jnp.asarray, (numbers, others))
+    taken = max(seconds(compiled, numbers, others, repeats=repeats) - empty, 1e-9)
+    written = numbers if learned else jax.eval_shape(call, numbers, others)
+    size = given + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(written))
+    sorts = " sort(" in compiled.as_text()
+    ratio = taken * bandwidth / size
+    return Cost(
+        ratio, 1e3 * taken, size / taken / 1e9, sorts, primitive.name + " *" * (widest == 8)
+    )
+
+
+def main() -> None:
+    """Prints a line for each primitive, the most expensive first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="beginnings of names; all when left out")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    x = jnp.ones(2**26)
+    copy = jax.jit(lambda x: x + 1.0)
+    empty = seconds(jax.jit(lambda x: x[0]), x, repeats=100)
+    bandwidth = 2 * x.nbytes / (seconds(copy, x, repeats=9) - empty)
+    device = jax.devices()[0].device_kind
+    print(f"{device}: copy {bandwidth / 1e9:.1f} GB/s, empty {1e6 * empty:.0f} us", flush=True)
+    chosen = [
+        p
+        for p in _guarantees.examinable()
+        if p.room in ROOMS and not p.name.startswith(LEFT_OUT)
+        if not options.names or p.name.startswith(tuple(options.names))
+    ]
+    found = []
+    for primitive in chosen:
+        found.append(measure(primitive, bandwidth, empty, options.repeats))
+        print(found[-1].name, f"{found[-1].ratio:.2f}", file=sys.stderr, flush=True)
+    for title, sorts in (("without a sort", False), ("with a sort", True)):
+        print(f"\n{title:44} {'ratio':>6} {'ms':>8} {'GB/s':>6}")
+        for cost in sorted((c for c in found if c.sorts == sorts), reverse=True):
+            print(f"{cost.name:44} {cost.ratio:6.2f} {cost.milliseconds:8.2f} {cost.rate:6.1f}")
+    again = 2 * x.nbytes / (seconds(copy, x, repeats=9) - empty)
+    print(f"\ncopy at the end {again / 1e9:.1f} GB/s")
+
+
+if __name__ == "__main__":
+    main()
