@@ -47,6 +47,7 @@ _NUMBERS: Mapping[str, object] = {
     "exponent": 0.5,
     "flip_rate": 0.1,
     "iterations": 4,
+    "label_smoothing": 0.1,
     "margin": 0.25,
     "max_length": 4,
     "mode": "token",
@@ -399,4 +400,6 @@ def _state(primitive: Primitive):
         return windows.init(4, window=8)
     if primitive.room == "advantages":
         return advantages.init_moving_average()
+    if primitive.name == "losses.update_reward_shift":
+        return losses.init_reward_shift()
     return losses.Coefficient(jnp.asarray(0.5))

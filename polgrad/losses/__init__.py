@@ -33,9 +33,17 @@ Preference pairs and rankings (dpo.py)
   nca, bco, apo_zero, apo_down    each answer held to the reference (absolute_pairs.py)
   aot, aot_unpaired               margins by quantiles of the batch (optimal_transport.py)
   imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
-  simpo, cpo, orpo, log_odds      without a reference (reference_free.py)
+  simpo, alphapo                  without a reference (reference_free.py)
+  cpo, slic, tpo                  the same, with imitation
+  orpo, log_odds
   kto, kto_reference_point        single answers, good or bad (unpaired.py)
+  bco_unpaired, density_weight
+  RewardShift, init_reward_shift, update_reward_shift
+  f_dpo_score                     what pair losses are fed with (likelihoods.py):
+  desensitized_logp               other divergences, lengths that count less,
+  wpo_weight                      pairs that the policy would not draw
   debias_flips                    any pair loss under flipped labels (transforms.py)
+  smooth_labels                   and where labels are believed to be wrong
   flipped_probability, unflipped_probability
   cpl, segment_score              segments of behaviour (cpl.py)
   implicit_value                  logits read as values
@@ -120,6 +128,7 @@ from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
 from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
 from polgrad.losses.inpo import inpo, inpo_contrast, sppo
 from polgrad.losses.kl import kl_penalty
+from polgrad.losses.likelihoods import desensitized_logp, f_dpo_score, wpo_weight
 from polgrad.losses.listwise import (
     lipo,
     listwise_softmax,
@@ -154,7 +163,7 @@ from polgrad.losses.p3o import (
 )
 from polgrad.losses.pairs import discopop, exo, hinge, robust_dpo, xpo
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
-from polgrad.losses.reference_free import cpo, log_odds, orpo, simpo
+from polgrad.losses.reference_free import alphapo, cpo, log_odds, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
     bradley_terry,
@@ -178,19 +187,34 @@ from polgrad.losses.topr import (
     topr,
     topr_weights,
 )
-from polgrad.losses.transforms import debias_flips, flipped_probability, unflipped_probability
+from polgrad.losses.transforms import (
+    debias_flips,
+    flipped_probability,
+    smooth_labels,
+    unflipped_probability,
+)
 from polgrad.losses.unlikelihood import unlikelihood
-from polgrad.losses.unpaired import kto, kto_reference_point
+from polgrad.losses.unpaired import (
+    RewardShift,
+    bco_unpaired,
+    density_weight,
+    init_reward_shift,
+    kto,
+    kto_reference_point,
+    update_reward_shift,
+)
 from polgrad.losses.value import td_loss, value_loss
 
 __all__ = [
     "Coefficient",
     "OrderedPairs",
     "PreferenceStrength",
+    "RewardShift",
     "SoftAssignment",
     "adaptive_entropy",
     "adaptive_kl",
     "aggregate_groups",
+    "alphapo",
     "annealed_coefficient",
     "annotator_loglikelihood",
     "aot",
@@ -199,6 +223,7 @@ __all__ = [
     "apo_zero",
     "baseline_for_fraction",
     "bco",
+    "bco_unpaired",
     "behavior_kl",
     "best_of_n",
     "bradley_terry",
@@ -209,6 +234,8 @@ __all__ = [
     "cpl",
     "cpo",
     "debias_flips",
+    "density_weight",
+    "desensitized_logp",
     "difference_objective",
     "difference_views",
     "disco",
@@ -228,6 +255,7 @@ __all__ = [
     "exponentiated_weights",
     "f_dpg",
     "f_dpg_pseudo_reward",
+    "f_dpo_score",
     "flip_mask",
     "flipped_probability",
     "gmpo",
@@ -239,6 +267,7 @@ __all__ = [
     "implicit_negative_policy",
     "implicit_reward",
     "implicit_value",
+    "init_reward_shift",
     "inpo",
     "inpo_contrast",
     "ipo",
@@ -288,6 +317,8 @@ __all__ = [
     "simcse",
     "simpo",
     "sinkhorn",
+    "slic",
+    "smooth_labels",
     "soft_assignment",
     "sppo",
     "standardize_groups",
@@ -299,11 +330,14 @@ __all__ = [
     "top_k_kl",
     "topr",
     "topr_weights",
+    "tpo",
     "truncated_importance_weights",
     "unflipped_probability",
     "unlikelihood",
+    "update_reward_shift",
     "value_loss",
     "vespo",
     "vespo_weights",
+    "wpo_weight",
     "xpo",
 ]

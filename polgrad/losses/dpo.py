@@ -48,8 +48,8 @@ def dpo(
     chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
     in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
     margin = beta * (chosen - rejected)
-    right, wrong = jax.nn.softplus(-margin), jax.nn.softplus(margin)
-    return (1.0 - label_smoothing) * right + label_smoothing * wrong
+    # softplus(z) = softplus(-z) + z: one logarithm serves both labels.
+    return jax.nn.softplus(-margin) + label_smoothing * margin
 
 
 def ipo(

@@ -6,6 +6,8 @@ reference-free forms (a uniform reference). A mixture is written as a sum, for e
 et al. 2024, arXiv:2411.10442): 0.8 `dpo` + 0.2 `bco` + `imitation` of the chosen answer.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -132,9 +134,10 @@ def exo(
     """
     in_range("epsilon", epsilon, low=0.0, high=0.5, above=True)
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
-    log_q, log_not_q = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
-    right = jnp.exp(log_q) * (log_q - jnp.log1p(-epsilon))
-    return right + jnp.exp(log_not_q) * (log_not_q - jnp.log(epsilon))
+    # log(1 - q) = log q - z: one logarithm serves both.
+    q, log_q = jax.nn.sigmoid(margin), jax.nn.log_sigmoid(margin)
+    right = q * (log_q - math.log1p(-epsilon))
+    return right + jax.nn.sigmoid(-margin) * (log_q - margin - math.log(epsilon))
 
 
 def discopop(

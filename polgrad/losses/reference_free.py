@@ -13,7 +13,7 @@ from polgrad._scalars import in_range
 from polgrad.losses.supervised import imitation
 from polgrad.losses.unlikelihood import unlikelihood
 
-__all__ = ["cpo", "log_odds", "orpo", "simpo"]
+__all__ = ["alphapo", "cpo", "log_odds", "orpo", "simpo", "slic", "tpo"]
 
 
 def simpo(
@@ -47,6 +47,132 @@ def simpo(
     """
     in_range("gamma", gamma, low=0.0)
     return jax.nn.softplus(gamma - beta * _margin(chosen_logp, rejected_logp, beta))
+
+
+def alphapo(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    *,
+    beta: float = 2.5,
+    gamma: float = 0.1,
+    alpha: float = 0.25,
+) -> Float[Array, "B"]:
+    """AlphaPO: SimPO on a bent reward, so that the likelihood of both answers falls less.
+
+    loss = -log sigmoid(beta (g(chosen) - g(rejected)) - gamma), g(x) = (1 - exp(-alpha x)) / alpha
+
+    with g(x) = x, SimPO, in the limit alpha = 0. For alpha > 0 an answer counts the more the less
+    likely it is.
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, averages over
+        tokens (`masking.masked_mean(token_logp, mask, axis=-1)`), in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      beta: scale, > 0.
+      gamma: the margin, >= 0.
+      alpha: the bend, in [-4, 4]: beyond, its exponential is out of reach of float32.
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over pairs. A log-probability below -20 nats counts -20,
+      an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or a number is out of range.
+
+    References:
+      Gupta et al., AlphaPO: Reward Shape Matters for LLM Alignment, 2025 (arXiv:2501.03884).
+    """
+    in_range("gamma", gamma, low=0.0)
+    in_range("alpha", alpha, low=-4.0, high=4.0)
+    _margin(chosen_logp, rejected_logp, beta)
+    margin = _bent(chosen_logp, alpha) - _bent(rejected_logp, alpha)
+    return jax.nn.softplus(gamma - beta * margin)
+
+
+def _bent(logp: Array, alpha: float) -> Array:
+    """(1 - exp(-alpha logp)) / alpha, and logp for alpha = 0."""
+    logp = finite(logp)
+    logp = jnp.where(logp < -LIMIT, -LIMIT, logp)
+    return -jnp.expm1(-alpha * logp) / alpha if alpha else logp
+
+
+def slic(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    target_logp: Float[Array, "B"],
+    *,
+    delta: float = 1.0,
+    alpha: float = 0.1,
+) -> Float[Array, "B"]:
+    """SLiC-HF: a hinge on the difference of log-probabilities, plus imitation of a target.
+
+    loss = max(0, delta - chosen + rejected) - alpha target.
+
+    With log-ratios instead, and without the imitation, it is `hinge`.
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, SUMS over tokens,
+        in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      target_logp: the same for answers to imitate: of a supervised model in the paper, the
+        chosen ones elsewhere.
+      delta: the margin that is enough, > 0.
+      alpha: weight of the imitation, >= 0.
+
+    Returns:
+      Losses, [B], to be averaged over pairs. A log-probability of minus infinity counts -20 nats,
+      an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `delta` or `alpha` is out of range.
+
+    References:
+      Zhao et al., SLiC-HF: Sequence Likelihood Calibration with Human Feedback, 2023
+      (arXiv:2305.10425).
+    """
+    in_range("delta", delta, low=0.0, above=True)
+    in_range("alpha", alpha, low=0.0)
+    gap = delta - _margin(chosen_logp, rejected_logp, 1.0)
+    _checks.same_shape("[B]", chosen_logp=chosen_logp, target_logp=target_logp)
+    return jnp.where(gap > 0.0, gap, 0.0) + alpha * imitation(target_logp)
+
+
+def tpo(
+    chosen_logp: Float[Array, "B"],
+    rejected_logp: Float[Array, "B"],
+    gold_logp: Float[Array, "B"],
+    *,
+    beta: float = 0.01,
+    alpha: float = 1.0,
+) -> Float[Array, "B"]:
+    """TPO: one step from three answers, preferring one of a pair and imitating a gold one.
+
+    loss = -log sigmoid(beta (chosen - rejected)) - alpha gold.
+
+    `cpo` where the gold answer is the chosen one.
+
+    Args:
+      chosen_logp: log-probabilities of the preferred answers under the policy, SUMS over tokens,
+        in nats.
+      rejected_logp: the same for the other answers of the pairs.
+      gold_logp: the same for answers that are better than both.
+      beta: scale, > 0.
+      alpha: weight of the imitation, >= 0.
+
+    Returns:
+      Losses, [B], to be averaged over pairs. A log-probability of minus infinity counts -20 nats,
+      an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ, or `beta` or `alpha` is out of range.
+
+    References:
+      Saeidi et al., Triple Preference Optimization, 2024 (arXiv:2405.16681).
+    """
+    in_range("alpha", alpha, low=0.0)
+    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp, beta))
+    _checks.same_shape("[B]", chosen_logp=chosen_logp, gold_logp=gold_logp)
+    return preference + alpha * imitation(gold_logp)
 
 
 def cpo(

@@ -86,7 +86,8 @@ def bradley_terry(
     chosen, rejected = finite(chosen_scores), finite(rejected_scores)
     z = chosen - rejected - finite(jax.lax.stop_gradient(margin))
     smoothing = accumulate(jax.lax.stop_gradient(label_smoothing))
-    loss = (1.0 - smoothing) * jax.nn.softplus(-z) + smoothing * jax.nn.softplus(z)
+    # softplus(z) = softplus(-z) + z: one logarithm serves both labels.
+    loss = jax.nn.softplus(-z) + smoothing * z
     loss += center * jnp.square(chosen + rejected)
     if weights is None:
         return loss

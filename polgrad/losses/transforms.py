@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
-__all__ = ["debias_flips", "flipped_probability", "unflipped_probability"]
+__all__ = ["debias_flips", "flipped_probability", "smooth_labels", "unflipped_probability"]
 
 
 def debias_flips(pair_loss: Callable[..., Array], *, flip_rate: float) -> Callable[..., Array]:
@@ -41,6 +41,40 @@ def debias_flips(pair_loss: Callable[..., Array], *, flip_rate: float) -> Callab
         return ((1.0 - flip_rate) * right - flip_rate * wrong) / (1.0 - 2.0 * flip_rate)
 
     return debiased
+
+
+def smooth_labels(
+    pair_loss: Callable[..., Array], *, label_smoothing: float
+) -> Callable[..., Array]:
+    """Any pair loss under the belief that a label is wrong with some probability.
+
+    loss(w, l) = (1 - s) pair_loss(w, l) + s pair_loss(l, w), s the label smoothing
+
+    Of `dpo` it is conservative DPO, its own `label_smoothing`. Where `debias_flips` undoes flips,
+    this one expects them: the margin stays finite, and shrinks.
+
+    Args:
+      pair_loss: a function of (chosen, rejected, ...), such as `ipo` or `hinge`.
+      label_smoothing: s, in [0, 0.5].
+
+    Returns:
+      A function with the same arguments.
+
+    Raises:
+      ValueError: if `label_smoothing` is out of range.
+
+    References:
+      Mitchell, A note on DPO with noisy preferences and relationship to IPO, 2023.
+    """
+    in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
+
+    @functools.wraps(pair_loss)
+    def smoothed(chosen, rejected, *args, **kwargs):
+        right = pair_loss(chosen, rejected, *args, **kwargs)
+        wrong = pair_loss(rejected, chosen, *args, **kwargs)
+        return (1.0 - label_smoothing) * right + label_smoothing * wrong
+
+    return smoothed
 
 
 def flipped_probability(

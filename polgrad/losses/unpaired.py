@@ -1,5 +1,7 @@
 """Losses of single answers that are labelled desirable or not."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,7 +12,15 @@ from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad.masking import masked_mean
 
-__all__ = ["kto", "kto_reference_point"]
+__all__ = [
+    "RewardShift",
+    "bco_unpaired",
+    "density_weight",
+    "init_reward_shift",
+    "kto",
+    "kto_reference_point",
+    "update_reward_shift",
+]
 
 
 def kto_reference_point(
@@ -89,3 +99,134 @@ def kto(
     good = lambda_desirable * jax.nn.sigmoid(-gain)
     bad = lambda_undesirable * jax.nn.sigmoid(gain)
     return jnp.where(jnp.asarray(desirable) != 0, good, bad)
+
+
+class RewardShift(NamedTuple):
+    """The mean of all implicit rewards so far, which `bco` and `bco_unpaired` compare with.
+
+    Attributes:
+      mean: of beta log-ratio, 0 before any answer.
+      count: answers so far.
+    """
+
+    mean: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+def init_reward_shift() -> RewardShift:
+    """The state before any answer."""
+    return RewardShift(jnp.zeros(()), jnp.zeros(()))
+
+
+def update_reward_shift(
+    state: RewardShift, rewards: Float[Array, "B"], *, valid: Bool[Array, "B"] | None = None
+) -> RewardShift:
+    """Adds a batch's implicit rewards to their running mean; before the loss that uses it.
+
+        mean <- (count mean + sum of rewards) / (count + number of rewards)
+
+    A statistic of the batch: compute it on the whole one, before any split.
+
+    Args:
+      state: from `init_reward_shift` or the last update.
+      rewards: beta log(policy / reference) of all answers (`implicit_reward`), good and bad.
+      valid: False for rows that only fill the batch; None for none.
+
+    Returns:
+      The next state, without gradient. Rewards that are not finite are left out.
+
+    Raises:
+      ValueError: if shapes differ.
+
+    References:
+      Jung et al., Binary Classifier Optimization for Large Language Model Alignment, 2024
+      (arXiv:2404.04656).
+    """
+    _checks.rank("rewards", rewards, 1, "[B], one value an answer")
+    rewards = jax.lax.stop_gradient(accumulate(rewards))
+    known = jnp.isfinite(rewards)
+    if valid is not None:
+        _checks.same_shape("[B]", rewards=rewards, valid=valid)
+        known &= jnp.asarray(valid) != 0
+    new = jnp.sum(known.astype(state.count.dtype))
+    total = jnp.sum(jnp.where(known, rewards - state.mean, 0.0))
+    count = state.count + new
+    return RewardShift(state.mean + total / jnp.maximum(count, 1.0), count)
+
+
+def density_weight(
+    desirable_probability: Float[Array, "*B"], *, low: float = 0.5, high: float = 10.0
+) -> Float[Array, "*B"]:
+    """How much an undesirable answer counts where prompts of the two kinds differ.
+
+        weight = clip(p / (1 - p), low, high), p = P(the prompt comes from the desirable data)
+
+    p is what a classifier of prompts says; the ratio carries undesirable answers over to the
+    prompts of desirable ones.
+
+    Args:
+      desirable_probability: p, in [0, 1], any shape.
+      low: smallest weight, >= 0.
+      high: largest weight, >= low.
+
+    Returns:
+      Weights in [low, high], same shape, without gradient; `high` for p = 1.
+
+    Raises:
+      ValueError: if a bound is out of range.
+
+    References:
+      Jung et al., Binary Classifier Optimization, 2024 (arXiv:2404.04656), section 3.3.
+    """
+    in_range("low", low, low=0.0)
+    in_range("high", high, low=low)
+    p = jax.lax.stop_gradient(accumulate(desirable_probability))
+    some = p < 1.0
+    ratio = jnp.where(some, p, 1.0) / jnp.where(some, 1.0 - p, 1.0)
+    return jnp.where(some, jnp.clip(ratio, low, high), high)
+
+
+def bco_unpaired(
+    logratio: Float[Array, "B"],
+    desirable: Bool[Array, "B"],
+    reward_shift: Float[Array, ""] | float,
+    *,
+    beta: float = 0.01,
+    weights: Float[Array, "B"] | None = None,
+) -> Float[Array, "B"]:
+    """BCO of single answers: a classifier of good and bad ones, whose logit is the reward.
+
+        loss = -log sigmoid(r - shift) of good answers,
+               -weight log sigmoid(shift - r) of bad ones, r = beta log-ratio
+
+    Its sum over the two answers of a pair is `bco`.
+
+    Args:
+      logratio: log(policy / reference) of the answers, sums over tokens, in nats. Stop the
+        gradient of the reference when forming it.
+      desirable: whether an answer is good.
+      reward_shift: delta, `RewardShift.mean` after this batch; stopped.
+      beta: strength of the KL to the reference, > 0.
+      weights: of bad answers, from `density_weight`, [B], >= 0; stopped. None for 1.
+
+    Returns:
+      Losses, [B], >= 0, to be averaged over all answers; log 2 at r = shift. An infinite log
+      ratio counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Jung et al., Binary Classifier Optimization, 2024 (arXiv:2404.04656).
+    """
+    _checks.rank("logratio", logratio, 1, "[B], one value an answer")
+    _checks.same_shape("[B]", logratio=logratio, desirable=desirable)
+    in_range("beta", beta, low=0.0, above=True)
+    gain = beta * finite(logratio) - jax.lax.stop_gradient(accumulate(reward_shift))
+    good = jnp.asarray(desirable) != 0
+    loss = jax.nn.softplus(jnp.where(good, -gain, gain))
+    if weights is None:
+        return loss
+    _checks.same_shape("[B]", logratio=logratio, weights=weights)
+    weights = jax.lax.stop_gradient(accumulate(weights))
+    return jnp.where(good, loss, jnp.where(weights > 0.0, weights * loss, 0.0))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import agrees_with
 
 from polgrad import losses
 
@@ -55,6 +56,75 @@ def test_values_by_hand_and_invariance(name):
     result = loss(chosen, rejected, beta=0.1)
     np.testing.assert_allclose(result[:2], [value, start], atol=1.1e-6)
     assert np.isclose(result[2], result[0], atol=1e-9) == of_margin
+
+
+def soft(z):
+    return np.logaddexp(0.0, -z)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def relative(q, epsilon):
+    return q * np.log(q / (1 - epsilon)) + (1 - q) * np.log((1 - q) / epsilon)
+
+
+def blend(z, tau):
+    m = sigmoid(z / tau)
+    return (1 - m) * soft(z) + m * np.exp(-z)
+
+
+REFERENCES = {
+    "dpo": lambda w, r: soft(0.1 * (w - r)),
+    "cdpo": lambda w, r: 0.9 * soft(0.1 * (w - r)) + 0.1 * soft(0.1 * (r - w)),
+    "robust_dpo": lambda w, r: (0.9 * soft(0.1 * (w - r)) - 0.1 * soft(0.1 * (r - w))) / 0.8,
+    "hinge": lambda w, r: np.maximum(0, 1 - 0.1 * (w - r)),
+    "ipo": lambda w, r: (w - r - 5) ** 2,
+    "exo": lambda w, r: relative(sigmoid(0.1 * (w - r)), 1e-3),
+    "discopop": lambda w, r: blend(0.1 * (w - r), 0.05),
+    "xpo": lambda w, r: soft(0.1 * (w - r)) - 0.04,
+    "nca": lambda w, r: soft(0.1 * w) + soft(-0.1 * w) / 2 + soft(-0.1 * r) / 2,
+    "bco": lambda w, r: soft(0.1 * w) + soft(-0.1 * r),
+    "apo_zero": lambda w, r: 1 - sigmoid(0.1 * w) + sigmoid(0.1 * r),
+    "apo_down": lambda w, r: sigmoid(0.1 * w) + 1 - sigmoid(0.1 * (w - r)),
+    "sppo": lambda w, r: (w - 5) ** 2 + (r + 5) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_value_and_gradient_are_those_of_the_formula(name):
+    agrees_with(functools.partial(TABLE[name][0], beta=0.1), REFERENCES[name], 2, scale=6.0)
+
+
+# Where the mean loss of a pair that is preferred with probability p (of an answer chosen with
+# frequency p) is stationary, as (chosen, rejected) at beta 1.
+P = 0.8
+LOG_ODDS = math.log(P / (1 - P))
+OPTIMA = {
+    "dpo": LOG_ODDS,
+    "cdpo": math.log((P * 0.8 + 0.1) / (1 - P * 0.8 - 0.1)),
+    "ipo": (2 * P - 1) / 2,
+    "exo": (2 * P - 1) * math.log(0.999 / 0.001),
+    "bco": LOG_ODDS,
+    "nca": math.log(P / 0.5),
+    "sppo": (2 * P - 1) / 2,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMA)
+def test_optimum_of_a_noisy_pair(name):
+    loss = functools.partial(TABLE[name][0], beta=1.0)
+    mean = lambda x: (P * loss(x, 0 * x) + (1 - P) * loss(0 * x, x)).sum()  # noqa: E731
+    np.testing.assert_allclose(jax.grad(mean)(jnp.array([OPTIMA[name]])), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_which_way_a_pair_pulls_at_the_reference(name):
+    zero, loss = jnp.zeros(1), functools.partial(TABLE[name][0], beta=1.0)
+    slopes = jax.grad(lambda w, r: loss(w, r).sum(), argnums=(0, 1))(zero, zero)
+    signs = [int(np.sign(round(float(s[0]), 12))) for s in slopes]
+    assert signs == {"apo_down": [0, 1], "discopop": [1, -1]}.get(name, [-1, 1])
 
 
 def test_averaged_log_ratios_give_the_length_normalised_losses():

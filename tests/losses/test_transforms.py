@@ -36,6 +36,20 @@ def test_the_mean_over_flips_is_the_clean_loss(name):
     np.testing.assert_allclose(mean, loss(*PAIR), rtol=1e-9)
 
 
+def test_smoothed_labels():
+    smoothed = losses.smooth_labels(losses.dpo, label_smoothing=0.2)(*PAIR, beta=0.3)
+    np.testing.assert_allclose(smoothed, losses.dpo(*PAIR, beta=0.3, label_smoothing=0.2))
+    hinge = losses.smooth_labels(losses.hinge, label_smoothing=0.5)
+    np.testing.assert_allclose(hinge(*PAIR), hinge(*PAIR[::-1]))
+    # Labels flipped at a rate, seen by a loss that is debiased for it and smoothed by it.
+    both = losses.smooth_labels(losses.debias_flips(losses.ipo, flip_rate=0.1), label_smoothing=0.1)
+    np.testing.assert_allclose(both(*PAIR), losses.ipo(*PAIR), rtol=1e-9)
+    assert losses.smooth_labels(losses.nca, label_smoothing=0.1).__name__ == "nca"
+    for smoothing in (-0.1, 0.51):
+        with pytest.raises(ValueError, match="label_smoothing"):
+            losses.smooth_labels(losses.dpo, label_smoothing=smoothing)
+
+
 def test_probabilities_by_hand_and_the_optimum_of_robust_dpo():
     p = np.array([0.8])
     noisy = losses.flipped_probability(p, flip_rate=0.2)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import agrees_with
 
 from polgrad import losses
 
@@ -41,6 +42,87 @@ def test_gradients():
     np.testing.assert_array_equal(slopes[1], 0.0)
     ends = jnp.array([-jnp.inf, jnp.nan])
     np.testing.assert_array_equal(jax.grad(lambda u: losses.kto(u, GOOD, 0.2).sum())(ends), 0.0)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_value_and_gradient_are_those_of_the_formula(good):
+    label, sign = np.full(6, good), 1 if good else -1
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    agrees_with(
+        lambda u: losses.kto(u, label, 0.2), lambda u: 1 - sigmoid(sign * 0.1 * (u - 0.2)), 1
+    )
+    agrees_with(
+        lambda u: losses.bco_unpaired(u, label, 0.2),
+        lambda u: np.logaddexp(0, -sign * (0.01 * u - 0.2)),
+        1,
+    )
+
+
+def test_bco_of_the_two_answers_of_a_pair_is_bco():
+    both = losses.bco_unpaired(RATIO, GOOD, 0.3, beta=0.5)
+    pair = losses.bco(RATIO[:1], RATIO[1:], beta=0.5, reward_shift=0.3)
+    np.testing.assert_allclose(both.sum(), pair[0], rtol=1e-12)
+    weighted = losses.bco_unpaired(RATIO, GOOD, 0.3, beta=0.5, weights=jnp.array([3.0, 2.0]))
+    np.testing.assert_allclose(weighted, both * np.array([1.0, 2.0]), rtol=1e-12)
+    none = losses.bco_unpaired(RATIO, GOOD, 0.3, weights=jnp.zeros(2))
+    np.testing.assert_array_equal(none[1], 0.0)
+    slopes = jax.grad(
+        lambda d, w: losses.bco_unpaired(RATIO, GOOD, d, weights=w).sum(), argnums=(0, 1)
+    )(0.3, jnp.ones(2))
+    assert not np.any(slopes[0]) and not np.any(slopes[1])
+
+
+def test_optimum_of_bco_is_the_log_odds_of_being_good():
+    share, shift = 0.7, 0.4
+    reward = shift + np.log(share / (1 - share))
+
+    def mean(u):
+        good, bad = (losses.bco_unpaired(u, jnp.array([x]), shift, beta=1.0) for x in (True, False))
+        return (share * good + (1 - share) * bad).sum()
+
+    np.testing.assert_allclose(jax.grad(mean)(jnp.array([reward])), 0.0, atol=1e-12)
+
+
+def test_the_shift_is_the_mean_of_all_rewards_so_far():
+    state = losses.init_reward_shift()
+    np.testing.assert_array_equal(state, (0.0, 0.0))
+    state = losses.update_reward_shift(state, jnp.array([1.0, 2.0, jnp.nan, 9.0]))
+    np.testing.assert_allclose(state, (4.0, 3.0))
+    valid = jnp.array([True, False, True])
+    state = losses.update_reward_shift(state, jnp.array([0.0, 100.0, 1.0]), valid=valid)
+    np.testing.assert_allclose(state, (13 / 5, 5.0))
+    same = losses.update_reward_shift(state, jnp.array([jnp.inf]))
+    np.testing.assert_allclose(same, state)
+    slope = jax.grad(lambda r: losses.update_reward_shift(state, r).mean)(jnp.ones(2))
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_density_weight():
+    p = jnp.array([0.0, 0.2, 0.5, 0.8, 0.99, 1.0])
+    np.testing.assert_allclose(losses.density_weight(p), [0.5, 0.5, 1.0, 4.0, 10.0, 10.0])
+    np.testing.assert_allclose(losses.density_weight(p, low=0.0, high=2.0)[:4], [0, 0.25, 1, 2])
+    slope = jax.grad(lambda x: losses.density_weight(x).sum())(p)
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_bad_arguments_of_bco():
+    with pytest.raises(ValueError, match="beta"):
+        losses.bco_unpaired(RATIO, GOOD, 0.0, beta=0.0)
+    with pytest.raises(ValueError, match="desirable"):
+        losses.bco_unpaired(RATIO, GOOD[:1], 0.0)
+    with pytest.raises(ValueError, match="logratio"):
+        losses.bco_unpaired(RATIO[None], GOOD[None], 0.0)
+    with pytest.raises(ValueError, match="weights"):
+        losses.bco_unpaired(RATIO, GOOD, 0.0, weights=jnp.ones(3))
+    with pytest.raises(ValueError, match="low"):
+        losses.density_weight(RATIO, low=-0.1)
+    with pytest.raises(ValueError, match="high"):
+        losses.density_weight(RATIO, low=1.0, high=0.5)
+    state = losses.init_reward_shift()
+    with pytest.raises(ValueError, match="rewards"):
+        losses.update_reward_shift(state, RATIO[None])
+    with pytest.raises(ValueError, match="valid"):
+        losses.update_reward_shift(state, jnp.ones(2), valid=jnp.ones(3, bool))
 
 
 def test_bad_arguments():
