@@ -273,13 +273,24 @@ def number(x: float) -> str:
     return f"{0.0 if abs(x) < 1e-9 else x:.3g}"
 
 
-PAGES = {"primitives": primitives, "guarantees": guarantees, "estimators": estimators}
+def signatures() -> str:
+    """One a line: whoever changes the interface sees what users will see."""
+    return "".join(f"{_catalogue.signature(p)}\n" for p in _catalogue.primitives())
+
+
+PAGES = {
+    "primitives": (primitives, HERE / "primitives.md"),
+    "guarantees": (guarantees, HERE / "guarantees.md"),
+    "estimators": (estimators, HERE / "estimators.md"),
+    "signatures": (signatures, HERE.parent / "tests" / "golden" / "signatures.txt"),
+}
 
 
 def main() -> None:
     """Writes the pages named on the command line, or all."""
     for name in sys.argv[1:] or PAGES:
-        (HERE / f"{name}.md").write_text(PAGES[name]())
+        page, path = PAGES[name]
+        path.write_text(page())
 
 
 if __name__ == "__main__":
