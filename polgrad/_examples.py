@@ -36,6 +36,7 @@ OTHER = 4  # of axes that SIZES does not name
 # Arguments without a default that are no arrays.
 _NUMBERS: Mapping[str, object] = {
     "a": 0.2,
+    "alpha": 0.5,
     "annotators": 4,
     "b": 0.1,
     "beta": 0.5,
@@ -43,11 +44,14 @@ _NUMBERS: Mapping[str, object] = {
     "c": 0.3,
     "categories": 4,
     "count": 2,
+    "discount": 0.875,
     "eta": 0.5,
     "exponent": 0.5,
     "flip_rate": 0.1,
     "iterations": 4,
     "label_smoothing": 0.1,
+    "lambda_": 2.0,
+    "length": 2,
     "margin": 0.25,
     "max_length": 4,
     "mode": "token",
@@ -354,6 +358,7 @@ def _other(primitive: Primitive, name: str) -> object:
         "partition": _partition,
         "rankings": lambda: ((0, 1, 2), (2, 1, 0)),
         "state": lambda: _state(primitive),
+        "trajectories": lambda: jnp.zeros((4, 5, 2)),
         "states": lambda: jnp.arange(8.0).reshape(4, 2),
     }
     if name in _NUMBERS:

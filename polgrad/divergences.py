@@ -132,6 +132,9 @@ class FDivergence(NamedTuple):
       f_zero: f(0), the price of target mass that the policy does not cover; may be infinite.
       f_prime_infinity: lim f(u) / u, the price of policy mass outside the target's support; may
         be infinite.
+      conjugate: s -> f*(s) = sup_t (t s - f(t)), for s < f_prime_infinity; None where it has no
+        closed form here. Total variation's and Pearson's are continued as the line and the
+        parabola that they are for f over all t.
     """
 
     name: str
@@ -139,6 +142,7 @@ class FDivergence(NamedTuple):
     f_prime_log: Callable[[Array], Array]
     f_zero: float
     f_prime_infinity: float
+    conjugate: Callable[[Array], Array] | None = None
 
 
 # Module-level functions rather than lambdas: their identity is stable, so a divergence can be a
@@ -200,17 +204,57 @@ def _squared_hellinger_prime(log_t: Array) -> Array:
     return -jnp.expm1(-0.5 * log_t)
 
 
-forward_kl = FDivergence("forward_kl", _forward_kl, _forward_kl_prime, math.inf, 0.0)
+def _total_variation_conjugate(s: Array) -> Array:
+    return s
+
+
+def _jensen_shannon_conjugate(s: Array) -> Array:
+    return -jnp.log(2.0 - jnp.exp(s))
+
+
+def _forward_kl_conjugate(s: Array) -> Array:
+    return -1.0 - jnp.log(-s)
+
+
+def _reverse_kl_conjugate(s: Array) -> Array:
+    return jnp.exp(s - 1.0)
+
+
+def _reverse_chi_squared_conjugate(s: Array) -> Array:
+    return s + 0.25 * jnp.square(s)
+
+
+def _squared_hellinger_conjugate(s: Array) -> Array:
+    return s / (1.0 - s)
+
+
+forward_kl = FDivergence(
+    "forward_kl", _forward_kl, _forward_kl_prime, math.inf, 0.0, _forward_kl_conjugate
+)
 """KL(target || policy), f = -log t: covers every mode of the target."""
 
-reverse_kl = FDivergence("reverse_kl", _reverse_kl, _reverse_kl_prime, 0.0, math.inf)
+reverse_kl = FDivergence(
+    "reverse_kl", _reverse_kl, _reverse_kl_prime, 0.0, math.inf, _reverse_kl_conjugate
+)
 """KL(policy || target), f = t log t: with a reward tilt this is KL-regularised reward."""
 
-total_variation = FDivergence("total_variation", _total_variation, _total_variation_prime, 0.5, 0.5)
+total_variation = FDivergence(
+    "total_variation",
+    _total_variation,
+    _total_variation_prime,
+    0.5,
+    0.5,
+    _total_variation_conjugate,
+)
 """sum |policy - target| / 2, f = |1 - t| / 2."""
 
 jensen_shannon = FDivergence(
-    "jensen_shannon", _jensen_shannon, _jensen_shannon_prime, math.log(2.0), math.log(2.0)
+    "jensen_shannon",
+    _jensen_shannon,
+    _jensen_shannon_prime,
+    math.log(2.0),
+    math.log(2.0),
+    _jensen_shannon_conjugate,
 )
 """KL(policy || m) + KL(target || m) with m the midpoint: TWICE the usual Jensen-Shannon."""
 
@@ -218,12 +262,22 @@ chi_squared = FDivergence("chi_squared", _chi_squared, _chi_squared_prime, math.
 """chi^2(target || policy) = sum (target - policy)^2 / policy, f = (1 - t)^2 / t."""
 
 reverse_chi_squared = FDivergence(
-    "reverse_chi_squared", _reverse_chi_squared, _reverse_chi_squared_prime, 1.0, math.inf
+    "reverse_chi_squared",
+    _reverse_chi_squared,
+    _reverse_chi_squared_prime,
+    1.0,
+    math.inf,
+    _reverse_chi_squared_conjugate,
 )
 """chi^2(policy || target) = sum (policy - target)^2 / target, f = (t - 1)^2."""
 
 squared_hellinger = FDivergence(
-    "squared_hellinger", _squared_hellinger, _squared_hellinger_prime, 1.0, 1.0
+    "squared_hellinger",
+    _squared_hellinger,
+    _squared_hellinger_prime,
+    1.0,
+    1.0,
+    _squared_hellinger_conjugate,
 )
 """sum (sqrt(policy) - sqrt(target))^2, f = (sqrt(t) - 1)^2."""
 

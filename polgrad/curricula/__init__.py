@@ -11,6 +11,8 @@ Pairs and triples of a prompt's samples (pairs.py)
   knockout_pair                   best and worst by a tournament
   reference_triples, policy_pairs for a reward model that compares with a reference
   mix_replay                      a few pairs of earlier iterations
+  judge_scores                    labels of a noisy judge
+sample_segments                 windows of trajectories, to be compared (segments.py)
 bandit                          categories as arms of a bandit, paid by |advantage| (bandit.py)
   init, update                    what each category pays: an exponential average
   boltzmann, normalized, epsilon_greedy
@@ -35,6 +37,7 @@ from polgrad.curricula.filter_analysis import (
 )
 from polgrad.curricula.pairs import (
     Triple,
+    judge_scores,
     knockout_pair,
     large_margin_pairs,
     mix_replay,
@@ -52,11 +55,13 @@ from polgrad.curricula.resets import (
     reset_prompts,
     reset_states,
 )
+from polgrad.curricula.segments import Segments, sample_segments
 
 __all__ = [
     "ForcedTokens",
     "JoinedAnswers",
     "ResetPrompts",
+    "Segments",
     "Triple",
     "anna_karenina_select",
     "bandit",
@@ -64,6 +69,7 @@ __all__ = [
     "filtration",
     "forced_tokens",
     "join_prefix",
+    "judge_scores",
     "knockout_pair",
     "large_margin_pairs",
     "mix_replay",
@@ -74,6 +80,7 @@ __all__ = [
     "reset_prompts",
     "reset_states",
     "reward_calibration",
+    "sample_segments",
     "select_by_score",
     "windows",
 ]

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad import _checks
+from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.data.augmentation import SelectedPair
 
 __all__ = [
     "Triple",
+    "judge_scores",
     "knockout_pair",
     "large_margin_pairs",
     "mix_replay",
@@ -22,6 +24,43 @@ __all__ = [
 ]
 
 Tree = TypeVar("Tree")
+
+
+def judge_scores(
+    first_scores: Float[Array, "..."],
+    second_scores: Float[Array, "..."],
+    noise: Float[Array, "..."],
+) -> Bool[Array, "..."]:
+    """Labels as a noisy judge gives them: the first answer wins by Bradley-Terry.
+
+        noise < sigmoid(first - second)
+
+    `jnp.where(wins, first, second)` is then the chosen answer. Of tabular games `games.judge_pairs`
+    does the same.
+
+    Args:
+      first_scores: true rewards of one answer of each pair, any shape.
+      second_scores: the same of the other.
+      noise: uniform in [0, 1), same shape, addressed by the pair.
+
+    Returns:
+      Whether the first is preferred, same shape. Between two equal scores a coin decides; one
+      that is not finite loses against one that is.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Bradley and Terry, Rank analysis of incomplete block designs, 1952.
+    """
+    _checks.same_shape(
+        "one a pair", first_scores=first_scores, second_scores=second_scores, noise=noise
+    )
+    first, second = accumulate(first_scores), accumulate(second_scores)
+    has_first, has_second = jnp.isfinite(first), jnp.isfinite(second)
+    gap = jnp.where(has_first & has_second, first - second, 0.0)
+    drawn = accumulate(noise) < jax.nn.sigmoid(gap)
+    return jnp.where(has_first == has_second, drawn, has_first)
 
 
 def large_margin_pairs(

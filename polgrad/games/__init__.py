@@ -1,5 +1,6 @@
 """Exact tabular objects: the ground truth that tests and experiments compare with."""
 
+from polgrad.games.adversarial import adversarial_reward_objective, uncovered_mass
 from polgrad.games.bandits import (
     Frontier,
     expected_reward,
@@ -58,14 +59,18 @@ from polgrad.games.self_play import (
     judge_pairs,
     smoothed_policy,
     soft_policy_iteration,
+    spin_step,
 )
+from polgrad.games.soft_values import SoftValues, segment_preference, soft_value_iteration
 
 __all__ = [
     "AnnotatorMixture",
     "Frontier",
     "MaxMin",
     "SelfPlay",
+    "SoftValues",
     "additive_game",
+    "adversarial_reward_objective",
     "bradley_terry_fit",
     "bradley_terry_game",
     "check_preference",
@@ -105,9 +110,13 @@ __all__ = [
     "reverse_kl_gradient",
     "reward_kl_frontier",
     "rps_game",
+    "segment_preference",
     "self_play_step",
     "smoothed_policy",
     "soft_policy_iteration",
+    "soft_value_iteration",
+    "spin_step",
     "symmetrize_preference",
+    "uncovered_mass",
     "win_rates",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "judge_pairs",
     "smoothed_policy",
     "soft_policy_iteration",
+    "spin_step",
 ]
 
 
@@ -173,3 +174,38 @@ def judge_pairs(
     """
     _checks.same_shape("one a pair", first=first, second=second, noise=noise)
     return (noise < preference[first, second]).astype(preference.dtype)
+
+
+def spin_step(
+    policy: Float[Array, "N"], data: Float[Array, "N"], *, lambda_: float
+) -> Float[Array, "N"]:
+    """One exact iteration of self-play fine-tuning: towards the data, perhaps beyond.
+
+        next = policy (data / policy)^(1 / lambda) / Z
+
+    the minimiser of `losses.dpo` with beta = lambda, chosen answers from the data, rejected ones
+    from the policy, and the policy as the reference. lambda = 1 is there in one step; the
+    iteration converges for lambda > 1/2, swings back and forth at 1/2 and diverges below: what
+    saves a small lambda in practice is that each problem is solved only in part.
+
+    Args:
+      policy: probabilities, [N], > 0 wherever the data are.
+      data: probabilities, [N].
+      lambda_: strength of the KL to the policy, > 0.
+
+    Returns:
+      Probabilities, [N]; 0 where data or policy are 0.
+
+    Raises:
+      ValueError: if shapes differ or `lambda_` is not positive.
+
+    References:
+      Chen et al., Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models,
+      2024 (arXiv:2401.01335), theorem 5.4.
+    """
+    in_range("lambda_", lambda_, low=0.0, above=True)
+    _checks.same_shape("[N]", policy=policy, data=data)
+    policy, data = jnp.asarray(policy), jnp.asarray(data)
+    both = (policy > 0.0) & (data > 0.0)
+    now, aim = (jnp.log(jnp.where(both, x, 1.0)) for x in (policy, data))
+    return jax.nn.softmax(jnp.where(both, now + (aim - now) / lambda_, -jnp.inf))

@@ -29,10 +29,12 @@ Preference pairs and rankings (dpo.py)
   ipo                             squared loss of two answers
   implicit_reward, preference_margin
   hinge, exo, discopop            other losses of the margin (pairs.py)
+  exponential_margin, linear_margin
   robust_dpo, xpo                 labels flipped at a known rate; online, with optimism
   nca, bco, apo_zero, apo_down    each answer held to the reference (absolute_pairs.py)
   aot, aot_unpaired               margins by quantiles of the batch (optimal_transport.py)
   imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
+  f_sft                           and held to the reference (f_sft.py)
   simpo, alphapo                  without a reference (reference_free.py)
   cpo, slic, tpo                  the same, with imitation
   orpo, log_odds
@@ -45,7 +47,8 @@ Preference pairs and rankings (dpo.py)
   debias_flips                    any pair loss under flipped labels (transforms.py)
   smooth_labels                   and where labels are believed to be wrong
   flipped_probability, unflipped_probability
-  cpl, segment_score              segments of behaviour (cpl.py)
+  cpl, cpl_ranked                 segments of behaviour (cpl.py)
+  segment_score
   implicit_value                  logits read as values
   unlikelihood                    of tokens to avoid (unlikelihood.py)
 Lists of labelled answers: learning to rank (listwise.py)
@@ -113,7 +116,7 @@ from polgrad.losses.correction import (
     rejection_mask,
     truncated_importance_weights,
 )
-from polgrad.losses.cpl import cpl, segment_score
+from polgrad.losses.cpl import cpl, cpl_ranked, segment_score
 from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge, sequence_score
 from polgrad.losses.distillation import (
     distillation_advantages,
@@ -126,6 +129,7 @@ from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
 from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
+from polgrad.losses.f_sft import f_sft
 from polgrad.losses.inpo import inpo, inpo_contrast, sppo
 from polgrad.losses.kl import kl_penalty
 from polgrad.losses.likelihoods import desensitized_logp, f_dpo_score, wpo_weight
@@ -161,7 +165,15 @@ from polgrad.losses.p3o import (
     p3o_v2,
     pairwise_policy_gradient,
 )
-from polgrad.losses.pairs import discopop, exo, hinge, robust_dpo, xpo
+from polgrad.losses.pairs import (
+    discopop,
+    exo,
+    exponential_margin,
+    hinge,
+    linear_margin,
+    robust_dpo,
+    xpo,
+)
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
 from polgrad.losses.reference_free import alphapo, cpo, log_odds, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
@@ -232,6 +244,7 @@ __all__ = [
     "copg",
     "copg_group",
     "cpl",
+    "cpl_ranked",
     "cpo",
     "debias_flips",
     "density_weight",
@@ -252,10 +265,12 @@ __all__ = [
     "effective_positive_fraction",
     "entropy_bonus",
     "exo",
+    "exponential_margin",
     "exponentiated_weights",
     "f_dpg",
     "f_dpg_pseudo_reward",
     "f_dpo_score",
+    "f_sft",
     "flip_mask",
     "flipped_probability",
     "gmpo",
@@ -277,6 +292,7 @@ __all__ = [
     "kl_penalty",
     "kto",
     "kto_reference_point",
+    "linear_margin",
     "lipo",
     "listwise_softmax",
     "log_odds",

@@ -13,6 +13,9 @@ from polgrad.losses._pairs import finite_pair
 __all__ = ["dpo", "implicit_reward", "ipo", "plackett_luce", "preference_margin"]
 
 
+_ABSENT = -1e30
+
+
 def dpo(
     chosen_logratio: Float[Array, "B"],
     rejected_logratio: Float[Array, "B"],
@@ -157,11 +160,8 @@ def plackett_luce(
     _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
     _checks.same_shape("[B, K]", scores=scores, mask=mask)
-    scores = jnp.where(mask, finite(scores), 0.0)
-    k = scores.shape[1]
-    # remaining[b, i, j]: answer j is still there when place i is filled. The diagonal stays, so
-    # that the sum over a masked place is not empty.
-    later = jnp.triu(jnp.ones((k, k), bool))
-    remaining = (later & mask[:, None, :]) | jnp.eye(k, dtype=bool)
-    total = jax.nn.logsumexp(scores[:, None, :], axis=-1, where=remaining)
-    return jnp.sum(jnp.where(mask, total - scores, 0.0), axis=-1)
+    # An answer that does not exist adds nothing to a sum of exponentials; minus infinity would
+    # make the gradient of an empty sum NaN.
+    scores = jnp.where(mask, finite(scores), _ABSENT)
+    remaining = jax.lax.cumlogsumexp(scores, axis=1, reverse=True)
+    return jnp.sum(jnp.where(mask, remaining - scores, 0.0), axis=-1)

@@ -43,7 +43,7 @@ def f_dpo_score(
     ratio = accumulate(logratio)
     undefined = jnp.isnan(ratio)
     inside = jnp.abs(ratio) <= clip
-    edge = jnp.where(undefined, 0.0, jnp.clip(jax.lax.stop_gradient(ratio), -clip, clip))
+    edge = jnp.where(undefined, 0.0, jnp.sign(ratio) * clip)
     return divergence.f_prime_log(jnp.where(inside, ratio, edge))
 
 

@@ -112,7 +112,7 @@ def _matched(upper: Array, lower: Array, beta, label_smoothing, valid) -> Array:
         valid = jnp.ones(upper.shape, bool)
     _checks.shape("valid", valid, upper.shape, "[B]")
     valid = jnp.asarray(valid) != 0
-    last = lambda x: jnp.argsort(jnp.where(valid, jax.lax.stop_gradient(x), jnp.inf))  # noqa: E731
+    last = lambda x: jnp.argsort(jnp.where(valid, x, jnp.inf))  # noqa: E731
     rank = jnp.argsort(last(upper))
     partner = lower[last(lower)][rank]
     return jnp.where(

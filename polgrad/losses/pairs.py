@@ -18,10 +18,10 @@ from polgrad._scalars import in_range
 from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
 
-__all__ = ["discopop", "exo", "hinge", "robust_dpo", "xpo"]
+__all__ = ["discopop", "exo", "exponential_margin", "hinge", "linear_margin", "robust_dpo", "xpo"]
 
-# Beyond this margin DiscoPOP's exponential is constant.
-_DISCOPOP_LIMIT = 50.0
+# Beyond this margin an exponential is constant.
+_LIMIT = 50.0
 
 
 def hinge(
@@ -95,8 +95,7 @@ def robust_dpo(
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     if max_margin is not None:
         in_range("max_margin", max_margin, low=0.0, above=True)
-        edge = jax.lax.stop_gradient(jnp.sign(margin)) * max_margin
-        margin = jnp.where(jnp.abs(margin) <= max_margin, margin, edge)
+        margin = _bounded(margin, max_margin)
     return jax.nn.softplus(-margin) - flip_rate / (1.0 - 2.0 * flip_rate) * margin
 
 
@@ -140,6 +139,63 @@ def exo(
     return right + jax.nn.sigmoid(-margin) * (log_q - margin - math.log(epsilon))
 
 
+def exponential_margin(
+    chosen_logratio: Float[Array, "B"], rejected_logratio: Float[Array, "B"], *, beta: float = 0.1
+) -> Float[Array, "B"]:
+    """The exponential loss of the margin: as boosting has it, led by the worst pairs.
+
+    loss = exp(-z), z = beta (chosen - rejected). Its minimiser for noisy pairs has half the
+    margin of `dpo`, z = log(p / (1 - p)) / 2. One of the losses of SPIN and GPO.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0.
+
+    Returns:
+      Losses, [B], > 0, to be averaged over pairs; 1 where policy = reference. Margins beyond +-50
+      count +-50, an infinite log ratio +-20 nats, an undefined one 0, all without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Chen et al., Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models,
+      2024 (arXiv:2401.01335). Tang et al., Generalized Preference Optimization, 2024
+      (arXiv:2402.05749).
+    """
+    return jnp.exp(-_bounded(beta * _margin(chosen_logratio, rejected_logratio, beta)))
+
+
+def linear_margin(
+    chosen_logratio: Float[Array, "B"], rejected_logratio: Float[Array, "B"], *, beta: float = 0.1
+) -> Float[Array, "B"]:
+    """The margin itself: every pair pulls alike, and forever.
+
+    loss = 1 - z, z = beta (chosen - rejected). NO LOWER BOUND: an integral probability metric
+    when the policy's class is bounded, otherwise stop early. At the reference its gradient is
+    twice that of `dpo`.
+
+    Args:
+      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
+        nats. Stop the gradient of the reference when forming it.
+      rejected_logratio: the same for the other answers of the pairs.
+      beta: strength of the KL to the reference, > 0.
+
+    Returns:
+      Losses, [B], to be averaged over pairs; 1 where policy = reference. An infinite log ratio
+      counts +-20 nats, an undefined one 0, both without gradient.
+
+    Raises:
+      ValueError: if shapes differ or `beta` is not positive.
+
+    References:
+      Chen et al., Self-Play Fine-Tuning, 2024 (arXiv:2401.01335), equation 4.3.
+    """
+    return 1.0 - beta * _margin(chosen_logratio, rejected_logratio, beta)
+
+
 def discopop(
     chosen_logratio: Float[Array, "B"],
     rejected_logratio: Float[Array, "B"],
@@ -175,8 +231,7 @@ def discopop(
     """
     in_range("tau", tau, low=0.0, above=True)
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
-    edge = jax.lax.stop_gradient(jnp.sign(margin)) * _DISCOPOP_LIMIT
-    near = jnp.where(jnp.abs(margin) <= _DISCOPOP_LIMIT, margin, edge)
+    near = _bounded(margin)
     # m exp(-z) in one exponent: at z << 0 the factors are 0 and infinity.
     exponential = jnp.exp(jax.nn.log_sigmoid(near / tau) - near)
     return jax.nn.sigmoid(-margin / tau) * jax.nn.softplus(-margin) + exponential
@@ -221,6 +276,11 @@ def xpo(
         "[B]", chosen_logratio=chosen_logratio, reference_sample_logp=reference_sample_logp
     )
     return preference + alpha * finite(reference_sample_logp)
+
+
+def _bounded(margin: Array, limit: float = _LIMIT) -> Array:
+    """Margins within +-limit; beyond, the limit without gradient (a sign has none)."""
+    return jnp.where(jnp.abs(margin) <= limit, margin, jnp.sign(margin) * limit)
 
 
 def _margin(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> Array:

@@ -45,8 +45,9 @@ def simpo(
       Meng et al., SimPO: Simple Preference Optimization with a Reference-Free Reward, 2024
       (arXiv:2405.14734).
     """
+    in_range("beta", beta, low=0.0, above=True)
     in_range("gamma", gamma, low=0.0)
-    return jax.nn.softplus(gamma - beta * _margin(chosen_logp, rejected_logp, beta))
+    return jax.nn.softplus(gamma - beta * _margin(chosen_logp, rejected_logp))
 
 
 def alphapo(
@@ -82,9 +83,10 @@ def alphapo(
     References:
       Gupta et al., AlphaPO: Reward Shape Matters for LLM Alignment, 2025 (arXiv:2501.03884).
     """
+    in_range("beta", beta, low=0.0, above=True)
     in_range("gamma", gamma, low=0.0)
     in_range("alpha", alpha, low=-4.0, high=4.0)
-    _margin(chosen_logp, rejected_logp, beta)
+    _margin(chosen_logp, rejected_logp)
     margin = _bent(chosen_logp, alpha) - _bent(rejected_logp, alpha)
     return jax.nn.softplus(gamma - beta * margin)
 
@@ -132,7 +134,7 @@ def slic(
     """
     in_range("delta", delta, low=0.0, above=True)
     in_range("alpha", alpha, low=0.0)
-    gap = delta - _margin(chosen_logp, rejected_logp, 1.0)
+    gap = delta - _margin(chosen_logp, rejected_logp)
     _checks.same_shape("[B]", chosen_logp=chosen_logp, target_logp=target_logp)
     return jnp.where(gap > 0.0, gap, 0.0) + alpha * imitation(target_logp)
 
@@ -169,8 +171,9 @@ def tpo(
     References:
       Saeidi et al., Triple Preference Optimization, 2024 (arXiv:2405.16681).
     """
+    in_range("beta", beta, low=0.0, above=True)
     in_range("alpha", alpha, low=0.0)
-    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp, beta))
+    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp))
     _checks.same_shape("[B]", chosen_logp=chosen_logp, gold_logp=gold_logp)
     return preference + alpha * imitation(gold_logp)
 
@@ -204,8 +207,9 @@ def cpo(
     References:
       Xu et al., Contrastive Preference Optimization, 2024 (arXiv:2401.08417).
     """
+    in_range("beta", beta, low=0.0, above=True)
     in_range("alpha", alpha, low=0.0)
-    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp, beta))
+    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp))
     return preference + alpha * imitation(chosen_logp)
 
 
@@ -249,14 +253,14 @@ def orpo(
       Hong et al., ORPO: Monolithic Preference Optimization without Reference Model, 2024
       (arXiv:2403.07691).
     """
-    _margin(chosen_logp, rejected_logp, beta)
+    in_range("beta", beta, low=0.0, above=True)
+    _margin(chosen_logp, rejected_logp)
     odds = log_odds(chosen_logp) - log_odds(rejected_logp)
     return imitation(chosen_logp) + beta * jax.nn.softplus(-odds)
 
 
-def _margin(chosen_logp: Array, rejected_logp: Array, beta: float) -> Array:
+def _margin(chosen_logp: Array, rejected_logp: Array) -> Array:
     """The difference of two checked log-probabilities, finite."""
     _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
     _checks.same_shape("[B]", chosen_logp=chosen_logp, rejected_logp=rejected_logp)
-    in_range("beta", beta, low=0.0, above=True)
     return finite(chosen_logp) - finite(rejected_logp)

@@ -22,6 +22,8 @@ __all__ = [
     "update_reward_shift",
 ]
 
+_TINY = 1e-30
+
 
 def kto_reference_point(
     mismatched_logratio: Float[Array, "B"], *, valid: Bool[Array, "B"] | None = None
@@ -181,9 +183,7 @@ def density_weight(
     in_range("low", low, low=0.0)
     in_range("high", high, low=low)
     p = jax.lax.stop_gradient(accumulate(desirable_probability))
-    some = p < 1.0
-    ratio = jnp.where(some, p, 1.0) / jnp.where(some, 1.0 - p, 1.0)
-    return jnp.where(some, jnp.clip(ratio, low, high), high)
+    return jnp.clip(p / jnp.maximum(1.0 - p, _TINY), low, high)
 
 
 def bco_unpaired(
@@ -229,4 +229,4 @@ def bco_unpaired(
         return loss
     _checks.same_shape("[B]", logratio=logratio, weights=weights)
     weights = jax.lax.stop_gradient(accumulate(weights))
-    return jnp.where(good, loss, jnp.where(weights > 0.0, weights * loss, 0.0))
+    return jnp.where(good, loss, weights * loss)

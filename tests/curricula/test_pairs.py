@@ -209,3 +209,15 @@ def test_bad_arguments():
         with pytest.raises(ValueError, match=message):
             call()
     assert y.shape == (3,) and not curricula.reference_triples(y).usable
+
+
+def test_a_noisy_judge():
+    first, second = np.array([2.0, 2.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, 0.0])
+    p = 1 / (1 + np.exp(-2.0))
+    wins = curricula.judge_scores(first, second, np.array([p - 1e-3, p + 1e-3, 0.49, 0.51]))
+    np.testing.assert_array_equal(wins, [True, False, True, False])
+    broken = np.array([np.nan, 1.0, np.nan, -np.inf])
+    wins = curricula.judge_scores(broken, broken[::-1], np.array([0.1, 0.9, 0.4, 0.6]))
+    np.testing.assert_array_equal(wins, [True, True, False, False])
+    with pytest.raises(ValueError, match="noise"):
+        curricula.judge_scores(first, second, np.zeros(3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import games
+from polgrad import games, losses
 from polgrad.policies import distributions
 
 RPS, DICE = np.asarray(games.rps_game(), float), np.asarray(games.dice_game(), float)
@@ -157,3 +157,61 @@ def test_bad_arguments():
         games.smoothed_policy(START, UNIFORM[:2], reference_weight=0.5)
     with pytest.raises(ValueError, match="noise has shape"):
         games.judge_pairs(RPS, np.zeros(2, int), np.zeros(2, int), np.zeros(3))
+
+
+DATA, MODEL = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+
+
+def spin_loss(logits, policy, data, lambda_, loss=losses.dpo):
+    ratio = jax.nn.log_softmax(logits) - jnp.log(policy)
+    i, j = (x.ravel() for x in np.indices((3, 3)))
+    return jnp.outer(data, policy).ravel() @ loss(ratio[i], ratio[j], beta=lambda_)
+
+
+@pytest.mark.parametrize(
+    "lambda_, expected",
+    [
+        (1.0, DATA),
+        (2.0, [0.339134, 0.321731, 0.339134]),
+        (0.5, [0.766871, 0.184049, 0.049080]),
+    ],
+)
+def test_spin_step_is_the_minimiser(lambda_, expected):
+    with jax.enable_x64(True):
+        step = games.spin_step(MODEL, DATA, lambda_=lambda_)
+        np.testing.assert_allclose(step, expected, atol=1e-6)
+        value, slope = jax.value_and_grad(spin_loss)(jnp.log(step), MODEL, DATA, lambda_)
+        np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+        np.testing.assert_allclose(value, 0.5686309696, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss, half", [(losses.dpo, 0.5), (losses.hinge, 1.0)])
+def test_the_first_step_of_spin_is_maximum_likelihood(loss, half):
+    with jax.enable_x64(True):
+        logits = jnp.log(MODEL)
+        slope = jax.grad(spin_loss)(logits, MODEL, DATA, 0.7, loss)
+        np.testing.assert_allclose(slope, half * 0.7 * (MODEL - DATA), atol=1e-12)
+        at_data = jax.grad(spin_loss)(jnp.log(DATA), DATA, DATA, 0.7, loss)
+        np.testing.assert_allclose(at_data, 0.0, atol=1e-12)
+
+
+def test_spin_converges_above_one_half_and_swings_at_it():
+    def distances(lambda_, steps):
+        policy, found = jnp.asarray(MODEL), []
+        for _ in range(steps):
+            found.append(float(DATA @ (np.log(DATA) - np.log(policy))))
+            policy = games.spin_step(policy, DATA, lambda_=lambda_)
+        return found
+
+    with jax.enable_x64(True):
+        damped = [0.274887, 0.067510, 0.016504, 0.004067, 0.001009]
+        np.testing.assert_allclose(distances(2.0, 5), damped, atol=1e-6)
+        np.testing.assert_allclose(distances(0.5, 3), [0.274887, 0.213693, 0.274887], atol=1e-6)
+        np.testing.assert_allclose(distances(1.0, 2), [0.274887, 0.0], atol=1e-6)
+        assert distances(0.1, 3)[2] > 90.0
+    both = games.spin_step(np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5]), lambda_=1.0)
+    np.testing.assert_array_equal(both, [0.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="lambda_"):
+        games.spin_step(MODEL, DATA, lambda_=0.0)
+    with pytest.raises(ValueError, match="data"):
+        games.spin_step(MODEL, DATA[:2], lambda_=1.0)

@@ -60,3 +60,54 @@ def test_bad_arguments():
         losses.segment_score(LOGP, MASK[:, :2])
     with pytest.raises(ValueError, match="logp"):
         losses.segment_score(zero, zero)
+
+
+def test_soft_labels():
+    w, r = jnp.array([-0.8, 0.3]), jnp.array([-0.6, 1.0])
+    both = losses.cpl(w, r), losses.cpl(r, w)
+    for share in (0.0, 0.25, 0.5, 1.0):
+        found = losses.cpl(w, r, label_smoothing=share)
+        np.testing.assert_allclose(found, (1 - share) * both[0] + share * both[1], rtol=1e-6)
+    each = losses.cpl(w, r, label_smoothing=jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(each, [both[0][0], both[1][1]], rtol=1e-6)
+    slope = jax.grad(lambda s: losses.cpl(w, r, label_smoothing=s).sum())(jnp.array([0.2, 0.3]))
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_ranked_segments_by_hand():
+    scores, labels = jnp.array([0.1, -0.2, 0.3]), jnp.array([2.0, 1.0, 3.0])
+    found = losses.cpl_ranked(scores, labels, lambda_=1.0)
+    np.testing.assert_allclose(found, 0.542190, atol=1e-6)
+    np.testing.assert_allclose(losses.cpl_ranked(scores, labels), 0.562365, atol=1e-6)
+    pair = losses.cpl_ranked(scores[:2], labels[:2])
+    np.testing.assert_allclose(pair, losses.cpl(scores[:1], scores[1:2])[0], rtol=1e-6)
+
+
+def test_ranked_segments_leave_out_ties_and_invalid_ones():
+    scores = jnp.array([[0.1, -0.2, 0.3], [5.0, 0.0, 1.0], [1.0, 2.0, 3.0]])
+    labels = jnp.array([[2.0, 1.0, 1.0], [0.0, 2.0, 1.0], [7.0, 7.0, 7.0]])
+    valid = jnp.array([[True, True, True], [False, True, True], [True, True, True]])
+    found = losses.cpl_ranked(scores, labels, lambda_=1.0, valid=valid)
+    soft = np.log1p(np.exp(-np.array([0.3, -0.2])))
+    np.testing.assert_allclose(found, [soft.mean(), np.log1p(np.exp(1.0)), 0.0], rtol=1e-5)
+    slopes = jax.grad(
+        lambda x, y: losses.cpl_ranked(x, y, lambda_=1.0, valid=valid).sum(), argnums=(0, 1)
+    )(scores, labels)
+    assert slopes[0][1, 0] == 0.0 and not np.any(slopes[0][2]) and not np.any(slopes[1])
+    assert slopes[0][0, 0] < 0 < slopes[0][0, 1]
+
+
+def test_bad_arguments_of_labels_and_ranks():
+    zero = jnp.zeros(3)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="label_smoothing"):
+            losses.cpl(zero, zero, label_smoothing=share)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        losses.cpl(zero, zero, label_smoothing=jnp.zeros(2))
+    for bias in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="lambda_"):
+            losses.cpl_ranked(zero, zero, lambda_=bias)
+    with pytest.raises(ValueError, match="labels"):
+        losses.cpl_ranked(zero, zero[:2])
+    with pytest.raises(ValueError, match="valid"):
+        losses.cpl_ranked(zero, zero, valid=jnp.ones(2, bool))

@@ -202,3 +202,33 @@ def test_jit_vmap_and_dtype(dtype):
         assert plain.dtype == jnp.float32
         mapped = jax.jit(jax.vmap(function))(chosen, rejected)
         np.testing.assert_allclose(mapped, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_ipo_by_hand_and_its_slope(x64):
+    chosen, rejected = jnp.array([1.0, 0.0]), jnp.array([-0.5, 4.0])
+    np.testing.assert_allclose(losses.ipo(chosen, rejected), [12.25, 81.0], rtol=1e-12)
+    np.testing.assert_allclose(losses.ipo(chosen, rejected, beta=0.5), [0.25, 25.0], rtol=1e-12)
+    slopes = jax.grad(lambda w, r: losses.ipo(w, r, beta=0.5).sum(), argnums=(0, 1))(
+        chosen, rejected
+    )
+    np.testing.assert_allclose(slopes, [[1.0, -10.0], [-1.0, 10.0]], rtol=1e-12)
+    with pytest.raises(ValueError, match="beta"):
+        losses.ipo(chosen, rejected, beta=0.0)
+    with pytest.raises(ValueError, match="rejected_logratio"):
+        losses.ipo(chosen, rejected[:1])
+
+
+def test_implicit_reward_by_default_and_its_range(x64):
+    logp, reference = jnp.array([-1.0, -jnp.inf]), jnp.array([-3.0, -1.0])
+    np.testing.assert_allclose(losses.implicit_reward(logp, reference), [0.2, -2.0])
+    with pytest.raises(ValueError, match="beta"):
+        losses.implicit_reward(logp, reference, beta=0.0)
+
+
+def test_a_ranking_of_nobody_costs_nothing(x64):
+    scores = jnp.array([[1.0, 2.0, 3.0], [5.0, -jnp.inf, jnp.nan]])
+    mask = jnp.array([[False, False, False], [True, False, False]])
+    loss = lambda s: losses.plackett_luce(s, mask=mask)  # noqa: E731
+    np.testing.assert_allclose(loss(scores), 0.0, atol=1e-12)
+    slope = jax.grad(lambda s: loss(s).sum())(scores)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-12)

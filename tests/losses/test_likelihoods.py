@@ -57,6 +57,7 @@ def test_f_dpo_scores_are_bounded():
     slope = jax.grad(lambda x: score(x).sum())(ratios)
     np.testing.assert_array_equal(slope, [0, 0, 1, 0, 0, 0])
     np.testing.assert_array_equal(score(ratios[1:2], clip=50.0), [-40.0])
+    np.testing.assert_array_equal(score(ratios[1:2], clip=0.5), [0.5])
     for clip in (0.0, 81.0):
         with pytest.raises(ValueError, match="clip"):
             score(ratios, clip=clip)

@@ -32,6 +32,11 @@ def test_equals_the_sorted_form(s):
     np.testing.assert_allclose(loss[np.argsort(w)], sorted_loss(w, r, 0.01, s), rtol=1e-9)
 
 
+def test_everything_is_valid_when_nothing_is_said():
+    everything = np.ones(5, bool)
+    np.testing.assert_array_equal(losses.aot(*LOGS), losses.aot(*LOGS, valid=everything))
+
+
 def test_one_pair_is_dpo():
     w, r, ref_w, ref_r = LOGS[:, :1]
     dpo = losses.dpo(w - ref_w, r - ref_r, beta=0.3)

@@ -37,6 +37,8 @@ TABLE = {
     "robust_dpo": (robust, 0.602207, math.log(2), True),
     "hinge": (losses.hinge, 0.85, 1.0, True),
     "ipo": (losses.ipo, 12.25, 25.0, True),
+    "exponential_margin": (losses.exponential_margin, math.exp(-0.15), 1.0, True),
+    "linear_margin": (losses.linear_margin, 0.85, 1.0, True),
     "exo": (losses.exo, 2.505517, 0.5 * math.log(0.25 / 0.999e-3), True),
     "discopop": (discopop, 0.849338, (1 + math.log(2)) / 2, True),
     "xpo": (xpo, 0.620957 - 0.04, math.log(2) - 0.04, True),
@@ -46,7 +48,7 @@ TABLE = {
     "apo_down": (losses.apo_down, 0.987549, 1.0, False),
     "sppo": (sppo_pair, 36.25, 50.0, False),
 }
-MARGINS = ("hinge", "robust_dpo", "exo", "discopop")
+MARGINS = ("exponential_margin", "linear_margin", "hinge", "robust_dpo", "exo", "discopop")
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -81,6 +83,8 @@ REFERENCES = {
     "robust_dpo": lambda w, r: (0.9 * soft(0.1 * (w - r)) - 0.1 * soft(0.1 * (r - w))) / 0.8,
     "hinge": lambda w, r: np.maximum(0, 1 - 0.1 * (w - r)),
     "ipo": lambda w, r: (w - r - 5) ** 2,
+    "exponential_margin": lambda w, r: np.exp(-0.1 * (w - r)),
+    "linear_margin": lambda w, r: 1 - 0.1 * (w - r),
     "exo": lambda w, r: relative(sigmoid(0.1 * (w - r)), 1e-3),
     "discopop": lambda w, r: blend(0.1 * (w - r), 0.05),
     "xpo": lambda w, r: soft(0.1 * (w - r)) - 0.04,
@@ -107,6 +111,7 @@ OPTIMA = {
     "ipo": (2 * P - 1) / 2,
     "exo": (2 * P - 1) * math.log(0.999 / 0.001),
     "bco": LOG_ODDS,
+    "exponential_margin": LOG_ODDS / 2,
     "nca": math.log(P / 0.5),
     "sppo": (2 * P - 1) / 2,
 }
@@ -139,6 +144,8 @@ def test_defaults():
         (losses.hinge, {"beta": 0.05}),
         (losses.robust_dpo, {"beta": 0.1, "flip_rate": 0.1}),
         (losses.exo, {"beta": 0.1, "epsilon": 1e-3}),
+        (losses.exponential_margin, {"beta": 0.1}),
+        (losses.linear_margin, {"beta": 0.1}),
         (losses.discopop, {"beta": 0.05, "tau": 0.05}),
     ):
         np.testing.assert_array_equal(loss(*pair), loss(*pair, **keywords))
@@ -169,6 +176,8 @@ def test_robust_dpo_stops_at_its_largest_margin():
     loss = lambda x: losses.robust_dpo(x, 0 * x, beta=1.0, flip_rate=0.2, max_margin=2.0)  # noqa: E731
     edge = losses.robust_dpo(jnp.array([2.0, -2.0]), jnp.zeros(2), beta=1.0, flip_rate=0.2)
     np.testing.assert_allclose(loss(z)[1:], edge[jnp.array([0, 0, 1])], rtol=1e-12)
+    early = losses.robust_dpo(z, 0 * z, beta=1.0, flip_rate=0.2, max_margin=0.5)
+    np.testing.assert_allclose(early[0], math.log1p(math.exp(-0.5)) - 0.5 / 3, rtol=1e-12)
     slope = jax.grad(lambda x: loss(x).sum())(z)
     np.testing.assert_allclose(slope[:2], -jax.nn.sigmoid(-z[:2]) - 1 / 3, rtol=1e-12)
     np.testing.assert_array_equal(slope[2:], 0.0)
@@ -191,6 +200,33 @@ def test_discopop_rises_through_zero_and_stays_finite_far_out():
     near = np.clip(z, -50, 50)
     far = np.exp(-near) / (1 + np.exp(-near / 1e3))
     np.testing.assert_allclose(loss, (1 - m) * np.log1p(np.exp(-z)) + far, rtol=1e-9)
+
+
+def test_the_exponential_is_constant_far_out():
+    z = jnp.array([-60.0, -50.0, 49.0, 60.0])
+    loss = lambda x: losses.exponential_margin(x, 0 * x, beta=1.0)  # noqa: E731
+    np.testing.assert_allclose(loss(z), np.exp(-np.clip(z, -50, 50)), rtol=1e-12)
+    slope = jax.grad(lambda x: loss(x).sum())(z)
+    np.testing.assert_allclose(slope, [0, -np.exp(50.0), -np.exp(-49.0), 0], rtol=1e-12)
+
+
+def test_the_gain_of_a_flipped_label_is_linear_in_the_margin():
+    z = jnp.linspace(-4.0, 4.0, 5)
+    slope = lambda loss: jax.grad(lambda x: loss(x, 0 * x, beta=1.0).sum())(z)  # noqa: E731
+    robust = functools.partial(losses.robust_dpo, flip_rate=0.2)
+    np.testing.assert_allclose(slope(robust) - slope(losses.dpo), -0.2 / 0.6, rtol=1e-12)
+    smoothed = functools.partial(losses.dpo, label_smoothing=0.2)
+    np.testing.assert_allclose(slope(smoothed) - slope(losses.dpo), 0.2, rtol=1e-12)
+
+
+def test_the_mean_gradient_over_flipped_copies_is_the_clean_one():
+    z, rate, copies = 0.7, 0.2, 100_000
+    flipped = np.random.default_rng(0).uniform(size=copies) < rate
+    signs = jnp.asarray(np.where(flipped, -1.0, 1.0))
+    loss = lambda x: losses.robust_dpo(signs * x, 0 * signs, beta=1.0, flip_rate=rate)  # noqa: E731
+    each = np.asarray(jax.jvp(loss, (z,), (1.0,))[1])
+    error = each.std() / np.sqrt(copies)
+    assert abs(each.mean() + 1 / (1 + math.exp(z))) < 3 * error
 
 
 def test_xpo_without_optimism_is_dpo():

@@ -47,6 +47,8 @@ def test_log_odds():
     np.testing.assert_array_equal(losses.log_odds(ends), [20.0, -20.0])
     slope = jax.grad(lambda x: losses.log_odds(x).sum())(ends)
     np.testing.assert_array_equal(slope, 0.0)
+    nearly = jax.grad(lambda x: losses.log_odds(x).sum())(jnp.array([-math.exp(-20.0)]))
+    np.testing.assert_allclose(nearly, math.exp(20.0), rtol=1e-6)
 
 
 def log_sigmoid(z):
@@ -80,9 +82,11 @@ def test_reductions():
     w, r, g = -np.random.default_rng(0).uniform(0.1, 5, (3, 4))
     straight = losses.alphapo(w, r, beta=2.0, gamma=0.5, alpha=0.0)
     np.testing.assert_allclose(straight, losses.simpo(w, r, beta=2.0, gamma=0.5), rtol=1e-12)
-    nearly = losses.alphapo(w, r, beta=2.0, gamma=0.5, alpha=1e-8)
-    np.testing.assert_allclose(nearly, straight, rtol=1e-6)
-    np.testing.assert_allclose(losses.tpo(w, r, w, beta=0.3), losses.cpo(w, r, beta=0.3))
+    nearly = losses.alphapo(w, r, beta=2.0, gamma=0.5, alpha=1e-12)
+    np.testing.assert_allclose(nearly, straight, rtol=1e-9)
+    np.testing.assert_allclose(
+        losses.tpo(w, r, w, beta=0.3, alpha=0.5), losses.cpo(w, r, beta=0.3, alpha=0.5)
+    )
     np.testing.assert_allclose(losses.slic(w, r, g, alpha=0.0), losses.hinge(w, r, beta=1.0))
     np.testing.assert_allclose(
         losses.slic(w, r, g, delta=2.0) - losses.slic(w, r, 0 * g, delta=2.0), -0.1 * g
@@ -96,6 +100,8 @@ def test_log_probabilities_far_below_are_held():
     np.testing.assert_array_equal(slope, 0.0)
     held = losses.alphapo(far, -jnp.ones(3))
     np.testing.assert_allclose(held[:2], losses.alphapo(jnp.full(2, -20.0), -jnp.ones(2)))
+    edge = jax.grad(lambda x: losses.alphapo(x, -jnp.ones(1)).sum())(jnp.array([-20.0]))
+    assert edge[0] < 0.0
     flat = jax.grad(lambda x: losses.slic(x, 0 * x, 0 * x).sum())(jnp.array([0.9, 1.0, 1.1]))
     np.testing.assert_array_equal(flat, [-1.0, 0.0, 0.0])
 
@@ -120,6 +126,8 @@ def test_bad_arguments(loss):
             losses.alphapo(zero, zero, alpha=alpha)
     with pytest.raises(ValueError, match="delta"):
         losses.slic(zero, zero, zero, delta=0.0)
+    with pytest.raises(ValueError, match="beta"):
+        losses.alphapo(zero, zero, beta=0.0)
     for loss, third in ((losses.slic, "target_logp"), (losses.tpo, "gold_logp")):
         with pytest.raises(ValueError, match="alpha"):
             loss(zero, zero, zero, alpha=-0.1)

@@ -22,6 +22,8 @@ def test_imitation():
     np.testing.assert_array_equal(losses.imitation(logp, lengths), [2.0, 0.0, 10.0])
     slope = jax.grad(lambda x: losses.imitation(x, lengths).sum())(logp)
     np.testing.assert_allclose(slope, [-0.2, -1.0, 0.0])
+    of_length = jax.grad(lambda n: losses.imitation(logp, n).sum())(lengths.astype(float))
+    np.testing.assert_array_equal(of_length, 0.0)
 
 
 PAIR = np.array([1.0]), np.array([-0.5])

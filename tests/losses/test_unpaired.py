@@ -21,6 +21,8 @@ def test_values_by_hand():
     np.testing.assert_allclose(losses.kto(RATIO, GOOD, 0.2), [0.480011, 0.482507], atol=1e-6)
     weighted = losses.kto(RATIO, GOOD, 0.2, lambda_desirable=2.0, lambda_undesirable=3.0)
     np.testing.assert_allclose(weighted, [0.960022, 1.447521], atol=3e-6)
+    halved = losses.kto(RATIO, GOOD, 0.2, lambda_desirable=0.5, lambda_undesirable=0.25)
+    np.testing.assert_allclose(halved, weighted / np.array([4.0, 12.0]), rtol=1e-12)
     both = losses.kto(RATIO, GOOD, 0.0).sum()
     np.testing.assert_allclose(both, losses.apo_zero(RATIO[:1], RATIO[1:])[0], rtol=1e-12)
 
@@ -86,6 +88,8 @@ def test_optimum_of_bco_is_the_log_odds_of_being_good():
 def test_the_shift_is_the_mean_of_all_rewards_so_far():
     state = losses.init_reward_shift()
     np.testing.assert_array_equal(state, (0.0, 0.0))
+    first = losses.update_reward_shift(state, jnp.array([3.0]))
+    np.testing.assert_allclose(first, (3.0, 1.0))
     state = losses.update_reward_shift(state, jnp.array([1.0, 2.0, jnp.nan, 9.0]))
     np.testing.assert_allclose(state, (4.0, 3.0))
     valid = jnp.array([True, False, True])

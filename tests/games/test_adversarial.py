@@ -1,0 +1,106 @@
+"""The adversary of RPO: its identity, and that its policy is the one that RPO finds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from polgrad import games, losses
+
+RNG = np.random.default_rng(0)
+REFERENCE, BASE = RNG.dirichlet(np.ones(6), size=2)
+# Every pair in both orders, so that the minima exist.
+PREFERRED = RNG.uniform(0.1, 1.0, (6, 6)) * (1 - np.eye(6))
+BETA, ETA = 0.7, 0.3
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def gain(rewards, log_reference, base, beta=1.0):
+    zero = jnp.zeros((len(rewards), len(rewards)))
+    return games.adversarial_reward_objective(
+        rewards, log_reference, base, zero, beta=beta, eta=1.0
+    )
+
+
+def test_the_gain_is_the_imitation_term():
+    """beta log Z - E_base[r] = -beta E_base[log(optimum / reference)], whatever is added to r."""
+    by_hand = gain(jnp.array([1.0, 0.0]), jnp.log(jnp.array([0.5, 0.5])), jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(by_hand, -0.379885, atol=1e-6)
+    rewards, log_reference = jnp.asarray(RNG.normal(size=6)), jnp.log(REFERENCE)
+    optimum = games.kl_regularized_optimum(log_reference, rewards, beta=BETA)
+    imitation = -BETA * BASE @ (optimum - log_reference)
+    for shift in (0.0, 3.0):
+        found = gain(rewards + shift, log_reference, BASE, beta=BETA)
+        np.testing.assert_allclose(found, imitation, rtol=1e-9)
+
+
+def test_the_worst_reward_has_the_policy_that_rpo_finds():
+    log_reference = jnp.log(REFERENCE)
+    adversary = jax.jit(
+        jax.value_and_grad(
+            functools.partial(
+                games.adversarial_reward_objective,
+                log_reference=log_reference,
+                baseline=BASE,
+                preferred=PREFERRED,
+                beta=BETA,
+                eta=ETA,
+            )
+        )
+    )
+    i, j = (x.ravel() for x in np.indices((6, 6)))
+
+    @jax.jit
+    @jax.value_and_grad
+    def rpo(logits):
+        log_policy = jax.nn.log_softmax(logits)
+        ratio = log_policy - log_reference
+        pairs = losses.rpo(ratio[i], ratio[j], log_policy[i], beta=BETA, eta=0.0)
+        imitation = ETA * BETA * BASE @ losses.imitation(log_policy)
+        return PREFERRED.ravel() @ pairs + imitation
+
+    rewards = minimize(adversary, np.zeros(6), jac=True, tol=1e-12).x
+    logits = minimize(rpo, np.zeros(6), jac=True, tol=1e-12).x
+    policy = jnp.exp(games.kl_regularized_optimum(log_reference, rewards, beta=BETA))
+    np.testing.assert_allclose(policy, jax.nn.softmax(logits), atol=1e-5)
+
+
+def test_misfit_by_hand_and_batches():
+    preferred = np.zeros((2, 3, 3))
+    preferred[0, 0, 2] = 2.0
+    rewards = np.array([[1.0, 5.0, 0.5], [0.0, 0.0, 0.0]])
+    uniform = np.full((2, 3), 1 / 3)
+    found = games.adversarial_reward_objective(
+        rewards, np.log(uniform), uniform, preferred, beta=1.0, eta=0.0
+    )
+    np.testing.assert_allclose(found, [2 * np.log1p(np.exp(-0.5)), 0.0], rtol=1e-12)
+
+
+def test_uncovered_mass():
+    log_policy = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
+    covered = np.array([[1, 0, 1], [0, 0, 0]], bool)
+    np.testing.assert_allclose(games.uncovered_mass(log_policy, covered), [0.3, 1.0])
+    np.testing.assert_allclose(games.uncovered_mass(np.array([-np.inf, 0.0]), covered[0, :2]), 1.0)
+
+
+def test_bad_arguments():
+    one, pairs = np.zeros(3), np.zeros((3, 3))
+    objective = games.adversarial_reward_objective
+    with pytest.raises(ValueError, match="beta"):
+        objective(one, one, one, pairs, beta=0.0, eta=1.0)
+    with pytest.raises(ValueError, match="eta"):
+        objective(one, one, one, pairs, beta=1.0, eta=-1.0)
+    with pytest.raises(ValueError, match="baseline"):
+        objective(one, one, one[:2], pairs, beta=1.0, eta=1.0)
+    with pytest.raises(ValueError, match="preferred"):
+        objective(one, one, one, pairs[:2], beta=1.0, eta=1.0)
+    with pytest.raises(ValueError, match="covered"):
+        games.uncovered_mass(one, one[:2])
