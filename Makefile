@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds mutants clean
+.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -78,6 +78,14 @@ seeds: $(VENV)/.installed
 # One change at a time in losses, advantages, selection and divergences: does a test notice? Hours.
 mutants: $(VENV)/.installed
 	$(BIN)/python benchmarks/mutants.py
+
+# The pages of docs/ and the list of signatures that are made from the code.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+
+# Value and gradient of every primitive on [512, 8192], next to the memory's bandwidth.
+primitives: $(VENV)/.installed
+	$(BIN)/python benchmarks/primitives.py
 
 imports: $(VENV)/.installed
 	$(BIN)/python benchmarks/imports.py

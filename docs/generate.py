@@ -53,20 +53,33 @@ def primitives() -> str:
 
 def entry(primitive: Primitive) -> str:
     """What it is, how it is called, its formula, when to use it, where it comes from."""
-    description, _, sections = inspect.getdoc(primitive.function).partition("\nArgs:\n")
-    paragraphs = description.split("\n\n")[1:]
-    use = [p for p in paragraphs if p.startswith("Use it")]
+    description = inspect.getdoc(primitive.function).partition("\nArgs:\n")[0]
     call = _catalogue.signature(primitive) + returned(primitive.function)
-    found = re.search(r"^References:\n((?:  .*\n?|\n)+)", sections, re.MULTILINE)
+    when = situations().get(primitive.name)
     parts = [
         f"\n## `{primitive.name}`\n",
         primitive.summary,
         f"\n```\n{call}\n```\n",
-        *formula([p for p in paragraphs if p not in use]),
-        *(f"{p.rstrip()}\n" for p in use),
-        f"*{' '.join(found.group(1).split())}*\n" if found else "",
+        *formula(description.split("\n\n")[1:]),
+        f"When: {'; '.join(when)}.\n" if when else "",
+        f"*{references(primitive)}*\n" if references(primitive) else "",
     ]
     return "\n".join(filter(None, parts))
+
+
+@functools.cache
+def situations() -> dict[str, list[str]]:
+    """From each function to the lines of choosing.md that name it."""
+    found = {}
+    names = [p.name for p in _catalogue.primitives()]
+    for text in (HERE / "choosing.md").read_text().splitlines():
+        cells = [cell.strip() for cell in text.strip("|").split("|")]
+        row = len(cells) == 2 and text.startswith("|")
+        for word in re.findall(r"`([\w.]+)", cells[1]) if row else ():
+            for name in names:
+                if name == word or ("." not in word and name.partition(".")[2] == word):
+                    found.setdefault(name, []).append(cells[0])
+    return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
 def formula(paragraphs: list[str]) -> Iterator[str]:
@@ -90,6 +103,56 @@ def returned(function: Callable) -> str:
     annotation = _catalogue.array_annotation(inspect.signature(function).return_annotation)
     single = hasattr(inspect.signature(function).return_annotation, "dim_str")
     return f" -> [{','.join(annotation.dim_str.split())}]" if single else ""
+
+
+# --- Where it comes from ------------------------------------------------------------------------
+
+PAPERS = """# The papers, and what came of each
+
+Made by `python docs/generate.py` from the references in the docstrings. *Tests*: test functions in
+the files that mirror those of the functions (a file may serve several papers; parameters and drawn
+examples multiply them). What a paper claims, and whether it holds at small size, is another table:
+the ledger in the [README](../README.md).
+"""
+_CITATION = re.compile(r"((?:[^()]|\((?!arXiv)[^()]*\))*?)\(arXiv:(\d{4}\.\d{4,5})\)")
+
+
+def papers() -> str:
+    """A line for each arXiv identifier, the oldest first."""
+    titles, functions = {}, {}
+    for primitive in _catalogue.primitives():
+        for text, identifier in _CITATION.findall(references(primitive)):
+            title = cleaned(text)
+            titles[identifier] = max(titles.get(identifier, ""), title, key=len)
+            functions.setdefault(identifier, {})[primitive.name] = primitive
+    parts = [PAPERS, "\n", table("paper", "functions", "tests")]
+    for identifier in sorted(titles):
+        names = ", ".join(f"`{name}`" for name in functions[identifier])
+        files = {mirrored(p) for p in functions[identifier].values()}
+        count = sum(path.read_text().count("\ndef test_") for path in files)
+        paper = f"{titles[identifier]} ([{identifier}](https://arxiv.org/abs/{identifier}))"
+        parts.append(line(paper, names, str(count)) + "\n")
+    return "".join(parts)
+
+
+def cleaned(citation: str) -> str:
+    """Authors and title, without the end of the reference before and the year."""
+    alone = re.split(r", \d{4}[.:] ", citation)[-1]
+    alone = re.sub(r"^[^A-Z]+(?=[A-Z])", "", alone.strip(" .:;,"))
+    return re.sub(r",? \d{4}$", "", alone.strip())
+
+
+def references(primitive: Primitive) -> str:
+    """The References section of a docstring, on one line."""
+    doc = inspect.getdoc(primitive.function)
+    found = re.search(r"^References:\n((?:  .*\n?|\n)+)", doc, re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
+
+
+def mirrored(primitive: Primitive) -> pathlib.Path:
+    """The test file of the file that holds a function."""
+    parts = inspect.getmodule(primitive.function).__name__.split(".")[1:]
+    return HERE.parent.joinpath("tests", *parts[:-1], f"test_{parts[-1]}.py")
 
 
 # --- What it returns for the worst inputs -------------------------------------------------------
@@ -280,6 +343,7 @@ def signatures() -> str:
 
 PAGES = {
     "primitives": (primitives, HERE / "primitives.md"),
+    "papers": (papers, HERE / "papers.md"),
     "guarantees": (guarantees, HERE / "guarantees.md"),
     "estimators": (estimators, HERE / "estimators.md"),
     "signatures": (signatures, HERE.parent / "tests" / "golden" / "signatures.txt"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, divergences
+from polgrad import _checks, _renames, divergences
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio
 from polgrad.masking import masked_mean, reduce
@@ -29,6 +29,8 @@ __all__ = [
     "pair_accuracy",
     "ratio",
 ]
+
+__getattr__ = _renames.finder(__name__)
 
 
 class RatioStatistics(NamedTuple):

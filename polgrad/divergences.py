@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import _checks
+from polgrad import _checks, _renames
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio, log_ratio
 
@@ -35,6 +35,8 @@ __all__ = [
     "squared_hellinger",
     "total_variation",
 ]
+
+__getattr__ = _renames.finder(__name__)
 
 
 def kl_estimate(

@@ -1,10 +1,14 @@
 """The public interface is written down: whoever changes it sees what users will see."""
 
 import pathlib
+import re
 
+import jax.numpy as jnp
+import optax
 import pages
+import pytest
 
-from polgrad import _catalogue, losses
+from polgrad import _catalogue, divergences, losses
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "signatures.txt"
 
@@ -30,5 +34,33 @@ def test_every_primitive_says_in_one_line_what_it_is():
         assert primitive.summary.endswith((".", ":")), primitive.name
 
 
-def test_the_page_of_primitives_is_that_of_the_docstrings():
-    assert pages.generate.primitives().splitlines() == pages.lines("primitives"), pages.HINT
+@pytest.mark.parametrize("page", ["primitives", "papers"])
+def test_pages_are_those_of_the_docstrings(page):
+    make, _ = pages.generate.PAGES[page]
+    assert make().splitlines() == pages.lines(page), pages.HINT
+
+
+def test_every_function_lives_in_a_file_that_a_test_file_mirrors():
+    for primitive in _catalogue.primitives():
+        assert pages.generate.mirrored(primitive).exists(), primitive.name
+
+
+@pytest.mark.parametrize("page", ["choosing", "porting"])
+def test_pages_name_only_what_exists(page):
+    """`room.name` anywhere, and bare names where they are functions of losses or advantages."""
+    names = {primitive.name for primitive in _catalogue.primitives()}
+    text = "\n".join(pages.lines(page))
+    named = re.findall(rf"\b((?:{'|'.join(_catalogue.ROOMS)})\.\w+(?:\.\w+)?)", text)
+    modules = {name.rpartition(".")[0] for name in names}
+    unknown = [n for n in named if n not in names | modules and n.rpartition(".")[0] not in names]
+    generators = {f"divergences.{name}" for name in divergences.__all__}
+    assert not set(unknown) - generators
+
+
+def test_the_reference_that_follows_is_a_line_of_optax():
+    """The line of docs/choosing.md: at first the old reference, every so often a mixture."""
+    params, reference = {"w": jnp.array(1.0)}, {"w": jnp.array(0.0)}
+    mixed = optax.incremental_update(params, reference, 0.6)
+    for step, expected in ((1, 0.0), (511, 0.0), (512, 0.6)):
+        found = optax.periodic_update(mixed, reference, step, 512)
+        assert abs(float(found["w"]) - expected) < 1e-6

@@ -25,6 +25,7 @@ Rewards of tokens (token_rewards.py)
   delay_to_last, delay_to_delimiters, shape_to_zero   the same sum, paid elsewhere
 """
 
+from polgrad import _renames
 from polgrad.advantages.baselines import (
     MovingAverage,
     batch_baseline,
@@ -108,3 +109,5 @@ __all__ = [
     "vtrace",
     "whiten",
 ]
+
+__getattr__ = _renames.finder(__name__)
