@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks, _renames
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio, log_ratio
+from polgrad._softplus import softplus
 
 __all__ = [
     "FDivergence",
@@ -179,7 +180,7 @@ def _total_variation_prime(log_t: Array) -> Array:
 
 
 def _jensen_shannon_prime(log_t: Array) -> Array:
-    return math.log(2.0) - jax.nn.softplus(-log_t)
+    return math.log(2.0) - softplus(-log_t)
 
 
 def _chi_squared(t: Array) -> Array:

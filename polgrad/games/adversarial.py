@@ -1,11 +1,11 @@
 """A policy against the worst reward that explains its preference data, in a table."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.games.bandits import kl_regularized_value
 
 __all__ = ["adversarial_reward_objective", "uncovered_mass"]
@@ -55,7 +55,7 @@ def adversarial_reward_objective(
     rewards = jnp.asarray(rewards)
     gain = kl_regularized_value(log_reference, rewards, beta=beta)
     gain -= jnp.sum(jnp.asarray(baseline) * rewards, axis=-1)
-    misfit = jax.nn.softplus(rewards[..., None, :] - rewards[..., :, None])
+    misfit = softplus(rewards[..., None, :] - rewards[..., :, None])
     return eta * gain + jnp.sum(jnp.asarray(preferred) * misfit, axis=(-2, -1))
 
 

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from polgrad._dtypes import accumulate
+from polgrad._softplus import softplus
 from polgrad.losses._pairs import finite_pair
 
 __all__ = ["apo_down", "apo_zero", "bco", "nca"]
@@ -40,8 +41,8 @@ def nca(
       (arXiv:2402.05369).
     """
     chosen, rejected = _rewards(chosen_logratio, rejected_logratio, beta)
-    noise = jax.nn.softplus(chosen) + jax.nn.softplus(rejected)
-    return jax.nn.softplus(-chosen) + 0.5 * noise
+    noise = softplus(chosen) + softplus(rejected)
+    return softplus(-chosen) + 0.5 * noise
 
 
 def bco(
@@ -77,7 +78,7 @@ def bco(
     """
     chosen, rejected = _rewards(chosen_logratio, rejected_logratio, beta)
     shift = jax.lax.stop_gradient(accumulate(reward_shift))
-    return jax.nn.softplus(shift - chosen) + jax.nn.softplus(rejected - shift)
+    return softplus(shift - chosen) + softplus(rejected - shift)
 
 
 def apo_zero(

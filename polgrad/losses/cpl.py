@@ -8,6 +8,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.masking import masked_mean, sequence_sum
 
 __all__ = ["cpl", "cpl_ranked", "segment_score"]
@@ -91,8 +92,8 @@ def cpl(
         _checks.same_shape("[B]", chosen_score=chosen_score, label_smoothing=label_smoothing)
     chosen, rejected = finite(chosen_score), finite(rejected_score)
     smoothing = jax.lax.stop_gradient(accumulate(label_smoothing))
-    right = jax.nn.softplus(lambda_ * rejected - chosen)
-    return (1.0 - smoothing) * right + smoothing * jax.nn.softplus(lambda_ * chosen - rejected)
+    right = softplus(lambda_ * rejected - chosen)
+    return (1.0 - smoothing) * right + smoothing * softplus(lambda_ * chosen - rejected)
 
 
 def cpl_ranked(
@@ -130,5 +131,5 @@ def cpl_ranked(
         _checks.same_shape("[..., K]", scores=scores, valid=valid)
         present = jnp.asarray(valid) != 0
         ordered &= present[..., :, None] & present[..., None, :]
-    losses = jax.nn.softplus(lambda_ * scores[..., None, :] - scores[..., :, None])
+    losses = softplus(lambda_ * scores[..., None, :] - scores[..., :, None])
     return masked_mean(losses, ordered, axis=(-2, -1))

@@ -15,6 +15,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad._scalars import in_range
+from polgrad._softplus import log_sigmoid
 from polgrad.masking import masked_mean
 
 __all__ = ["behavior_kl", "disco", "disco_b", "kl_hinge", "sequence_score"]
@@ -23,7 +24,7 @@ _KINDS = ("log_l", "l_ratio")
 # Non-decreasing functions of the gap. `where` rather than `maximum`: no half slopes at the kink.
 _SURROGATES = {
     "identity": lambda gap: gap,
-    "logistic": jax.nn.log_sigmoid,
+    "logistic": log_sigmoid,
     "hinge": lambda gap: jnp.where(gap < 1.0, gap - 1.0, 0.0),
     "squared_hinge": lambda gap: -jnp.square(jnp.where(gap < 1.0, gap - 1.0, 0.0)),
 }

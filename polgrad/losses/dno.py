@@ -8,6 +8,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 
 __all__ = ["dno"]
 
@@ -66,5 +67,5 @@ def dno(
     known = ~jnp.isnan(gap)
     target = jax.nn.sigmoid(jnp.where(known, gap, 0.0))
     margin = eta * (finite(first_logratio) - finite(second_logratio))
-    loss = target * jax.nn.softplus(-margin) + (1.0 - target) * jax.nn.softplus(margin)
+    loss = target * softplus(-margin) + (1.0 - target) * softplus(margin)
     return jnp.where(known, loss, 0.0)

@@ -8,6 +8,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.losses._pairs import finite_pair
 
 __all__ = ["dpo", "implicit_reward", "ipo", "plackett_luce", "preference_margin"]
@@ -52,7 +53,7 @@ def dpo(
     in_range("label_smoothing", label_smoothing, low=0.0, high=0.5)
     margin = beta * (chosen - rejected)
     # softplus(z) = softplus(-z) + z: one logarithm serves both labels.
-    return jax.nn.softplus(-margin) + label_smoothing * margin
+    return softplus(-margin) + label_smoothing * margin
 
 
 def ipo(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.losses.ranking import answers, lambda_weights
 
 __all__ = [
@@ -61,7 +62,7 @@ def pairwise_logistic(
       (arXiv:2402.01878).
     """
     gaps, factors = _pairs(scores, labels, weights, normalize, valid)
-    return jnp.sum(factors * jax.nn.softplus(-gaps), axis=(-2, -1))
+    return jnp.sum(factors * softplus(-gaps), axis=(-2, -1))
 
 
 def pairwise_hinge(
@@ -228,7 +229,7 @@ def pointwise_sigmoid(
       Liu et al., LiPO, 2024 (arXiv:2402.01878).
     """
     scores, labels, valid = answers(valid, scores=scores, labels=jax.lax.stop_gradient(labels))
-    good, bad = jax.nn.softplus(-scores), jax.nn.softplus(scores)
+    good, bad = softplus(-scores), softplus(scores)
     return jnp.sum(jnp.where(valid, labels * good + (1.0 - labels) * bad, 0.0), axis=-1)
 
 

@@ -17,6 +17,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import log_sigmoid
 from polgrad.losses.reward_model import bradley_terry
 
 __all__ = [
@@ -69,7 +70,7 @@ def annotator_loglikelihood(
     if valid is not None:
         _checks.shape("valid", valid, jnp.shape(margins)[:1], "[N]")
         counted &= (jnp.asarray(valid) != 0)[:, None]
-    logs = jnp.where(counted, jax.nn.log_sigmoid(finite(margins)), 0.0)
+    logs = jnp.where(counted, log_sigmoid(finite(margins)), 0.0)
     inside = (annotator >= 0) & (annotator < annotators)
     logs = jnp.where(inside[:, None], logs, 0.0)
     return jax.ops.segment_sum(logs, jnp.where(inside, annotator, 0), num_segments=annotators)

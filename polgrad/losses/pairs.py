@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import log_sigmoid, softplus
 from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
 
@@ -96,7 +97,7 @@ def robust_dpo(
     if max_margin is not None:
         in_range("max_margin", max_margin, low=0.0, above=True)
         margin = _bounded(margin, max_margin)
-    return jax.nn.softplus(-margin) - flip_rate / (1.0 - 2.0 * flip_rate) * margin
+    return softplus(-margin) - flip_rate / (1.0 - 2.0 * flip_rate) * margin
 
 
 def exo(
@@ -134,7 +135,7 @@ def exo(
     in_range("epsilon", epsilon, low=0.0, high=0.5, above=True)
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     # log(1 - q) = log q - z: one logarithm serves both.
-    q, log_q = jax.nn.sigmoid(margin), jax.nn.log_sigmoid(margin)
+    q, log_q = jax.nn.sigmoid(margin), log_sigmoid(margin)
     right = q * (log_q - math.log1p(-epsilon))
     return right + jax.nn.sigmoid(-margin) * (log_q - margin - math.log(epsilon))
 
@@ -233,8 +234,8 @@ def discopop(
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     near = _bounded(margin)
     # m exp(-z) in one exponent: at z << 0 the factors are 0 and infinity.
-    exponential = jnp.exp(jax.nn.log_sigmoid(near / tau) - near)
-    return jax.nn.sigmoid(-margin / tau) * jax.nn.softplus(-margin) + exponential
+    exponential = jnp.exp(log_sigmoid(near / tau) - near)
+    return jax.nn.sigmoid(-margin / tau) * softplus(-margin) + exponential
 
 
 def xpo(

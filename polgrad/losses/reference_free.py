@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,6 +9,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import LIMIT, finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.losses.supervised import imitation
 from polgrad.losses.unlikelihood import unlikelihood
 
@@ -47,7 +47,7 @@ def simpo(
     """
     in_range("beta", beta, low=0.0, above=True)
     in_range("gamma", gamma, low=0.0)
-    return jax.nn.softplus(gamma - beta * _margin(chosen_logp, rejected_logp))
+    return softplus(gamma - beta * _margin(chosen_logp, rejected_logp))
 
 
 def alphapo(
@@ -88,7 +88,7 @@ def alphapo(
     in_range("alpha", alpha, low=-4.0, high=4.0)
     _margin(chosen_logp, rejected_logp)
     margin = _bent(chosen_logp, alpha) - _bent(rejected_logp, alpha)
-    return jax.nn.softplus(gamma - beta * margin)
+    return softplus(gamma - beta * margin)
 
 
 def _bent(logp: Array, alpha: float) -> Array:
@@ -173,7 +173,7 @@ def tpo(
     """
     in_range("beta", beta, low=0.0, above=True)
     in_range("alpha", alpha, low=0.0)
-    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp))
+    preference = softplus(-beta * _margin(chosen_logp, rejected_logp))
     _checks.same_shape("[B]", chosen_logp=chosen_logp, gold_logp=gold_logp)
     return preference + alpha * imitation(gold_logp)
 
@@ -209,7 +209,7 @@ def cpo(
     """
     in_range("beta", beta, low=0.0, above=True)
     in_range("alpha", alpha, low=0.0)
-    preference = jax.nn.softplus(-beta * _margin(chosen_logp, rejected_logp))
+    preference = softplus(-beta * _margin(chosen_logp, rejected_logp))
     return preference + alpha * imitation(chosen_logp)
 
 
@@ -256,7 +256,7 @@ def orpo(
     in_range("beta", beta, low=0.0, above=True)
     _margin(chosen_logp, rejected_logp)
     odds = log_odds(chosen_logp) - log_odds(rejected_logp)
-    return imitation(chosen_logp) + beta * jax.nn.softplus(-odds)
+    return imitation(chosen_logp) + beta * softplus(-odds)
 
 
 def _margin(chosen_logp: Array, rejected_logp: Array) -> Array:

@@ -16,6 +16,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.masking import masked_mean
 
 __all__ = [
@@ -87,7 +88,7 @@ def bradley_terry(
     z = chosen - rejected - finite(jax.lax.stop_gradient(margin))
     smoothing = accumulate(jax.lax.stop_gradient(label_smoothing))
     # softplus(z) = softplus(-z) + z: one logarithm serves both labels.
-    loss = jax.nn.softplus(-z) + smoothing * z
+    loss = softplus(-z) + smoothing * z
     loss += center * jnp.square(chosen + rejected)
     if weights is None:
         return loss

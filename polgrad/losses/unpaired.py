@@ -10,6 +10,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad._softplus import softplus
 from polgrad.masking import masked_mean
 
 __all__ = [
@@ -224,7 +225,7 @@ def bco_unpaired(
     in_range("beta", beta, low=0.0, above=True)
     gain = beta * finite(logratio) - jax.lax.stop_gradient(accumulate(reward_shift))
     good = jnp.asarray(desirable) != 0
-    loss = jax.nn.softplus(jnp.where(good, -gain, gain))
+    loss = softplus(jnp.where(good, -gain, gain))
     if weights is None:
         return loss
     _checks.same_shape("[B]", logratio=logratio, weights=weights)
