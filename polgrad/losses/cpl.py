@@ -125,7 +125,7 @@ def cpl_ranked(
     """
     in_range("lambda_", lambda_, low=0.0, high=1.0)
     _checks.same_shape("[..., K]", scores=scores, labels=labels)
-    scores, labels = finite(scores), jax.lax.stop_gradient(accumulate(labels))
+    scores, labels = finite(scores), accumulate(labels)
     ordered = labels[..., :, None] > labels[..., None, :]
     if valid is not None:
         _checks.same_shape("[..., K]", scores=scores, valid=valid)

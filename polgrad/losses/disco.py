@@ -221,7 +221,7 @@ def _classes(scores, rewards, valid):
     _checks.same_shape("[..., G]", scores=scores, rewards=rewards)
     if jnp.ndim(scores) == 0:
         raise ValueError("scores has shape [], expected [..., G] with the group on the last axis")
-    rewards = jax.lax.stop_gradient(accumulate(rewards))
+    rewards = accumulate(rewards)
     positive, negative = rewards == 1.0, rewards == 0.0
     if valid is not None:
         _checks.same_shape("[..., G]", scores=scores, valid=valid)

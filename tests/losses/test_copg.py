@@ -153,6 +153,9 @@ def test_invalid_samples_count_as_absent(x64):
     scores = jnp.asarray(SCORES).at[3].set(jnp.nan)
     total = lambda x, r, v: jnp.sum(copg_group(x, r, beta=BETA, valid=v))  # noqa: E731
     kept = np.array([0, 2, 4])
+    everyone = jnp.sum(copg_group(jnp.asarray(RATIOS), SCORES, beta=BETA))
+    all_valid = total(jnp.asarray(RATIOS), SCORES, np.ones(5, bool))
+    np.testing.assert_allclose(all_valid, everyone, rtol=1e-12)
     value, slope = value_and_grad(total)(jnp.asarray(RATIOS), scores, valid)
     alone, expected = value_and_grad(total)(RATIOS[kept], SCORES[kept], np.ones(3, bool))
     np.testing.assert_allclose(value, alone, rtol=1e-12)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,3 +170,10 @@ def test_only_bad_sequences_beyond_the_threshold_are_dropped():
     signs = jnp.array([-1.0, -1.0, 0.0, 0.5, -0.5])
     kept = run(losses.off_policy_sequence_mask, logp, behavior, signs, mask)
     np.testing.assert_array_equal(kept, [True, False, True, True, False])
+
+
+def test_normalized_weights_carry_no_gradient():
+    weights, mask = jnp.array([1.0, 3.0, 5.0]), jnp.array([1, 1, 0])
+    np.testing.assert_allclose(losses.normalized_weights(weights, mask), [0.5, 1.5, 0.0])
+    slope = jax.grad(lambda w: jnp.sum(losses.normalized_weights(w, mask) ** 2))(weights)
+    np.testing.assert_array_equal(slope, 0.0)

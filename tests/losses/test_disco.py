@@ -197,3 +197,46 @@ def test_bad_arguments_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_defaults(x64):
+    scores = jnp.asarray(SCORES)
+    np.testing.assert_array_equal(
+        losses.disco(scores, REWARDS), losses.disco(scores, REWARDS, tau=10.0)
+    )
+    kl = jnp.array([0.5, 5e-5, 1e-4, 2e-4])
+    np.testing.assert_allclose(
+        losses.kl_hinge(kl), [500 * 0.4999**2, 0.0, 0.0, 500 * 1e-8], rtol=1e-9
+    )
+    np.testing.assert_allclose(losses.kl_hinge(kl, beta=0.5, delta=0.0), 0.25 * kl**2, rtol=1e-12)
+    slope = jax.grad(lambda x: losses.kl_hinge(x).sum())(kl)
+    np.testing.assert_allclose(slope, [1000 * 0.4999, 0.0, 0.0, 0.1], rtol=1e-9)
+
+
+def test_a_token_that_the_policy_excludes_counts_zero():
+    logp = np.array([[-np.inf, -2.0]])
+    found = losses.sequence_score(logp, logp, np.ones((1, 2)))
+    np.testing.assert_allclose(found, -1.0)
+    slope = jax.grad(lambda x: losses.sequence_score(x, logp, jnp.ones((1, 2))).sum())(
+        jnp.asarray(logp)
+    )
+    np.testing.assert_allclose(slope, [[0.0, 0.5]])
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_an_answer_left_out_is_not_there(right):
+    scores, rewards = jnp.asarray(SCORES), jnp.asarray(REWARDS)
+    out = int(np.flatnonzero(REWARDS[0] == right)[0])
+    valid = jnp.ones_like(rewards, bool).at[0, out].set(False)
+    kept = np.arange(6) != out
+    for loss in (losses.disco, losses.disco_b):
+        found = loss(scores, rewards, valid=valid)
+        np.testing.assert_allclose(found[0], loss(scores[0, kept], rewards[0, kept]), rtol=1e-5)
+        np.testing.assert_allclose(found[1], loss(scores[1], rewards[1]), rtol=1e-6)
+
+
+def test_the_hinge_of_disco_b_is_flat_at_its_end(x64):
+    rewards = jnp.array([1.0, 0.0])
+    slope = jax.grad(lambda s: losses.disco_b(s, rewards, surrogate="hinge"))
+    np.testing.assert_array_equal(slope(jnp.array([1.0, 0.0])), 0.0)
+    np.testing.assert_array_equal(slope(jnp.array([0.9, 0.0])), [-1.0, 1.0])
