@@ -90,6 +90,6 @@ def kl_cov(
     fixed = accumulate(jax.lax.stop_gradient(advantages))
     difference = log_ratio(logp, behavior_logp)
     # jax differentiates abs at 0 to 1, which would push every selected token down.
-    distance = difference * jax.lax.stop_gradient(jnp.sign(difference))
+    distance = difference * jnp.sign(difference)
     held = jnp.where(jnp.asarray(selected) != 0, kl_coefficient * distance, 0.0)
     return held - importance_ratio(logp, behavior_logp) * fixed

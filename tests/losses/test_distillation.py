@@ -298,3 +298,10 @@ def test_the_annealed_strength_reaches_its_floor_after_eighty_updates():
     )
     assert loss(80) / loss(0) == pytest.approx(0.2, rel=1e-4)
     assert math.isclose(loss(280), loss(80))
+
+
+def test_the_one_most_likely_token():
+    logits, teacher = jnp.array([2.0, 0.0, -1.0]), jnp.array([0.5, 1.0, 0.0])
+    p, q = jax.nn.softmax(logits), jax.nn.softmax(teacher)
+    found = losses.top_k_kl(logits, teacher, k=1)
+    np.testing.assert_allclose(found, p[0] * jnp.log(p[0] / q[0]), rtol=1e-5)

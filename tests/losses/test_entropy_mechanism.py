@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,3 +66,17 @@ def test_bad_arguments_are_named():
             function(LOGP, BEHAVIOR, ADVANTAGES, jnp.ones(3))
         with pytest.raises(ValueError, match=r"advantages has shape \[3\]"):
             function(LOGP, BEHAVIOR, ADVANTAGES[:, 0], SELECTED)
+
+
+def test_defaults_and_what_is_stopped():
+    behavior = np.full((1, 3), -2.0)
+    logp = behavior + np.log([[2.5, 1.5, 0.01]])
+    advantages, nobody = np.array([[1.0, 1.0, -1.0]]), np.zeros((1, 3), bool)
+    clipped = losses.clip_cov(logp, behavior, advantages, nobody)
+    np.testing.assert_allclose(clipped, [[-2.0, -1.5, 0.01]], rtol=1e-6)
+    held = losses.kl_cov(logp, behavior, 0.0 * advantages, ~nobody)
+    np.testing.assert_allclose(held, np.abs(logp - behavior), rtol=1e-6)
+    slope = jax.grad(lambda a: losses.kl_cov(logp, behavior, a, ~nobody).sum())(
+        jnp.asarray(advantages)
+    )
+    np.testing.assert_array_equal(slope, 0.0)

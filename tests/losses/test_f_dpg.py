@@ -201,3 +201,27 @@ def test_jit_vmap_and_dtype(dtype):
         [loss(a, b) for a, b in zip(logp.astype(jnp.float32), log_target.astype(jnp.float32))]
     )
     np.testing.assert_allclose(plain.astype(jnp.float32), reference, rtol=3e-2, atol=2e-2)
+
+
+def test_the_log_ratio_is_bounded_at_twenty_nats_by_default(x64):
+    logp, log_target = jnp.array([-1.0, -1.0, -1.0]), jnp.array([-101.0, 99.0, -2.0])
+    kl = divergences.reverse_kl
+    found = f_dpg_pseudo_reward(logp, log_target, divergence=kl)
+    np.testing.assert_allclose(found, [-21.0, 19.0, -2.0], rtol=1e-12)
+    loss = f_dpg(logp, log_target, divergence=kl)
+    np.testing.assert_allclose(loss, found, rtol=1e-12)
+    narrow = f_dpg_pseudo_reward(logp, log_target, divergence=kl, log_ratio_clip=0.5)
+    np.testing.assert_allclose(narrow, [-1.5, -0.5, -1.5], rtol=1e-12)
+    excluded = jnp.array([-jnp.inf])
+    nothing = f_dpg_pseudo_reward(excluded, excluded, divergence=kl)
+    np.testing.assert_array_equal(nothing, -1.0)
+
+
+def test_a_sample_without_a_normaliser_is_skipped(x64):
+    logp = jnp.array([-1.0, -2.0, -jnp.inf, -3.0])
+    log_target = jnp.array([jnp.nan, jnp.inf, -1.0, -2.0])
+    loss = lambda x: f_dpg(x, log_target, divergence=divergences.reverse_kl)  # noqa: E731
+    np.testing.assert_array_equal(loss(logp)[:3], 0.0)
+    slope = jax.grad(lambda x: loss(x).sum())(logp)
+    np.testing.assert_array_equal(slope[:3], 0.0)
+    assert slope[3] != 0.0

@@ -101,6 +101,13 @@ def test_below_the_guard_it_is_its_tangent(name, most):
     np.testing.assert_allclose(higher, WEIGHTS[name][1](-0.25), rtol=1e-9)
 
 
+def test_the_tangent_is_taken_in_full_precision():
+    v, guard = np.array([-2.0]), -0.3
+    found = losses.f_sft(v, 0 * v, divergence=divergences.squared_hellinger, guard=guard)
+    straight = guard / (1 + guard) + (v - guard) / (1 + guard) ** 2
+    np.testing.assert_allclose(found, -straight, rtol=1e-14)
+
+
 def test_forward_kl_needs_a_guard_above_zero():
     kl = functools.partial(losses.f_sft, divergence=divergences.forward_kl)
     v = np.array([0.0, 0.2, 0.5, 1.0])
