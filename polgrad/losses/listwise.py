@@ -169,11 +169,11 @@ def listwise_softmax(
     """
     scores, labels, valid = answers(valid, scores=scores, labels=jax.lax.stop_gradient(labels))
     total = jnp.sum(labels, axis=-1, keepdims=True)
-    target = jnp.where(total > 0.0, labels / jnp.where(total > 0.0, total, 1.0), 0.0)
+    target = labels / jnp.where(total > 0.0, total, jnp.inf)
     # A list that is left out whole keeps its zeros: its sum of exponentials is not empty.
     counted = valid | ~jnp.any(valid, axis=-1, keepdims=True)
     normalizer = jax.nn.logsumexp(scores, axis=-1, keepdims=True, where=counted)
-    return jnp.sum(target * jnp.where(valid, normalizer - scores, 0.0), axis=-1)
+    return jnp.sum(target * (normalizer - scores), axis=-1)
 
 
 def pointwise_squared(
@@ -235,7 +235,7 @@ def pointwise_sigmoid(
 
 def _pairs(scores, labels, weights, normalize, valid):
     """Gaps s_i - s_j, [..., K, K], and what each counts: 0 unless i is labelled above j."""
-    scores, labels, valid = answers(valid, scores=scores, labels=jax.lax.stop_gradient(labels))
+    scores, labels, valid = answers(valid, scores=scores, labels=labels)
     ordered = labels[..., :, None] > labels[..., None, :]
     ordered &= valid[..., :, None] & valid[..., None, :]
     factors = ordered.astype(scores.dtype)

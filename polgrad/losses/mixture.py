@@ -71,9 +71,8 @@ def annotator_loglikelihood(
         _checks.shape("valid", valid, jnp.shape(margins)[:1], "[N]")
         counted &= (jnp.asarray(valid) != 0)[:, None]
     logs = jnp.where(counted, log_sigmoid(finite(margins)), 0.0)
-    inside = (annotator >= 0) & (annotator < annotators)
-    logs = jnp.where(inside[:, None], logs, 0.0)
-    return jax.ops.segment_sum(logs, jnp.where(inside, annotator, 0), num_segments=annotators)
+    # Segments outside of [0, annotators) are dropped.
+    return jax.ops.segment_sum(logs, annotator, num_segments=annotators)
 
 
 def hard_assignment(

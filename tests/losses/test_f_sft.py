@@ -141,6 +141,6 @@ def test_bad_arguments():
         losses.f_sft(zero, jnp.zeros(3))
     with pytest.raises(ValueError, match="conjugate"):
         losses.f_sft(zero, zero, divergence=divergences.chi_squared)
-    for guard in (-1.0, -1.5):
-        with pytest.raises(ValueError, match="guard"):
+    for guard, words in ((-1.0, "expected more than -1.0 for squared_hellinger"), (-1.5, "guard")):
+        with pytest.raises(ValueError, match=words):
             losses.f_sft(zero, zero, divergence=divergences.squared_hellinger, guard=guard)

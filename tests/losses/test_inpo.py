@@ -242,3 +242,9 @@ def test_bad_arguments():
         losses.sppo(zero, jnp.zeros(3), eta=0.1)
     with pytest.raises(ValueError, match="logratio"):
         losses.sppo(jnp.zeros((2, 2)), zero, eta=0.1)
+
+
+def test_eta_is_positive():
+    for loss in (losses.inpo, losses.sppo):
+        with pytest.raises(ValueError, match="eta"):
+            loss(jnp.zeros(2), jnp.ones(2), eta=0.0)

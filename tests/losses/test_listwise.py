@@ -277,3 +277,16 @@ def test_bfloat16_and_vmap():
     assert together.dtype == jnp.float32
     mapped = jax.jit(jax.vmap(everything))(*low)
     np.testing.assert_allclose(mapped, together.T, rtol=1e-5)
+
+
+def test_small_labels_and_a_single_pair():
+    scores, labels = np.array([0.3, -0.2, 1.0]), np.array([0.25, 0.25, 0.0])
+    logs = scores - np.log(np.exp(scores).sum())
+    found = run(losses.listwise_softmax, scores, labels)
+    np.testing.assert_allclose(found, -0.5 * (logs[0] + logs[1]), rtol=1e-5)
+    one = np.array([1.0, 0.0])
+    np.testing.assert_allclose(
+        run(losses.pairwise_logistic, scores[:2], one, normalize=True),
+        run(losses.pairwise_logistic, scores[:2], one),
+        rtol=1e-6,
+    )
