@@ -146,8 +146,7 @@ def soft_assignment(
     _checks.rank("loglikelihood", loglikelihood, 2, "[H, U]")
     _checks.shape("prior", prior, jnp.shape(loglikelihood)[1:], "[U]")
     logs, prior = jax.lax.stop_gradient((accumulate(loglikelihood), accumulate(prior)))
-    logs = jnp.where(jnp.isnan(logs) | (prior <= 0.0), -jnp.inf, logs)
-    logs += jnp.log(jnp.where(prior > 0.0, prior, 1.0))
+    logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs) + jnp.log(prior)
     possible = jnp.any(logs > -jnp.inf, axis=-1, keepdims=True)
     responsibilities = jax.nn.softmax(jnp.where(possible, logs, 0.0), axis=-1)
     count = responsibilities.shape[0]
@@ -218,8 +217,7 @@ def standardize_groups(
     _same_groups(rewards, reference_mean=reference_mean, reference_deviation=reference_deviation)
     arrays = jax.lax.stop_gradient((rewards, reference_mean, reference_deviation))
     rewards, mean, deviation = (accumulate(x) for x in arrays)
-    spread = deviation > 0.0
-    return jnp.where(spread, (rewards - mean) / jnp.where(spread, deviation, 1.0), 0.0)
+    return (rewards - mean) / jnp.where(deviation > 0.0, deviation, jnp.inf)
 
 
 def maxmin_weights(

@@ -103,6 +103,12 @@ def test_soft_assignment_is_the_posterior():
         np.testing.assert_array_equal(slope, 0.0)
 
 
+def test_soft_assignment_of_one_annotator():
+    found = run(losses.soft_assignment, LOGS[:1], np.array([0.25, 0.75], np.float32))
+    np.testing.assert_allclose(found.prior, found.responsibilities[0], rtol=1e-6)
+    assert abs(float(found.prior.sum()) - 1.0) < 1e-6
+
+
 def test_soft_assignment_edges():
     prior = np.array([0.0, 1.0], np.float32)
     found = run(losses.soft_assignment, LOGS, prior)
