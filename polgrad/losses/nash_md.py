@@ -50,8 +50,6 @@ def nash_md(
         "[B]", logp=logp, preference=preference, reference_logratio=reference_logratio
     )
     logp = accumulate(logp)
-    possible = ~jnp.isneginf(logp)
     # An answer that the reference excludes pays 20 nats, not infinity.
     advantage = preference - 0.5 - tau * finite(reference_logratio)
-    advantage = jnp.where(possible, advantage, 0.0)
-    return -jax.lax.stop_gradient(advantage) * jnp.where(possible, logp, 0.0)
+    return -jax.lax.stop_gradient(advantage) * jnp.where(jnp.isneginf(logp), 0.0, logp)

@@ -168,3 +168,10 @@ def test_jit_vmap_and_dtype(dtype):
     assert plain.dtype == jnp.float32
     mapped = jax.jit(jax.vmap(loss))(logp, preference, ratio)
     np.testing.assert_allclose(mapped, plain, rtol=2e-2, atol=1e-2)
+
+
+def test_an_answer_that_the_policy_excludes_costs_nothing():
+    found = losses.nash_md(jnp.array([-jnp.inf]), jnp.array([1.0]), jnp.array([0.0]), tau=0.5)
+    np.testing.assert_array_equal(found, 0.0)
+    with pytest.raises(ValueError, match="tau"):
+        losses.nash_md(jnp.zeros(1), jnp.ones(1), jnp.zeros(1), tau=-0.1)

@@ -180,3 +180,17 @@ def test_bad_arguments_are_named():
             losses.nft(*good, **change)
     with pytest.raises(ValueError, match="like is 'ppo'"):
         losses.nft_prompt_weight(0.5, like="ppo")
+
+
+def test_an_answer_without_a_reward_or_a_rate_is_not_learned_from():
+    logp, behavior = np.full((4, 2), -1.0), np.full((4, 2), -1.5)
+    rewards, rate = np.array([1.0, np.nan, 0.0, 0.0]), np.array([np.nan, 0.5, np.nan, 0.5])
+    loss = lambda x: losses.nft(x, behavior, rewards, rate)  # noqa: E731
+    np.testing.assert_array_equal(loss(logp)[:3], 0.0)
+    slope = jax.grad(lambda x: loss(x).sum())(jnp.asarray(logp))
+    np.testing.assert_array_equal(slope[:3], 0.0)
+    assert np.all(slope[3] > 0.0)
+    of_rate = jax.grad(lambda p: losses.nft_prompt_weight(p).sum())(jnp.array([0.25, 0.5]))
+    np.testing.assert_array_equal(of_rate, 0.0)
+    with pytest.raises(ValueError, match="epsilon"):
+        losses.nft(logp, behavior, np.ones(4), np.full(4, 0.5), epsilon=1.5)
