@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._log_ratio import finite
-from polgrad._scalars import in_range
 from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
 
@@ -54,7 +53,6 @@ def aot(
       Melnyk et al., Distributional Preference Alignment of LLMs via Optimal Transport, 2024
       (arXiv:2406.05882).
     """
-    in_range("beta", beta, low=0.0, above=True)
     _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
     _checks.same_shape(
         "[B]",
