@@ -174,4 +174,4 @@ def test_an_answer_that_the_policy_excludes_costs_nothing():
     found = nash_md(jnp.array([-jnp.inf]), jnp.array([1.0]), jnp.array([0.0]), tau=0.5)
     np.testing.assert_array_equal(found, 0.0)
     with pytest.raises(ValueError, match="tau"):
-        nash_md(jnp.zeros(1), jnp.ones(1), jnp.zeros(1), tau=-0.1)
+        uncompiled(jnp.zeros(1), jnp.ones(1), jnp.zeros(1), tau=-0.1)
