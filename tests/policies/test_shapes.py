@@ -1,0 +1,43 @@
+"""Shapes of published models: they have the parameters that their publishers count."""
+
+import math
+
+import jax
+import pytest
+
+from polgrad.policies import TransformerNetwork, shapes
+
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+}
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_parameters_are_those_that_are_published(name):
+    network = TransformerNetwork(shapes.find(name.upper()))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) == PUBLISHED[name]
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match="policy is 'gpt-2', expected one of smollm2-135m"):
+        shapes.find("gpt-2")
