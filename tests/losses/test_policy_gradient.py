@@ -334,3 +334,50 @@ def test_bad_arguments_are_named():
         losses.cispo(square, square, square, cap_low=2.0, cap_high=1.0)
     with pytest.raises(ValueError, match="tau_negative is 0.0"):
         losses.sapo(square, square, square, tau_negative=0.0)
+
+
+# --- defaults, edges, what is stopped ----------------------------------------------------------
+
+
+def test_defaults():
+    ratios = [0.5, 0.9, 1.1, 9.0]
+    for sign in (1.0, -1.0):
+        for function, settings in (
+            (losses.ppo_clip, {"clip_low": 0.2, "clip_high": 0.2}),
+            (losses.cispo, {"cap_low": 0.0, "cap_high": 5.0}),
+            (losses.sapo, {"tau_positive": 1.0, "tau_negative": 1.05}),
+        ):
+            found = ratio_loss(function, ratios, sign)
+            np.testing.assert_array_equal(found, ratio_loss(function, ratios, sign, **settings))
+    mask = np.ones((4, 1))
+    logp, behavior = np.log([[0.999], [0.9999], [1.0003], [1.001]]), np.zeros((4, 1))
+    signs = np.array([-1.0, -1.0, 1.0, 1.0])
+    np.testing.assert_allclose(
+        losses.gspo(logp, behavior, signs, mask), [0.9997, 0.9999, -1.0003, -1.0004], rtol=2e-6
+    )
+    np.testing.assert_allclose(
+        losses.gspo_token(logp, behavior, signs[:, None], mask)[:, 0],
+        [0.9997, 0.9999, -1.0003, -1.0004],
+        rtol=2e-6,
+    )
+
+
+def test_the_dual_clip_holds_negative_advantages_alone():
+    settings = {"dual_clip": 1.5, "clip_high": 9.0}
+    small = ratio_loss(losses.ppo_clip, [4.0], 0.5, **settings)
+    np.testing.assert_allclose(small, [-2.0], rtol=1e-6)
+    held = ratio_loss(losses.ppo_clip, [1.25, 4.0], -0.5, **settings)
+    np.testing.assert_allclose(held, [0.625, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo_clip", "cispo", "sapo", "gspo", "gspo_token"])
+def test_advantages_and_behaviour_are_stopped(name):
+    function, mask = getattr(losses, name), jnp.asarray(MASK)
+    advantages = jnp.asarray(ADVANTAGES[:, 0] if name == "gspo" else ADVANTAGES)
+
+    def total(behavior, advantages):
+        given = (LOGP, advantages) if name == "reinforce" else (LOGP, behavior, advantages)
+        return jnp.sum(function(*given, *([mask] if "gspo" in name else [])))
+
+    for slope in jax.grad(total, argnums=(0, 1))(jnp.asarray(LOGP) - 0.1, advantages):
+        np.testing.assert_array_equal(slope, 0.0)
