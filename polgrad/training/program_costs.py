@@ -1,0 +1,313 @@
+"""What a compiled program does: products, memory traffic and collectives, loops multiplied out.
+
+XLA's own `cost_analysis` counts the body of a loop once, on every backend. Here the program's text is
+walked: a loop whose condition compares its counter with a constant runs that often, any other as
+often as the caller says.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["COLLECTIVES", "Collective", "Costs", "measure"]
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2} | {
+    "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8,
+}  # fmt: skip
+# These move nothing by themselves.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id"}
+_FREE |= {"after-all", "copy-done", "slice-done", "opt-barrier", "while", "conditional", "call"}
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.\-]+)")
+
+
+class Collective(NamedTuple):
+    """Collectives of one kind.
+
+    Attributes:
+      count: how many run.
+      bytes: that a device sends, by the usual ring algorithms.
+    """
+
+    count: float
+    bytes: float
+
+
+class Costs(NamedTuple):
+    """Of one run of a program, on each device.
+
+    Attributes:
+      flops: multiplications and additions of matrix products and convolutions.
+      bytes: read and written in the memory of the device, fusions taken as one.
+      collectives: by kind.
+    """
+
+    flops: float
+    bytes: float
+    collectives: dict[str, Collective]
+
+
+class _Op(NamedTuple):
+    name: str
+    type: str
+    code: str
+    inside: str  # of the parentheses
+    operands: list[str]
+    attributes: str
+    root: bool
+
+
+class _Program(NamedTuple):
+    computations: dict[str, dict[str, _Op]]
+    entry: str
+
+
+def measure(
+    text: str, *, unknown_trips: tuple[float, ...] = (1.0,), multiply: bool = True
+) -> Costs:
+    """Costs of a program from the text of its optimised HLO.
+
+    Args:
+      text: `compiled.as_text()`.
+      unknown_trips: how often a loop runs whose end is decided by data, such as decoding; then one
+        of those inside of it, and so on, the last for all that are deeper.
+      multiply: False counts each loop once, as XLA does.
+
+    Returns:
+      The costs.
+    """
+    program = _parse(text)
+    flops = moved = 0.0
+    collectives: dict[str, Collective] = {}
+    for times, ops in _visited(program, program.entry, 1.0, unknown_trips, multiply):
+        for op in ops.values():
+            flops += times * _flops(program, op, ops)
+            moved += times * _traffic(program, op, ops)
+            kind = op.code.removesuffix("-start")
+            if kind in COLLECTIVES:
+                seen = collectives.get(kind, Collective(0.0, 0.0))
+                sent = _sent(kind, op, ops)
+                collectives[kind] = Collective(seen.count + times, seen.bytes + times * sent)
+    return Costs(flops, moved, collectives)
+
+
+# --- Text ---------------------------------------------------------------------------------------
+
+
+def _parse(text: str) -> _Program:
+    computations, entry, current = {}, "", None
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif current is not None and " = " in line:
+            op = _operation(line.strip())
+            current[op.name] = op
+    return _Program(computations, entry)
+
+
+def _operation(line: str) -> _Op:
+    left, right = line.split(" = ", 1)
+    kind, rest = _type(right)
+    code, rest = rest.split("(", 1)
+    inside = _until_closed("(" + rest)
+    given, attributes = inside[1:-1], rest[len(inside) - 1 :]
+    name = left.removeprefix("ROOT ").lstrip("%")
+    root = left.startswith("ROOT")
+    return _Op(name, kind, code, given, _NAME.findall(given), attributes, root)
+
+
+def _type(text: str) -> tuple[str, str]:
+    if text.startswith("("):
+        kind = _until_closed(text)
+        return kind, text[len(kind) :].lstrip()
+    kind, rest = text.split(" ", 1)
+    return kind, rest
+
+
+def _until_closed(text: str) -> str:
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[: i + 1]
+    raise ValueError(f"unbalanced parentheses in {text[:80]!r}")
+
+
+def _arrays(kind: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [(d, tuple(map(int, filter(None, s.split(","))))) for d, s in _ARRAY.findall(kind)]
+
+
+def _size(kind: str) -> float:
+    """Bytes in the device's memory; what XLA keeps on the chip (space 1) is not there."""
+    if "S(1)" in kind and not kind.startswith("("):
+        return 0.0
+    return float(sum(_BYTES.get(d, 1) * math.prod(s) for d, s in _arrays(kind)))
+
+
+def _called(op: _Op, name: str) -> str | None:
+    found = re.search(rf"\b{name}=%?([\w.\-]+)", op.attributes)
+    return found[1] if found else None
+
+
+# --- Loops --------------------------------------------------------------------------------------
+
+
+def _visited(program, name, times, unknown, multiply) -> Iterator[tuple[float, dict[str, _Op]]]:
+    """Every computation that runs on its own, and how often. Fusions belong to their caller."""
+    ops = program.computations[name]
+    yield times, ops
+    for op in ops.values():
+        if op.code == "while":
+            trips = _trips(program, op)
+            deeper = unknown if trips is not None else unknown[1:] or unknown
+            trips = (unknown[0] if trips is None else trips) if multiply else 1.0
+            yield from _visited(program, _called(op, "body"), times * trips, deeper, multiply)
+        for inner in _inner(program, op):
+            yield from _visited(program, inner, times, unknown, multiply)
+
+
+def _inner(program: _Program, op: _Op) -> list[str]:
+    """Computations that an operation runs once: those of a call, all branches of a choice."""
+    if op.code not in ("call", "async-start", "conditional"):
+        return []
+    names = _NAME.findall(op.attributes.split("metadata=")[0])
+    return [name for name in names if name in program.computations]
+
+
+def _trips(program: _Program, op: _Op) -> float | None:
+    """How often a loop runs, None where data decide."""
+    known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', op.attributes)
+    if known:
+        return float(known[1])
+    condition = program.computations[_called(op, "condition")]
+    root = next(o for o in condition.values() if o.root)
+    limits = [o for o in map(condition.get, root.operands) if o and o.code == "constant"]
+    if root.code == "compare" and "direction=LT" in root.attributes and limits:
+        return float(limits[0].inside)
+    return None
+
+
+# --- What an operation costs --------------------------------------------------------------------
+
+
+def _flops(program: _Program, op: _Op, ops) -> float:
+    if op.code == "fusion":
+        inner = program.computations[_called(op, "calls")]
+        return sum(_flops(program, o, inner) for o in inner.values())
+    if op.code not in ("dot", "convolution"):
+        return 0.0
+    (_, out), (_, left), (_, right) = (
+        _arrays(kind)[0] for kind in (op.type, *(ops[name].type for name in op.operands[:2]))
+    )
+    if op.code == "dot":
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.attributes)[1]
+        contracted = [left[int(axis)] for axis in filter(None, axes.split(","))]
+        return 2.0 * math.prod(out) * math.prod(contracted)
+    return 2.0 * _products(op, out, left, right)
+
+
+def _products(op: _Op, out, left, right) -> float:
+    """Multiplications of a convolution, those with padding and holes left out."""
+    left_labels, right_labels, out_labels = re.match(
+        r".*dim_labels=(\w+)_(\w+)->(\w+)", op.attributes
+    ).groups()
+    inputs = right[right_labels.index("i")]
+    spatial = [label for label in out_labels if label.isdigit()]
+    window = _window(op.attributes, len(spatial))
+    pairs = 1.0
+    for axis, (size, stride, low, left_hole, right_hole) in zip(spatial, window):
+        given, wanted = left[left_labels.index(axis)], out[out_labels.index(axis)]
+        at = np.arange(wanted)[:, None] * stride + np.arange(size)[None] * right_hole - low
+        inside = (at >= 0) & (at <= (given - 1) * left_hole) & (at % left_hole == 0)
+        pairs *= float(inside.sum())
+    groups = re.search(r"batch_group_count=(\d+)", op.attributes)
+    rest = out[out_labels.index("b")] * out[out_labels.index("f")]
+    return pairs * rest * inputs / (int(groups[1]) if groups else 1)
+
+
+def _window(attributes: str, axes: int) -> list[tuple[int, int, int, int, int]]:
+    """(size, stride, low padding, dilation of the left, of the right) for each axis."""
+    found = re.search(r"window=\{([^}]*)\}", attributes)
+    text = found[1] if found else ""
+
+    def read(name, default):
+        value = re.search(rf"\b{name}=([\d_x\-]+)", text)
+        return value[1].split("x") if value else [default] * axes
+
+    sizes, strides = map(int, read("size", "1")), map(int, read("stride", "1"))
+    lows = (int(pad.split("_")[0]) for pad in read("pad", "0_0"))
+    holes = map(int, read("lhs_dilate", "1")), map(int, read("rhs_dilate", "1"))
+    return list(zip(sizes, strides, lows, *holes))
+
+
+def _traffic(program: _Program, op: _Op, ops) -> float:
+    if op.code in _FREE or op.code.endswith("-done"):
+        return 0.0
+    inner = program.computations.get(_called(op, "calls") or "") if op.code == "fusion" else None
+    read = sum(
+        _read(inner, place, ops[name]) for place, name in enumerate(op.operands) if name in ops
+    )
+    if op.code in ("dynamic-slice", "gather", "slice"):
+        return 2.0 * _size(op.type)
+    if op.code in ("dynamic-update-slice", "scatter"):
+        return 2.0 * _size(ops[op.operands[1]].type)
+    return read + _written(inner, op)
+
+
+def _read(inner, place: int, operand: _Op) -> float:
+    """Bytes of an operand; of one that a fusion only cuts from, what it cuts."""
+    if inner is None:
+        return _size(operand.type)
+    name = next(
+        (o.name for o in inner.values() if o.code == "parameter" and o.inside == str(place)), None
+    )
+    users = [o for o in inner.values() if name in o.operands]
+    cut = ("dynamic-slice", "dynamic-update-slice", "gather")
+    if users and all(u.code in cut and u.operands[0] == name for u in users):
+        return sum(_size(u.type) for u in users if u.code != "dynamic-update-slice")
+    return _size(operand.type)
+
+
+def _written(inner, op: _Op) -> float:
+    root = next((o for o in inner.values() if o.root), None) if inner else None
+    if root is not None and root.code == "dynamic-update-slice":
+        return _size(inner[root.operands[1]].type)
+    return _size(op.type)
+
+
+def _sent(kind: str, op: _Op, ops) -> float:
+    """Bytes that a device sends in a ring of its group."""
+    given = sum(_whole(ops[name].type) for name in op.operands if name in ops)
+    group = _group(op.attributes)
+    share = (group - 1) / group
+    if kind == "all-gather":
+        return given * (group - 1)
+    if kind == "all-reduce":
+        return 2.0 * given * share
+    return given * share if kind in ("reduce-scatter", "all-to-all") else given
+
+
+def _whole(kind: str) -> float:
+    return float(sum(_BYTES.get(d, 1) * math.prod(s) for d, s in _arrays(kind)))
+
+
+def _group(attributes: str) -> int:
+    """Devices of a group, from any of the ways in which groups are written."""
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes)
+    if iota:
+        return int(iota[2])
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    if listed:
+        return len(listed[1].split(","))
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    if mesh:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", mesh[2]))
+    return 2
