@@ -32,7 +32,7 @@ def ranks(
     Raises:
       ValueError: shapes that differ; a scalar.
     """
-    scores, valid = answers(valid, scores=jax.lax.stop_gradient(scores))
+    scores, valid = answers(valid, scores=scores)
     mine, theirs = scores[..., :, None], scores[..., None, :]
     listed_before = jnp.tril(jnp.ones((scores.shape[-1],) * 2, bool), -1)
     ahead = (theirs > mine) | ((theirs == mine) & listed_before)
@@ -108,7 +108,7 @@ def lambda_weights(
         raise ValueError(
             f"top is {top} with kind {kind!r}, expected None, or at least 1 with 'lambda' or 'rank'"
         )
-    scores, labels, valid = answers(valid, scores=scores, labels=jax.lax.stop_gradient(labels))
+    scores, labels, valid = answers(valid, scores=scores, labels=labels)
     places, gains = ranks(scores, valid=valid), gain(labels)
     gaps = _distances(gains)
     if kind == "ndcg2":
@@ -119,7 +119,7 @@ def lambda_weights(
     weights = {"gain": gaps, "rank": steps}.get(kind, gaps * steps)
     if ideal:
         best = jnp.sum(gains * _share(ranks(labels, valid=valid), top), axis=-1)[..., None, None]
-        weights = jnp.where(best > 0.0, weights / jnp.where(best > 0.0, best, 1.0), 0.0)
+        weights = weights / jnp.where(best > 0.0, best, jnp.inf)
     return jnp.where(valid[..., :, None] & valid[..., None, :], weights, 0.0)
 
 

@@ -240,7 +240,7 @@ def difference_objective(
     scores = jnp.where(known, scores, 0.0)
     gaps = scores[..., :, None] - scores[..., None, :]
     # jax differentiates |x| at 0 as 1; the sign form gives 0 there.
-    apart = jax.nn.sigmoid(gaps * jax.lax.stop_gradient(jnp.sign(gaps)))
+    apart = jax.nn.sigmoid(gaps * jnp.sign(gaps))
     pairs = known[..., :, None] & known[..., None, :] & ~jnp.eye(scores.shape[-1], dtype=bool)
     count = jnp.maximum(jnp.sum(known, axis=-1), 1)
     return jnp.sum(jnp.where(pairs, apart, 0.0), axis=(-2, -1)) / jnp.square(count)

@@ -222,3 +222,10 @@ def test_vmap_is_the_leading_axis():
         run(everything, SCORES, LABELS), jax.jit(jax.vmap(everything))(SCORES, LABELS)
     ):
         np.testing.assert_allclose(mapped, together, atol=1e-7)
+
+
+def test_two_answers_and_answers_left_out():
+    np.testing.assert_allclose(ranking.rank_labels(np.array([1, 2])), [1.0, 0.0])
+    values, counted = ranking.answers(np.array([True, False, True]), x=np.array([3.0, 4.0, np.nan]))
+    np.testing.assert_array_equal(values, [3.0, 0.0, 0.0])
+    np.testing.assert_array_equal(counted, [True, False, False])

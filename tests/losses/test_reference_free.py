@@ -82,6 +82,8 @@ def test_reductions():
     w, r, g = -np.random.default_rng(0).uniform(0.1, 5, (3, 4))
     straight = losses.alphapo(w, r, beta=2.0, gamma=0.5, alpha=0.0)
     np.testing.assert_allclose(straight, losses.simpo(w, r, beta=2.0, gamma=0.5), rtol=1e-12)
+    weak = losses.alphapo(w, r, beta=0.5, gamma=0.5, alpha=0.0)
+    np.testing.assert_allclose(weak, losses.simpo(w, r, beta=0.5, gamma=0.5), rtol=1e-12)
     nearly = losses.alphapo(w, r, beta=2.0, gamma=0.5, alpha=1e-12)
     np.testing.assert_allclose(nearly, straight, rtol=1e-9)
     np.testing.assert_allclose(

@@ -253,3 +253,11 @@ def test_bad_numbers_are_named():
         with pytest.raises(ValueError, match=f"lambda of {name}"):
             losses.vespo(*arguments, **{name: (1.0, -1.0)})
         run(losses.vespo_weights, *arguments, **{name: (0.0, 0.0)})
+
+
+def test_gmpo_holds_each_side_by_its_own_bound():
+    behavior, mask = np.zeros((4, 1)), np.ones((4, 1))
+    logp = np.array([[-0.3], [-0.05], [0.3], [0.05]])
+    signs = np.array([-1.0, -1.0, 1.0, 1.0])
+    found = losses.gmpo(logp, behavior, signs, mask, clip_low=0.1, clip_high=0.2)
+    np.testing.assert_allclose(found, -signs * np.exp([-0.1, -0.05, 0.2, 0.05]), rtol=1e-6)
