@@ -60,8 +60,7 @@ def topr_weights(
 
 def _truncated_ratio(log_ratio: Array, low: float, high: float) -> Array:
     """exp(log_ratio) within [low, high], cut before the exponential: +-800 nats are harmless."""
-    ceiling = math.log(high) if 0.0 < high < math.inf else LIMIT
-    return jnp.clip(jnp.exp(jnp.minimum(log_ratio, ceiling)), low, high)
+    return jnp.clip(jnp.exp(jnp.minimum(log_ratio, LIMIT)), low, high)
 
 
 def topr(

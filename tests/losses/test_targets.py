@@ -172,3 +172,40 @@ def test_states_live_in_a_scan():
     )
     np.testing.assert_allclose(partition.log_mean, np.log(np.exp(inputs[0]).mean()), rtol=1e-5)
     np.testing.assert_allclose(targets.baseline_value(baseline), inputs[1][-2:].mean(), rtol=1e-5)
+
+
+def test_fit_tilt_step_by_step():
+    features, moments = jnp.array([[0.0, 1.0], [1.0, 1.0], [3.0, 1.0]]), jnp.array([2.0, 1.0])
+    once = targets.fit_tilt(features, moments, iterations=1)
+    np.testing.assert_allclose(once, [0.05 * (2.0 - 4 / 3), 0.0], rtol=1e-5)
+    slow = {"learning_rate": 1e-4}
+    np.testing.assert_array_equal(
+        targets.fit_tilt(features, moments, **slow),
+        targets.fit_tilt(features, moments, iterations=1000, tolerance=1e-5, **slow),
+    )
+    done = targets.fit_tilt(features, moments, tolerance=10.0)
+    np.testing.assert_array_equal(done, 0.0)
+
+
+def test_what_does_not_count_in_a_partition():
+    start = targets.init_partition(())
+    scores = jnp.array([-1.0, jnp.nan, -2.0, -3.0])
+    behavior = jnp.array([-2.0, -1.0, -jnp.inf, -1.0])
+    found = targets.update_partition(start, scores, behavior)
+    np.testing.assert_allclose(found.log_mean, np.log((np.e + np.exp(-2.0)) / 2), rtol=1e-5)
+    assert int(found.count) == 2
+    nobody = targets.update_partition(start, scores[1:3], behavior[1:3])
+    assert int(nobody.count) == 0 and float(nobody.log_mean) == -np.inf
+    np.testing.assert_array_equal(targets.normalize(scores[:1], start), np.inf)
+
+
+def test_the_first_rewards_of_a_baseline():
+    assert targets.init_baseline().values.shape == (1024,)
+    one = targets.update_baseline(targets.init_baseline(1), jnp.array([3.0, 5.0]))
+    np.testing.assert_allclose(targets.baseline_value(one), 5.0)
+    first = targets.update_baseline(targets.init_baseline(8), jnp.array([3.0]))
+    np.testing.assert_allclose(targets.baseline_value(first), 3.0)
+    kept = targets.update_baseline(first, jnp.array([jnp.nan, jnp.inf]))
+    np.testing.assert_allclose(targets.baseline_value(kept), 3.0)
+    with pytest.raises(ValueError, match="window"):
+        targets.init_baseline(0)

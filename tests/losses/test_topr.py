@@ -201,3 +201,20 @@ def test_jit_vmap_and_dtype(dtype):
     assert plain.dtype == jnp.float32
     mapped = jax.jit(jax.vmap(topr))(logp, behavior_logp, rewards)
     np.testing.assert_allclose(mapped, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_by_default_are_those_of_topr():
+    logp, behavior = jnp.array([-1.0, -1.0, -1.0, -3.0]), jnp.array([-2.0, -2.0, -2.0, -1.0])
+    rewards = jnp.array([1.0, -1.0, 0.0, -1.0])
+    found = topr_weights(logp, behavior, rewards)
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.0, np.exp(-2.0)], rtol=1e-6)
+    wide = topr_weights(logp, behavior, rewards, positive=(0.0, 2.0), negative=(0.5, 5.0))
+    np.testing.assert_allclose(wide, [2.0, np.e, 0.0, 0.5], rtol=1e-6)
+
+
+def test_no_reward_and_no_probability_cost_nothing():
+    logp = jnp.array([-1.0, -jnp.inf, -2.0])
+    rewards = jnp.array([jnp.nan, 1.0, 1.0])
+    np.testing.assert_array_equal(topr(logp, logp, rewards), [0.0, 0.0, 2.0])
+    slope = jax.grad(lambda x: topr(x, logp, rewards).sum())(logp)
+    np.testing.assert_array_equal(slope, [0.0, 0.0, -1.0])

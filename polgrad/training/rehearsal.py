@@ -1,0 +1,371 @@
+"""A whole RL step compiled for devices that are not there: what it holds, does and sends.
+
+`topology` describes a TPU slice to XLA's own compiler (package `libtpu`, extra `tpu-aot`); the
+programs are those of a run, lowered from shapes alone.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from polgrad.policies import TransformerNetwork, shapes
+from polgrad.rollouts import Sampling, sampler
+from polgrad.training import mesh as mesh_lib
+from polgrad.training import program_costs
+from polgrad.training.building import find_algorithm
+from polgrad.training.chips import CHIPS, Chip
+from polgrad.training.optimizers import Optimizer
+from polgrad.training.programs import Programs
+from polgrad.training.scoring import Scoring
+from polgrad.training.types import Context
+
+__all__ = ["Program", "Rehearsal", "Slice", "candidates", "describe", "rehearse"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What is to be rehearsed.
+
+    Attributes:
+      policy: a published model (`policies.shapes`).
+      algorithm: built in, or somebody's own by path.
+      sequences: samples a step, all prompts together.
+      length: tokens of a sequence, prompt and completion.
+      prompt_length: of them the prompt's.
+      group_size: samples of a prompt.
+      slots: sequences that are decoded at once; all of them when left out.
+      micro_batches: parts an update is accumulated from.
+      remat: what the backward pass recomputes: "none", "dots" or "full".
+      chunk: positions of the vocabulary head handled at once.
+      compute_dtype: dtype of the network's products; parameters and optimiser are float32.
+      optimizer: "adamw" or "muon".
+    """
+
+    policy: str
+    algorithm: str = "grpo"
+    sequences: int = 256
+    length: int = 4096
+    prompt_length: int = 512
+    group_size: int = 8
+    slots: int | None = None
+    micro_batches: int = 1
+    remat: str = "full"
+    chunk: int | None = 512
+    compute_dtype: str = "bfloat16"
+    optimizer: str = "adamw"
+
+    def __post_init__(self):
+        if not 0 < self.prompt_length < self.length:
+            raise ValueError(
+                f"prompt_length is {self.prompt_length}, expected 1 to length - 1 = {self.length - 1}"
+            )
+        if self.sequences % self.group_size:
+            raise ValueError(
+                f"sequences is {self.sequences}, expected a multiple of group_size {self.group_size}"
+            )
+
+
+class Slice(NamedTuple):
+    """Devices to compile for: `chip` is None for those of this machine."""
+
+    name: str
+    devices: Any
+    chip: Chip | None
+
+
+class Program(NamedTuple):
+    """One compiled program, on each device.
+
+    Attributes:
+      name: "sample", "score" or "update".
+      parameters: bytes of parameters that it is given.
+      optimizer: bytes of the optimiser's state.
+      batch: bytes of all its other arguments.
+      temporary: bytes of activations, gradients and copies.
+      code: bytes of the program.
+      costs: what one run of it does.
+      seconds: what compiling took.
+    """
+
+    name: str
+    parameters: int
+    optimizer: int
+    batch: int
+    temporary: int
+    code: int
+    costs: program_costs.Costs
+    seconds: float
+
+    @property
+    def held(self) -> int:
+        """Bytes that a device holds while it runs."""
+        return self.parameters + self.optimizer + self.batch + self.temporary + self.code
+
+    def times(self, chip: Chip) -> dict[str, float]:
+        """Seconds that arithmetic, memory and interconnect take at their published rates."""
+        sent = sum(found.bytes for found in self.costs.collectives.values())
+        return {
+            "arithmetic": self.costs.flops / chip.flops,
+            "memory": self.costs.bytes / chip.bandwidth,
+            "interconnect": sent / chip.interconnect,
+        }
+
+
+def describe(topology: str) -> Slice:
+    """The devices of a described slice, such as "v5e:16x16", or "local".
+
+    Raises:
+      ValueError: for a topology that libtpu does not know, or without libtpu.
+    """
+    if topology == "local":
+        return Slice("local", jax.devices(), None)
+    kind = topology.partition(":")[0]
+    if kind not in CHIPS:
+        raise ValueError(
+            f"topology is {topology!r}, expected local, or {', '.join(CHIPS)} with a shape, such as v5e:16x16"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError("topology needs the package libtpu: pip install 'polgrad[tpu-aot]'")
+    # libtpu asks a machine without a TPU who it is; these answer.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"topology {topology!r} is not one that libtpu knows: {reason}") from error
+    return Slice(topology, described.devices, CHIPS[kind])
+
+
+def make_mesh(where: Slice, sizes: dict[str, int]) -> Mesh:
+    """A mesh of all devices of a slice.
+
+    Raises:
+      ValueError: if the sizes need another number of devices.
+    """
+    shape = tuple(sizes.get(axis, 1) for axis in mesh_lib.AXES)
+    if math.prod(shape) != len(where.devices):
+        wanted = ",".join(f"{a}={s}" for a, s in zip(mesh_lib.AXES, shape))
+        raise ValueError(
+            f"mesh {wanted} has {math.prod(shape)} devices; {where.name} has {len(where.devices)}"
+        )
+    devices = mesh_utils.create_device_mesh(
+        shape, where.devices, allow_split_physical_axes=where.chip is not None
+    )
+    return Mesh(devices, mesh_lib.AXES, axis_types=(AxisType.Auto,) * len(mesh_lib.AXES))
+
+
+def rehearse(what: Rehearsal, mesh: Mesh) -> Iterator[Program]:
+    """Compiles the programs of one step, one after the other.
+
+    Yields:
+      Sampling (prefill and decoding), scoring where the algorithm needs it, and the update.
+    """
+    step = _Step(what, mesh)
+    yield step.sample()
+    if step.programs.needs_reference or "values" in step.algorithm.requires:
+        yield step.score()
+    yield step.update()
+
+
+class _Step:
+    """The abstract arguments of a run's programs, laid over a mesh."""
+
+    def __init__(self, what: Rehearsal, mesh: Mesh):
+        self.what, self.mesh = what, mesh
+        self.network = TransformerNetwork(shapes.find(what.policy))
+        self.tokens = what.length - what.prompt_length
+        settings = find_algorithm(what.algorithm)
+        settings = settings() if isinstance(settings, type) else settings
+        context = Context(
+            group_size=what.group_size,
+            max_tokens=self.tokens,
+            num_prompts=what.sequences,
+            on_policy=True,
+        )
+        self.algorithm = settings.build(context)
+        if self.algorithm.requires and "values" in self.algorithm.requires:
+            config = dataclasses.replace(self.network.config, value_head=True)
+            self.network = TransformerNetwork(config)
+        self.programs = Programs(
+            self.network,
+            self.algorithm,
+            Optimizer(method=what.optimizer).build(1000, self.network.logical_axes()),
+            mesh,
+            scoring=Scoring(
+                compute_dtype=jnp.dtype(what.compute_dtype),
+                remat=what.remat,
+                chunk=what.chunk,
+                values="values" in self.algorithm.requires,
+                entropy_gradient="entropy" in self.algorithm.requires,
+            ),
+            micro_batches=what.micro_batches,
+        )
+        self.params = self.programs.abstract_state.params
+        self.key = jax.ShapeDtypeStruct(
+            (), jax.random.key(0).dtype, sharding=mesh_lib.replicated(mesh)
+        )
+
+    def sample(self) -> Program:
+        """Prefill of every prompt and decoding of all samples, as `rollouts.generate` has it."""
+        what = self.what
+        prompts = what.sequences // what.group_size
+        slots = what.slots or min(what.sequences, 128)
+        # All samples run to the end, and each refills a slot once.
+        decoded = self.tokens * math.ceil(what.sequences / slots)
+        with jax.set_mesh(self.mesh):
+            lowered = sampler._generate.lower(
+                self.network,
+                self.params,
+                None,
+                self._array((prompts, what.prompt_length), jnp.int32),
+                self._array((prompts,), jnp.int32),
+                self._array((prompts,), jnp.uint32),
+                self.key,
+                sampling=Sampling(max_tokens=self.tokens, stop_ids=(0,)),
+                group_size=what.group_size,
+                slots=slots,
+                compute_dtype=jnp.dtype(what.compute_dtype),
+                reference_weight=0.0,
+            )
+        return self._compiled("sample", lowered, trips=(decoded, what.sequences / decoded))
+
+    def score(self) -> Program:
+        """Log-probabilities (and values) of the samples under fixed parameters."""
+        with jax.set_mesh(self.mesh):
+            lowered = self.programs._scorer.lower(self.params, self._experience())
+        return self._compiled("score", lowered)
+
+    def update(self) -> Program:
+        """One optimiser update on the whole batch."""
+        with jax.set_mesh(self.mesh):
+            lowered = self.programs.lower_update(self._batch(), self.key)
+        return self._compiled("update", lowered, optimizer=True)
+
+    def _array(self, shape, dtype):
+        sharding = mesh_lib.batch_sharding(self.mesh, shape[0])
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def _experience(self):
+        rows, tokens = self.what.sequences, self.tokens
+        experience = {
+            "prompts": self._array((rows, self.what.prompt_length), jnp.int32),
+            "prompt_ids": self._array((rows // self.what.group_size,), jnp.uint32),
+            "completions": self._array((rows, tokens), jnp.int32),
+        }
+        for name in ("prompt_lengths", "completion_lengths"):
+            experience[name] = self._array((rows,), jnp.int32)
+        for name in ("mask", "behavior_logp", "reference_logp"):
+            experience[name] = self._array((rows, tokens), jnp.float32)
+        experience["values"] = self._array((rows, tokens + 1), jnp.float32)
+        experience["rewards"] = self._array((rows,), jnp.float32)
+        for name in ("valid", "stopped"):
+            experience[name] = self._array((rows,), jnp.bool)
+        return experience
+
+    def _batch(self):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(self.algorithm.init, key)
+        _, batch, _ = jax.eval_shape(self.algorithm.prepare, state, self._experience(), key)
+        return jax.tree.map(lambda x: self._array(x.shape, x.dtype), batch)
+
+    def _compiled(self, name, lowered, *, optimizer=False, trips=(1.0,)) -> Program:
+        begun = time.monotonic()
+        compiled = lowered.compile()
+        memory = compiled.memory_analysis()
+        state = self.programs.abstract_state
+        parameters = _bytes_each(state.params)
+        moments = _bytes_each(state.optimizer) if optimizer else 0
+        # What is overwritten in place is an argument and a result, and is held once.
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        others = memory.argument_size_in_bytes - parameters - moments + max(results, 0)
+        return Program(
+            name=name,
+            parameters=parameters,
+            optimizer=moments,
+            batch=max(others, 0),
+            temporary=memory.temp_size_in_bytes,
+            code=memory.generated_code_size_in_bytes,
+            costs=program_costs.measure(compiled.as_text(), unknown_trips=trips),
+            seconds=time.monotonic() - begun,
+        )
+
+
+def _bytes_each(tree) -> int:
+    """Bytes of a sharded tree on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+# --- Meshes, ranked without compiling -------------------------------------------------------------
+
+
+class Candidate(NamedTuple):
+    """A mesh and what it is estimated to hold and take.
+
+    Attributes:
+      sizes: by axis.
+      held: bytes on a device during the update.
+      seconds: of the update, by its slowest part.
+    """
+
+    sizes: dict[str, int]
+    held: float
+    seconds: float
+
+
+def candidates(what: Rehearsal, where: Slice) -> list[Candidate]:
+    """Reasonable meshes, those that fit first and among them the fastest, by rules of thumb.
+
+    Parameters, gradients and both moments are split over fsdp and tensor; activations of a
+    micro-batch over data and fsdp, kept once a layer; each layer's parameters are gathered over
+    fsdp three times a micro-batch, and its activations summed over tensor four times.
+    """
+    network = TransformerNetwork(shapes.find(what.policy))
+    config, chip = network.config, where.chip or CHIPS["v5e"]
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    devices, found = len(where.devices), []
+    divisors = [n for n in range(1, devices + 1) if devices % n == 0]
+    for data, tensor in itertools.product(divisors, (1, 2, 4, 8)):
+        if devices % (data * tensor) or config.kv_heads % tensor:
+            continue
+        fsdp = devices // (data * tensor)
+        rows = what.sequences / what.micro_batches
+        if rows % (data * fsdp):
+            continue
+        tokens = rows * what.length / (data * fsdp)
+        held = 16 * count / (fsdp * tensor)
+        held += 2 * tokens * config.width * config.layers
+        held += 2 * count / config.layers / tensor + 8 * tokens * config.mlp_width / tensor
+        arithmetic = 8 * count * what.sequences * what.length / devices / chip.flops
+        gathered = 3 * what.micro_batches * 2 * count / tensor * (fsdp > 1)
+        summed = (
+            4 * what.micro_batches * config.layers * 2 * tokens * config.width * 2 * (tensor > 1)
+        )
+        reduced = 2 * 4 * count / (fsdp * tensor) * (data > 1)
+        seconds = max(arithmetic, (gathered + summed + reduced) / chip.interconnect)
+        sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+        found.append(Candidate(sizes, held, seconds))
+    return sorted(found, key=lambda c: (c.held > 0.9 * chip.memory, c.seconds, c.held))
+
+
+@contextlib.contextmanager
+def on_cpu():
+    """Keeps jax on the CPU where libtpu is installed and no TPU is."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    yield
