@@ -33,9 +33,8 @@ def unlikelihood(logp: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     logp = accumulate(logp)
     # -exp(-20) is where 1 - exp(logp) = exp(-20); nearer to 0 the loss has no more precision.
-    certain, impossible = logp > -math.exp(-LIMIT), logp == -jnp.inf
-    safe = jnp.where(certain | impossible, -1.0, logp)
-    return jnp.where(certain, LIMIT, jnp.where(impossible, 0.0, -_log1mexp(safe)))
+    certain = logp > -math.exp(-LIMIT)
+    return jnp.where(certain, LIMIT, -_log1mexp(jnp.where(certain, -1.0, logp)))
 
 
 def _log1mexp(x: Array) -> Array:

@@ -53,3 +53,11 @@ def test_edges_are_finite():
     slope = grad(lambda x: losses.unlikelihood(x).sum())(logp)
     np.testing.assert_array_equal(slope[:4], 0.0)
     assert slope[4] > 0
+
+
+def test_where_certainty_begins_and_what_cannot_be():
+    with jax.enable_x64(True):
+        edge = jnp.array([-math.exp(-20.0), -jnp.inf, 0.0])
+        np.testing.assert_allclose(losses.unlikelihood(edge), [20.0, 0.0, 20.0], rtol=1e-9)
+        slope = jax.grad(lambda x: losses.unlikelihood(x).sum())(edge)
+        np.testing.assert_allclose(slope, [math.exp(20.0), 0.0, 0.0], rtol=1e-6)
