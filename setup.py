@@ -54,6 +54,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "tpu-aot": ["libtpu>=0.0.40"],
         "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.19"],
         "notebook": ["jupyterlab", "nbclient", "ipykernel"],

@@ -1,4 +1,4 @@
-"""The `polgrad` command: train, sample, evaluate, export, run, sweep, report, list.
+"""The `polgrad` command: train, sample, evaluate, export, run, sweep, report, compile, list.
 
 Bad input ends with one line and exit code 2; a run that cannot go on ends with one line and exit
 code 1; SIGTERM saves and exits with 0.
@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-COMMANDS = ("train", "sample", "evaluate", "export", "run", "sweep", "report", "list")
+COMMANDS = (
+    "train",
+    "sample",
+    "evaluate",
+    "export",
+    "run",
+    "sweep",
+    "report",
+    "compile",
+    "list",
+)
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
@@ -24,6 +34,7 @@ USAGE = """usage: polgrad COMMAND [OPTIONS]
   run        run a paper's experiment: arms, seeds, table, plot, verdict
   sweep      run an experiment over a grid of settings, on processes or on Ray
   report     Markdown and HTML of a run or a sweep; the README's ledger of papers
+  compile    rehearse a step on a TPU slice that is not there: memory, time, what binds
   list       algorithms, tasks, policies, experiments
 
 polgrad COMMAND --help tells the options of a command."""
@@ -64,6 +75,7 @@ def _run(arguments: list[str]) -> int:
         "run": _experiment,
         "sweep": _sweep,
         "report": _report,
+        "compile": _compile,
         "list": _list,
     }
     return handlers[command](rest)
@@ -381,6 +393,35 @@ def _report(arguments: list[str]) -> int:
     if options.check and not same:
         return _fail("README.md has another ledger; run polgrad report --ledger", 1)
     return 0
+
+
+def _compile(arguments: list[str]) -> int:
+    if _value(arguments, "--topology") not in (None, "local"):
+        # Where libtpu is installed and no TPU is, jax would look for one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from polgrad.training import rehearsal, rehearsal_report
+
+    schema = dataclasses.make_dataclass(
+        "Compile",
+        [
+            ("topology", str, dataclasses.field(default="local")),
+            ("mesh", str | None, dataclasses.field(default=None)),
+        ],
+        bases=(rehearsal.Rehearsal,),
+        frozen=True,
+    )
+    schema.__doc__ = (rehearsal.Rehearsal.__doc__ or "") + (
+        "  topology: a slice such as v5e:16x16 (v4, v5e, v5p, v6e), or local.\n"
+        "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
+    )
+    try:
+        options = tyro.cli(schema, args=arguments, prog="polgrad compile")
+        names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
+        what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
+        fits = rehearsal_report.run(what, options.topology, options.mesh)
+    except ValueError as error:
+        return _fail(error, 2)
+    return 0 if fits else 1
 
 
 def _list(arguments: list[str]) -> int:

@@ -4,12 +4,12 @@
 programs are those of a run, lowered from shapes alone.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -30,7 +30,17 @@ from polgrad.training.programs import Programs
 from polgrad.training.scoring import Scoring
 from polgrad.training.types import Context
 
-__all__ = ["Program", "Rehearsal", "Slice", "candidates", "describe", "rehearse"]
+__all__ = [
+    "Candidate",
+    "Program",
+    "Rehearsal",
+    "Slice",
+    "TooLarge",
+    "candidates",
+    "describe",
+    "make_mesh",
+    "rehearse",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +92,20 @@ class Slice(NamedTuple):
     name: str
     devices: Any
     chip: Chip | None
+
+
+class TooLarge(NamedTuple):
+    """A program that the compiler gave up on.
+
+    Attributes:
+      name: "sample", "score" or "update".
+      needed: bytes that it would take.
+      available: bytes that the compiler may use.
+    """
+
+    name: str
+    needed: float
+    available: float
 
 
 class Program(NamedTuple):
@@ -168,7 +192,7 @@ def make_mesh(where: Slice, sizes: dict[str, int]) -> Mesh:
     return Mesh(devices, mesh_lib.AXES, axis_types=(AxisType.Auto,) * len(mesh_lib.AXES))
 
 
-def rehearse(what: Rehearsal, mesh: Mesh) -> Iterator[Program]:
+def rehearse(what: Rehearsal, mesh: Mesh) -> Iterator[Program | TooLarge]:
     """Compiles the programs of one step, one after the other.
 
     Yields:
@@ -282,9 +306,15 @@ class _Step:
         _, batch, _ = jax.eval_shape(self.algorithm.prepare, state, self._experience(), key)
         return jax.tree.map(lambda x: self._array(x.shape, x.dtype), batch)
 
-    def _compiled(self, name, lowered, *, optimizer=False, trips=(1.0,)) -> Program:
+    def _compiled(self, name, lowered, *, optimizer=False, trips=(1.0,)) -> Program | TooLarge:
         begun = time.monotonic()
-        compiled = lowered.compile()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
+            if sizes is None:
+                raise
+            return TooLarge(name, float(sizes[1]) * 2**30, float(sizes[2]) * 2**30)
         memory = compiled.memory_analysis()
         state = self.programs.abstract_state
         parameters = _bytes_each(state.params)
@@ -362,10 +392,3 @@ def candidates(what: Rehearsal, where: Slice) -> list[Candidate]:
         sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
         found.append(Candidate(sizes, held, seconds))
     return sorted(found, key=lambda c: (c.held > 0.9 * chip.memory, c.seconds, c.held))
-
-
-@contextlib.contextmanager
-def on_cpu():
-    """Keeps jax on the CPU where libtpu is installed and no TPU is."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    yield
