@@ -290,3 +290,8 @@ def test_bad_arguments_are_named():
     advantages.moving_average_baseline(state, rewards, decay=0.0)
     with pytest.raises(ValueError, match="valid"):
         advantages.moving_average_baseline(state, rewards, valid=other)
+
+
+def test_opo_of_one_token_in_all():
+    found = advantages.opo(jnp.array([1.0, 0.0]), jnp.array([1, 0]))
+    np.testing.assert_allclose(found, [0.0, -1.0], atol=1e-6)

@@ -56,3 +56,24 @@ def test_bad_arguments_are_named():
         losses.value_loss(VALUES, TARGETS, old_values=OLD, clip=0.0)
     with pytest.raises(ValueError, match=r"next_values has shape \[5\]"):
         losses.td_loss(VALUES, VALUES, VALUES, jnp.zeros(5))
+
+
+def test_clip_from_below_and_what_is_stopped():
+    settings = {"old_values": jnp.zeros(2), "clip": 0.2}
+    values, targets = jnp.array([-1.0, -1.0]), jnp.array([1.0, -3.0])
+    found = losses.value_loss(values, targets, **settings)
+    np.testing.assert_allclose(found, [2.0, 3.92], rtol=1e-6)  # held at -0.2
+
+    def total(values, old, clip):
+        return losses.value_loss(values, targets, old_values=old, clip=clip).sum()
+
+    np.testing.assert_array_equal(grad(lambda o: total(values, o, 0.2))(jnp.zeros(2)), 0.0)
+    np.testing.assert_allclose(grad(lambda v: total(v, jnp.zeros(2), 0.2))(values), [-2.0, 0.0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"old_values": np.zeros(3), "clip": 0.2}])
+def test_a_target_that_is_not_known_teaches_nothing(settings):
+    targets, values = jnp.array([jnp.nan, jnp.inf, 1.0]), jnp.array([3.0, 3.0, 3.0])
+    loss = lambda v: losses.value_loss(v, targets, **settings)  # noqa: E731
+    np.testing.assert_array_equal(loss(values)[:2], 0.0)
+    np.testing.assert_array_equal(grad(lambda v: loss(v).sum())(values)[:2], 0.0)
