@@ -82,7 +82,7 @@ def group_relative(
         )
     # Equal rewards leave 0 / (0 + epsilon); the guard is for epsilon = 0.
     scaled = deviation + epsilon
-    return jnp.where(scaled > 0, centred / jnp.where(scaled > 0, scaled, 1.0), 0.0)
+    return centred / jnp.where(scaled > 0, scaled, jnp.inf)
 
 
 def leave_one_out(
@@ -141,7 +141,7 @@ def above_worst(
     """
     rewards, valid = _group(rewards, valid)
     lowest = jnp.min(rewards, axis=-1, keepdims=True, initial=jnp.inf, where=valid)
-    return jnp.where(valid, rewards - jnp.where(jnp.isfinite(lowest), lowest, 0.0), 0.0)
+    return jnp.where(valid, rewards - lowest, 0.0)
 
 
 def success_rate(

@@ -220,3 +220,31 @@ def test_above_worst_pushes_nobody_down():
     np.testing.assert_array_equal(lifted, [[3.0, 0.0, 2.5], [0, 0, 0], [0, 0, 0]])
     chosen = run(lambda r, v: advantages.above_worst(r, valid=v), rewards, jnp.eye(3)[::-1] == 0)
     np.testing.assert_array_equal(chosen, [[3.0, 0.0, 0.0], [0, 0, 0], [0, 0, 0]])
+
+
+def test_whitening_adds_its_epsilon_to_the_variance():
+    x, mask = jnp.array([[1.0, 3.0, 5.0, 9.0]]), jnp.array([[1, 1, 1, 0]])
+    found = advantages.whiten(x, mask, epsilon=5.0)
+    np.testing.assert_allclose(found, [[-2 / 3, 0.0, 2 / 3, 0.0]], rtol=1e-5)
+
+
+def test_a_row_with_an_unknown_reward_leaves_reinforce_plus_plus():
+    rewards = jnp.array([[0.5, 1.0], [jnp.nan, 2.0], [0.0, 3.0], [jnp.nan, 1.0]])
+    mask = jnp.array([[1, 1], [1, 1], [1, 1], [0, 1]])
+    kept = np.array([0, 2, 3])
+    for settings in ({}, {"group_size": 2}, {"group_size": 1}):
+        found = advantages.reinforce_plus_plus(rewards, mask, **settings)
+        np.testing.assert_array_equal(found[1], 0.0)
+        assert np.all(np.isfinite(found))
+    known = jnp.where(mask > 0, rewards, 0.0)
+    alone = advantages.reinforce_plus_plus(known[kept], mask[kept])
+    np.testing.assert_allclose(
+        advantages.reinforce_plus_plus(rewards, mask)[kept], alone, rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="group_size is 0"):
+        advantages.reinforce_plus_plus(rewards, mask, group_size=0)
+
+
+def test_remax_without_a_greedy_reward():
+    found = advantages.remax(jnp.array([[1.0, 2.0], [1.0, jnp.nan]]), jnp.array([jnp.nan, 0.5]))
+    np.testing.assert_array_equal(found, [[0.0, 0.0], [0.5, 0.0]])

@@ -1,0 +1,106 @@
+"""Costs of compiled programs: products of matrices by hand, loops, collectives, memory traffic."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from polgrad.training import mesh as mesh_lib
+from polgrad.training import program_costs
+
+X = jax.ShapeDtypeStruct((8, 16), jnp.float32)
+W = jax.ShapeDtypeStruct((3, 16, 16), jnp.float32)
+LAYER = 2 * 8 * 16 * 16
+
+
+def compiled(function, *shapes):
+    return jax.jit(function).lower(*shapes).compile()
+
+
+def layers(x, w, unroll=1):
+    return jax.lax.scan(lambda h, m: (jnp.tanh(h @ m), None), x, w, unroll=unroll)[0]
+
+
+@pytest.mark.parametrize("unroll", [1, 3])
+def test_a_loop_counts_as_often_as_it_runs(unroll):
+    program = compiled(functools.partial(layers, unroll=unroll), X, W)
+    costs = program_costs.measure(program.as_text())
+    assert costs.flops == 3 * LAYER
+    once = program_costs.measure(program.as_text(), multiply=False)
+    assert once.flops == (LAYER if unroll == 1 else 3 * LAYER)
+
+
+def test_loops_in_loops_and_loops_that_data_end():
+    def twice(x, w):
+        return jax.lax.fori_loop(0, 5, lambda _, h: layers(h, w), x)
+
+    assert program_costs.measure(compiled(twice, X, W).as_text()).flops == 15 * LAYER
+
+    def until(x, w):
+        return jax.lax.while_loop(lambda h: jnp.sum(h) < 9.0, lambda h: layers(h, w), x)
+
+    text = compiled(until, X, W).as_text()
+    assert program_costs.measure(text, unknown_trips=(7.0,)).flops == 7 * 3 * LAYER
+
+
+def test_products_are_those_that_xla_counts():
+    def attention(q, k, v):
+        scores = jnp.einsum("bthd,bshd->bhts", q, k)
+        return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v)
+
+    shape = jax.ShapeDtypeStruct((2, 8, 4, 16), jnp.float32)
+    costs = program_costs.measure(compiled(attention, shape, shape, shape).as_text())
+    assert costs.flops == 2 * (2 * 2 * 4 * 8 * 8 * 16)
+
+
+def test_a_convolution_leaves_out_padding_and_holes():
+    text = """ENTRY %main (a: f32[1,4,2], b: f32[3,2,5]) -> f32[1,4,5] {
+  %a = f32[1,4,2]{2,1,0} parameter(0)
+  %b = f32[3,2,5]{2,1,0} parameter(1)
+  ROOT %c = f32[1,4,5]{2,1,0} convolution(%a, %b), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f
+}"""
+    # Of 4 x 3 places, the first and the last lie outside.
+    assert program_costs.measure(text).flops == 2 * 10 * 2 * 5
+    stretched = text.replace("pad=1_1", "pad=2_2 lhs_dilate=2").replace("f32[1,4,5]", "f32[1,9,5]")
+    by_hand = sum(0 <= o + k - 2 <= 6 and (o + k) % 2 == 0 for o in range(9) for k in range(3))
+    assert program_costs.measure(stretched).flops == 2 * by_hand * 2 * 5
+
+
+def test_memory_traffic():
+    big = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
+    costs = program_costs.measure(compiled(lambda x: x * 2.0 + 1.0, big).as_text())
+    assert costs.bytes == 2 * 4 * 1024**2
+
+    # Of the stacked matrices a step reads one.
+    stack = jax.ShapeDtypeStruct((50, 256, 256), jnp.float32)
+    row = jax.ShapeDtypeStruct((1, 256), jnp.float32)
+    costs = program_costs.measure(compiled(layers, row, stack).as_text())
+    assert 0.9 < costs.bytes / (50 * 4 * 256**2) < 3.5
+
+
+def test_collectives_of_a_sharded_product():
+    mesh = mesh_lib.make({"fsdp": 4})
+    rows, everywhere = (NamedSharding(mesh, PartitionSpec(s)) for s in ("fsdp", None))
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=rows)
+    gather = jax.jit(lambda x: x * 2.0, out_shardings=everywhere).lower(x).compile()
+    found = program_costs.measure(gather.as_text()).collectives["all-gather"]
+    assert found == (1.0, 3 * 64 * 32 * 4 / 4)
+    add = jax.jit(lambda x: jnp.sum(x, axis=0), out_shardings=everywhere).lower(x).compile()
+    found = program_costs.measure(add.as_text()).collectives["all-reduce"]
+    np.testing.assert_allclose(found, (1.0, 2 * 32 * 4 * 3 / 4))
+
+
+@pytest.mark.parametrize(
+    "groups, size",
+    [
+        ("replica_groups=[4,64]<=[256]", 64),
+        ("replica_groups={{0,1,2},{3,4,5}}, x", 3),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=8] {'axis_1'}", 8),
+        ("replica_groups=mesh['a'=4,'b'=8] {'a','b'}", 32),
+    ],
+)
+def test_groups_however_they_are_written(groups, size):
+    assert program_costs._group(groups) == size
