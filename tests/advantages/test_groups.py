@@ -248,3 +248,9 @@ def test_a_row_with_an_unknown_reward_leaves_reinforce_plus_plus():
 def test_remax_without_a_greedy_reward():
     found = advantages.remax(jnp.array([[1.0, 2.0], [1.0, jnp.nan]]), jnp.array([jnp.nan, 0.5]))
     np.testing.assert_array_equal(found, [[0.0, 0.0], [0.5, 0.0]])
+
+
+def test_equal_advantages_stay_what_they_are_without_centring():
+    x, mask = jnp.full((1, 3), 2.0), jnp.ones((1, 3))
+    same = advantages.whiten(x, mask, center=False, epsilon=3.0)
+    np.testing.assert_array_equal(same, x)

@@ -260,3 +260,20 @@ def test_bad_arguments_are_named():
         advantages.vtrace(r, v, r, jnp.zeros(2))
     with pytest.raises(ValueError, match=r"rewards has shape \[3\], expected rank 2"):
         advantages.discounted_returns(jnp.zeros(3), r)
+
+
+def test_lambda_by_default():
+    world = {k: jnp.asarray(v, jnp.float32) for k, v in trajectory(3).items()}
+    for function in (advantages.gae, advantages.lambda_returns):
+        given = world["rewards"], world["values"], world["discounts"]
+        np.testing.assert_array_equal(function(*given), function(*given, lambda_=0.95))
+
+
+def test_ratios_of_vtrace_are_bounded_and_stopped():
+    one, none = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    values = jnp.zeros((1, 2))
+    for log_ratio, expected in ((25.0, np.exp(20.0)), (-25.0, np.exp(-20.0)), (-jnp.inf, 0.0)):
+        found = advantages.vtrace(one, values, none, log_ratio * one, clip_rho=jnp.inf)
+        np.testing.assert_allclose(found.advantages, [[expected]], rtol=1e-5)
+    slope = jax.grad(lambda r: advantages.vtrace(one, values, none, r).advantages.sum())(-one)
+    np.testing.assert_array_equal(slope, 0.0)
