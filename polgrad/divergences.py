@@ -152,7 +152,7 @@ class FDivergence(NamedTuple):
 # static argument of `jax.jit` without recompiling.
 def _total_variation(t: Array) -> Array:
     # jax differentiates |x| at 0 as 1; the sign form gives 0 there.
-    return 0.5 * (1.0 - t) * jax.lax.stop_gradient(jnp.sign(1.0 - t))
+    return 0.5 * (1.0 - t) * jnp.sign(1.0 - t)
 
 
 def _jensen_shannon(t: Array) -> Array:

@@ -105,7 +105,7 @@ def covariance_band(
     if exclude is not None:
         _checks.same_shape("[B, T]", logp=logp, exclude=exclude)
         candidate &= jnp.asarray(exclude) == 0
-    score = jnp.where(candidate, -accumulate(jax.lax.stop_gradient(noise)), -jnp.inf)
+    score = jnp.where(candidate, -accumulate(noise), -jnp.inf)
     return _largest(score, _quota(fraction, _valid(logp, mask)))
 
 

@@ -410,3 +410,30 @@ def test_jit_vmap_and_dtype(dtype):
         plain = jax.jit(function)(a, b)
         assert plain.dtype == jnp.float32
         np.testing.assert_allclose(jax.jit(jax.vmap(function))(a, b), plain, rtol=1e-2, atol=1e-3)
+
+
+WITH_CONJUGATE = {
+    # name: places s = f'(t) where the supremum of t s - f(t) is attained at t
+    "forward_kl": (divergences.forward_kl, [0.25, 0.5, 1.0, 4.0]),
+    "reverse_kl": (divergences.reverse_kl, [0.1, 0.5, 1.0, 4.0]),
+    "jensen_shannon": (divergences.jensen_shannon, [0.1, 0.5, 1.0, 4.0]),
+    "reverse_chi_squared": (divergences.reverse_chi_squared, [0.1, 0.5, 1.0, 4.0]),
+    "squared_hellinger": (divergences.squared_hellinger, [0.1, 0.5, 1.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONJUGATE)
+def test_a_conjugate_is_the_supremum(name, x64):
+    """f*(f'(t)) = t f'(t) - f(t), and no other t does better."""
+    divergence, places = WITH_CONJUGATE[name]
+    t = jnp.array(places)
+    s = divergence.f_prime_log(jnp.log(t))
+    np.testing.assert_allclose(divergence.conjugate(s), t * s - divergence.f(t), atol=1e-12)
+    others = jnp.linspace(0.01, 30.0, 500)[:, None]
+    assert np.all(others * s - divergence.f(others) <= divergence.conjugate(s) + 1e-12)
+
+
+def test_conjugate_of_total_variation_is_a_line():
+    s = jnp.array([-0.4, 0.0, 0.4])
+    np.testing.assert_array_equal(divergences.total_variation.conjugate(s), s)
+    assert divergences.chi_squared.conjugate is None and divergences.alpha(0.5).conjugate is None

@@ -168,3 +168,23 @@ def test_high_entropy_checks_and_stops():
         selection.high_entropy(NOISE[0], MASK[0])
     with pytest.raises(ValueError, match="mask"):
         selection.high_entropy(NOISE, MASK[:2])
+
+
+def test_the_band_is_open_and_its_limits_are_one_and_five():
+    # Covariances are exactly -2, 0, 2: advantages -2, 0, 2 against logp -1, 0, 1 about their means.
+    advantages = jnp.array([[-2.0, 0.0, 2.0, 0.0]])
+    logp, mask = jnp.array([[1.0, 0.0, -1.0, 0.0]]), jnp.ones((1, 4))
+    covariance = selection.token_covariance(-logp, advantages, mask)
+    np.testing.assert_array_equal(covariance, [[2.0, 0.0, 2.0, 0.0]])
+
+    def band(logp, **limits):
+        noise = jnp.array([[0.1, 0.2, 0.3, 0.4]])
+        return np.asarray(
+            selection.covariance_band(logp, advantages, mask, noise, fraction=1.0, **limits)
+        )[0].tolist()
+
+    inside = [True, False, True, False]
+    assert band(-logp) == band(-logp, low=1.0, high=5.0) == inside
+    assert band(-logp, low=2.0) == band(-logp, high=2.0, low=1.0) == [False] * 4
+    assert band(-0.75 * logp) == inside and band(-0.5 * logp) == [False] * 4  # 1.5; exactly 1
+    assert band(-2.75 * logp) == [False] * 4  # 5.5
