@@ -437,3 +437,27 @@ def test_conjugate_of_total_variation_is_a_line():
     s = jnp.array([-0.4, 0.0, 0.4])
     np.testing.assert_array_equal(divergences.total_variation.conjugate(s), s)
     assert divergences.chi_squared.conjugate is None and divergences.alpha(0.5).conjugate is None
+
+
+def test_divergence_of_masses_that_float32_can_hardly_hold():
+    """target f(t) and policy f(t) / t are one number, but one of its factors may be 0."""
+    policy, target = jnp.array([-60.0, 0.0]), jnp.array([-100.0, 0.0])
+    far = divergences.f_divergence(divergences.reverse_chi_squared, policy, target)
+    np.testing.assert_allclose(far, np.exp(-20.0), rtol=1e-4)
+    near = divergences.f_divergence(divergences.chi_squared, target, policy)
+    np.testing.assert_allclose(near, np.exp(-20.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jensen_shannon", "chi_squared"])
+def test_the_estimate_is_unbiased_whoever_sampled(name, x64):
+    divergence = getattr(divergences, name)
+    policy, target, behavior = np.random.default_rng(0).dirichlet(np.ones(5), size=3)
+    logs = jnp.log(policy), jnp.log(target)
+    exact = divergences.f_divergence(divergence, *logs)
+    each = divergences.f_divergence_estimate(divergence, *logs, jnp.log(behavior))
+    np.testing.assert_allclose(behavior @ each, exact, rtol=1e-9)
+    on_policy = divergences.f_divergence_estimate(divergence, *logs, logs[0])
+    np.testing.assert_allclose(policy @ on_policy, exact, rtol=1e-9)
+    unknown = jnp.array([jnp.nan, jnp.inf])
+    skipped = divergences.f_divergence_estimate(divergence, logs[0][:2], unknown, logs[0][:2])
+    np.testing.assert_array_equal(skipped, 0.0)

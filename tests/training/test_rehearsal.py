@@ -1,0 +1,103 @@
+"""A rehearsed step: what its programs hold and do, which meshes are proposed, what is refused."""
+
+import math
+
+import jax
+import pytest
+
+from polgrad.policies import TransformerConfig, TransformerNetwork, shapes
+from polgrad.training import mesh as mesh_lib
+from polgrad.training import rehearsal, rehearsal_report
+from polgrad.training.chips import CHIPS
+from polgrad.training.rehearsal import Rehearsal, Slice
+
+TINY = TransformerConfig(
+    vocab_size=64, width=32, layers=3, heads=4, kv_heads=2, mlp_width=48, max_length=64
+)
+WHAT = Rehearsal(
+    "tiny", sequences=8, length=32, prompt_length=8, group_size=4, micro_batches=2, chunk=8
+)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
+
+
+def count():
+    params = jax.eval_shape(TransformerNetwork(TINY).init, jax.random.key(0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def test_programs_hold_what_the_run_holds_and_do_what_it_does():
+    mesh = rehearsal.make_mesh(Slice("four", jax.devices()[:4], None), {"fsdp": 2, "tensor": 2})
+    sample, update = rehearsal.rehearse(WHAT, mesh)
+    assert (sample.name, update.name) == ("sample", "update")
+    # A quarter each, but for norms, which tensor parallelism keeps whole.
+    assert 1.0 <= update.parameters / (4 * count() / 4) < 1.1
+    assert 2.0 <= update.optimizer / update.parameters < 2.01
+    assert sample.optimizer == 0 and sample.parameters == update.parameters
+    assert update.temporary > update.parameters  # the gradient, among others
+    # Two passes forward (one is repeated backward), two backward; products with the embedding
+    # are the head's, over completions alone.
+    tokens = WHAT.sequences * WHAT.length
+    matrices = count() - TINY.vocab_size * TINY.width
+    assert 0.9 < update.costs.flops / (8 * matrices * tokens / 4) < 1.8
+    assert {"all-gather", "all-reduce"} & update.costs.collectives.keys()
+    times = update.times(CHIPS["v5e"])
+    assert times["arithmetic"] == pytest.approx(update.costs.flops / 197e12)
+    assert set(times) == {"arithmetic", "memory", "interconnect"}
+
+
+def test_an_algorithm_with_a_critic_is_scored_first():
+    mesh = rehearsal.make_mesh(Slice("one", jax.devices()[:1], None), {})
+    what = Rehearsal("tiny", algorithm="ppo", sequences=8, length=16, prompt_length=8, group_size=4)
+    names = [program.name for program in rehearsal.rehearse(what, mesh)]
+    assert names == ["sample", "score", "update"]
+
+
+def test_meshes_are_ranked_by_what_fits_and_then_by_time():
+    slice_ = Slice("v5e:8x8", [None] * 64, CHIPS["v5e"])
+    what = Rehearsal("llama-3.1-8b", sequences=256, length=4096, micro_batches=4)
+    ranked = rehearsal.candidates(what, slice_)
+    fits = [c.held <= 0.9 * CHIPS["v5e"].memory for c in ranked]
+    assert fits == sorted(fits, reverse=True) and fits[0]
+    fast = [c.seconds for c, good in zip(ranked, fits) if good]
+    assert fast == sorted(fast)
+    for candidate in ranked:
+        assert math.prod(candidate.sizes.values()) == 64
+        assert 8 % candidate.sizes["tensor"] == 0
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="prompt_length is 32, expected 1 to length - 1 = 31"):
+        Rehearsal("tiny", length=32, prompt_length=32)
+    with pytest.raises(ValueError, match="sequences is 9"):
+        Rehearsal("tiny", sequences=9)
+    with pytest.raises(ValueError, match="topology is 'v99:1', expected local, or v4"):
+        rehearsal.describe("v99:1")
+    here = rehearsal.describe("local")
+    assert here.chip is None and here.devices == jax.devices()
+    with pytest.raises(ValueError, match="mesh data=1,fsdp=3,tensor=1 has 3 devices; local has"):
+        rehearsal.make_mesh(here, mesh_lib.parse("fsdp=3"))
+    with pytest.raises(ValueError, match="policy is 'gpt-2'"):
+        rehearsal_report.run(Rehearsal("gpt-2"), "local", None)
+
+
+def test_what_is_printed(capsys):
+    assert rehearsal_report.run(WHAT, "local", "data=2,fsdp=2,tensor=2")
+    text = capsys.readouterr().out
+    assert "tiny, grpo: 8 sequences of 32 tokens on local (8 x cpu)" in text
+    for word in ("mesh data=2,fsdp=2,tensor=2", "sample", "update", "TFLOP", "all-reduce"):
+        assert word in text
+
+
+def test_a_slice_that_is_not_there(capsys):
+    pytest.importorskip("libtpu", reason="the extra tpu-aot is not installed")
+    slice_ = rehearsal.describe("v5e:2x2")
+    assert len(slice_.devices) == 4 and slice_.chip is CHIPS["v5e"]
+    assert rehearsal_report.run(WHAT, "v5e:2x2", "fsdp=4")
+    text = capsys.readouterr().out
+    assert "at published rates" in text and "  fits" in text
+    with pytest.raises(ValueError, match="is not one that libtpu knows"):
+        rehearsal.describe("v5e:3x7")
