@@ -94,11 +94,12 @@ class Network(Protocol):
         ...
 
 
-def shard_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """Asks for `x` to be split over the mesh's batch axes along its first dimension.
+def shard_batch(x: Float[Array, "B ..."], *, axis: int = 0) -> Float[Array, "B ..."]:
+    """Asks for `x` to be split over the mesh's batch axes along one dimension.
 
     Args:
-        x: activations `[B, ...]`.
+        x: activations `[B, ...]`, or a cache `[layers, B, ...]` with `axis=1`.
+        axis: the dimension of the batch.
 
     Returns:
         `x`, unchanged in value. Outside a mesh, or where `B` does not divide over the mesh's
@@ -106,10 +107,12 @@ def shard_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
-    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+    if not axes or x.shape[axis] % math.prod(mesh.shape[name] for name in axes):
         return x
-    spec = PartitionSpec(axes, *([None] * (x.ndim - 1)))
-    return jax.lax.with_sharding_constraint(x, spec)
+    # What the other dimensions do is left to the partitioner.
+    free = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    free[axis] = axes
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*free))
 
 
 def initialize(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from polgrad.policies.distributions import geometric_mixture
-from polgrad.policies.network import Network
+from polgrad.policies.network import Network, shard_batch
 from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
 from polgrad.rollouts.types import Rollout
 
@@ -73,8 +73,10 @@ class Sampler(NamedTuple):
     compute_dtype: jnp.dtype
 
     def caches(self, batch: int, length: int) -> tuple[PyTree, ...]:
+        """Empty caches, one a policy, split over a mesh by their rows: they are most of memory."""
         make = self.network.init_cache
-        return tuple(make(batch, length, self.compute_dtype) for _ in self.policies)
+        caches = tuple(make(batch, length, self.compute_dtype) for _ in self.policies)
+        return jax.tree.map(lambda leaf: shard_batch(leaf, axis=1), caches)
 
     def draw(self, hidden, uniforms):
         """Hidden states `[B, D]`, one for each policy, and `[B, K]` uniforms to tokens and logp."""
