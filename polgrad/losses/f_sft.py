@@ -86,7 +86,7 @@ def _tangent(divergence: divergences.FDivergence, floor: float) -> tuple[float, 
         at = jnp.asarray(floor, jnp.float64)
         value, slope = map(float, (phi(at), jax.grad(phi)(at)))
         zero = float(phi(jnp.zeros_like(at))) if floor <= 0.0 else value - slope * floor
-    if not math.isfinite(value) or not math.isfinite(slope):
+    if not math.isfinite(slope):
         begin = -divergence.f_prime_infinity
         raise ValueError(f"guard is {floor}, expected more than {begin} for {divergence.name}")
     return value, zero, slope

@@ -147,6 +147,8 @@ def test_edges_are_finite():
 
 
 def test_bad_arguments():
+    weak = uncompiled(jnp.full(1, -1.0), jnp.ones(1), jnp.full(1, 0.4), tau=0.5)
+    np.testing.assert_allclose(weak, 0.3, rtol=1e-6)
     with pytest.raises(ValueError, match="tau"):
         uncompiled(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), tau=-0.1)
     with pytest.raises(ValueError, match="preference"):
@@ -173,5 +175,7 @@ def test_jit_vmap_and_dtype(dtype):
 def test_an_answer_that_the_policy_excludes_costs_nothing():
     found = nash_md(jnp.array([-jnp.inf]), jnp.array([1.0]), jnp.array([0.0]), tau=0.5)
     np.testing.assert_array_equal(found, 0.0)
+    weak = uncompiled(jnp.full(1, -1.0), jnp.ones(1), jnp.full(1, 0.4), tau=0.5)
+    np.testing.assert_allclose(weak, 0.3, rtol=1e-6)
     with pytest.raises(ValueError, match="tau"):
         uncompiled(jnp.zeros(1), jnp.ones(1), jnp.zeros(1), tau=-0.1)
