@@ -64,7 +64,6 @@ def f_sft(
     if divergence.conjugate is None:
         raise ValueError(f"divergence is {divergence.name}, expected one with a conjugate")
     _checks.same_shape("one a token or answer", logp=logp, reference_logp=reference_logp)
-    in_range("beta", beta, low=0.0, above=True)
     in_range("guard", guard, low=-divergence.f_prime_infinity)
     floor = -LIMIT if math.isinf(divergence.f_prime_infinity) else guard
     value, zero, slope = _tangent(divergence, floor)
