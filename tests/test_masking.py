@@ -137,6 +137,14 @@ def test_sequence_sum_and_masked_mean():
     np.testing.assert_array_equal(masking.masked_mean(x, mask, axis=1), [1.5, 5.0, 0.0])
 
 
+def test_one_term_is_its_own_mean_and_a_constant_may_be_below_one():
+    alone = jnp.array([[3.0, jnp.nan]])
+    assert masking.masked_mean(alone, jnp.array([[1, 0]])) == 3.0
+    np.testing.assert_array_equal(
+        masking.weights(jnp.array([[1, 0]]), mode="constant", length=0.5), [[2.0, 0.0]]
+    )
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="mode is 'mean', expected one of 'token'"):
         masking.weights(MASK, mode="mean")

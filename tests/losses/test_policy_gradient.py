@@ -370,6 +370,17 @@ def test_the_dual_clip_holds_negative_advantages_alone():
     np.testing.assert_allclose(held, [0.625, 0.75], rtol=1e-6)
 
 
+def test_sequence_clips_have_two_sides_and_masked_tokens_cost_nothing():
+    # Ratios 2 and 1/2 with bounds 1.3 and 0.9, each on the side that is cut.
+    logp = jnp.log(jnp.array([[2.0, 9.0], [0.5, 9.0]]))
+    mask, signs = jnp.array([[1, 0], [1, 0]]), jnp.array([1.0, -1.0])
+    bounds = {"clip_low": 0.1, "clip_high": 0.3}
+    whole = run(losses.gspo, logp, jnp.zeros((2, 2)), signs, mask, **bounds)
+    np.testing.assert_allclose(whole, [-1.3, 0.9], rtol=1e-6)
+    tokens = run(losses.gspo_token, logp, jnp.zeros((2, 2)), signs[:, None], mask, **bounds)
+    np.testing.assert_allclose(tokens, [[-1.3, 0.0], [0.9, 0.0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["reinforce", "ppo_clip", "cispo", "sapo", "gspo", "gspo_token"])
 def test_advantages_and_behaviour_are_stopped(name):
     function, mask = getattr(losses, name), jnp.asarray(MASK)

@@ -183,8 +183,14 @@ def test_edges_are_finite(method):
 
 @pytest.mark.parametrize("limits", [(1.0, 0.5), (-0.1, 1.0), (math.nan, 1.0)])
 def test_limits_are_checked(limits):
-    with pytest.raises(ValueError, match="positive"):
-        topr(jnp.zeros(2), jnp.zeros(2), jnp.ones(2), positive=limits)
+    for side in ("positive", "negative"):
+        with pytest.raises(ValueError, match=f"{side} must be"):
+            topr(jnp.zeros(2), jnp.zeros(2), jnp.ones(2), **{side: limits})
+
+
+def test_a_sequence_that_the_policy_excludes_costs_nothing():
+    excluded = jnp.full(2, -jnp.inf)
+    np.testing.assert_array_equal(topr(excluded, jnp.zeros(2), jnp.array([2.0, -2.0])), 0.0)
 
 
 def test_shapes_must_agree():
