@@ -461,3 +461,9 @@ def test_the_estimate_is_unbiased_whoever_sampled(name, x64):
     unknown = jnp.array([jnp.nan, jnp.inf])
     skipped = divergences.f_divergence_estimate(divergence, logs[0][:2], unknown, logs[0][:2])
     np.testing.assert_array_equal(skipped, 0.0)
+
+
+def test_log_ratios_saturate_at_40_nats_in_float32():
+    policy, target = jnp.array([-59.0, 0.0], jnp.float32), jnp.array([-100.0, 0.0], jnp.float32)
+    far = divergences.f_divergence(divergences.reverse_chi_squared, policy, target)
+    np.testing.assert_allclose(far, np.exp(-19.0), rtol=1e-4)

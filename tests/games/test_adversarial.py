@@ -104,3 +104,25 @@ def test_bad_arguments():
         objective(one, one, one, pairs[:2], beta=1.0, eta=1.0)
     with pytest.raises(ValueError, match="covered"):
         games.uncovered_mass(one, one[:2])
+
+
+def rpo_loss(z, base, eta, beta=0.5):
+    log_policy, reference = jax.nn.log_softmax(z), jnp.log(jnp.full(4, 0.25))
+    ratio = log_policy - reference
+    chosen, rejected = np.array([0, 1, 2]), np.array([1, 2, 0])  # action 3 is in no pair
+    pairs = losses.dpo(ratio[chosen], ratio[rejected], beta=beta).sum()
+    return pairs + eta * beta * base @ losses.imitation(log_policy)
+
+
+def test_an_action_in_no_pair_is_pushed_down_by_imitation_alone():
+    z, base = jnp.array([0.3, -0.2, 0.5, 0.1]), jnp.array([0.5, 0.3, 0.2, 0.0])
+    for eta in (0.0, 0.7):
+        expected = eta * 0.5 * jax.nn.softmax(z)[3]
+        np.testing.assert_allclose(jax.grad(rpo_loss)(z, base, eta)[3], expected, atol=1e-12)
+
+
+def test_a_strong_imitation_term_finds_the_baseline():
+    base = np.array([0.4, 0.3, 0.2, 0.1])
+    scaled = jax.jit(jax.value_and_grad(lambda z: rpo_loss(z, base, 1e4) / 1e4))
+    z = minimize(scaled, np.zeros(4), jac=True, tol=1e-12).x
+    np.testing.assert_allclose(jax.nn.softmax(z), base, atol=1e-3)

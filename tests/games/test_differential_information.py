@@ -289,3 +289,14 @@ def test_bad_arguments():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_simpo_and_orpo_do_not_have_the_target_as_their_optimum():
+    rng = np.random.default_rng(7)
+    reference, target = (np.log(rng.dirichlet(np.full(4, 3.0))) for _ in range(2))
+    a, b = (x.ravel() for x in np.indices((4, 4)))
+    rejected = games.optimal_rejected(reference, target, beta=1.0)
+    weights = np.outer(np.exp(reference), np.exp(rejected)).ravel()
+    for loss in (losses.simpo, losses.orpo):
+        total = lambda z: weights @ loss(*(jax.nn.log_softmax(z)[k] for k in (a, b)))  # noqa: B023, E731
+        assert np.abs(jax.grad(total)(jnp.asarray(target))).max() > 1e-3

@@ -215,3 +215,56 @@ def test_spin_converges_above_one_half_and_swings_at_it():
         games.spin_step(MODEL, DATA, lambda_=0.0)
     with pytest.raises(ValueError, match="data"):
         games.spin_step(MODEL, DATA[:2], lambda_=1.0)
+
+
+@pytest.mark.parametrize("loss", [losses.exponential_margin, losses.linear_margin])
+def test_first_step_of_the_other_kinds(loss):
+    value, slope = jax.value_and_grad(spin_loss)(jnp.log(MODEL), MODEL, DATA, 0.7, loss)
+    np.testing.assert_allclose(value, 1.0, atol=1e-12)
+    np.testing.assert_allclose(slope, 0.7 * (MODEL - DATA), atol=1e-12)
+
+
+@pytest.mark.parametrize("lambda_", [0.1, 1.0, 5.0])
+def test_nothing_beats_the_data_at_the_data(lambda_):
+    value, slope = jax.value_and_grad(spin_loss)(jnp.log(DATA), DATA, DATA, lambda_)
+    np.testing.assert_allclose(value, np.log(2.0), rtol=1e-12)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+    for z in np.random.default_rng(0).normal(size=(5, 3)):
+        assert spin_loss(jnp.log(DATA) + z, DATA, DATA, lambda_) > value + 1e-6
+
+
+@pytest.mark.parametrize("lambda_", [0.5, 1.0, 2.0])
+def test_perturbing_a_spin_step_costs(lambda_):
+    step = jnp.log(games.spin_step(MODEL, DATA, lambda_=lambda_))
+    for z in np.random.default_rng(1).normal(size=(5, 3)):
+        assert (
+            spin_loss(step + z, MODEL, DATA, lambda_) > spin_loss(step, MODEL, DATA, lambda_) + 1e-6
+        )
+
+
+def test_diverging_distances_by_hand():
+    policy, found = jnp.asarray(MODEL), []
+    for _ in range(3):
+        found.append(float(DATA @ (np.log(DATA) - np.log(policy))))
+        policy = games.spin_step(policy, DATA, lambda_=0.1)
+    np.testing.assert_allclose(found, [0.274887, 5.08, 94.9], rtol=2e-3)
+
+
+def test_maximum_likelihood_is_a_fixed_point_of_spin_in_a_class_without_the_data():
+    """Two independent bits against correlated data."""
+    data = jnp.array([0.4, 0.1, 0.15, 0.35])  # 00 01 10 11
+    first, second = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
+
+    def logp(z):
+        return jax.nn.log_softmax(z[0])[first] + jax.nn.log_softmax(z[1])[second]
+
+    best = jnp.log(jnp.array([[0.5, 0.5], [0.55, 0.45]]))
+    frozen = logp(best)
+    a, b = (x.ravel() for x in np.indices((4, 4)))
+
+    def loss(z):
+        ratio = logp(z) - frozen
+        return jnp.outer(data, jnp.exp(frozen)).ravel() @ losses.dpo(ratio[a], ratio[b], beta=0.7)
+
+    np.testing.assert_allclose(jax.grad(loss)(best), 0.0, atol=1e-12)
+    assert np.abs(jnp.exp(frozen) - data).max() > 0.1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import losses
+from polgrad import games, losses
 
 MASK = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]], bool)
 LOGP = np.array([[-1.0, -2.0, -5.0], [-1.0, -99.0, -5.0], [-1.0, -1.0, -1.0]])
@@ -111,3 +111,49 @@ def test_bad_arguments_of_labels_and_ranks():
         losses.cpl_ranked(zero, zero[:2])
     with pytest.raises(ValueError, match="valid"):
         losses.cpl_ranked(zero, zero, valid=jnp.ones(2, bool))
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
+def test_the_bias_rewards_a_shift_of_both_segments(lambda_):
+    logp, mask = np.random.default_rng(0).normal(size=(2, 1, 5)), np.ones((1, 5))
+
+    def logit(c):
+        pair = (losses.segment_score(x + c, mask, alpha=0.3) for x in logp)
+        return -np.log(np.expm1(losses.cpl(*pair, lambda_=lambda_)))
+
+    np.testing.assert_allclose(logit(0.7) - logit(0.0), (1 - lambda_) * 0.3 * 0.7 * 5, atol=1e-9)
+
+
+def test_the_optimal_policy_is_stationary_for_exact_preferences():
+    """All pairs of two-step segments, weighted by the regret model of soft values."""
+    rng, alpha = np.random.default_rng(0), 0.5
+    values = games.soft_value_iteration(
+        rng.dirichlet(np.ones(3), size=(3, 2)), rng.normal(size=(3, 2)), discount=0.9, alpha=alpha
+    )
+    steps = np.array(np.meshgrid(*[range(6)] * 2)).reshape(2, -1).T  # (s, a) as one index
+    a, b = (x.ravel() for x in np.indices((len(steps),) * 2))
+    ones = np.ones((len(a), 2))
+    flat = values.advantages.ravel()
+    p = games.segment_preference(flat[steps[a]], flat[steps[b]], ones, ones)
+
+    @jax.jit
+    @jax.grad
+    def slope(z):
+        logp = jax.nn.log_softmax(z).ravel()
+        score = losses.segment_score(logp[steps], np.ones((len(steps), 2)), alpha=alpha)
+        return p @ losses.cpl(score[a], score[b], lambda_=1.0)
+
+    np.testing.assert_allclose(slope(values.advantages / alpha), 0.0, atol=1e-9)
+    assert np.abs(slope(values.advantages)).max() > 1e-2
+
+
+def test_without_the_other_segment_it_is_weighted_imitation():
+    logp, mask = jnp.array([[-1.0, -2.0, -0.5]]), np.ones((1, 3))
+    other = jnp.array([0.3])
+
+    def total(x):
+        score = losses.segment_score(x, mask, alpha=0.2)
+        return losses.cpl(score, other, lambda_=0.0).sum()
+
+    slope = jax.grad(total)(logp)
+    np.testing.assert_allclose(slope, -0.2 * jax.nn.sigmoid(0.2 * 3.5) * mask, rtol=1e-12)

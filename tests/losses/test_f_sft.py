@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from polgrad import divergences, losses
 
@@ -144,3 +145,33 @@ def test_bad_arguments():
     for guard, words in ((-1.0, "expected more than -1.0 for squared_hellinger"), (-1.5, "guard")):
         with pytest.raises(ValueError, match=words):
             losses.f_sft(zero, zero, divergence=divergences.squared_hellinger, guard=guard)
+
+
+@pytest.mark.parametrize("beta, expected", [(2.0, 0.543656), (1.0, 1.0)])
+def test_chi_squared_optimum_of_a_table(beta, expected):
+    def loss(z):
+        return losses.f_sft(jax.nn.log_softmax(z)[:1], jnp.log(jnp.full(1, 0.2)), beta=beta).sum()
+
+    z = minimize(jax.jit(jax.value_and_grad(loss)), np.zeros(5), jac=True, tol=1e-12).x
+    np.testing.assert_allclose(jax.nn.softmax(z)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["total_variation", "reverse_chi_squared", "squared_hellinger", "jensen_shannon", "reverse_kl"],
+)
+def test_a_potential_cancels_for_total_variation_alone(name):
+    conjugate = getattr(divergences, name).conjugate
+    u, potential = jnp.array([0.2, -0.1, 0.3]), jnp.array([0.15, -0.05, 0.1, 0.0])
+
+    def objective(v):
+        return v[0] + jnp.sum(conjugate(-(u + v[:-1] - v[1:])))
+
+    change = float(objective(potential) - objective(0 * potential))
+    assert (abs(change) < 1e-12) == (name == "total_variation")
+
+
+def test_the_distance_from_plain_fine_tuning_is_linear_in_beta():
+    u = jnp.array([0.7, -0.3])
+    gap = [np.abs(losses.f_sft(u, 0 * u, beta=b) + u).max() for b in (1e-2, 1e-3)]
+    np.testing.assert_allclose(gap[0] / gap[1], 10.0, rtol=1e-6)

@@ -188,11 +188,6 @@ def test_limits_are_checked(limits):
             topr(jnp.zeros(2), jnp.zeros(2), jnp.ones(2), **{side: limits})
 
 
-def test_a_sequence_that_the_policy_excludes_costs_nothing():
-    excluded = jnp.full(2, -jnp.inf)
-    np.testing.assert_array_equal(topr(excluded, jnp.zeros(2), jnp.array([2.0, -2.0])), 0.0)
-
-
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="rewards"):
         topr(jnp.zeros(2), jnp.zeros(2), jnp.ones(1))
@@ -224,3 +219,8 @@ def test_no_reward_and_no_probability_cost_nothing():
     np.testing.assert_array_equal(topr(logp, logp, rewards), [0.0, 0.0, 2.0])
     slope = jax.grad(lambda x: topr(x, logp, rewards).sum())(logp)
     np.testing.assert_array_equal(slope, [0.0, 0.0, -1.0])
+
+
+def test_an_infinite_reward_is_unknown():
+    found = topr(-jnp.ones(2), -jnp.ones(2), jnp.array([jnp.inf, -jnp.inf]))
+    np.testing.assert_array_equal(found, 0.0)
