@@ -371,8 +371,8 @@ def test_the_dual_clip_holds_negative_advantages_alone():
 
 
 def test_sequence_clips_have_two_sides_and_masked_tokens_cost_nothing():
-    # Ratios 2 and 1/2 with bounds 1.3 and 0.9, each on the side that is cut.
-    logp = jnp.log(jnp.array([[2.0, 9.0], [0.5, 9.0]]))
+    # Ratios 2 and 0.8 with bounds 1.3 and 0.9, each on the side that is cut.
+    logp = jnp.log(jnp.array([[2.0, 9.0], [0.8, 9.0]]))
     mask, signs = jnp.array([[1, 0], [1, 0]]), jnp.array([1.0, -1.0])
     bounds = {"clip_low": 0.1, "clip_high": 0.3}
     whole = run(losses.gspo, logp, jnp.zeros((2, 2)), signs, mask, **bounds)
