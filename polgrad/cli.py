@@ -98,7 +98,7 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _train(arguments: list[str]) -> int:
-    from polgrad.training import building, config
+    from polgrad.training import building, config, hosts
 
     try:
         name = _value(arguments, "--algorithm") or config.TrainConfig.algorithm
@@ -123,16 +123,18 @@ def _train(arguments: list[str]) -> int:
         parts = building.build(config.TrainConfig(**fields))
     except (ValueError, OSError) as error:
         return _fail(error, 2)
+    except hosts.HostError as error:
+        return _fail(error, 1)
     return _train_parts(parts)
 
 
 def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
-    from polgrad.training import checkpoints, loop
+    from polgrad.training import checkpoints, hosts, loop
 
     try:
         result = loop.run(parts)
-    except (loop.TrainingError, RewardFailure) as error:
+    except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
     except checkpoints.ResumeError as error:
         return _fail(error, 2)

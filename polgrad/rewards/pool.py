@@ -278,13 +278,13 @@ class RewardPool:
                 self._assign(waiting, items)
                 if self._turn(results):
                     # Every death costs seconds: do not run to the end of a batch that is lost.
-                    self._check_failures(results, len(items), limit)
+                    _check(results, len(items), limit)
         finally:
             # Only after an exception: a later call must not meet this call's replies.
             for slot, busy in enumerate(self._workers):
                 if busy.index is not None:
                     self._replace(slot)
-        self._check_failures(results, len(items), limit)
+        _check(results, len(items), limit)
         return [results[i] for i in range(len(items))]
 
     def _check_open(self) -> None:
@@ -356,19 +356,33 @@ class RewardPool:
         self._replace(slot)
         return True
 
-    def _check_failures(self, results: Mapping[int, Score], total: int, limit: float) -> None:
-        reasons = [score.reason for score in results.values() if not score.valid]
-        failed = len(reasons)
-        if total >= self.MINIMUM:
-            too_many = failed > limit * total
-        else:
-            too_many = failed == total > 1 and limit < 1
-        if too_many:
-            common = collections.Counter(reasons).most_common(3)
-            raise RewardFailure(
-                f"{failed} of {total} samples have no reward (failure_limit={limit:g}): "
-                + "; ".join(f"{count} x {reason!r:.200}" for reason, count in common)
-            )
+
+def _check(results: Mapping[int, Score], total: int, limit: float) -> None:
+    check_failures([s.reason for s in results.values() if not s.valid], total, limit)
+
+
+def check_failures(reasons: Sequence[str], total: int, limit: float) -> None:
+    """Raises where too many samples have no reward.
+
+    Args:
+        reasons: of the samples without one.
+        total: all samples of the step; under `RewardPool.MINIMUM`, only where all of several fail.
+        limit: share of them, in [0, 1].
+
+    Raises:
+        RewardFailure: with the commonest reasons.
+    """
+    failed = len(reasons)
+    if total >= RewardPool.MINIMUM:
+        too_many = failed > limit * total
+    else:
+        too_many = failed == total > 1 and limit < 1
+    if too_many:
+        common = collections.Counter(reasons).most_common(3)
+        raise RewardFailure(
+            f"{failed} of {total} samples have no reward (failure_limit={limit:g}): "
+            + "; ".join(f"{count} x {reason!r:.200}" for reason, count in common)
+        )
 
 
 def interruptions(scores: Sequence[Score]) -> dict[int, Score]:

@@ -10,17 +10,21 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import types
+import zlib
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+import polgrad
 from polgrad import data, policies
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
+from polgrad.training import hosts
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.config import TrainConfig
+from polgrad.training.config import Hosts, TrainConfig, as_json
 from polgrad.training.types import Algorithm, Context
 
 
@@ -43,6 +47,7 @@ class Parts:
     test: Problems | None
     algorithm: Algorithm
     mesh: jax.sharding.Mesh
+    processes: hosts.Processes
     reward_specs: tuple[RewardSpec, ...]
     task_specs: tuple[RewardSpec, ...]
     directory: pathlib.Path
@@ -63,12 +68,38 @@ class Parts:
 
 
 def build(config: TrainConfig) -> Parts:
-    """Checks settings and builds what they name.
+    """Checks settings, joins the run's other processes, and builds what the settings name.
 
     Raises:
       ValueError: for any setting that cannot be used, naming it, its value and what was expected.
+      HostError: if another process is missing, failed, or builds something else.
     """
     _check(config)
+    processes = hosts.join(config.hosts)
+    made: list[Parts] = []
+
+    def work():
+        made.append(_build(config, processes))
+        return _fingerprint(made[0])
+
+    processes.agree("the run", work)
+    if config.saving.checkpoints is None:
+        hosts.check_shared(processes, made[0].directory)
+    return made[0]
+
+
+def _fingerprint(parts: "Parts") -> dict[str, Any]:
+    """What must be the same on every host; which of them it is tells the message."""
+    same = dataclasses.replace(parts.config, hosts=Hosts(), out="")
+    return {
+        "polgrad": polgrad.__version__,
+        "jax": jax.__version__,
+        "settings": zlib.crc32(json.dumps(as_json(same)).encode()),
+        "problems": [zlib.crc32(p.tokens.tobytes()) for p in (parts.train, parts.test) if p],
+    }
+
+
+def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     mesh = mesh_lib.make(mesh_lib.parse(config.mesh) if config.mesh else None)
     settings = algorithm_settings(config)
     train, test = _sources(config)
@@ -99,6 +130,7 @@ def build(config: TrainConfig) -> Parts:
         test=tokenize(test, tokenizer, limit) if test and task else None,
         algorithm=algorithm,
         mesh=mesh,
+        processes=processes,
         reward_specs=specs,
         task_specs=task,
         directory=_directory(config),
@@ -318,9 +350,8 @@ def _directory(config: TrainConfig) -> pathlib.Path:
     directory = pathlib.Path(config.out)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise ValueError(f"out {config.out!r} cannot be written: {error.strerror}") from None
     if (directory / "config.json").exists() and not config.resume:

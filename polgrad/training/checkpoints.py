@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 
 class ResumeError(ValueError):
@@ -22,13 +23,16 @@ class Checkpoints:
     Trees are saved as plain nested dicts of arrays under `checkpoints/<step>`, and the policy
     that training started from under `checkpoints/initial`.
 
+    Every process of a run opens them and takes part in every call: each writes the shards that
+    it holds. A checkpoint is read back onto whatever mesh the run then has.
+
     Args:
-      directory: the run's directory.
+      directory: where they are; of a bucket too, as in `gs://bucket/run`.
       keep: how many checkpoints to keep.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int):
-        root = pathlib.Path(directory).resolve() / "checkpoints"
+        root = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
@@ -81,6 +85,20 @@ class Checkpoints:
         self._manager.close()
 
 
+def place_of(directory: str | os.PathLike, elsewhere: str | None) -> epath.Path:
+    """Where a run keeps its checkpoints: in its directory, or where `saving.checkpoints` says."""
+    if elsewhere is None:
+        return epath.Path(directory).resolve() / "checkpoints"
+    # An address such as gs://bucket is not a path of this machine, and stays as it is.
+    return epath.Path(elsewhere) if "://" in elsewhere else epath.Path(elsewhere).resolve()
+
+
+def saved_elsewhere(directory: str | os.PathLike) -> str | None:
+    """The `saving.checkpoints` of the run in a directory."""
+    path = pathlib.Path(directory) / "config.json"
+    return json.loads(path.read_text())["saving"].get("checkpoints") if path.is_file() else None
+
+
 def restore_params(directory: str | os.PathLike, step: int | None = None) -> tuple[Any, int]:
     """The parameters of a run's checkpoint as numpy arrays, without knowing its shapes.
 
@@ -94,7 +112,7 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
     Raises:
       ValueError: if there is no such checkpoint.
     """
-    root = pathlib.Path(directory).resolve() / "checkpoints"
+    root = place_of(directory, saved_elsewhere(directory))
     found = sorted(int(p.name) for p in root.glob("*") if p.name.isdigit())
     if not found or (step is not None and step not in found):
         wanted = "a checkpoint" if step is None else f"checkpoint {step}"
@@ -141,28 +159,49 @@ class ScoreJournal:
 
     A reward under a deadline may time out in one attempt and not in the next. The journal is
     flushed to disk before a step's update, so the steps that are run again see the same scores.
+    Each process writes the scores of its own samples and reads those of all: a run that goes on
+    with other processes deals the samples out anew.
 
     Args:
-      path: a JSON-lines file.
+      directory: of the run; the journal is its `scores.jsonl`, with `scores-1.jsonl` and so on
+        of further processes.
+      process: which of them this is.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self._path = pathlib.Path(path)
-        self._entries = {}
-        for entry in read_lines(self._path):
-            self._entries[entry["step"], entry["name"]] = entry
+    def __init__(self, directory: str | os.PathLike, process: int = 0):
+        directory = pathlib.Path(directory)
+        self._path = directory / (f"scores-{process}.jsonl" if process else "scores.jsonl")
+        self._entries: list[dict] = []
+        self._scores: dict[tuple[int, str, int, int], list] = {}
+        for path in sorted(directory.glob("scores*.jsonl")):
+            for entry in read_lines(path):
+                self._remember(entry)
+                if path == self._path:
+                    self._entries.append(entry)
 
-    def get(self, step: int, name: str, completions: np.ndarray) -> list[list] | None:
-        """The scores of a rollout, if it is the one that was scored."""
-        entry = self._entries.get((step, name))
-        if entry is None or entry["digest"] != _digest(completions):
-            return None
-        return entry["scores"]
+    def _remember(self, entry: dict) -> None:
+        for row, digest, score in zip(
+            entry.get("rows", ()), entry.get("digests", ()), entry["scores"]
+        ):
+            self._scores[entry["step"], entry["name"], row, digest] = score
 
-    def put(self, step: int, name: str, completions: np.ndarray, scores: list[list]) -> None:
-        """Writes the scores of a rollout to disk."""
-        entry = {"step": step, "name": name, "digest": _digest(completions), "scores": scores}
-        self._entries[step, name] = entry
+    def get(self, step: int, name: str, rows, completions: np.ndarray) -> list[list] | None:
+        """The scores of samples, if these are the ones that were scored."""
+        keys = [(step, name, int(r), _digest(c)) for r, c in zip(rows, completions)]
+        found = [self._scores.get(key) for key in keys]
+        return None if None in found else found
+
+    def put(self, step: int, name: str, rows, completions: np.ndarray, scores: list[list]) -> None:
+        """Writes the scores of samples to disk."""
+        entry = {
+            "step": step,
+            "name": name,
+            "rows": [int(r) for r in rows],
+            "digests": [_digest(c) for c in completions],
+            "scores": scores,
+        }
+        self._entries.append(entry)
+        self._remember(entry)
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
@@ -170,8 +209,9 @@ class ScoreJournal:
 
     def cut(self, step: int) -> None:
         """Forgets the scores up to a step that a checkpoint now covers."""
-        self._entries = {k: v for k, v in self._entries.items() if k[0] > step}
-        rewrite_lines(self._path, self._entries.values())
+        self._entries = [entry for entry in self._entries if entry["step"] > step]
+        self._scores = {key: score for key, score in self._scores.items() if key[0] > step}
+        rewrite_lines(self._path, self._entries)
 
 
 def _digest(array: np.ndarray) -> int:

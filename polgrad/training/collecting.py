@@ -1,24 +1,65 @@
 """From a step's number to the experience it learns from: samples with rewards, or data."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from polgrad import data
-from polgrad.rewards.pool import RewardPool
+from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
-from polgrad.training import randomness
+from polgrad.training import hosts, randomness
 from polgrad.training.building import Parts, Problems
 from polgrad.training.checkpoints import ScoreJournal
-from polgrad.training.mesh import place_batch
+from polgrad.training.mesh import batch_sharding, place_batch
 from polgrad.training.types import Batch
 
 
-def decode(parts: Parts, rollout: Rollout) -> list[str]:
-    """The completions of a rollout as text, without the stop token."""
-    tokens, lengths = np.asarray(rollout.completions), np.asarray(rollout.completion_lengths)
-    return [parts.tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, lengths)]
+class OwnSamples(NamedTuple):
+    """The samples of a rollout that this process scores: all of them where it is the only one.
+
+    Attributes:
+      rows: their places in the rollout, rising `[n]`.
+      tokens: their completions `[n, T]`.
+      texts: the same as text, without the stop token.
+      total: samples of the whole rollout.
+    """
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    texts: list[str]
+    total: int
+
+
+def place_rollout(parts, rollout: Rollout) -> tuple[Batch, OwnSamples]:
+    """A rollout split over the mesh by its samples, and those of them that lie here, as text."""
+    placed = place_batch(rollout._asdict(), parts.mesh)
+    total = rollout.completion_lengths.shape[0]
+    rows = hosts.own_rows(batch_sharding(parts.mesh, total), total, parts.processes.index)
+    tokens = hosts.local(placed["completions"])[rows]
+    lengths = hosts.local(placed["completion_lengths"])[rows]
+    texts = [parts.tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, lengths)]
+    return placed, OwnSamples(rows, tokens, texts, total)
+
+
+def share_scores(parts, name: str, own: OwnSamples, work: Callable[[], list[list]]) -> list:
+    """Every process scores its own samples; all get the scores of all, in the rollout's order.
+
+    Args:
+      parts: the run.
+      name: what is scored, for messages.
+      own: this process's samples.
+      work: gives `[value, valid, reason]` for each of them.
+
+    Returns:
+      One entry a sample of the whole rollout; None where no process had one.
+    """
+    scores: list[list | None] = [None] * own.total
+    for rows, found in parts.processes.gather(name, lambda: [own.rows.tolist(), work()]):
+        for row, score in zip(rows, found):
+            scores[row] = score
+    return scores
 
 
 class Collector:
@@ -50,40 +91,40 @@ class Collector:
     def _rollouts(self, step, indices, params, reference):
         parts, config = self._parts, self._parts.config
         size, train = config.rollouts.group_size, parts.train
-        rollout = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
-        completions = decode(parts, rollout)
-        examples = [e for i in indices for e in [train.source[int(i)]] * size]
-        rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, completions)]
-        experience = rollout._asdict()
+        experience, own = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
+        examples = [train.source[int(indices[row // size])] for row in own.rows]
+        rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, own.texts)]
         if parts.algorithm.opponent is None:
-            scores = self._score(step, "reward", rollout, examples, completions)
+            scores = self._score(step, "reward", own, examples)
         else:
-            other = self._sample(
+            _, other = self._sample(
                 randomness.OPPONENT, step, indices, params, reference, parts.algorithm.opponent
             )
-            texts = decode(parts, other)
-            for row, text in zip(rows, texts):
+            for row, text in zip(rows, other.texts):
                 row["opponent"] = text
-            examples = [e | {"opponent": t} for e, t in zip(examples, texts)]
-            scores = self._score(step, "reward", rollout, examples, completions)
+            examples = [e | {"opponent": t} for e, t in zip(examples, other.texts)]
+            scores = self._score(step, "reward", own, examples)
             if config.rewards.preference:
                 experience["preferences"] = _column(scores, 0, np.float32)
             else:
-                against = self._score(step, "opponent", other, examples, texts)
+                against = self._score(step, "opponent", other, examples)
                 experience["opponent_rewards"] = _column(against, 0, np.float32)
                 scores = [[s[0], s[1] and a[1], s[2] or a[2]] for s, a in zip(scores, against)]
         rewards, valid = _column(scores, 0, np.float32), _column(scores, 1, bool)
         experience |= {"rewards": np.where(valid, rewards, 0.0), "valid": valid}
-        for row, (reward, ok, reason) in zip(rows, scores):
+        for row, place in zip(rows, own.rows):
+            reward, ok, reason = scores[place]
             row |= {"step": step, "reward": reward if ok else None, "reason": reason}
         experience = place_batch(experience, parts.mesh)
-        return experience, _reward_metrics(rewards, valid, rollout), rows
+        return experience, _reward_metrics(rewards, valid, experience), rows
 
-    def _sample(self, purpose, step, indices, params, reference, weight) -> Rollout:
+    def _sample(
+        self, purpose, step, indices, params, reference, weight
+    ) -> tuple[Batch, OwnSamples]:
         parts, rollouts = self._parts, self._parts.config.rollouts
         problems = {"tokens": parts.train.tokens[indices], "lengths": parts.train.lengths[indices]}
         placed = place_batch({**problems, "ids": indices.astype(np.uint32)}, parts.mesh)
-        return generate(
+        rollout = generate(
             parts.network,
             params,
             placed["tokens"],
@@ -97,15 +138,23 @@ class Collector:
             reference_params=reference,
             reference_weight=weight,
         )
+        return place_rollout(parts, rollout)
 
-    def _score(self, step, name, rollout, examples, completions) -> list[list]:
-        """Scores as `[value, valid, reason]`, from the journal where it has them."""
-        tokens = np.asarray(rollout.completions)
-        scores = self._journal.get(step, name, tokens)
-        if scores is None:
-            items = [(e["prompt"], c, e) for e, c in zip(examples, completions)]
-            scores = [[float(s.value), s.valid, s.reason] for s in self._pool.score(items)]
-            self._journal.put(step, name, tokens, scores)
+    def _score(self, step, name, own: OwnSamples, examples) -> list[list]:
+        """Scores as `[value, valid, reason]` of all samples, from the journal where it has them."""
+
+        def work():
+            scores = self._journal.get(step, name, own.rows, own.tokens)
+            if scores is None:
+                items = [(e["prompt"], c, e) for e, c in zip(examples, own.texts)]
+                scores = [[float(s.value), s.valid, s.reason] for s in self._pool.score(items)]
+                self._journal.put(step, name, own.rows, own.tokens, scores)
+            return scores
+
+        scores = share_scores(self._parts, f"{name}s of step {step}", own, work)
+        # The share of failures is the whole step's, however many processes it is dealt out to.
+        reasons = [reason for _, valid, reason in scores if not valid]
+        check_failures(reasons, len(scores), self._parts.config.rewards.failure_limit)
         return scores
 
     def _demonstrations(self, step, indices, params, reference):
@@ -160,14 +209,14 @@ def _column(scores: list[list], index: int, dtype) -> np.ndarray:
     return np.array([s[index] if s[1] or index else 0.0 for s in scores], dtype)
 
 
-def _reward_metrics(rewards: np.ndarray, valid: np.ndarray, rollout: Rollout) -> dict[str, float]:
+def _reward_metrics(rewards: np.ndarray, valid: np.ndarray, rollout: Batch) -> dict[str, float]:
     counted = rewards[valid]
-    lengths = np.asarray(rollout.completion_lengths)
+    lengths, stopped = hosts.whole((rollout["completion_lengths"], rollout["stopped"]))
     return {
         "reward_mean": counted.mean() if counted.size else float("nan"),
         "reward_std": counted.std() if counted.size else float("nan"),
         "invalid_rewards": int((~valid).sum()),
         "completion_length": lengths.mean(),
-        "stopped": np.asarray(rollout.stopped).mean(),
+        "stopped": stopped.mean(),
         "tokens": int(lengths.sum()),
     }

@@ -171,6 +171,8 @@ class Saving:
     Attributes:
       every: steps between checkpoints.
       keep: checkpoints kept.
+      checkpoints: where they are kept, such as `gs://bucket/run`; `checkpoints` in the run's
+        directory when left out.
       samples_every: steps between entries of `samples.jsonl`.
       tensorboard: also write TensorBoard events.
       wandb: Weights & Biases project, when that package is installed.
@@ -178,9 +180,30 @@ class Saving:
 
     every: int = 50
     keep: int = 2
+    checkpoints: str | None = None
     samples_every: int = 20
     tensorboard: bool = True
     wandb: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The processes of a run over several hosts; docs/pods.md has a recipe for each launcher.
+
+    Attributes:
+      coordinator: `host:port` of the first process; `JAX_COORDINATOR_ADDRESS` when left out.
+      processes: how many there are; `JAX_NUM_PROCESSES` when left out.
+      process: which one this is, from 0; `JAX_PROCESS_ID` when left out.
+      auto: let JAX find the three, as it can on TPU pods, under Slurm and Open MPI. Where their
+        environment variables tell of several processes, that is done anyway.
+      deadline: seconds that a process waits for the others where all must come together.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    auto: bool = False
+    deadline: float = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,3 +246,18 @@ class TrainConfig:
     warm_start: WarmStart = WarmStart()
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
+    hosts: Hosts = Hosts()
+
+
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """Settings as plain data, as `config.json` holds them."""
+    plain = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name not in ("settings", "resume")
+    }
+    plain = {
+        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()
+    }
+    is_settings = dataclasses.is_dataclass(config.settings)
+    return plain | {"settings": dataclasses.asdict(config.settings) if is_settings else None}

@@ -7,7 +7,7 @@ import numpy as np
 from polgrad import statistics
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate
-from polgrad.training import randomness
+from polgrad.training import collecting, randomness
 from polgrad.training.mesh import place_batch
 
 
@@ -97,14 +97,16 @@ def _solved(
             group_size=samples,
             compute_dtype=parts.config.update.dtype,
         )
-        texts, rows = _texts(parts, rollout), here.sum() * samples
-        examples = [test.source[int(i)] for i in np.repeat(index, samples)[:rows]]
-        scores = pool.score([(e["prompt"], t, e) for e, t in zip(examples, texts)])
-        right += [s.valid and s.value >= 1.0 for s in scores]
-        invalid += sum(not s.valid for s in scores)
+        _, own = collecting.place_rollout(parts, rollout)
+        wanted = here.sum() * samples  # the absent prompts are the last
+        examples = [test.source[int(index[row // samples])] for row in own.rows if row < wanted]
+
+        def work(own=own, examples=examples):
+            scores = pool.score([(e["prompt"], t, e) for e, t in zip(examples, own.texts)])
+            return [[float(s.value), s.valid, s.reason] for s in scores]
+
+        name = f"evaluation of step {step}, problems from {start}"
+        scores = collecting.share_scores(parts, name, own, work)[:wanted]
+        right += [valid and value >= 1.0 for value, valid, _ in scores]
+        invalid += sum(not valid for _, valid, _ in scores)
     return np.array(right).reshape(count, samples), invalid
-
-
-def _texts(parts, rollout) -> list[str]:
-    tokens, lengths = np.asarray(rollout.completions), np.asarray(rollout.completion_lengths)
-    return [parts.tokenizer.decode(row[:n].tolist()) for row, n in zip(tokens, lengths)]

@@ -1,7 +1,6 @@
 """The loop: collect, prepare, update, report, save. It knows no algorithm by name."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import signal
@@ -14,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from polgrad.rewards.pool import RewardPool, canary_set
-from polgrad.training import building, planning, randomness, serving
+from polgrad.training import building, hosts, planning, randomness, serving
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
-from polgrad.training.checkpoints import Checkpoints, ScoreJournal
+from polgrad.training.checkpoints import Checkpoints, ScoreJournal, place_of
 from polgrad.training.collecting import Collector
-from polgrad.training.config import TrainConfig
+from polgrad.training.config import TrainConfig, as_json
 from polgrad.training.evaluation import Accuracy, evaluate
 from polgrad.training.programs import Programs, make_programs
-from polgrad.training.reporting import Reporter, plot
+from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.scoring import with_packing
 from polgrad.training.types import TrainState
 from polgrad.training.warm_start import warm_start
@@ -78,36 +77,34 @@ def run(parts: Parts, *, quiet: bool = False) -> Result:
     config = parts.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(mesh_lib.entered(parts.mesh))
-        reporter = Reporter(
-            parts.directory,
-            config.steps,
-            tensorboard=config.saving.tensorboard,
-            wandb=config.saving.wandb,
-            config=as_json(config),
-            quiet=quiet,
-        )
+        reporter = _reporter(parts, quiet)
         stack.callback(reporter.close)
-        checkpoints = Checkpoints(parts.directory, config.saving.keep)
+        checkpoints = Checkpoints(
+            place_of(parts.directory, config.saving.checkpoints), config.saving.keep
+        )
         stack.callback(checkpoints.close)
         pools = _pools(parts, stack)
         stop = stack.enter_context(_stop_signal())
-        (parts.directory / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
-        serving.save_description(parts.directory, parts.policy, parts.tokenizer)
+        if parts.processes.first:
+            settings = json.dumps(as_json(config), indent=2)
+            (parts.directory / "config.json").write_text(settings + "\n")
+            serving.save_description(parts.directory, parts.policy, parts.tokenizer)
         return _Loop(parts, reporter, checkpoints, pools, stop).run()
 
 
-def as_json(config: TrainConfig) -> dict[str, Any]:
-    """Settings as plain data, as `config.json` holds them."""
-    plain = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name not in ("settings", "resume")
-    }
-    plain = {
-        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()
-    }
-    is_settings = dataclasses.is_dataclass(config.settings)
-    return plain | {"settings": dataclasses.asdict(config.settings) if is_settings else None}
+def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
+    """The run's reporter, on the process that writes its files."""
+    config = parts.config
+    if not parts.processes.first:
+        return SilentReporter()
+    return Reporter(
+        parts.directory,
+        config.steps,
+        tensorboard=config.saving.tensorboard,
+        wandb=config.saving.wandb,
+        config=as_json(config),
+        quiet=quiet,
+    )
 
 
 class _Pools(NamedTuple):
@@ -127,7 +124,9 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
 
     reward = task = None
     if parts.algorithm.source == "rollouts":
-        reward = start(parts.reward_specs, settings.failure_limit)
+        # With several processes the limit is on the share of all of them, and checked there.
+        alone = parts.processes.count == 1
+        reward = start(parts.reward_specs, settings.failure_limit if alone else 1.0)
     if parts.test is not None:
         same = parts.reward_specs == parts.task_specs and reward is not None
         task = reward if same else start(parts.task_specs, 1.0)
@@ -159,11 +158,11 @@ def _stop_signal():
 class _Loop:
     """One run from its first or a resumed step to its last."""
 
-    def __init__(self, parts: Parts, reporter: Reporter, checkpoints, pools: _Pools, stop: list):
+    def __init__(self, parts: Parts, reporter, checkpoints, pools: _Pools, stop: list):
         self.parts, self.config, self.reporter = parts, parts.config, reporter
         self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
         self.programs: Programs = make_programs(parts)
-        self.journal = ScoreJournal(parts.directory / "scores.jsonl")
+        self.journal = ScoreJournal(parts.directory, parts.processes.index)
         self.collect = Collector(parts, pools.reward, self.journal)
         self.before_path = parts.directory / "before.json"
 
@@ -172,7 +171,7 @@ class _Loop:
         for line in planning.plan(self.parts):
             self.reporter.say(line)
         state, reference, before = self._start()
-        metrics, row = {}, {}
+        metrics, row, stop = {}, {}, False
         start, saved = int(state.step), self.checkpoints.latest()
         with self.reporter.live(start):
             for step in range(start + 1, self.config.steps + 1):
@@ -180,20 +179,25 @@ class _Loop:
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
                 self.reporter.metrics(step, row)
-                last = step == self.config.steps
-                if self.stop or last or step % self.config.saving.every == 0:
+                last, stop = step == self.config.steps, self._stopping(step)
+                if stop or last or step % self.config.saving.every == 0:
                     # A save first waits for the one before it, so only that one is sure to be
                     # complete, and only its scores will never be asked for again.
                     self.checkpoints.save(step, state)
                     self.journal.cut(saved or 0)
                     saved = step
-                if self.stop:
+                if stop:
                     break
         after = self._last_accuracy(state)
         self.checkpoints.close()
-        plot(self.parts.directory)
-        stopped = bool(self.stop) and saved != self.config.steps
+        if self.parts.processes.first:
+            plot(self.parts.directory)
+        stopped = stop and saved != self.config.steps
         return Result(state, row, before, after, self.parts.directory, self.parts, stopped)
+
+    def _stopping(self, step: int) -> bool:
+        """Whether any host was told to stop: a pod is preempted host by host, but saves as one."""
+        return any(self.parts.processes.gather(f"end of step {step}", lambda: bool(self.stop)))
 
     def _start(self) -> tuple[TrainState, Any, Accuracy | None]:
         """The first state, or the newest checkpoint's; the reference; the accuracy before."""
@@ -226,7 +230,8 @@ class _Loop:
         if params is None:
             return None
         accuracy = self._accuracy(params, 0)
-        self.before_path.write_text(json.dumps(accuracy._asdict()))
+        if self.parts.processes.first:
+            self.before_path.write_text(json.dumps(accuracy._asdict()))
         self.reporter.say(f"held-out accuracy before: {accuracy.value:.3f}")
         return accuracy
 
@@ -264,6 +269,8 @@ class _Loop:
         config = self.config
         experience, metrics, rows = self.collect(step, state.params, reference)
         tokens = metrics.pop("tokens", None)
+        # Host-side work ends here: from now on the processes run the same programs in step.
+        self.parts.processes.agree(f"batch of step {step}", lambda: hosts.shapes(experience))
         experience = self.programs.complete(experience, state.params, reference)
         algorithm_state, batch, prepared = self.programs.prepare(
             state.algorithm, experience, randomness.address(config.seed, randomness.PREPARE, step)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -53,7 +54,13 @@ def make(sizes: Mapping[str, int] | None = None) -> Mesh:
     needed = math.prod(shape)
     if needed > available:
         wanted = ",".join(f"{a}={s}" for a, s in zip(AXES, shape))
-        raise ValueError(f"mesh {wanted} needs {needed} devices; this machine has {available}")
+        raise ValueError(f"mesh {wanted} needs {needed} devices; there are {available}")
+    if needed < available and jax.process_count() > 1:
+        # A process without a device in the mesh would have no part in the run.
+        raise ValueError(
+            f"mesh uses {needed} devices; expected all {available} of the {jax.process_count()} "
+            "processes"
+        )
     return jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:needed]
     )
@@ -117,5 +124,13 @@ def batch_sharding(mesh: Mesh, size: int) -> NamedSharding:
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """Puts a batch on the mesh, its leading axis split."""
-    return jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh, x.shape[0])), batch)
+    """Puts a batch on the mesh, its leading axis split; each host feeds its own devices."""
+    return jax.tree.map(lambda x: place(x, batch_sharding(mesh, x.shape[0])), batch)
+
+
+def place(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Lays an array, the same on every host, over devices of which a host holds only some."""
+    if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

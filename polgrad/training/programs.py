@@ -108,7 +108,7 @@ class Programs:
 
     def place_params(self, params: Any) -> Any:
         """Parameters on the mesh, each device with its share."""
-        return jax.tree.map(jax.device_put, params, self.param_shardings)
+        return jax.tree.map(mesh_lib.place, params, self.param_shardings)
 
     def first_state(self, params: Any) -> TrainState:
         """The state before the first step. It owns its buffers: the step overwrites them."""

@@ -124,6 +124,29 @@ class Reporter:
             self._wandb.finish()
 
 
+class SilentReporter:
+    """What the other processes of a run report through: nothing, since the first one does."""
+
+    def resume(self, step: int) -> None:
+        """Nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def samples(self, rows: list[dict]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def live(self, start: int) -> contextlib.AbstractContextManager:
+        """Nothing."""
+        return contextlib.nullcontext(self)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _plain(value: Any) -> float | None:
     value = float(value)
     return value if math.isfinite(value) else None

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from polgrad.policies import heads
+from polgrad.training import hosts
 from polgrad.training.types import Batch, Outputs
 
 SEQUENCE_KEYS = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
@@ -187,7 +188,7 @@ def with_packing(batch: Batch, micro_batches: int) -> tuple[Batch, tuple[int, in
       micro-batches. Rows are rounded up to eighths of the unpacked count, so that a run
       compiles at most eight programs.
     """
-    lengths = np.asarray(batch["prompt_lengths"]) + np.asarray(batch["completion_lengths"])
+    lengths = sum(hosts.whole([batch["prompt_lengths"], batch["completion_lengths"]]))
     width = batch["prompts"].shape[-1] + batch["completions"].shape[-1]
     parts = split_micro(lengths, micro_batches)
     plans = [pack(part.reshape(-1), width) for part in parts]

@@ -11,7 +11,7 @@ import numpy as np
 from polgrad import data, policies
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate
-from polgrad.training import building, config, randomness
+from polgrad.training import building, config, hosts, randomness
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.checkpoints import restore_params
 from polgrad.training.evaluation import Accuracy, evaluate
@@ -207,6 +207,7 @@ def evaluate_policy(
         tokenizer=tokenizer,
         test=building.tokenize(test, tokenizer, limit),
         mesh=mesh,
+        processes=hosts.Processes(),
         filters={"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
     )
     specs = building.task_specs(settings, test)
@@ -242,6 +243,7 @@ class _Evaluated:
     test: building.Problems
     mesh: jax.sharding.Mesh
     filters: dict[str, Any]
+    processes: hosts.Processes
 
     def sampling(self, temperature: float | None = None) -> Sampling:
         """Greedy at temperature 0; else the filters that were asked for."""

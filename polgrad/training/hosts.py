@@ -1,0 +1,309 @@
+"""The processes of a run: how they find each other, and how they agree on host-side work.
+
+A pod runs one process a host. All compute the same programs, in step; what each does on its own
+(rewards, reading files) must be exchanged, and waited for, before the next program that they run
+together: a collective gives no name to whom it misses, and on some networks gives up after half
+a minute. `Processes.gather` is that exchange. It goes through JAX's coordination service and not
+through the devices, so it may wait as long as it is told to, and says which host did not come.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from polgrad.training.config import Hosts
+
+
+class HostError(RuntimeError):
+    """A process of the run that did not come, failed, or is at another place."""
+
+
+def join(settings: Hosts, environment: Mapping[str, str] | None = None) -> "Processes":
+    """Makes this process one of a run's, before anything touches a device.
+
+    Does nothing where settings and environment speak of one process, or where the caller has
+    initialised `jax.distributed` already.
+
+    Args:
+      settings: who to join; empty fields are taken from the environment
+        (`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), or found by JAX on a
+        TPU pod, under Slurm's `srun` or Open MPI's `mpirun`.
+      environment: `os.environ`.
+
+    Returns:
+      The processes.
+
+    Raises:
+      ValueError: for settings that contradict each other or name half of what is needed.
+    """
+    environment = os.environ if environment is None else environment
+    if settings.deadline <= 0:
+        raise ValueError(f"hosts.deadline is {settings.deadline}; expected above 0 seconds")
+    if not jax.distributed.is_initialized():
+        arguments = _arguments(settings, environment)
+        if arguments is not None:
+            jax.distributed.initialize(**arguments)
+    return Processes(settings.deadline)
+
+
+def _arguments(settings: Hosts, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is called with; None where there is one process."""
+    given = {
+        "coordinator_address": settings.coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
+        "num_processes": _number(settings.processes, "JAX_NUM_PROCESSES", environment),
+        "process_id": _number(settings.process, "JAX_PROCESS_ID", environment),
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if settings.auto or (len(missing) == 3 and several(environment)):
+        return {name: value for name, value in given.items() if value is not None}
+    if len(missing) == 3:
+        return None
+    if missing:
+        raise ValueError(
+            "hosts.coordinator, hosts.processes and hosts.process go together (or "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or hosts.auto); "
+            f"missing: {', '.join(missing)}"
+        )
+    count, index = given["num_processes"], given["process_id"]
+    if not 0 <= index < count:
+        raise ValueError(f"hosts.process is {index}; expected 0 to {count - 1} (hosts.processes)")
+    return given
+
+
+def _number(given: int | None, name: str, environment: Mapping[str, str]) -> int | None:
+    text = environment.get(name)
+    if given is not None or text is None:
+        return given
+    if not text.isdigit():
+        raise ValueError(f"environment variable {name} is {text!r}; expected a number")
+    return int(text)
+
+
+def several(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that JAX knows has started several processes.
+
+    Run by each host for itself, a pod's command would train as many copies as there are hosts.
+    """
+    counts = [environment.get(n, "1") for n in ("OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")]
+    if "SLURM_STEP_NODELIST" in environment:  # inside srun, not in salloc's own shell
+        counts.append(environment.get("SLURM_NTASKS", "1"))
+    addresses = [environment.get(n, "") for n in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")]
+    return any(c.isdigit() and int(c) > 1 for c in counts) or any("," in a for a in addresses)
+
+
+class Processes:
+    """What the processes of a run tell each other.
+
+    Args:
+      deadline: seconds that one waits for the others.
+      client: JAX's coordination client; that of `jax.distributed` when left out.
+      index: this process's number.
+      count: of all processes.
+    """
+
+    def __init__(self, deadline: float = 600.0, *, client=None, index=None, count=None):
+        self.index = jax.process_index() if index is None else index
+        self.count = jax.process_count() if count is None else count
+        self.deadline = deadline
+        self._round = 0
+        if self.count > 1:
+            self._client = _client() if client is None else client
+            self._names = ["?"] * self.count
+            self._names = self.gather("hosts of the run", socket.gethostname)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.index == 0
+
+    def gather(self, name: str, work: Callable[[], Any]) -> list[Any]:
+        """Does `work` here and returns what every process's work gave, in their order.
+
+        All processes call it with the same names in the same order, and none returns before all
+        have come: between host-side work and a program with collectives it is the barrier.
+
+        Args:
+          name: what is being done, for messages.
+          work: a function; what it returns goes through JSON.
+
+        Returns:
+          One result a process.
+
+        Raises:
+          HostError: if a process does not come within the deadline, failed in its `work`, or is at
+            another place of the program. What `work` itself raises is raised here, after the
+            others have been told.
+        """
+        if self.count == 1:
+            return [work()]
+        message: dict[str, Any] = {"name": name}
+        error = None
+        try:
+            message["value"] = work()
+        except Exception as caught:  # noqa: BLE001  (told to the others, then raised)
+            error = caught
+            message["error"] = f"{type(caught).__name__}: {caught}"
+        self._round += 1
+        place = f"polgrad/{self._round}"
+        self._client.key_value_set(f"{place}/{self.index}", json.dumps(message))
+        if error is not None:
+            raise error
+        messages = self._collect(place, name)
+        if self._round > 1:
+            # Who has come to this round has read the one before it.
+            self._client.key_value_delete(f"polgrad/{self._round - 1}/{self.index}")
+        for index, other in enumerate(messages):
+            if "error" in other:
+                raise HostError(f"{self.who(index)} failed at {other['name']}: {other['error']}")
+            if other["name"] != name:
+                raise HostError(
+                    f"{self.who(index)} is at {other['name']!r}, {self.who(self.index)} at "
+                    f"{name!r}: their runs are not the same"
+                )
+        return [other["value"] for other in messages]
+
+    def _collect(self, place: str, name: str) -> list[dict[str, Any]]:
+        ends = time.monotonic() + self.deadline
+        messages = []
+        for index in range(self.count):
+            left = max(1, int(1000 * (ends - time.monotonic())))
+            try:
+                messages.append(
+                    json.loads(self._client.blocking_key_value_get(f"{place}/{index}", left))
+                )
+            except jax.errors.JaxRuntimeError as error:
+                raise HostError(self._missing(place, name, error)) from None
+        return messages
+
+    def _missing(self, place: str, name: str, error: Exception) -> str:
+        try:
+            came = {int(k.rpartition("/")[2]) for k, _ in self._client.key_value_dir_get(place)}
+        except jax.errors.JaxRuntimeError:
+            return f"the coordinator, {self.who(0)}, is gone: {error}"
+        absent = ", ".join(self.who(i) for i in range(self.count) if i not in came)
+        return (
+            f"{absent or 'a process'} did not come to {name!r} within {self.deadline:g} s "
+            "(hosts.deadline)"
+        )
+
+    def who(self, index: int) -> str:
+        """A process by number and host name."""
+        return f"process {index} ({self._names[index]})"
+
+    def agree(self, name: str, work: Callable[[], Any]) -> None:
+        """Does `work` and compares what it gives, which must be the same on every process.
+
+        Args:
+          name: what is compared.
+          work: a function that returns plain data.
+
+        Raises:
+          HostError: as `gather`, or if a value differs; both are shown.
+        """
+        values = self.gather(name, work)
+        for index, other in enumerate(values):
+            if other != values[0]:
+                raise HostError(
+                    f"{name} differs between hosts: {_short(values[0])} on {self.who(0)}, "
+                    f"{_short(other)} on {self.who(index)}"
+                )
+
+
+def _client():
+    """JAX's coordination client. It has no public name; Orbax takes it from the same place."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def shapes(tree: Any) -> dict[str, str]:
+    """Shape and type of every array of a batch, with a hash of them all: what hosts compare."""
+    found = {
+        jax.tree_util.keystr(path): f"{np.dtype(x.dtype).name}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return {"hash": f"{zlib.crc32(json.dumps(found, sort_keys=True).encode()):08x}", **found}
+
+
+def own_rows(sharding: jax.sharding.Sharding, count: int, index: int) -> np.ndarray:
+    """The rows of a batch that a process works on: some of those that lie on its devices.
+
+    Every row has one owner. Rows that several processes hold (a tensor axis across hosts, a batch
+    that is not split) are dealt out among them.
+
+    Args:
+      sharding: of an array whose leading axis is the batch's.
+      count: rows.
+      index: of the process.
+
+    Returns:
+      Row numbers, rising.
+    """
+    holders: dict[tuple[int, int], set[int]] = {}
+    for device, (rows, *_) in sharding.devices_indices_map((count,)).items():
+        start, stop, _ = rows.indices(count)
+        holders.setdefault((start, stop), set()).add(device.process_index)
+    own = []
+    for (start, stop), held_by in sorted(holders.items()):
+        parts = np.array_split(np.arange(start, stop), len(held_by))
+        own += [part for part, holder in zip(parts, sorted(held_by)) if holder == index]
+    return np.sort(np.concatenate(own)) if own else np.zeros(0, int)
+
+
+def local(x: jax.Array) -> np.ndarray:
+    """An array as NumPy, filled where this process holds it and 0 elsewhere."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    full = np.zeros(x.shape, x.dtype)
+    for shard in x.addressable_shards:
+        full[shard.index] = np.asarray(shard.data)
+    return full
+
+
+def whole(tree: Any) -> Any:
+    """Small arrays as NumPy, whole on every process. A collective: all processes call it."""
+    from jax.experimental import multihost_utils
+
+    def fetch(x):
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+def check_shared(processes: Processes, directory: pathlib.Path) -> None:
+    """Raises where the processes do not see one directory: their checkpoint is written to it.
+
+    Args:
+      processes: of the run.
+      directory: there for all of them.
+
+    Raises:
+      HostError: names who does not see what the first process writes.
+    """
+    mark = directory / ".shared"
+    processes.gather(f"writing to {directory}", mark.touch if processes.first else int)
+    seen = processes.gather(f"looking into {directory}", mark.exists)
+    processes.gather(f"having looked into {directory}", int)
+    if processes.first:
+        mark.unlink()
+    if not all(seen):
+        raise HostError(
+            f"{processes.who(seen.index(False))} does not see what {processes.who(0)} writes to "
+            f"{directory}; expected out on a file system that all hosts share (or give "
+            "saving.checkpoints)"
+        )
