@@ -124,8 +124,15 @@ def _train(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except hosts.HostError as error:
-        return _fail(error, 1)
+        _leave(_fail(error, 1))
     return _train_parts(parts)
+
+
+def _leave(code: int) -> None:
+    """Ends at once. An orderly end waits minutes for the host that is gone, and then aborts."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _train_parts(parts) -> int:
@@ -134,11 +141,15 @@ def _train_parts(parts) -> int:
 
     try:
         result = loop.run(parts)
-    except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
+    except (loop.TrainingError, RewardFailure) as error:
         return _fail(error, 1)
+    except hosts.HostError as error:
+        _leave(_fail(error, 1))
     except checkpoints.ResumeError as error:
         return _fail(error, 2)
     directory = result.directory
+    if not parts.processes.first:
+        return 0
     if result.stopped:
         print(f"stopped by SIGTERM and saved at step {int(result.state.step)}; go on with --resume")
         return 0

@@ -7,6 +7,7 @@ a minute. `Processes.gather` is that exchange. It goes through JAX's coordinatio
 through the devices, so it may wait as long as it is told to, and says which host did not come.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -185,7 +186,7 @@ class Processes:
 
     def _missing(self, place: str, name: str, error: Exception) -> str:
         try:
-            came = {int(k.rpartition("/")[2]) for k, _ in self._client.key_value_dir_get(place)}
+            came = self._present(place)
         except jax.errors.JaxRuntimeError:
             return f"the coordinator, {self.who(0)}, is gone: {error}"
         absent = ", ".join(self.who(i) for i in range(self.count) if i not in came)
@@ -193,6 +194,31 @@ class Processes:
             f"{absent or 'a process'} did not come to {name!r} within {self.deadline:g} s "
             "(hosts.deadline)"
         )
+
+    def lost(self, error: Exception, wait: float = 10.0) -> HostError:
+        """What to raise when a program that all run together has failed: who is not there.
+
+        Args:
+          error: of the program.
+          wait: seconds that the others have to answer.
+        """
+        place = "polgrad/lost"
+        came = {self.index}
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.key_value_set(f"{place}/{self.index}", "")
+            ends = time.monotonic() + wait
+            while len(came) < self.count and time.monotonic() < ends:
+                time.sleep(0.1)
+                came |= self._present(place)
+        reason = str(error).splitlines()[0]
+        absent = ", ".join(self.who(i) for i in range(self.count) if i not in came)
+        return HostError(
+            f"a program of all hosts failed ({reason}); no answer from: {absent or 'none missing'}. "
+            "Start all again with --resume"
+        )
+
+    def _present(self, place: str) -> set[int]:
+        return {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(place)}
 
     def who(self, index: int) -> str:
         """A process by number and host name."""

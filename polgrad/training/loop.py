@@ -67,6 +67,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
       ValueError: for settings that cannot be used, before anything is computed.
       ResumeError: if the checkpoint in `config.out` is of another shape.
       TrainingError: if the run cannot go on.
+      HostError: if another process of the run is missing or failed.
       polgrad.rewards.RewardFailure: if too many rewards fail.
     """
     return run(building.build(config), quiet=quiet)
@@ -82,14 +83,25 @@ def run(parts: Parts, *, quiet: bool = False) -> Result:
         checkpoints = Checkpoints(
             place_of(parts.directory, config.saving.checkpoints), config.saving.keep
         )
-        stack.callback(checkpoints.close)
+
+        @stack.push
+        def close_checkpoints(kind, error, traceback):
+            # With a host gone, waiting for its part of a save would not end.
+            if not isinstance(error, hosts.HostError):
+                checkpoints.close()
+
         pools = _pools(parts, stack)
         stop = stack.enter_context(_stop_signal())
         if parts.processes.first:
             settings = json.dumps(as_json(config), indent=2)
             (parts.directory / "config.json").write_text(settings + "\n")
             serving.save_description(parts.directory, parts.policy, parts.tokenizer)
-        return _Loop(parts, reporter, checkpoints, pools, stop).run()
+        try:
+            return _Loop(parts, reporter, checkpoints, pools, stop).run()
+        except jax.errors.JaxRuntimeError as error:
+            if parts.processes.count == 1:
+                raise
+            raise parts.processes.lost(error) from error
 
 
 def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
