@@ -15,7 +15,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
+.PHONY: train test test-slow test-parity test-ray test-hosts test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,13 +39,17 @@ train: $(VENV)/.installed
 	  $(CHAIN_SUM)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray and not colabs"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray and not hosts and not colabs"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity
+
+# Runs of several processes: the gradient of one, a process killed, others that go on.
+test-hosts: $(VENV)/.installed
+	$(BIN)/python -m pytest -m hosts tests/training/test_processes.py
 
 # A sweep on a Ray cluster of two nodes on this machine, one of them killed.
 test-ray: $(VENV)/.ray
