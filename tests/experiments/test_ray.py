@@ -77,3 +77,20 @@ def test_a_node_that_dies_under_a_sweep_loses_nothing(cluster, tmp_path):
     # The cell that the node took with it was begun again elsewhere.
     begun = collections.Counter((tmp_path / "log").read_text().split()[::2])
     assert lost and all(begun[cell] > 3 for cell in lost)
+
+
+def test_the_recipe_of_the_documentation_trains_on_two_nodes(cluster, tmp_path):
+    address, _ = cluster
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "pods.md").read_text()
+    recipe = page.split("```python\n")[1].split("```")[0]
+    command = (
+        f"{RAY.with_name('polgrad')} train --task chain_sum --data.train-size 32 --data.test-size 8 "
+        "--small.layers 1 --small.width 16 --rollouts.prompts 4 --rollouts.group-size 2 "
+        f"--rollouts.max-tokens 3 --steps 1 --evaluation.problems 8 --out {tmp_path / 'run'}"
+    )
+    recipe = recipe.replace("HOSTS, CPUS, GPUS = 4, 8, 8", "HOSTS, CPUS, GPUS = 2, 1, 0")
+    (old,) = [line for line in recipe.splitlines() if line.startswith("COMMAND = ")]
+    recipe = recipe.replace(old, f"COMMAND = {command!r}") + "\nassert codes == [0, 0], codes\n"
+    one_device = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "RAY_ADDRESS": address}
+    subprocess.run([sys.executable, "-c", recipe], env=os.environ | one_device, check=True)
+    assert len(list((tmp_path / "run").glob("scores*.jsonl"))) == 2
