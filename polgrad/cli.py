@@ -25,6 +25,8 @@ COMMANDS = (
     "list",
 )
 
+CACHED = ("train", "sample", "evaluate")
+
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
   train      train a policy: warm start, rollouts, updates, evaluation
@@ -37,7 +39,8 @@ USAGE = """usage: polgrad COMMAND [OPTIONS]
   compile    rehearse a step on a TPU slice that is not there: memory, time, what binds
   list       algorithms, tasks, policies, experiments
 
-polgrad COMMAND --help tells the options of a command."""
+polgrad COMMAND --help tells the options of a command. train, sample and evaluate keep compiled
+programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; --no-cache keeps none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,6 +70,12 @@ def _run(arguments: list[str]) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
+    if command in CACHED:
+        keep, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
+        if keep and not {"-h", "--help"} & {*rest}:
+            from polgrad.training import program_cache
+
+            program_cache.use()
     handlers: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "sample": _sample,

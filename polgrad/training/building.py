@@ -280,12 +280,12 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
             f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
             "trained to end with its own end token"
         )
-    fields = ("prompt", "answer", "chosen", "rejected")
-    texts = [
-        e[f] for s in sources for e in map(s.__getitem__, range(len(s))) for f in fields if f in e
-    ]
-    tokenizer = data.CharacterTokenizer("".join(sorted(set().union(*map(set, texts)))))
-    longest = max(len(s[i]["prompt"]) for s in sources for i in range(len(s)))
+    alphabet, longest = set(), 0
+    for example in (source[i] for source in sources for i in range(len(source))):
+        longest = max(longest, len(example["prompt"]))
+        for field in ("prompt", "answer", "chosen", "rejected"):
+            alphabet.update(example.get(field, ""))
+    tokenizer = data.CharacterTokenizer("".join(sorted(alphabet)))
     shape = config.small
     network = policies.TransformerNetwork(
         policies.TransformerConfig(

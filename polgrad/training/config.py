@@ -222,6 +222,8 @@ class TrainConfig:
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
         log-probability of a token; above it the run stops.
+      profile: write a trace of steps 5 to 7 to `profile` in the run's directory, for XProf or
+        Perfetto.
       track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
         not need it.
     """
@@ -237,6 +239,7 @@ class TrainConfig:
     mesh: str = ""
     parity_tolerance: float = 0.01
     track_kl: bool = True
+    profile: bool = False
     data: Data = Data()
     small: Small = Small()
     rollouts: Rollouts = Rollouts()

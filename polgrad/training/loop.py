@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.scoring import with_packing
 from polgrad.training.types import TrainState
 from polgrad.training.warm_start import warm_start
+
+PROFILED = (5, 7)
 
 
 class TrainingError(RuntimeError):
@@ -187,7 +190,8 @@ class _Loop:
         start, saved = int(state.step), self.checkpoints.latest()
         with self.reporter.live(start):
             for step in range(start + 1, self.config.steps + 1):
-                state, metrics = self._step(step, state, reference)
+                with self._profiled(step):
+                    state, metrics = self._step(step, state, reference)
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
                 self.reporter.metrics(step, row)
@@ -206,6 +210,19 @@ class _Loop:
             plot(self.parts.directory)
         stopped = stop and saved != self.config.steps
         return Result(state, row, before, after, self.parts.directory, self.parts, stopped)
+
+    @contextlib.contextmanager
+    def _profiled(self, step: int):
+        """Traces steps 5 to 7: the earlier ones compile."""
+        first, last = PROFILED
+        inside = self.config.profile and first <= step <= min(last, self.config.steps)
+        if inside and step == first:
+            jax.profiler.start_trace(str(self.parts.directory / "profile"))
+        try:
+            yield
+        finally:
+            if inside and (step == min(last, self.config.steps) or sys.exc_info()[0]):
+                jax.profiler.stop_trace()
 
     def _stopping(self, step: int) -> bool:
         """Whether any host was told to stop: a pod is preempted host by host, but saves as one."""

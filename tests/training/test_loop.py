@@ -92,6 +92,12 @@ def test_every_metric_is_defined_once_in_the_documentation(result):
         assert text.count(f"| `{name}`") + text.count(f", `{name}`") == 1, name
 
 
+def test_a_profile_holds_the_steps_after_compilation(sums, tmp_path):
+    changes = {"steps": 6, "profile": True, "evaluation": Evaluation(problems=0)}
+    training.train(config(sums, tmp_path, warm_start=WarmStart(), **changes), quiet=True)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_the_newest_checkpoint_is_the_final_state(result):
     params, step = restore_params(result.directory)
     assert step == 4
