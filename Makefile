@@ -39,7 +39,7 @@ train: $(VENV)/.installed
 	  $(CHAIN_SUM)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not parity and not ray and not hosts and not colabs"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not parity and not ray and not hosts and not colabs"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

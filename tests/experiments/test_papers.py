@@ -14,8 +14,8 @@ PAPERS = {p.stem: p for p in sorted((ROOT / "experiments").glob("*/*.py")) if p.
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
 
 
-# Compiling a transformer and its sampler for every arm takes a minute: `make test-slow`.
-HEAVY = {"dpo"}
+# Compiling every one of their arms takes half a minute and more: `make test-slow`.
+HEAVY = {"disco", "dpo", "topr"}
 
 
 @pytest.mark.parametrize(
