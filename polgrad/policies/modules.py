@@ -29,6 +29,13 @@ def at_least_float32(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def rms_norm(x, scale, epsilon):
+    """See `RMSNorm`."""
+    wide = at_least_float32(x)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    return (wide * inverse * scale).astype(x.dtype)
+
+
 class RMSNorm(nnx.Module):
     """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32, back in the type of `x`."""
 
@@ -37,9 +44,7 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x):
-        wide = at_least_float32(x)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return (wide * inverse * self.scale[...]).astype(x.dtype)
+        return rms_norm(x, self.scale[...], self.epsilon)
 
 
 class Projection(nnx.Module):

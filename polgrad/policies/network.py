@@ -27,7 +27,13 @@ _LARGE = 1024
 
 @runtime_checkable
 class Network(Protocol):
-    """A causal sequence model with a vocabulary head and, where it has them, scalar heads."""
+    """A causal sequence model with a vocabulary head and, where it has them, scalar heads.
+
+    A network may also have `decoder(params, *, compute_dtype, weights)`, which makes weights ready
+    for many decoding steps or returns None, and `round_layers(params)`, the matrices that its
+    decoder of `weights="int8"` computes with; see `TransformerNetwork`. Without them the sampler
+    calls `decode` on the parameters as they are.
+    """
 
     vocab_size: int
     max_length: int

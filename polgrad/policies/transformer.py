@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from polgrad.policies import modules
+from polgrad.policies import decoder, modules
 from polgrad.policies.network import Cache, Params, initialize
 
 REMAT = ("none", "full", "dots")
@@ -309,6 +309,34 @@ class TransformerNetwork:
             Hidden states `[B, D]`, and the cache.
         """
         return self._module(params).decode(tokens, positions, cache, compute_dtype)
+
+    def decoder(
+        self,
+        params: Params,
+        *,
+        compute_dtype: DTypeLike = jnp.float32,
+        weights: decoder.Weights = "full",
+    ) -> decoder.TransformerDecoder | None:
+        """Weights made ready for many decoding steps, where that pays.
+
+        Args:
+            params: as from `init`.
+            compute_dtype: type of the matrix products.
+            weights: `"full"`, or `"int8"` for matrices rounded to eight bits.
+
+        Returns:
+            A decoder with `caches` and `decode`; None where `decode` on `params` is to be used: on
+            more than one device, where joined products would be laid out anew, and for full weights
+            on accelerators, where a program of all layers is slow to compile.
+        """
+        several = jax.sharding.get_abstract_mesh().size > 1
+        if several or (weights == "full" and jax.default_backend() != "cpu"):
+            return None
+        return decoder.prepare(self.config, params, compute_dtype=compute_dtype, weights=weights)
+
+    def round_layers(self, params: Params) -> Params:
+        """Parameters with the matrices of `weights="int8"`, in the layout of `init`."""
+        return decoder.round_layers(params)
 
     def _check_length(self, name: str, length: int) -> None:
         if length > self.config.max_length:

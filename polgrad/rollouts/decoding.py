@@ -1,12 +1,13 @@
 """What both samplers share: prefill, one decoding step, checks, and the result's assembly."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from polgrad.policies.decoder import Rounded, round_matrix
 from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.network import Network, shard_batch
 from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
@@ -27,6 +28,7 @@ def check(
     group_size,
     reference_params,
     reference_weight,
+    weights="full",
 ):
     """Static mistakes, at trace time; returns the three arrays in the sampler's types."""
     prompts, prompt_lengths = (
@@ -57,9 +59,34 @@ def check(
             )
     if not 0 <= reference_weight <= 1:
         raise ValueError(f"reference_weight is {reference_weight}; expected in [0, 1]")
+    if weights not in ("full", "int8"):
+        raise ValueError(f"weights is {weights!r}; expected 'full' or 'int8'")
+    if weights == "int8" and not hasattr(network, "round_layers"):
+        raise ValueError(
+            f"weights is 'int8'; expected a network with decoder and round_layers, "
+            f"got {type(network).__name__}"
+        )
     if reference_weight > 0 and reference_params is None:
         raise ValueError(f"reference_weight is {reference_weight}, but reference_params is None")
     return prompts, prompt_lengths, prompt_ids
+
+
+class Plain(NamedTuple):
+    """The decoder of a network that has none of its own: its parameters as they are."""
+
+    network: Network
+    params: PyTree
+    compute_dtype: jnp.dtype
+
+    def caches(self, cache):
+        """A cache as `decode` takes it: as it is."""
+        return cache
+
+    def decode(self, tokens, positions, cache):
+        """One step of the network."""
+        return self.network.decode(
+            self.params, tokens, positions, cache, compute_dtype=self.compute_dtype
+        )
 
 
 class Sampler(NamedTuple):
@@ -67,7 +94,8 @@ class Sampler(NamedTuple):
 
     network: Network
     policies: tuple[PyTree, ...]
-    heads: tuple[Array, ...]
+    decoders: tuple[Any, ...]
+    heads: tuple[Array | Rounded, ...]
     reference_weight: float
     sampling: Sampling
     compute_dtype: jnp.dtype
@@ -78,12 +106,15 @@ class Sampler(NamedTuple):
         caches = tuple(make(batch, length, self.compute_dtype) for _ in self.policies)
         return jax.tree.map(lambda leaf: shard_batch(leaf, axis=1), caches)
 
+    def ready(self, caches: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        """Caches of `caches` or `prefill` as `decode` takes them, their rows still the second axis."""
+        return tuple(decoder.caches(cache) for decoder, cache in zip(self.decoders, caches))
+
     def draw(self, hidden, uniforms):
         """Hidden states `[B, D]`, one for each policy, and `[B, K]` uniforms to tokens and logp."""
         # As the trainer's head does it: products in the compute type, sums in float32.
         logits = [
-            jnp.dot(h.astype(head.dtype), head, preferred_element_type=jnp.float32)
-            for h, head in zip(hidden, self.heads)
+            head_product(h.astype(self.compute_dtype), head) for h, head in zip(hidden, self.heads)
         ]
         if len(logits) == 2:
             logits = [geometric_mixture(*logits, reference_weight=self.reference_weight)]
@@ -106,10 +137,8 @@ class Sampler(NamedTuple):
         """One token for each of `[B]` rows: feeds `tokens`, draws number `steps`."""
         hidden, caches = zip(
             *(
-                self.network.decode(
-                    params, tokens, positions, cache, compute_dtype=self.compute_dtype
-                )
-                for params, cache in zip(self.policies, caches)
+                decoder.decode(tokens, positions, cache)
+                for decoder, cache in zip(self.decoders, caches)
             )
         )
         drawn, logp = self.draw(hidden, token_uniforms(keys, steps)[:, None])
@@ -120,16 +149,37 @@ class Sampler(NamedTuple):
         return jnp.isin(tokens, jnp.array(self.sampling.stop_ids, jnp.int32))
 
 
+def head_product(hidden, head):
+    """Logits `[B, V]`, summed in float32 from products in the type of `hidden`."""
+    matrix = head.values.astype(hidden.dtype) if isinstance(head, Rounded) else head
+    logits = jnp.dot(hidden, matrix, preferred_element_type=jnp.float32)
+    return logits * head.scales if isinstance(head, Rounded) else logits
+
+
 def make_sampler(
-    network, params, reference_params, *, reference_weight, sampling, compute_dtype
+    network, params, reference_params, *, reference_weight, sampling, compute_dtype, weights="full"
 ) -> Sampler:
+    """Everything that is made once, before the loop: heads, rounded and joined matrices."""
     # A mixture of weight 0 or 1 is one policy: exactly, and at the price of one.
     policies = (params, reference_params)
     if reference_weight in (0, 1):
         policies = (policies[int(reference_weight)],)
+    dtype = jnp.dtype(compute_dtype)
     # Outside the loop, so that a tied embedding is transposed once and not for each token.
-    heads = tuple(network.head(policy).astype(compute_dtype) for policy in policies)
-    return Sampler(network, policies, heads, reference_weight, sampling, jnp.dtype(compute_dtype))
+    heads = tuple(network.head(policy) for policy in policies)
+    prepare = getattr(network, "decoder", None)
+    settings = {"compute_dtype": dtype}
+    if weights == "int8":
+        settings["weights"] = weights
+        heads = tuple(round_matrix(head) for head in heads)
+    else:
+        heads = tuple(head.astype(dtype) for head in heads)
+    made = [prepare and prepare(policy, **settings) for policy in policies]
+    if weights == "int8":
+        # The prompts are read by the same policy that decodes.
+        policies = tuple(network.round_layers(policy) for policy in policies)
+    decoders = tuple(d or Plain(network, p, dtype) for d, p in zip(made, policies))
+    return Sampler(network, policies, decoders, heads, reference_weight, sampling, dtype)
 
 
 def place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:

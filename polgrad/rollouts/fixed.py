@@ -46,7 +46,8 @@ def _generate_fixed(
     keys = keys.reshape(count, *keys.shape[2:])
     row_lengths = jnp.repeat(prompt_lengths, group_size)
     rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
-    caches = place(sampler.caches(count, prompts.shape[1] + width), rows, jnp.int32(0))
+    caches = sampler.caches(count, prompts.shape[1] + width)
+    caches = sampler.ready(place(caches, rows, jnp.int32(0)))
 
     def body(carry, step):
         caches, token, lengths, stopped, done = carry

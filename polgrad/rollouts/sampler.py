@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
+from polgrad.policies.decoder import Weights
 from polgrad.policies.network import Network
 from polgrad.rollouts.decoding import Sampler, assemble, check, first_tokens, make_sampler, place
 from polgrad.rollouts.sampling import Sampling, sample_keys
@@ -95,6 +96,7 @@ def _step(sampler: Sampler, state: _State, prompt_lengths, keys) -> _State:
         "slots",
         "compute_dtype",
         "reference_weight",
+        "weights",
     ),
 )
 def _generate(
@@ -111,6 +113,7 @@ def _generate(
     slots,
     compute_dtype,
     reference_weight,
+    weights="full",
 ) -> tuple[Rollout, Int[Array, ""]]:
     """The program: a rollout, and the number of decoding steps it took."""
     sampler = make_sampler(
@@ -120,18 +123,20 @@ def _generate(
         reference_weight=reference_weight,
         sampling=sampling,
         compute_dtype=compute_dtype,
+        weights=weights,
     )
     width, count = sampling.max_tokens, prompts.shape[0] * group_size
     keys = sample_keys(key, prompt_ids, group_size)
     prompt_caches, token, logp, lengths, stopped, done = first_tokens(
         sampler, prompts, prompt_lengths, keys
     )
+    prompt_caches = sampler.ready(prompt_caches)
     keys = keys.reshape(count, *keys.shape[2:])
     row_lengths = jnp.repeat(prompt_lengths, group_size)
     # Samples that ended with their first token never take a slot; the rest keep their order.
     queue, queued = jnp.argsort(done, stable=True).astype(jnp.int32), (~done).sum()
     state = _State(
-        caches=sampler.caches(slots, prompts.shape[1] + width),
+        caches=sampler.ready(sampler.caches(slots, prompts.shape[1] + width)),
         row=jnp.full(slots, count, jnp.int32),
         waiting=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros((count, width), jnp.int32).at[:, 0].set(token),
@@ -176,6 +181,7 @@ def generate(
     compute_dtype: jnp.dtype = jnp.float32,
     reference_params: PyTree | None = None,
     reference_weight: float = 0.0,
+    weights: Weights = "full",
 ) -> Rollout:
     """Samples `group_size` completions of each prompt, in one compiled program.
 
@@ -206,6 +212,10 @@ def generate(
         reference_params: parameters of the reference policy, of the same network.
         reference_weight: `w` in [0, 1], the reference's share of the mixture: 0 is exactly the
             policy, 1 exactly the reference; static.
+        weights: `"int8"` samples from the policy with the matrices of its layers and its head
+            rounded to eight bits (`policies.decoder.round_matrix`), a scale an output channel, made
+            once before the loop; products are summed in float32. On more than one device the
+            layers' rounded matrices are held in the parameters' own type; static.
 
     Returns:
         A `Rollout` of `N = M * G` rows, prompt-major. `behavior_logp` is under the distribution
@@ -215,7 +225,7 @@ def generate(
         AssertionError: shapes that do not fit (chex).
         ValueError: `P + max_tokens > network.max_length`; a stop id outside the vocabulary;
             `group_size < 1`; `slots < 2`; `reference_weight` outside [0, 1], or above 0 without
-            `reference_params`.
+            `reference_params`; unknown `weights`, or int8 of a network that cannot round.
 
     References:
         Munos et al., Nash Learning from Human Feedback, arXiv:2312.00886 (the mixture).
@@ -229,6 +239,7 @@ def generate(
         group_size=group_size,
         reference_params=reference_params,
         reference_weight=reference_weight,
+        weights=weights,
     )
     if slots is None:
         slots = max(2, min(prompts.shape[0] * group_size, _DEFAULT_SLOTS))
@@ -247,5 +258,6 @@ def generate(
         slots=slots,
         compute_dtype=compute_dtype,
         reference_weight=reference_weight,
+        weights=weights,
     )
     return rollout

@@ -1,11 +1,15 @@
 """The slot sampler against the training forward, exact frequencies, and its own invariances."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from polgrad.policies import TransformerConfig, TransformerNetwork
+from polgrad.policies.decoder import restore, round_matrix
 from polgrad.policies.distributions import geometric_mixture, log_probs
 from polgrad.rollouts import Rollout, Sampling, generate, pad_prompts
 from polgrad.rollouts.sampler import _generate
@@ -336,3 +340,53 @@ def test_wrong_shapes_are_named(transformer):
             KEY,
             sampling=SAMPLING,
         )
+
+
+def test_no_weight_is_copied_in_the_decoding_loop():
+    config = TransformerConfig(
+        vocab_size=12, width=16, layers=3, heads=2, mlp_width=24, max_length=16, tied=False
+    )
+    network = TransformerNetwork(config)
+    compiled = _generate.lower(
+        network,
+        network.shapes(),
+        None,
+        jax.ShapeDtypeStruct((2, 4), jnp.int32),
+        jax.ShapeDtypeStruct((2,), jnp.int32),
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
+        KEY,
+        sampling=Sampling(max_tokens=4),
+        group_size=1,
+        slots=2,
+        compute_dtype=jnp.float32,
+        reference_weight=0.0,
+    ).compile()
+    computations = re.split(r"\n(?=%|ENTRY)", compiled.as_text())
+    # gate and up side by side are [16, 48]: no other array here has that shape.
+    matrix = r"= f32\[16,48\]\S* (\S+)\("
+    found = [re.findall(matrix, text) for text in computations if "ENTRY" not in text]
+    loop = max(found, key=lambda ops: ops.count("get-tuple-element"))
+    assert set(loop) == {"get-tuple-element"}
+
+
+def test_int8_samples_from_the_policy_with_rounded_matrices(transformer, teacher_forced):
+    network, params = transformer.network, transformer.params
+    tokens, lengths = pad_prompts(PROMPTS, bucket=6, max_length=32)
+    rollout = generate(
+        network, params, tokens, lengths, IDS, KEY,
+        sampling=Sampling(max_tokens=6), group_size=2, slots=4, weights="int8",
+    )  # fmt: skip
+    rounded = network.round_layers(params)
+    rounded["head"] = restore(round_matrix(params["head"]), jnp.float32)
+    for given, near in ((rounded, True), (params, False)):
+        logp = chosen(teacher_forced(network, given, rollout), rollout.completions) * rollout.mask
+        assert (np.abs(logp - rollout.behavior_logp).max() < 1e-4) == near
+
+
+def test_int8_needs_a_network_that_rounds(linear):
+    tokens, lengths = pad_prompts([[1]], bucket=2, max_length=8)
+    with pytest.raises(ValueError, match="weights is 'int8'"):
+        generate(
+            linear.network, linear.params, tokens, lengths, IDS[:1], KEY,
+            sampling=Sampling(max_tokens=2), weights="int8",
+        )  # fmt: skip

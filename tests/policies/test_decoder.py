@@ -1,0 +1,57 @@
+"""Decode-ready weights: the plain step's numbers, and matrices rounded to half a scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad.policies import TransformerConfig, TransformerNetwork
+from polgrad.policies.decoder import prepare, restore, round_matrix
+
+NETWORK = TransformerNetwork(
+    TransformerConfig(
+        vocab_size=11,
+        width=8,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=6,
+        mlp_width=10,
+        max_length=8,
+        qkv_bias=True,
+        qk_norm=True,
+    )
+)
+
+
+@pytest.mark.parametrize("weights", ["full", "int8"])
+def test_a_prepared_step_is_the_plain_step(weights):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), NETWORK.shapes())
+        plain = NETWORK.round_layers(params) if weights == "int8" else params
+        ready = prepare(NETWORK.config, params, compute_dtype=jnp.float64, weights=weights)
+        cache = jax.tree.map(
+            lambda x: jnp.asarray(rng.normal(size=x.shape)),
+            NETWORK.init_cache(3, 6, jnp.float64),
+        )
+        # The last row lies outside the cache and must write nothing.
+        tokens, positions = jnp.array([1, 10, 4]), jnp.array([0, 3, 6])
+        want, after = NETWORK.decode(plain, tokens, positions, cache, compute_dtype=jnp.float64)
+        got, kept = ready.decode(tokens, positions, ready.caches(cache))
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12),
+            kept,
+            ready.caches(after),
+        )
+
+
+def test_rounding_is_off_by_half_a_scale_and_keeps_columns_of_zeros():
+    kernel = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
+    kernel[:, 2] = 0
+    rounded = round_matrix(jnp.asarray(kernel))
+    np.testing.assert_allclose(rounded.scales, np.abs(kernel).max(0) / 127, rtol=1e-6)
+    assert np.abs(np.asarray(rounded.values)).max(0).tolist() == [127, 127, 0, 127, 127]
+    gap = np.abs(np.asarray(restore(rounded, jnp.float32)) - kernel)
+    assert (gap <= 0.5001 * np.asarray(rounded.scales)).all() and gap.max() > 0
