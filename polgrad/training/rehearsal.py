@@ -118,7 +118,8 @@ class Program(NamedTuple):
       batch: bytes of all its other arguments.
       temporary: bytes of activations, gradients and copies.
       code: bytes of the program.
-      costs: what one run of it does.
+      costs: what one run of it does; None where jaxlib cannot read the compiled program back, as
+        jaxlib 0.10 cannot some of libtpu 0.0.52's for TPU v5p.
       seconds: what compiling took.
     """
 
@@ -128,7 +129,7 @@ class Program(NamedTuple):
     batch: int
     temporary: int
     code: int
-    costs: program_costs.Costs
+    costs: program_costs.Costs | None
     seconds: float
 
     @property
@@ -329,9 +330,19 @@ class _Step:
             batch=max(others, 0),
             temporary=memory.temp_size_in_bytes,
             code=memory.generated_code_size_in_bytes,
-            costs=program_costs.measure(compiled.as_text(), unknown_trips=trips),
+            costs=_costs(compiled, trips),
             seconds=time.monotonic() - begun,
         )
+
+
+def _costs(compiled, trips) -> program_costs.Costs | None:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        if "RET_CHECK" not in str(error):
+            raise
+        return None
+    return program_costs.measure(text, unknown_trips=trips)
 
 
 def _bytes_each(tree) -> int:

@@ -67,6 +67,9 @@ def _print(program: Program, where: Slice) -> None:
         f"  {program.name:7} {_size(program.held)}: {held}  (compiled in {program.seconds:.0f} s)"
     )
     costs = program.costs
+    if costs is None:
+        print("          operations and time are not counted: jaxlib cannot read this program back")
+        return
     print(f"          {costs.flops / 1e12:.3g} TFLOP, {costs.bytes / 1e9:.3g} GB of memory traffic")
     for kind, found in costs.collectives.items():
         print(f"          {found.count:,.0f} {kind}, {found.bytes / 1e9:.3g} GB sent")

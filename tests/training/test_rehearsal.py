@@ -101,3 +101,15 @@ def test_a_slice_that_is_not_there(capsys):
     assert "at published rates" in text and "  fits" in text
     with pytest.raises(ValueError, match="is not one that libtpu knows"):
         rehearsal.describe("v5e:3x7")
+
+
+def test_a_program_that_cannot_be_read_back_still_tells_its_memory(monkeypatch, capsys):
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+    what = Rehearsal("tiny", sequences=4, length=16, prompt_length=8, group_size=4)
+    assert rehearsal_report.run(what, "local", "data=1")
+    printed = capsys.readouterr().out
+    assert "cannot read this program back" in printed and "parameters" in printed
+    assert "TFLOP" not in printed
