@@ -108,8 +108,8 @@ def test_a_program_that_cannot_be_read_back_still_tells_its_memory(monkeypatch, 
         raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
 
     monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
-    what = Rehearsal("tiny", sequences=4, length=16, prompt_length=8, group_size=4)
-    assert rehearsal_report.run(what, "local", "data=1")
+    what = Rehearsal("tiny", sequences=8, length=16, prompt_length=8, group_size=4)
+    assert rehearsal_report.run(what, "local", "data=8")
     printed = capsys.readouterr().out
     assert "cannot read this program back" in printed and "parameters" in printed
     assert "TFLOP" not in printed
