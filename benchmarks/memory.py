@@ -1,12 +1,17 @@
 """Temporaries of the compiled update on SmolLM2's shape, with and without chunked log-probabilities.
 
-    python benchmarks/memory.py [--sequences 16] [--length 512]
+    python benchmarks/memory.py [--sequences 16] [--length 512] [--measure]
 
 Nothing is run: the update is lowered for abstract arrays, and the compiler says what it would hold.
+With `--measure` one update is run, and the resident memory that it took at its peak, beyond what was
+there just before, is set next to the compiled figure (Linux).
 """
 
 import argparse
+import ctypes
 import dataclasses
+import gc
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +36,9 @@ SMOLLM2 = policies.TransformerConfig(
 )
 
 
+MESH = mesh_lib.make({"data": 1})
+
+
 def abstract_batch(sequences: int, prompt: int, completion: int) -> dict:
     """The shapes of a GRPO batch."""
 
@@ -44,21 +52,57 @@ def abstract_batch(sequences: int, prompt: int, completion: int) -> dict:
     return {**tokens, **lengths, **floats, "advantages": of(jnp.float32, 1)}
 
 
-def temporaries(sequences: int, length: int, chunk: int | None) -> int:
-    """Bytes of temporaries of one GRPO update."""
+def make_programs(sequences: int, prompt: int, length: int, chunk: int | None) -> Programs:
+    """The programs of GRPO on SmolLM2's shape, on one device."""
     network = policies.TransformerNetwork(SMOLLM2)
-    prompt = length // 8
     context = Context(
         group_size=sequences, max_tokens=length - prompt, num_prompts=1, on_policy=True
     )
-    mesh = mesh_lib.make({"data": 1})
     scoring = dataclasses.replace(Scoring(remat="full"), chunk=chunk)
     algorithm = algorithms.GRPO().build(context)
-    with mesh_lib.entered(mesh):
-        programs = Programs(network, algorithm, Optimizer().build(1), mesh, scoring=scoring)
+    return Programs(network, algorithm, Optimizer().build(1), MESH, scoring=scoring)
+
+
+def temporaries(sequences: int, length: int, chunk: int | None) -> int:
+    """Bytes of temporaries of one GRPO update."""
+    prompt = length // 8
+    with mesh_lib.entered(MESH):
+        programs = make_programs(sequences, prompt, length, chunk)
         batch = abstract_batch(sequences, prompt, length - prompt)
         compiled = programs.lower_update(batch, jax.eval_shape(jax.random.key, 0)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+def resident(field: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(field + ":")]
+    return 1024 * int(line.split()[1])
+
+
+def measure(sequences: int, length: int) -> tuple[int, int]:
+    """Bytes that one update needs beyond its arguments: as compiled, and as seen while it runs."""
+    prompt = length // 8
+    with mesh_lib.entered(MESH):
+        programs = make_programs(sequences, prompt, length, None)
+        shapes = abstract_batch(sequences, prompt, length - prompt)
+        batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
+        batch["prompt_lengths"] *= prompt
+        batch["completion_lengths"] *= length - prompt
+        key = jax.random.key(0)
+        compiled = programs.lower_update(batch, key).compile()
+        found = compiled.memory_analysis()
+        new = found.output_size_in_bytes - found.alias_size_in_bytes
+        params = policies.TransformerNetwork(SMOLLM2).init(key)
+        state = jax.block_until_ready(programs.first_state(params))
+        del params
+        # What the set-up has freed must not be what the update takes.
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        before = resident("VmRSS")
+        jax.block_until_ready(compiled(state, batch, key))
+        return found.temp_size_in_bytes + max(new, 0), resident("VmHWM") - before
 
 
 def main() -> None:
@@ -66,7 +110,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--sequences", type=int, default=16)
     options.add_argument("--length", type=int, default=512)
+    options.add_argument("--measure", action="store_true")
     options = options.parse_args()
+    if options.measure:
+        compiled, seen = measure(options.sequences, options.length)
+        print(f"one update of {options.sequences} sequences of {options.length} tokens")
+        print(f"compiled: {compiled / 2**20:,.0f} MiB beyond its arguments")
+        print(f"measured: {seen / 2**20:,.0f} MiB at the peak beyond what was there before")
+        print(f"ratio: {seen / compiled:.2f}")
+        return
     chunked = temporaries(options.sequences, options.length, None)
     whole = temporaries(options.sequences, options.length, options.length)
     print(f"{options.sequences} sequences of {options.length} tokens, full rematerialisation")

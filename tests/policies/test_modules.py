@@ -1,5 +1,6 @@
 """Parts of the transformer against their formulas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,3 +77,50 @@ def test_attention_is_a_masked_softmax(groups):
             weights = np.exp(scores) / np.exp(scores).sum()
             expected = weights @ value[0, seen, head // groups]
             np.testing.assert_allclose(out[0, t, head], expected, atol=1e-5)
+
+
+def packed(dtype):
+    """Two heads a group, two sequences in a row and padding after them; and what to attend to."""
+    random = np.random.default_rng(5)
+    query = random.standard_normal((2, 6, 4, 8))
+    key, value, weight = (random.standard_normal((2, 6, n, 8)) for n in (2, 2, 4))
+    segments = np.array([[1, 1, 2, 2, 2, 0], [3, 3, 3, 4, 0, 0]])
+    mask = (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, :, None]
+    counted = weight * (segments != 0)[..., None, None]
+    return [jnp.asarray(x, dtype) for x in (query, key, value)], mask[:, None], jnp.asarray(counted)
+
+
+def value_and_gradients(dtype, **kernel):
+    arrays, mask, weight = packed(dtype)
+
+    def loss(query, key, value):
+        if kernel:
+            out = jax.nn.dot_product_attention(
+                query, key, value, mask=mask, is_causal=True, **kernel
+            )
+        else:
+            out = modules.attention(query, key, value, mask, causal=True)
+        return (out * weight.astype(out.dtype)).sum(), out * (weight != 0)
+
+    (_, out), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays)
+    return [np.asarray(x, np.float64) for x in (out, *gradients)]
+
+
+def assert_equal_up_to(tolerance, found, expected):
+    for a, b in zip(found, expected):
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def test_the_kernel_path_equals_the_plain_path_on_packed_rows():
+    with jax.enable_x64(True):
+        plain = value_and_gradients(jnp.float64)  # kernels have no float64: this is our einsum
+    assert all(np.abs(x).max() > 0.1 for x in plain)
+    assert_equal_up_to(1e-5, value_and_gradients(jnp.float32), plain)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+def test_the_cudnn_path_equals_the_plain_path_on_packed_rows():
+    with jax.enable_x64(True):
+        plain = value_and_gradients(jnp.float64)
+    found = value_and_gradients(jnp.bfloat16, implementation="cudnn")
+    assert_equal_up_to(3e-2, found, plain)
