@@ -162,15 +162,54 @@ class Transformer(nnx.Module):
         x, _ = self._forward(tokens, positions, segment_ids, dtype, remat, lambda k, v: None)
         return x
 
+    def group_hidden(self, prompts, lengths, completions, dtype, remat):
+        """See `TransformerNetwork.group_hidden`."""
+        (rows, width), (_, samples, steps) = prompts.shape, completions.shape
+        inside = jnp.arange(width) < lengths[:, None]
+        mask = (inside[:, :, None] & inside[:, None, :])[:, None]
+        seen = jnp.repeat(inside, samples, axis=0)[:, None, None, :]
+        seen = jnp.broadcast_to(seen, (rows * samples, 1, steps, width))
+        own = jnp.broadcast_to(jnp.tril(jnp.ones((steps, steps), bool)), (*seen.shape[:3], steps))
+        seen = jnp.concatenate([seen, own], axis=-1)
+
+        def after(x):
+            """The completions' part of a row, one to a row."""
+            return x[:, width:].reshape(rows * samples, steps, *x.shape[2:])
+
+        def whole(x):
+            return jnp.concatenate([jnp.repeat(x[:, :width], samples, axis=0), after(x)], axis=1)
+
+        def attend(query, key, value):
+            first = attention(query[:, :width], key[:, :width], value[:, :width], mask, causal=True)
+            rest = attention(after(query), whole(key), whole(value), seen)
+            rest = rest.reshape(rows, samples * steps, *rest.shape[2:])
+            return jnp.concatenate([first, rest], axis=1), None
+
+        tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
+        following = jnp.tile(lengths[:, None] + jnp.arange(steps), (1, samples))
+        counted = jnp.broadcast_to(jnp.arange(width), prompts.shape)
+        positions = jnp.concatenate([counted, following], axis=1)
+        x, _ = self._layers(tokens, positions, attend, dtype, remat)
+        last = jnp.maximum(lengths - 1, 0)[:, None, None]
+        first = jnp.take_along_axis(x[:, :width], last, axis=1)[:, None]
+        first = jnp.broadcast_to(first, (rows, samples, 1, x.shape[-1]))
+        rest = x[:, width:].reshape(rows, samples, steps, -1)
+        return jnp.concatenate([first, rest], axis=2)
+
     def _forward(self, tokens, positions, segment_ids, dtype, remat, keep):
         """All layers on whole sequences; also what `keep(key, value)` gives, stacked."""
-        rotary = rotary_table(positions, self.config, dtype)
         same = segment_ids[:, :, None] == segment_ids[:, None, :]
         mask = (same & (segment_ids != 0)[:, :, None])[:, None]
-        merge, layers = self.blocks()
 
         def attend(query, key, value):
             return attention(query, key, value, mask, causal=True), keep(key, value)
+
+        return self._layers(tokens, positions, attend, dtype, remat)
+
+    def _layers(self, tokens, positions, attend, dtype, remat):
+        """Embedding, all layers and the final norm; also what `attend` stores, stacked."""
+        rotary = rotary_table(positions, self.config, dtype)
+        merge, layers = self.blocks()
 
         def layer(x, params):
             x, kept = merge(params)(x, rotary, attend)

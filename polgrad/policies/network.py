@@ -29,10 +29,13 @@ _LARGE = 1024
 class Network(Protocol):
     """A causal sequence model with a vocabulary head and, where it has them, scalar heads.
 
-    A network may also have `decoder(params, *, compute_dtype, weights)`, which makes weights ready
-    for many decoding steps or returns None, and `round_layers(params)`, the matrices that its
-    decoder of `weights="int8"` computes with; see `TransformerNetwork`. Without them the sampler
-    calls `decode` on the parameters as they are.
+    A network may also have (see `TransformerNetwork`):
+      `group_hidden(params, prompts, lengths, completions, *, compute_dtype, remat)`, which reads a
+        prompt once for all its completions; without it each is read with its prompt.
+      `decoder(params, *, compute_dtype, weights)`, which makes weights ready for many decoding
+        steps or returns None, and `round_layers(params)`, the matrices that its decoder of
+        `weights="int8"` computes with; without them the sampler calls `decode` on the parameters as
+        they are.
     """
 
     vocab_size: int

@@ -212,10 +212,43 @@ class TransformerNetwork:
         Raises:
             ValueError: an unknown `remat`, or `T` above `max_length`.
         """
-        if remat not in REMAT:
-            raise ValueError(f"remat must be one of {REMAT}, got {remat!r}")
-        self._check_length("tokens", tokens.shape[1])
+        self._check(remat, "tokens", tokens.shape[1])
         return self._module(params).hidden(tokens, positions, segment_ids, compute_dtype, remat)
+
+    def group_hidden(
+        self,
+        params: Params,
+        prompts: Int[Array, "M P"],
+        lengths: Int[Array, " M"],
+        completions: Int[Array, "M G S"],
+        *,
+        compute_dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+    ) -> Float[Array, "M G S+1 D"]:
+        """Hidden states of several completions of each prompt; a prompt is read once.
+
+        What `hidden` gives for the prompt followed by each completion, without computing the
+        prompt's part `G` times.
+
+        Args:
+            params: as from `init`.
+            prompts: `[M, P]`, right-padded, in `0..V-1`.
+            lengths: `[M]`, in `0..P`.
+            completions: `[M, G, S]`, right-padded, S at least 1; each follows its prompt directly.
+            compute_dtype: as of `hidden`.
+            remat: as of `hidden`.
+
+        Returns:
+            `[M, G, S + 1, D]` in `compute_dtype`: the state after the prompt, and after each token
+            of the completion; finite but meaningless at padding.
+
+        Raises:
+            ValueError: an unknown `remat`, or `P + S` above `max_length`.
+        """
+        self._check(remat, "prompts and completions", prompts.shape[1] + completions.shape[2])
+        return self._module(params).group_hidden(
+            prompts, lengths, completions, compute_dtype, remat
+        )
 
     def head(self, params: Params) -> Float[Array, "D V"]:
         """The output projection `[D, V]`: the embedding transposed where the two are tied."""
@@ -337,6 +370,11 @@ class TransformerNetwork:
     def round_layers(self, params: Params) -> Params:
         """Parameters with the matrices of `weights="int8"`, in the layout of `init`."""
         return decoder.round_layers(params)
+
+    def _check(self, remat: str, name: str, length: int) -> None:
+        if remat not in REMAT:
+            raise ValueError(f"remat must be one of {REMAT}, got {remat!r}")
+        self._check_length(name, length)
 
     def _check_length(self, name: str, length: int) -> None:
         if length > self.config.max_length:

@@ -94,6 +94,7 @@ class Update:
       chunk: positions of the vocabulary head handled at once; chosen by size when left out.
       compute_dtype: dtype of the network's products; parameters stay float32.
       packing: lay several sequences into one row.
+      share_prompts: read a prompt once for all its samples, where they lie together in a batch.
       max_skipped: updates in a row whose loss or gradient was not finite before the run stops.
     """
 
@@ -104,6 +105,7 @@ class Update:
     chunk: int | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     packing: bool = False
+    share_prompts: bool = True
     max_skipped: int = 5
 
     @property

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from polgrad.training import mesh as mesh_lib
 from polgrad.training import randomness
 from polgrad.training.building import Parts
-from polgrad.training.scoring import Scoring
+from polgrad.training.scoring import Scoring, one_prompt, sharing
 from polgrad.training.step import make_scorer, make_update
 from polgrad.training.types import Algorithm, Batch, TrainState
 
@@ -19,6 +19,7 @@ def make_programs(parts: Parts) -> "Programs":
     """The programs of a run."""
     config = parts.config
     updates = config.steps * config.update.epochs * config.update.mini_batches
+    rollouts = parts.algorithm.source == "rollouts"
     return Programs(
         parts.network,
         parts.algorithm,
@@ -34,6 +35,8 @@ def make_programs(parts: Parts) -> "Programs":
         ),
         mini_batches=config.update.mini_batches,
         micro_batches=config.update.micro_batches,
+        samples=config.rollouts.group_size if rollouts else 1,
+        share_prompts=config.update.share_prompts,
         track_kl=config.track_kl,
         seed=config.seed,
     )
@@ -50,6 +53,8 @@ class Programs:
       scoring: settings of the forward pass.
       mini_batches: optimiser updates a pass over a batch.
       micro_batches: parts an update is accumulated from.
+      samples: consecutive rows of a rollout that have one prompt.
+      share_prompts: read such a prompt once where that is possible (`scoring.sharing`).
       track_kl: score rollouts under the initial policy even where the algorithm does not ask.
       seed: addresses the algorithm's first state.
     """
@@ -64,11 +69,14 @@ class Programs:
         scoring: Scoring,
         mini_batches: int = 1,
         micro_batches: int = 1,
+        samples: int = 1,
+        share_prompts: bool = True,
         track_kl: bool = False,
         seed: int = 0,
     ):
         self._network, self._algorithm, self._optimizer = network, algorithm, optimizer
         self._scoring, self._mini, self._micro = scoring, mini_batches, micro_batches
+        self._samples, self._share = samples, share_prompts
         self._key = randomness.address(seed, randomness.INIT, 1)
         self.mesh = mesh
         self.needs_reference = track_kl or "reference" in algorithm.requires
@@ -91,10 +99,7 @@ class Programs:
             self.state_shardings,
         )
         self.prepare = jax.jit(algorithm.prepare)
-        # Scoring is done whole on rollouts, whose unit is the sequence: parts of the same size.
-        self._scorer = jax.jit(
-            make_scorer(network, scoring, micro_batches=mini_batches * micro_batches)
-        )
+        self._one_prompt = jax.jit(one_prompt, static_argnums=1)
         self._shuffle = jax.jit(self._shuffled)
 
     def _make_state(self, params: Any) -> TrainState:
@@ -117,10 +122,13 @@ class Programs:
     def complete(self, experience: Batch, params: Any, reference: Any) -> Batch:
         """Adds what the algorithm requires: `reference_logp`, `values`."""
         added = {}
+        if not (self.needs_reference or "values" in self._algorithm.requires):
+            return experience
+        scorer = self._scorer(self._shared(experience, self._samples, self._mini * self._micro))
         if self.needs_reference and reference is not None:
-            added["reference_logp"] = self._scorer(reference, experience).logp
+            added["reference_logp"] = scorer(reference, experience).logp
         if "values" in self._algorithm.requires:
-            added["values"] = self._scorer(params, experience).values
+            added["values"] = scorer(params, experience).values
         return {**experience, **added}
 
     def mini_batches(self, batch: Batch, key) -> list[Batch]:
@@ -144,11 +152,39 @@ class Programs:
 
     def update(self, state: TrainState, batch: Batch, key, *, packed_rows=None):
         """One optimiser update; the state given is consumed."""
-        return self._update(packed_rows)(state, batch, key)
+        samples = 1 if packed_rows else self._shared(batch, self._unshuffled, self._micro)
+        return self._update(packed_rows, samples)(state, batch, key)
+
+    @property
+    def _unshuffled(self) -> int:
+        """Consecutive rows of an optimiser batch with one prompt; mini-batches are shuffled rows."""
+        return self._samples if self._mini == 1 else 1
+
+    def _shared(self, batch: Batch, samples: int, micro_batches: int) -> int:
+        """Consecutive sequences of a micro-batch that are read with their one prompt."""
+        samples = self._sharing(batch, samples, micro_batches)
+        if samples == 1:
+            return 1
+        # An algorithm may order its batch as it likes: what it is believed to share is looked at.
+        rows = batch["prompt_lengths"].ndim == 1
+        whole = samples * micro_batches if rows else samples
+        return samples if self._one_prompt(batch, whole) else 1
+
+    def _sharing(self, batch: Batch, samples: int, micro_batches: int) -> int:
+        if not self._share:
+            return 1
+        split = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return sharing(self._network, batch, samples, micro_batches, split)
 
     @functools.cache  # noqa: B019  (a Programs lives as long as its run)
-    def _update(self, packed_rows):
-        scoring = dataclasses.replace(self._scoring, packed_rows=packed_rows)
+    def _scorer(self, samples: int):
+        # Scoring is done whole on rollouts, whose unit is the sequence: parts of the same size.
+        scoring = dataclasses.replace(self._scoring, samples=samples)
+        return jax.jit(make_scorer(self._network, scoring, micro_batches=self._mini * self._micro))
+
+    @functools.cache  # noqa: B019
+    def _update(self, packed_rows, samples: int):
+        scoring = dataclasses.replace(self._scoring, packed_rows=packed_rows, samples=samples)
         update = make_update(
             self._network,
             self._algorithm,
@@ -161,4 +197,10 @@ class Programs:
 
     def lower_update(self, batch: Batch, key):
         """The update lowered for a batch of these shapes, for its memory and cost analysis."""
-        return self._update(None).lower(self.abstract_state, batch, key)
+        samples = self._sharing(batch, self._unshuffled, self._micro)
+        return self._update(None, samples).lower(self.abstract_state, batch, key)
+
+    def lower_scorer(self, params, experience: Batch):
+        """The same of scoring an experience."""
+        samples = self._sharing(experience, self._samples, self._mini * self._micro)
+        return self._scorer(samples).lower(params, experience)

@@ -238,6 +238,7 @@ class _Step:
                 entropy_gradient="entropy" in self.algorithm.requires,
             ),
             micro_batches=what.micro_batches,
+            samples=what.group_size,
         )
         self.params = self.programs.abstract_state.params
         self.key = jax.ShapeDtypeStruct(
@@ -271,7 +272,7 @@ class _Step:
     def score(self) -> Program:
         """Log-probabilities (and values) of the samples under fixed parameters."""
         with jax.set_mesh(self.mesh):
-            lowered = self.programs._scorer.lower(self.params, self._experience())
+            lowered = self.programs.lower_scorer(self.params, self._experience())
         return self._compiled("score", lowered)
 
     def update(self) -> Program:

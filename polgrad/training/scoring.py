@@ -5,18 +5,20 @@ reads (padded one to a row, or several to a row) is decided here and nowhere els
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from polgrad.policies import heads
 from polgrad.training import hosts
 from polgrad.training.types import Batch, Outputs
 
 SEQUENCE_KEYS = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
+PACKING_KEYS = ("pack_row", "pack_offset")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Scoring:
       entropy_gradient: the loss differentiates the entropy.
       packed_rows: None for one sequence a row; or `(rows, row_length)`, with the plan of
         `pack` in the batch.
+      samples: consecutive sequences that have one prompt, which is read once for all of them; 1 where
+        nothing is known. Not with packing.
     """
 
     temperature: float = 1.0
@@ -41,6 +45,7 @@ class Scoring:
     values: bool = False
     entropy_gradient: bool = False
     packed_rows: tuple[int, int] | None = None
+    samples: int = 1
 
 
 def score(network, params, batch: Batch, scoring: Scoring = Scoring()) -> Outputs:
@@ -60,25 +65,10 @@ def score(network, params, batch: Batch, scoring: Scoring = Scoring()) -> Output
       `Outputs` with leading axes as in the batch; 0 where the mask is 0. Values have T + 1
       steps: the state before each token, then the one after the last.
     """
-    lead = batch["prompt_lengths"].shape
-    flat = {k: batch[k].reshape(-1, *batch[k].shape[len(lead) :]) for k in SEQUENCE_KEYS}
-    if scoring.packed_rows is None:
-        place, shape = None, None
-    else:
-        place = tuple(batch[k].reshape(-1) for k in ("pack_row", "pack_offset"))
-        shape = scoring.packed_rows
-    tokens, positions, segments = _lay_out(flat, place, shape)
-    hidden = network.hidden(
-        params,
-        tokens,
-        positions,
-        segments,
-        compute_dtype=scoring.compute_dtype,
-        remat=scoring.remat,
-    )
-    steps = flat["completions"].shape[1] + scoring.values
-    hidden = _collect(hidden, flat["prompt_lengths"], steps, place)
-    length = flat["completions"].shape[1]
+    lead, length = batch["prompt_lengths"].shape, batch["completions"].shape[-1]
+    keys = SEQUENCE_KEYS if scoring.packed_rows is None else (*SEQUENCE_KEYS, *PACKING_KEYS)
+    flat = {k: batch[k].reshape(-1, *batch[k].shape[len(lead) :]) for k in keys}
+    hidden = (_shared if scoring.samples > 1 else _separate)(network, params, flat, scoring)
     logp, entropy = heads.token_logp(
         hidden[:, :length],
         network.head(params),
@@ -91,13 +81,82 @@ def score(network, params, batch: Batch, scoring: Scoring = Scoring()) -> Output
     values = None
     if scoring.values:
         values = network.values(params, hidden)
-        alive = jnp.arange(steps) <= flat["completion_lengths"][:, None]
-        values = jnp.where(alive, values, 0.0).reshape(*lead, steps)
+        alive = jnp.arange(length + 1) <= flat["completion_lengths"][:, None]
+        values = jnp.where(alive, values, 0.0).reshape(*lead, length + 1)
     return Outputs(
         jnp.where(valid, logp, 0.0).reshape(*lead, length),
         jnp.where(valid, entropy, 0.0).reshape(*lead, length),
         values,
     )
+
+
+def _separate(network, params, flat: Batch, scoring: Scoring) -> Float[Array, "B S D"]:
+    """Hidden states that predict each completion token, every sequence read whole."""
+    if scoring.packed_rows is None:
+        place = None
+    else:
+        place = tuple(flat[k] for k in PACKING_KEYS)
+    tokens, positions, segments = _lay_out(flat, place, scoring.packed_rows)
+    hidden = network.hidden(
+        params,
+        tokens,
+        positions,
+        segments,
+        compute_dtype=scoring.compute_dtype,
+        remat=scoring.remat,
+    )
+    steps = flat["completions"].shape[1] + scoring.values
+    return _collect(hidden, flat["prompt_lengths"], steps, place)
+
+
+def _shared(network, params, flat: Batch, scoring: Scoring) -> Float[Array, "B S D"]:
+    """The same, a prompt read once for the sequences that have it."""
+    steps = flat["completions"].shape[1] + scoring.values
+    hidden = network.group_hidden(
+        params,
+        flat["prompts"][:: scoring.samples],
+        flat["prompt_lengths"][:: scoring.samples],
+        # The last token predicts nothing, unless its value is asked for.
+        flat["completions"][:, : steps - 1].reshape(-1, scoring.samples, steps - 1),
+        compute_dtype=scoring.compute_dtype,
+        remat=scoring.remat,
+    )
+    return hidden.reshape(-1, steps, hidden.shape[-1])
+
+
+def sharing(network, batch: Batch, samples: int, micro_batches: int, split: int) -> int:
+    """How many consecutive sequences of a micro-batch may be read as samples of one prompt.
+
+    Args:
+      network: a `policies.Network`.
+      batch: shapes of the optimiser batch.
+      samples: consecutive sequences of the batch that have one prompt; where a row of the batch
+        holds several, these.
+      micro_batches: parts that the batch is split into.
+      split: devices that a batch is split over. Sharing never splits a prompt's samples.
+
+    Returns:
+      At least 1, which is no sharing.
+    """
+    lead = batch["prompt_lengths"].shape
+    if len(lead) > 1:
+        samples = math.prod(lead[1:])
+    elif samples % micro_batches:
+        return 1
+    else:
+        samples //= micro_batches
+    prompts, rest = divmod(math.prod(lead) // micro_batches, samples)
+    single = batch["completions"].shape[-1] == 1
+    if rest or prompts % split or single or not hasattr(network, "group_hidden"):
+        return 1
+    return samples
+
+
+def one_prompt(batch: Batch, samples: int) -> Bool[Array, ""]:
+    """Whether all consecutive `samples` sequences of a batch have one prompt."""
+    lengths = batch["prompt_lengths"].reshape(-1, samples)
+    prompts = batch["prompts"].reshape(*lengths.shape, -1)
+    return (prompts == prompts[:, :1]).all() & (lengths == lengths[:, :1]).all()
 
 
 def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:

@@ -26,7 +26,7 @@ def make_scorer(
 
 
 def _sequences(batch: Batch) -> Batch:
-    keys = (*scoring_lib.SEQUENCE_KEYS, "pack_row", "pack_offset")
+    keys = (*scoring_lib.SEQUENCE_KEYS, *scoring_lib.PACKING_KEYS)
     return {k: batch[k] for k in keys if k in batch}
 
 

@@ -142,6 +142,22 @@ def test_packing_changes_nothing():
     assert np.all(np.isfinite(hidden))
 
 
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_prompt_read_once_gives_each_completion_the_same_states(remat):
+    random = np.random.default_rng(4)
+    prompts, lengths = random.integers(0, CONFIG.vocab_size, (3, 5)), np.array([5, 2, 1])
+    completions = random.integers(0, CONFIG.vocab_size, (3, 2, 4))
+    shared = jax.jit(NETWORK.group_hidden, static_argnames="remat")
+    shared = shared(params(), prompts, lengths, completions, remat=remat)
+    assert shared.shape == (3, 2, 5, CONFIG.width)
+    for row, length in enumerate(lengths):
+        for sample in range(2):
+            whole = np.concatenate([prompts[row, :length], completions[row, sample]])[None]
+            index = np.arange(whole.size)[None]
+            alone = NETWORK.hidden(params(), whole, index, np.ones_like(index))[0, length - 1 :]
+            np.testing.assert_allclose(shared[row, sample], alone, atol=2e-5)
+
+
 def test_padding_changes_nothing_before_it():
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     inside = np.arange(T) < LENGTHS[:, None]
@@ -258,6 +274,8 @@ def test_bad_calls_are_named():
     ones = jnp.ones((1, 33), int)
     with pytest.raises(ValueError, match="max_length"):
         NETWORK.hidden(params(), ones, ones, ones)
+    with pytest.raises(ValueError, match="max_length"):
+        NETWORK.group_hidden(params(), ones[:, :30], ones[:, 0], ones[None, :, :3])
     with pytest.raises(ValueError, match="max_length"):
         NETWORK.init_cache(1, 33, jnp.float32)
     with pytest.raises(ValueError, match="remat"):

@@ -13,7 +13,7 @@ from stored import GROUP, PROMPTS, T, V, stored_rollouts
 
 from polgrad import algorithms, policies
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, with_packing
+from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, one_prompt, sharing, with_packing
 from polgrad.training.step import make_gradient
 from polgrad.training.types import Context
 
@@ -96,8 +96,11 @@ def gradient(kind, name, variant):
         batch = permuted(batch)
     if every or variant == "padding":
         batch = widen(batch)
-    micro = {"micro4": 4, "all": 2}.get(variant, 1)
-    rows = None
+    micro = {"micro4": 4, "all": 2, "shared": 2}.get(variant, 1)
+    rows, samples = None, 1
+    if variant == "shared":
+        samples = sharing(network, batch, GROUP, micro, 2)
+        assert samples > 1 and one_prompt(batch, samples)
     if every or variant == "packing":
         batch, rows = with_packing(batch, micro)
         assert rows[0] < batch["prompt_lengths"].size, "nothing was packed"
@@ -106,9 +109,14 @@ def gradient(kind, name, variant):
         values="values" in algorithm.requires,
         entropy_gradient="entropy" in algorithm.requires,
         packed_rows=rows,
+        samples=samples,
     )
     function = make_gradient(network, algorithm, scoring, micro_batches=micro)
-    sizes = {"all": {"data": 2}, "mesh222": {"data": 2, "fsdp": 2, "tensor": 2}}
+    sizes = {
+        "all": {"data": 2},
+        "shared": {"data": 2},
+        "mesh222": {"data": 2, "fsdp": 2, "tensor": 2},
+    }
     mesh = mesh_lib.make(sizes.get(variant, {"data": 1}))
     with mesh_lib.entered(mesh):
         abstract = jax.eval_shape(lambda: params)
@@ -146,3 +154,34 @@ def test_gradient_is_the_same_on_the_bigram_policy(name, variant):
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_gradient_is_the_same_on_the_transformer(name, variant):
     check("transformer", name, variant)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "dpo", "disco"])
+def test_gradient_is_the_same_where_prompts_are_read_once(name):
+    check("transformer", name, "shared")
+
+
+def shapes(*lead, tokens=T):
+    return {"prompt_lengths": np.zeros(lead), "completions": np.zeros((*lead, tokens))}
+
+
+def test_what_prompts_are_shared_by():
+    network, _ = network_and_params("transformer", False)
+    assert sharing(network, shapes(16), 4, 1, 2) == 4
+    assert sharing(network, shapes(16), 4, 2, 2) == 2
+    assert sharing(network, shapes(16), 4, 8, 1) == 1  # a micro-batch has one of a group's samples
+    assert sharing(network, shapes(12), 4, 1, 2) == 1  # three prompts on two devices
+    assert sharing(network, shapes(8, 2), 1, 2, 4) == 2  # a row is a pair
+    assert sharing(network, shapes(16, tokens=1), 4, 1, 1) == 1
+    linear, _ = network_and_params("linear", False)
+    assert sharing(linear, shapes(16), 4, 1, 1) == 1
+
+
+def test_sequences_in_another_order_share_nothing():
+    batch = {k: jnp.asarray(stored_rollouts()[k]) for k in ("prompts", "prompt_lengths")}
+    assert one_prompt(batch, GROUP) and one_prompt(batch, 2)
+    assert not one_prompt(batch, 2 * GROUP)
+    order = np.roll(np.arange(PROMPTS * GROUP), 1)
+    assert not one_prompt(jax.tree.map(lambda x: x[order], batch), GROUP)
+    shorter = batch | {"prompt_lengths": batch["prompt_lengths"].at[1].add(-1)}
+    assert not one_prompt(shorter, GROUP)

@@ -17,14 +17,18 @@ from polgrad.training.types import Context
 SEQUENCES, PROMPT = 4, 4
 
 
+def make_network(length, vocabulary):
+    return policies.TransformerNetwork(
+        policies.TransformerConfig(
+            vocab_size=vocabulary, width=16, layers=1, heads=2, max_length=length
+        )
+    )
+
+
 @functools.cache
 def compiled(length, vocabulary, micro_batches=1):
     """The compiled GRPO update of a small transformer, and the bytes of its state."""
-    network = policies.TransformerNetwork(
-        policies.TransformerConfig(
-            vocab_size=vocabulary, width=16, layers=1, heads=2, max_length=2048
-        )
-    )
+    network = make_network(2048, vocabulary)
     context = Context(group_size=4, max_tokens=length, num_prompts=1, on_policy=True)
     mesh = mesh_lib.make({"data": 1})
     programs = Programs(
@@ -73,3 +77,34 @@ def test_nothing_grows_with_tokens_times_vocabulary():
     )
     logits = 4 * SEQUENCES * length * (many - few)
     assert grown < 0.1 * logits, grown / logits
+
+
+def test_an_order_that_mixes_prompts_is_seen():
+    random = np.random.default_rng(0)
+    network, mesh = make_network(16, 11), mesh_lib.make({"data": 1})
+    context = Context(group_size=3, max_tokens=4, num_prompts=2, on_policy=True)
+    programs = Programs(
+        network,
+        algorithms.GRPO().build(context),
+        Optimizer().build(1),
+        mesh,
+        scoring=Scoring(),
+        samples=3,
+        track_kl=True,
+    )
+    experience = {
+        "prompts": np.repeat(random.integers(0, 11, (2, 5)), 3, axis=0),
+        "prompt_lengths": np.repeat([5, 3], 3),
+        "completions": random.integers(0, 11, (6, 4)),
+        "completion_lengths": np.full(6, 4),
+        "mask": np.ones((6, 4), np.float32),
+    }
+    experience = jax.tree.map(jnp.asarray, experience)
+    order = np.array([0, 3, 1, 4, 2, 5])
+    mixed = jax.tree.map(lambda x: x[order], experience)
+    with mesh_lib.entered(mesh):
+        params = network.init(jax.random.key(0))
+        logp = programs.complete(experience, params, params)["reference_logp"]
+        other = programs.complete(mixed, params, params)["reference_logp"]
+        assert programs._scorer.cache_info().currsize == 2  # one that shares, one that does not
+    np.testing.assert_allclose(other, logp[order], atol=1e-5)
