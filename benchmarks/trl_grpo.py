@@ -62,15 +62,16 @@ def make_task(folder: pathlib.Path) -> None:
 
 
 def ours(options) -> None:
-    """`training.train`, whose metrics tell each step's time."""
+    """What `polgrad train` runs, whose metrics tell each step's time."""
     import itertools
 
     import jax
 
     import polgrad
     from polgrad import training
-    from polgrad.training import config
+    from polgrad.training import config, host_memory
 
+    host_memory.keep()  # as `polgrad train` does
     folder, number = pathlib.Path(options.folder), itertools.count()
 
     def work():

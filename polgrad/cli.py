@@ -71,11 +71,13 @@ def _run(arguments: list[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
     if command in CACHED:
-        keep, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
-        if keep and not {"-h", "--help"} & {*rest}:
-            from polgrad.training import program_cache
+        cached, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
+        if not {"-h", "--help"} & {*rest}:
+            from polgrad.training import host_memory, program_cache
 
-            program_cache.use()
+            host_memory.keep()
+            if cached:
+                program_cache.use()
     handlers: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "sample": _sample,

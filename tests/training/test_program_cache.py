@@ -8,7 +8,7 @@ import sys
 import jaxlib
 
 from polgrad import cli
-from polgrad.training import program_cache
+from polgrad.training import host_memory, program_cache
 
 ASK = "import jax, polgrad.training, polgrad.losses; print(jax.config.jax_compilation_cache_dir)"
 
@@ -50,6 +50,7 @@ def test_an_import_sets_no_cache():
 def test_a_command_keeps_its_programs_unless_told_not_to(monkeypatch):
     asked = []
     monkeypatch.setattr(program_cache, "use", lambda: asked.append(1))
+    monkeypatch.setattr(host_memory, "keep", lambda: None)
     arguments = ["sample", "--policy", "/no/such/policy", "--prompt", "a"]
     assert cli._run([*arguments, "--no-cache"]) == 2 and not asked
     assert cli._run(arguments) == 2 and asked
