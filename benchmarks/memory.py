@@ -8,13 +8,11 @@ there just before, is set next to the compiled figure (Linux).
 """
 
 import argparse
-import ctypes
 import dataclasses
-import gc
-import pathlib
 
 import jax
 import jax.numpy as jnp
+import peers
 
 from polgrad import algorithms, policies
 from polgrad.training import mesh as mesh_lib
@@ -73,13 +71,6 @@ def temporaries(sequences: int, length: int, chunk: int | None) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def resident(field: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(field + ":")]
-    return 1024 * int(line.split()[1])
-
-
 def measure(sequences: int, length: int) -> tuple[int, int]:
     """Bytes that one update needs beyond its arguments: as compiled, and as seen while it runs."""
     prompt = length // 8
@@ -96,13 +87,9 @@ def measure(sequences: int, length: int) -> tuple[int, int]:
         params = policies.TransformerNetwork(SMOLLM2).init(key)
         state = jax.block_until_ready(programs.first_state(params))
         del params
-        # What the set-up has freed must not be what the update takes.
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = resident("VmRSS")
+        before = peers.watch_memory()
         jax.block_until_ready(compiled(state, batch, key))
-        return found.temp_size_in_bytes + max(new, 0), resident("VmHWM") - before
+        return found.temp_size_in_bytes + max(new, 0), peers.resident("VmHWM") - before
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ A peer runs in an environment and a process of its own. The two take turns, so t
 machine does falls on both, and the ratio is that of the medians.
 """
 
+import ctypes
+import gc
 import os
 import pathlib
 import statistics
@@ -104,3 +106,19 @@ def take_turns(sides: dict[str, Side], repetitions: int) -> dict[str, list[list[
 def median(turns: list[list[float]], index: int = 0) -> float:
     """The median of one of the numbers over all turns."""
     return statistics.median(turn[index] for turn in turns)
+
+
+def resident(field: str) -> int:
+    """Bytes of a line of /proc/self/status (Linux): `VmRSS` now, `VmHWM` at the peak."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(field + ":")]
+    return 1024 * int(line.split()[1])
+
+
+def watch_memory() -> int:
+    """Bytes resident now; the peak is counted from here on (Linux)."""
+    # What the set-up has freed must not be what comes after takes.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
