@@ -51,6 +51,16 @@ class Costs(NamedTuple):
     bytes: float
     collectives: dict[str, Collective]
 
+    def __sub__(self, other: "Costs") -> "Costs":
+        """What is left without a part of the program."""
+        none = Collective(0.0, 0.0)
+        left = {
+            kind: Collective(*(a - b for a, b in zip(found, other.collectives.get(kind, none))))
+            for kind, found in self.collectives.items()
+        }
+        left = {kind: found for kind, found in left.items() if found.count > 0}
+        return Costs(self.flops - other.flops, self.bytes - other.bytes, left)
+
 
 class _Op(NamedTuple):
     name: str
@@ -75,7 +85,7 @@ def measure(
     Args:
       text: `compiled.as_text()`.
       unknown_trips: how often a loop runs whose end is decided by data, such as decoding; then one
-        of those inside of it, and so on, the last for all that are deeper.
+        of those inside of it, and so on, the last for all that are deeper. 0 leaves it out.
       multiply: False counts each loop once, as XLA does.
 
     Returns:

@@ -118,8 +118,9 @@ class Program(NamedTuple):
       batch: bytes of all its other arguments.
       temporary: bytes of activations, gradients and copies.
       code: bytes of the program.
-      costs: what one run of it does; None where jaxlib cannot read the compiled program back, as
-        jaxlib 0.10 cannot some of libtpu 0.0.52's for TPU v5p.
+      costs: what one run of it does, by phase (one, or prefill and decoding); None where jaxlib
+        cannot read the compiled program back, as jaxlib 0.10 cannot some of libtpu 0.0.52's for
+        TPU v5p.
       seconds: what compiling took.
     """
 
@@ -129,7 +130,7 @@ class Program(NamedTuple):
     batch: int
     temporary: int
     code: int
-    costs: program_costs.Costs | None
+    costs: dict[str, program_costs.Costs] | None
     seconds: float
 
     @property
@@ -137,14 +138,15 @@ class Program(NamedTuple):
         """Bytes that a device holds while it runs."""
         return self.parameters + self.optimizer + self.batch + self.temporary + self.code
 
-    def times(self, chip: Chip) -> dict[str, float]:
-        """Seconds that arithmetic, memory and interconnect take at their published rates."""
-        sent = sum(found.bytes for found in self.costs.collectives.values())
-        return {
-            "arithmetic": self.costs.flops / chip.flops,
-            "memory": self.costs.bytes / chip.bandwidth,
-            "interconnect": sent / chip.interconnect,
-        }
+
+def times(costs: program_costs.Costs, chip: Chip) -> dict[str, float]:
+    """Seconds that arithmetic, memory and interconnect take at their published rates."""
+    sent = sum(found.bytes for found in costs.collectives.values())
+    return {
+        "arithmetic": costs.flops / chip.flops,
+        "memory": costs.bytes / chip.bandwidth,
+        "interconnect": sent / chip.interconnect,
+    }
 
 
 def describe(topology: str) -> Slice:
@@ -331,19 +333,24 @@ class _Step:
             batch=max(others, 0),
             temporary=memory.temp_size_in_bytes,
             code=memory.generated_code_size_in_bytes,
-            costs=_costs(compiled, trips),
+            costs=_costs(compiled, name, trips),
             seconds=time.monotonic() - begun,
         )
 
 
-def _costs(compiled, trips) -> program_costs.Costs | None:
+def _costs(compiled, name, trips) -> dict[str, program_costs.Costs] | None:
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
         if "RET_CHECK" not in str(error):
             raise
         return None
-    return program_costs.measure(text, unknown_trips=trips)
+    costs = program_costs.measure(text, unknown_trips=trips)
+    if name != "sample":
+        return {name: costs}
+    # Decoding is the one loop whose end the data decide.
+    prefill = program_costs.measure(text, unknown_trips=(0.0,))
+    return {"prefill": prefill, "decode": costs - prefill}
 
 
 def _bytes_each(tree) -> int:

@@ -2,6 +2,7 @@
 
 from polgrad.training import mesh as mesh_lib
 from polgrad.training import rehearsal
+from polgrad.training.program_costs import Costs
 from polgrad.training.rehearsal import Program, Rehearsal, Slice, TooLarge
 
 __all__ = ["run"]
@@ -66,16 +67,22 @@ def _print(program: Program, where: Slice) -> None:
     print(
         f"  {program.name:7} {_size(program.held)}: {held}  (compiled in {program.seconds:.0f} s)"
     )
-    costs = program.costs
-    if costs is None:
+    if program.costs is None:
         print("          operations and time are not counted: jaxlib cannot read this program back")
         return
-    print(f"          {costs.flops / 1e12:.3g} TFLOP, {costs.bytes / 1e9:.3g} GB of memory traffic")
+    for phase, costs in program.costs.items():
+        _print_costs(phase if len(program.costs) > 1 else "", costs, where)
+
+
+def _print_costs(phase: str, costs: Costs, where: Slice) -> None:
+    print(
+        f"  {phase:7} {costs.flops / 1e12:.3g} TFLOP, {costs.bytes / 1e9:.3g} GB of memory traffic"
+    )
     for kind, found in costs.collectives.items():
         print(f"          {found.count:,.0f} {kind}, {found.bytes / 1e9:.3g} GB sent")
     if where.chip is None:
         return
-    times = program.times(where.chip)
+    times = rehearsal.times(costs, where.chip)
     slowest = max(times, key=times.get)
     each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in times.items())
     print(f"          at published rates: {each}; {slowest} binds")

@@ -45,10 +45,18 @@ def test_programs_hold_what_the_run_holds_and_do_what_it_does():
     # A prompt is read once for the two of its samples that a micro-batch has.
     tokens = WHAT.sequences * (WHAT.length - WHAT.prompt_length / 2)
     matrices = count() - TINY.vocab_size * TINY.width
-    assert 0.9 < update.costs.flops / (8 * matrices * tokens / 8) < 1.8
-    assert {"all-gather", "all-reduce"} & update.costs.collectives.keys()
-    times = update.times(CHIPS["v5e"])
-    assert times["arithmetic"] == pytest.approx(update.costs.flops / 197e12)
+    costs = update.costs["update"]
+    assert 0.9 < costs.flops / (8 * matrices * tokens / 8) < 1.8
+    assert {"all-gather", "all-reduce"} & costs.collectives.keys()
+    times = rehearsal.times(costs, CHIPS["v5e"])
+    assert times["arithmetic"] == pytest.approx(costs.flops / 197e12)
+    # A prompt is prefilled once for its group; every sample decodes all its tokens but the first,
+    # which prefill has sampled.
+    assert set(sample.costs) == {"prefill", "decode"}
+    prompts = WHAT.sequences / WHAT.group_size * WHAT.prompt_length
+    assert 0.9 < sample.costs["prefill"].flops / (2 * matrices * prompts / 8) < 2.0
+    steps = WHAT.sequences * (WHAT.length - WHAT.prompt_length)
+    assert 0.9 < sample.costs["decode"].flops / (2 * count() * steps / 8) < 2.0
     assert set(times) == {"arithmetic", "memory", "interconnect"}
 
 
@@ -92,7 +100,7 @@ def test_what_is_printed(capsys):
     assert rehearsal_report.run(WHAT, "local", MESH)
     text = capsys.readouterr().out
     assert "tiny, grpo: 16 sequences of 32 tokens on local (8 x cpu)" in text
-    for word in (f"mesh {MESH}", "sample", "update", "TFLOP", "all-reduce"):
+    for word in (f"mesh {MESH}", "sample", "prefill", "decode", "update", "TFLOP", "all-reduce"):
         assert word in text
 
 
