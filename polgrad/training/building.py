@@ -111,6 +111,7 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     )
     algorithm = settings if isinstance(settings, Algorithm) else settings.build(context)
     _check_source(config, algorithm, train)
+    _check_rounded(config, settings, context)
     value_head = "values" in algorithm.requires
     policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
     limit = policy.network.max_length - config.rollouts.max_tokens
@@ -190,6 +191,19 @@ def _check_source(config: TrainConfig, algorithm: Algorithm, train: data.Source)
                 f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
                 f"(it has: {', '.join(sorted(train[0]))})"
             )
+
+
+def _check_rounded(config: TrainConfig, settings: Any, context: Context) -> None:
+    """Samples of rounded weights are another policy's, for which something must correct."""
+    if config.rollouts.weights == "full" or not context.on_policy:
+        return
+    if not getattr(settings, "sampler_correction", 0.0):
+        has = hasattr(settings, "sampler_correction")
+        hint = "set its sampler_correction, to 2 say" if has else "it has no sampler_correction"
+        raise ValueError(
+            f"rollouts.weights is {config.rollouts.weights!r}, but algorithm {config.algorithm} would "
+            f"take the samples for the trained policy's own: {hint}"
+        )
 
 
 def algorithm_settings(config: TrainConfig) -> Any:

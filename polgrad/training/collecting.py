@@ -137,6 +137,7 @@ class Collector:
             compute_dtype=parts.config.update.dtype,
             reference_params=reference,
             reference_weight=weight,
+            weights=rollouts.weights,
         )
         return place_rollout(parts, rollout)
 

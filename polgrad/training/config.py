@@ -69,6 +69,9 @@ class Rollouts:
       slots: sequences decoded at once; all of them when left out.
       stop: characters that end a completion, besides the policy's own stop tokens: any token
         that holds one ends it, and is not part of its text.
+      weights: `"int8"` samples with matrices rounded to eight bits, which halves what decoding reads
+        next to bfloat16. That is another policy than the one that is trained: strictly on-policy
+        the algorithm's `sampler_correction` must be set; off-policy its ratio corrects.
     """
 
     prompts: int = 64
@@ -80,6 +83,7 @@ class Rollouts:
     min_p: float = 0.0
     slots: int | None = None
     stop: tuple[str, ...] = ()
+    weights: Literal["full", "int8"] = "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +227,8 @@ class TrainConfig:
       resume: go on from the newest checkpoint in `out`.
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
-        log-probability of a token; above it the run stops.
+        log-probability of a token; above it the run stops. 0.01 when left out, and 1 where the
+        sampler's weights are rounded.
       profile: write a trace of steps 5 to 7 to `profile` in the run's directory, for XProf or
         Perfetto.
       track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
@@ -239,7 +244,7 @@ class TrainConfig:
     out: str = "runs/latest"
     resume: bool = False
     mesh: str = ""
-    parity_tolerance: float = 0.01
+    parity_tolerance: float | None = None
     track_kl: bool = True
     profile: bool = False
     data: Data = Data()
@@ -252,6 +257,13 @@ class TrainConfig:
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
     hosts: Hosts = Hosts()
+
+    @property
+    def parity_limit(self) -> float:
+        """`parity_tolerance`, or its default."""
+        if self.parity_tolerance is not None:
+            return self.parity_tolerance
+        return 0.01 if self.rollouts.weights == "full" else 1.0
 
 
 def as_json(config: TrainConfig) -> dict[str, Any]:

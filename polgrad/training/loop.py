@@ -340,7 +340,7 @@ class _Loop:
         return state, means
 
     def _check(self, step: int, state: TrainState, metrics: Mapping[str, float]) -> None:
-        gap, limit = metrics.get("parity_gap", 0.0), self.config.parity_tolerance
+        gap, limit = metrics.get("parity_gap", 0.0), self.config.parity_limit
         if not gap <= limit:
             raise TrainingError(
                 f"step {step}: the sampler's and the trainer's log-probabilities differ by {gap:.3g}"

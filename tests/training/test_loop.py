@@ -202,11 +202,12 @@ def test_every_family_trains(sums, tmp_path, name):
 
 def test_off_policy_updates_and_packing(sums, tmp_path):
     update = Update(epochs=2, mini_batches=2, micro_batches=2, packing=True)
-    outcome = training.train(
-        config(sums, tmp_path, steps=2, update=update, evaluation=Evaluation(problems=0)),
-        quiet=True,
-    )
+    settings = config(sums, tmp_path, steps=2, update=update, evaluation=Evaluation(problems=0))
+    # Samples of rounded weights are off-policy too.
+    rollouts = dataclasses.replace(settings.rollouts, weights="int8")
+    outcome = training.train(dataclasses.replace(settings, rollouts=rollouts), quiet=True)
     assert int(outcome.state.step) == 2 and np.isfinite(outcome.metrics["gradient_norm"])
+    assert 1e-4 < outcome.metrics["parity_gap"] < 1
 
 
 def test_offline_pairs_raise_the_margin(tmp_path):
@@ -281,6 +282,10 @@ def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
     bad = config(sums, tmp_path / "new", rollouts=Rollouts(top_p=0.9))
     with pytest.raises(ValueError, match="rollouts.top_p is 0.9"):
         building.build(bad)
+    for name, hint in (("grpo", "set its sampler_correction"), ("topr", "has no sampler_corr")):
+        bad = config(sums, tmp_path / "new", algorithm=name, rollouts=Rollouts(weights="int8"))
+        with pytest.raises(ValueError, match=f"rollouts.weights is 'int8'.*{hint}"):
+            building.build(bad)
     bad = config(sums, tmp_path / "new", rollouts=Rollouts(stop=("=",)))
     with pytest.raises(ValueError, match="rollouts.stop is .*policy small"):
         building.build(bad)
