@@ -27,14 +27,18 @@ def every_answer():
     }
 
 
+LOGP = jax.jit(lambda params: score(NETWORK, params, every_answer()).logp)
+
+
 def expected_gradient(params, cap):
     """Of REINFORCE, over the answers of the policy with rounded weights."""
     batch = every_answer()
-    logp = score(NETWORK, NETWORK.round_layers(params), batch).logp
+    logp = LOGP(NETWORK.round_layers(params))
     batch |= {"sampler_logp": logp, "weights": jnp.exp(logp)}
     settings = algorithms.Reinforce(baseline="none", sampler_correction=cap)
     algorithm = settings.build(Context(1, 1, 1, on_policy=True))
-    return make_gradient(NETWORK, algorithm, Scoring())(params, batch, jax.random.key(0))[1]
+    gradient = jax.jit(make_gradient(NETWORK, algorithm, Scoring()))
+    return gradient(params, batch, jax.random.key(0))[1]
 
 
 def test_truncated_weights_give_the_gradient_of_the_trained_policy():
@@ -43,9 +47,9 @@ def test_truncated_weights_give_the_gradient_of_the_trained_policy():
     params = jax.tree.map(lambda x: 12 * x if x.ndim > 1 else x, params)
 
     def objective(params):
-        return -(jnp.exp(score(NETWORK, params, every_answer()).logp[:, 0]) * REWARDS).sum()
+        return -(jnp.exp(LOGP(params)[:, 0]) * REWARDS).sum()
 
-    exact = jax.grad(objective)(params)
+    exact = jax.jit(jax.grad(objective))(params)
     scale = max(float(abs(x).max()) for x in jax.tree.leaves(exact))
 
     def error(cap):
