@@ -7,6 +7,8 @@ First the rate: SmolLM2-135M's shape with random weights, batches of 1, 8 and 32
 weights. A decoding step reads every matrix of the layers and the head once, and the whole cache; the
 bytes of those over a step's time are the achieved rate, next to that of an XLA sum over 1 GiB in the
 same run. A batch of 1 decodes in 2 slots, the fewest there are. The goal is half of the read rate.
+On CPU, XLA widens int8 weights to float32 once, before the loop, and so reads them four times as long:
+their share says how far that is from reading the bytes once.
 
 A step's time is that of a call less that of the same program on absent prompts, whose loop ends
 before its first step: prefill and the rounding of weights are in both.
@@ -40,9 +42,9 @@ def seconds(function, *arguments) -> float:
     return time.perf_counter() - began
 
 
-def make_policy(shape: str, dtype=jnp.float32):
-    """A network of a published shape, and random parameters."""
-    network = policies.TransformerNetwork(shapes.find(shape))
+def make_policy(config: policies.TransformerConfig, dtype=jnp.float32):
+    """A network of a shape, and random parameters."""
+    network = policies.TransformerNetwork(config)
     make = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf.astype(dtype), network.init(key)))
     return network, make(jax.random.key(0))
 
@@ -148,7 +150,7 @@ def measure(decode: Decode, read: Read, repetitions: int) -> Rate:
 
 def rates(options) -> None:
     """Prints a line for each batch and kind of weights."""
-    network, params = make_policy(options.shape)
+    network, params = make_policy(shapes.find(options.shape))
     read = Read()
     print(f"{'batch':>5} {'weights':>8} {'ms a step':>10} {'tokens/s':>9} {'GB/s':>6} ", end="")
     print(f"{'sum GB/s':>8} {'share':>6}")
@@ -183,7 +185,7 @@ def decoding_steps(lengths: np.ndarray, slots: int) -> int:
 
 def refill(options) -> None:
     """Prints how much longer the same completions take without refill."""
-    network, params = make_policy(options.shape)
+    network, params = make_policy(shapes.find(options.shape))
     params["embed"] = jnp.zeros_like(params["embed"])  # tied: logits are 0
     samples, slots = options.samples, options.slots
     stops = round(network.vocab_size / options.mean)
