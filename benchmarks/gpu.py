@@ -19,7 +19,8 @@ The last term is causal attention, half of all pairs. What rematerialisation com
 counted. The goals are half of the bandwidth and 0.4 of the peak.
 
 Peaks are NVIDIA's figures for the cards listed below; on any other, and for `tiny`, they are those
-of a large copy and a large matrix product in the same run.
+of a copy and a matrix product in the same run. What `tiny` reads stays in a CPU's cache: its shares
+say nothing, only that the command works.
 """
 
 import argparse
