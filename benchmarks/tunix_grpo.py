@@ -6,7 +6,8 @@ The task of `trl_grpo.py`: the same weights, prompts and reward, 16 prompts x 8 
 a step, float32, one update a batch, no reference policy (beta 0), no rematerialisation, no
 checkpoints, no logging. Tunix samples with its vanilla engine, which shares the trainer's weights,
 and compiles prefill, decoding and update. What it does more and no setting turns off: it prefills a
-prompt once for each of its samples (ours: once a group), and its update holds all logits.
+prompt once for each of its samples (ours: once a group), and its update applies the head to the
+prompts' tokens too.
 
 A turn is a run from the start; its time is the median step's, the first three left out: for Tunix
 the time between two calls of the reward, once a step. Tunix is installed in an environment of its
