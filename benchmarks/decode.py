@@ -21,7 +21,6 @@ and a share of the vocabulary stops a completion. Both make the same tokens.
 import argparse
 import statistics
 import time
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,44 +128,34 @@ class Read:
         return self._numbers.nbytes / seconds(self._sum, self._numbers)
 
 
-class Rate(NamedTuple):
-    """Medians of what was measured of one batch size, in turns."""
-
-    step: float  # seconds
-    tokens: float  # a second
-    bytes: float  # a second
-    read: float  # bytes a second of the sum
-
-
-def measure(decode: Decode, read: Read, repetitions: int) -> Rate:
-    """Decoding and the sum take turns."""
-    steps, reads = [], []
-    for _ in range(repetitions):
-        steps.append(decode.seconds())
-        reads.append(read.rate())
-    step = statistics.median(steps)
-    return Rate(step, decode.rows / step, decode.bytes / step, statistics.median(reads))
-
-
 def rates(options) -> None:
-    """Prints a line for each batch and kind of weights."""
+    """Prints a line for each batch and kind of weights; both kinds and the sum take turns."""
     network, params = make_policy(shapes.find(options.shape))
     read = Read()
     print(f"{'batch':>5} {'weights':>8} {'ms a step':>10} {'tokens/s':>9} {'GB/s':>6} ", end="")
     print(f"{'sum GB/s':>8} {'share':>6}")
     for rows in BATCHES:
-        found = {}
-        for weights in ("full", "int8"):
-            decode = Decode(
+        kinds = {
+            weights: Decode(
                 network, params, rows, options.tokens, weights=weights, dtype=jnp.float32
             )
-            rate = found[weights] = measure(decode, read, options.repetitions)
+            for weights in ("full", "int8")
+        }
+        steps, reads = {weights: [] for weights in kinds}, []
+        for _ in range(options.repetitions):
+            for weights, kind in kinds.items():
+                steps[weights].append(kind.seconds())
+            reads.append(read.rate())
+        step = {weights: statistics.median(found) for weights, found in steps.items()}
+        whole = statistics.median(reads)
+        for weights, kind in kinds.items():
+            rate = kind.bytes / step[weights]
             print(
-                f"{rows:5} {weights:>8} {1e3 * rate.step:10.1f} {rate.tokens:9.1f} "
-                f"{rate.bytes / 1e9:6.1f} {rate.read / 1e9:8.1f} {rate.bytes / rate.read:6.2f}",
+                f"{rows:5} {weights:>8} {1e3 * step[weights]:10.1f} {rows / step[weights]:9.1f} "
+                f"{rate / 1e9:6.1f} {whole / 1e9:8.1f} {rate / whole:6.2f}",
                 flush=True,
             )
-        ratio = found["int8"].tokens / found["full"].tokens
+        ratio = step["full"] / step["int8"]
         print(f"{rows:5} tokens a second, int8 over float32: {ratio:.2f}", flush=True)
 
 
