@@ -18,12 +18,13 @@ HOME = ROOT / ".venv-peers"
 THREADS = {name: "2" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
-def environment(name: str, *requirements: str) -> pathlib.Path:
+def environment(name: str, *requirements: str, constrained: bool = True) -> pathlib.Path:
     """The Python of a peer's environment, made at first use.
 
     Args:
       name: of the environment.
       *requirements: as pip takes them; versions are those of constraints.txt where it has them.
+      constrained: false for a peer that refuses a version of constraints.txt: it names its own.
 
     Returns:
       The interpreter's path.
@@ -33,7 +34,8 @@ def environment(name: str, *requirements: str) -> pathlib.Path:
     if not done.exists():
         print(f"installing {', '.join(requirements)} into {HOME / name}", flush=True)
         venv.create(HOME / name, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+        pip = [python, "-m", "pip", "install", "-q"]
+        pip += ["-c", ROOT / "constraints.txt"] if constrained else []
         subprocess.run([*pip, *requirements], check=True)
         done.touch()
     return python

@@ -161,9 +161,16 @@ def theirs(options) -> None:
     peers.serve(f"trl {trl.__version__}, torch {torch.__version__}", work)
 
 
-def main() -> None:
-    """Prints the seconds a step of both, and steps a second as a ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def compare(description: str, script: str, theirs, environment) -> None:
+    """Prints the seconds a step of both sides, and steps a second as a ratio.
+
+    Args:
+      description: of the command, for its help.
+      script: the command's path.
+      theirs: the peer's side, given the options; it runs in the peer's environment.
+      environment: makes that environment and returns its Python.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
@@ -173,10 +180,10 @@ def main() -> None:
         return {"ours": ours, "theirs": theirs}[options.side](options)
     if options.steps <= WARM_UP:
         parser.error(f"--steps is {options.steps}; expected more than {WARM_UP}, which warm up")
-    python = peers.environment("trl", "torch", "transformers", "trl")
+    python = environment()
     with tempfile.TemporaryDirectory() as folder:
         make_task(pathlib.Path(folder))
-        arguments = (__file__, "--folder", folder, "--steps", str(options.steps), "--side")
+        arguments = (script, "--folder", folder, "--steps", str(options.steps), "--side")
         sides = {
             "ours": peers.Side(sys.executable, *arguments, "ours"),
             "theirs": peers.Side(python, *arguments, "theirs"),
@@ -186,6 +193,15 @@ def main() -> None:
         print(f"{name}: {', '.join(f'{seconds:.3f}' for (seconds,) in found)} s a step")
     ratio = peers.median(turns["theirs"]) / peers.median(turns["ours"])
     print(f"steps a second, ours over theirs: {ratio:.2f}")
+
+
+def main() -> None:
+    """The comparison with TRL."""
+
+    def environment():
+        return peers.environment("trl", "torch", "transformers", "trl")
+
+    compare(__doc__.splitlines()[0], __file__, theirs, environment)
 
 
 if __name__ == "__main__":
