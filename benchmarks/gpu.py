@@ -16,7 +16,7 @@ completions together L tokens long:
     6 N L + 6 H completion + 6 layers heads head_dim L^2        a sequence
 
 The last term is causal attention, half of all pairs. What rematerialisation computes again is not
-counted. The goals are half of the bandwidth and 0.4 of the peak. Compiled for CPU, the update of 0.5B
+counted. The goals are 0.6 of the bandwidth and 0.5 of the peak. Compiled for CPU, the update of 0.5B
 needs 15 GiB and that of 1.5B 34 GiB: on a small card, name the shape or split with --micro-batches.
 
 Peaks are NVIDIA's figures for the cards listed below; on any other, and for `tiny`, they are those

@@ -101,6 +101,11 @@ def _fingerprint(parts: "Parts") -> dict[str, Any]:
 
 def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     mesh = mesh_lib.make(mesh_lib.parse(config.mesh) if config.mesh else None)
+    if config.update.compute_dtype != "float32" and mesh.devices.flat[0].platform == "cpu":
+        raise ValueError(
+            f"update.compute_dtype is {config.update.compute_dtype!r}; expected float32 on a CPU, where "
+            "XLA does not run products of bfloat16 that are summed in float32"
+        )
     settings = algorithm_settings(config)
     train, test = _sources(config)
     context = Context(

@@ -286,6 +286,9 @@ def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
         bad = config(sums, tmp_path / "new", algorithm=name, rollouts=Rollouts(weights="int8"))
         with pytest.raises(ValueError, match=f"rollouts.weights is 'int8'.*{hint}"):
             building.build(bad)
+    bad = config(sums, tmp_path / "new", update=Update(compute_dtype="bfloat16"))
+    with pytest.raises(ValueError, match="update.compute_dtype is 'bfloat16'; expected float32 on"):
+        building.build(bad)
     bad = config(sums, tmp_path / "new", rollouts=Rollouts(stop=("=",)))
     with pytest.raises(ValueError, match="rollouts.stop is .*policy small"):
         building.build(bad)
