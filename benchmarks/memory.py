@@ -1,6 +1,6 @@
 """Temporaries of the compiled update on SmolLM2's shape, with and without chunked log-probabilities.
 
-    python benchmarks/memory.py [--sequences 16] [--length 512] [--measure]
+    python benchmarks/memory.py [--sequences 16] [--length 512] [--micro-batches 1] [--measure]
 
 Nothing is run: the update is lowered for abstract arrays, and the compiler says what it would hold.
 With `--measure` one update is run, and the resident memory that it took at its peak, beyond what was
@@ -50,36 +50,46 @@ def abstract_batch(sequences: int, prompt: int, completion: int) -> dict:
     return {**tokens, **lengths, **floats, "advantages": of(jnp.float32, 1)}
 
 
-def make_programs(sequences: int, prompt: int, length: int, chunk: int | None) -> Programs:
+def make_programs(options, prompt: int, chunk: int | None) -> Programs:
     """The programs of GRPO on SmolLM2's shape, on one device."""
     network = policies.TransformerNetwork(SMOLLM2)
     context = Context(
-        group_size=sequences, max_tokens=length - prompt, num_prompts=1, on_policy=True
+        group_size=options.sequences,
+        max_tokens=options.length - prompt,
+        num_prompts=1,
+        on_policy=True,
     )
     scoring = dataclasses.replace(Scoring(remat="full"), chunk=chunk)
     algorithm = algorithms.GRPO().build(context)
-    return Programs(network, algorithm, Optimizer().build(1), MESH, scoring=scoring)
+    return Programs(
+        network,
+        algorithm,
+        Optimizer().build(1),
+        MESH,
+        scoring=scoring,
+        micro_batches=options.micro_batches,
+    )
 
 
-def temporaries(sequences: int, length: int, chunk: int | None) -> int:
+def temporaries(options, chunk: int | None) -> int:
     """Bytes of temporaries of one GRPO update."""
-    prompt = length // 8
+    prompt = options.length // 8
     with mesh_lib.entered(MESH):
-        programs = make_programs(sequences, prompt, length, chunk)
-        batch = abstract_batch(sequences, prompt, length - prompt)
+        programs = make_programs(options, prompt, chunk)
+        batch = abstract_batch(options.sequences, prompt, options.length - prompt)
         compiled = programs.lower_update(batch, jax.eval_shape(jax.random.key, 0)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def measure(sequences: int, length: int) -> tuple[int, int]:
+def measure(options) -> tuple[int, int]:
     """Bytes that one update needs beyond its arguments: as compiled, and as seen while it runs."""
-    prompt = length // 8
+    prompt = options.length // 8
     with mesh_lib.entered(MESH):
-        programs = make_programs(sequences, prompt, length, None)
-        shapes = abstract_batch(sequences, prompt, length - prompt)
+        programs = make_programs(options, prompt, None)
+        shapes = abstract_batch(options.sequences, prompt, options.length - prompt)
         batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
         batch["prompt_lengths"] *= prompt
-        batch["completion_lengths"] *= length - prompt
+        batch["completion_lengths"] *= options.length - prompt
         key = jax.random.key(0)
         compiled = programs.lower_update(batch, key).compile()
         found = compiled.memory_analysis()
@@ -97,18 +107,21 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--sequences", type=int, default=16)
     options.add_argument("--length", type=int, default=512)
+    options.add_argument("--micro-batches", type=int, default=1)
     options.add_argument("--measure", action="store_true")
     options = options.parse_args()
+    size = f"{options.sequences} sequences of {options.length} tokens"
+    size += f" in {options.micro_batches} micro-batches"
     if options.measure:
-        compiled, seen = measure(options.sequences, options.length)
-        print(f"one update of {options.sequences} sequences of {options.length} tokens")
+        compiled, seen = measure(options)
+        print(f"one update of {size}")
         print(f"compiled: {compiled / 2**20:,.0f} MiB beyond its arguments")
         print(f"measured: {seen / 2**20:,.0f} MiB at the peak beyond what was there before")
         print(f"ratio: {seen / compiled:.2f}")
         return
-    chunked = temporaries(options.sequences, options.length, None)
-    whole = temporaries(options.sequences, options.length, options.length)
-    print(f"{options.sequences} sequences of {options.length} tokens, full rematerialisation")
+    chunked = temporaries(options, None)
+    whole = temporaries(options, options.length)
+    print(f"{size}, full rematerialisation")
     print(f"temporaries, chunked log-probabilities: {chunked / 2**20:,.0f} MiB")
     print(f"temporaries, all logits at once:        {whole / 2**20:,.0f} MiB")
     print(f"ratio: {chunked / whole:.2f}")
