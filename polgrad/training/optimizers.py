@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -69,7 +70,7 @@ class Optimizer:
         method = {"adamw": self._adamw, "muon": self._muon}[self.method](self.rate(updates), axes)
         if not self.max_gradient_norm:
             return method
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), method)
+        return optax.chain(clip_by_global_norm(self.max_gradient_norm), method)
 
     def _adamw(self, rate: optax.Schedule, axes: Any) -> optax.GradientTransformation:
         return optax.adamw(
@@ -99,6 +100,21 @@ class Optimizer:
             muon_weight_dimension_numbers=dimensions,
             consistent_rms=0.2,
         )
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """`g * min(1, limit / |g|)` with the norm of all gradients together.
+
+    `optax.clip_by_global_norm` divides every entry, which XLA does not repeat in the programs of the
+    parameters and both moments: it would hold a second copy of the gradient. A factor is free.
+    """
+
+    def clip(updates, _):
+        # Never above 1, also where the norm is 0.
+        factor = limit / jnp.maximum(optax.tree.norm(updates), limit)
+        return jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def _matrix(names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:

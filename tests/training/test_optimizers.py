@@ -9,6 +9,7 @@ import pytest
 
 from polgrad import policies
 from polgrad.training import Optimizer
+from polgrad.training.optimizers import clip_by_global_norm
 
 
 def small_network():
@@ -96,3 +97,11 @@ def test_clipping_bounds_the_norm_that_the_method_sees():
     _, state = optimizer.update(grads, optimizer.init(params), params)
     first_moment = optax.tree_utils.tree_get(state, "mu")["w"]
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0, 0.8]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.3, 1.0, 40.0])
+def test_clipping_is_that_of_optax(size):
+    grads = {"w": np.array([0.6, 0.0], np.float32) * size, "b": np.float32(0.8 * size)}
+    ours, theirs = clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0)
+    (found, _), (expected, _) = (c.update(grads, c.init(grads)) for c in (ours, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
