@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from polgrad.policies import layout, modules
+from polgrad.policies import layout
 from polgrad.policies.assets import Policy, TextAssets, text_assets
-from polgrad.policies.transformer import RopeScaling, TransformerConfig, TransformerNetwork
+from polgrad.policies.attention import rotary_frequencies
+from polgrad.policies.configuration import RopeScaling, TransformerConfig
+from polgrad.policies.transformer import TransformerNetwork
 
 _SHELL = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -168,7 +170,7 @@ def _rope_from_factors(settings: dict[str, Any], factors: np.ndarray) -> dict[st
     scaled = TransformerConfig(
         1, 1, 1, 1, head_dim=head_dim, rope_theta=settings["rope_theta"], rope_scaling=scaling
     )
-    expected = modules.rotary_frequencies(plain) / modules.rotary_frequencies(scaled)
+    expected = rotary_frequencies(plain) / rotary_frequencies(scaled)
     if not np.allclose(expected, factors, rtol=1e-4):
         raise ValueError(
             f"{_ROPE_FACTORS} holds rotary factors other than Llama 3's; load the safetensors form"

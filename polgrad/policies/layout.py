@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from polgrad.policies.configuration import RopeScaling, TransformerConfig
 from polgrad.policies.network import Params
-from polgrad.policies.transformer import RopeScaling, TransformerConfig, TransformerNetwork
+from polgrad.policies.transformer import TransformerNetwork
 
 FAMILIES = {
     "llama": "LlamaForCausalLM",

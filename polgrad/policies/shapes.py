@@ -6,7 +6,7 @@ shape has exactly the number of parameters that its publishers count.
 
 from collections.abc import Mapping
 
-from polgrad.policies.transformer import RopeScaling, TransformerConfig
+from polgrad.policies.configuration import RopeScaling, TransformerConfig
 
 __all__ = ["SHAPES", "find"]
 

@@ -9,7 +9,7 @@ import tokenizers
 from safetensors.numpy import load_file
 
 from polgrad import policies
-from polgrad.policies import checkpoints, modules
+from polgrad.policies import attention, checkpoints
 from polgrad.policies import gguf as reader
 
 NAMES = {
@@ -138,7 +138,9 @@ def test_llama3_scaling_is_recognised_by_its_factors(tmp_path):
     scaling = policies.RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
     policy = small(head_dim=64, rope_theta=500_000.0, rope_scaling=scaling)
     plain = small(head_dim=64, rope_theta=500_000.0).network.config
-    factors = modules.rotary_frequencies(plain) / modules.rotary_frequencies(policy.network.config)
+    factors = attention.rotary_frequencies(plain) / attention.rotary_frequencies(
+        policy.network.config
+    )
     factors = factors.astype(np.float32)
     loaded = through_gguf(tmp_path, policy, "llama", extra={"rope_freqs.weight": factors})
     assert loaded.network == policy.network

@@ -11,6 +11,7 @@ import pytest
 import small_checkpoints
 
 from polgrad import policies
+from polgrad.policies import heads
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 FAMILIES = np.load(GOLDEN / "families.npz")
@@ -23,7 +24,7 @@ def logits(policy: policies.Policy, tokens) -> np.ndarray:
 
     def forward(params):
         hidden = policy.network.hidden(params, tokens, positions, jnp.ones_like(tokens))
-        return hidden @ policy.network.head(params)
+        return heads.logits(hidden, policy.network.head(params))
 
     return np.asarray(jax.jit(forward)(policy.params))
 

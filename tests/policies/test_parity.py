@@ -11,7 +11,7 @@ import small_checkpoints
 
 from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
-from polgrad.policies import checkpoints, distributions
+from polgrad.policies import checkpoints, distributions, heads
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
@@ -37,7 +37,7 @@ def our_logits(policy, tokens) -> np.ndarray:
 
     def forward(params):
         hidden = policy.network.hidden(params, tokens, positions, jnp.ones_like(tokens))
-        return hidden @ policy.network.head(params)
+        return heads.logits(hidden, policy.network.head(params))
 
     return np.asarray(jax.jit(forward)(policy.params))
 
