@@ -61,7 +61,8 @@ class TransformerConfig:
         tied: the output projection is the embedding, transposed.
         value_head: adds a linear value head, zero at the start.
         reward_head: adds a linear scalar reward head, zero at the start.
-        activation: of the gated MLP: `"silu"`, or `"gelu"` in its tanh form.
+        unroll: how many layers one step of the layer scan holds; `layers` removes the loop.
+        activation: of the gated MLP: `"silu"`, or `"gelu_tanh"`, GELU by its tanh formula.
         embedding_scale: embeddings are multiplied by `sqrt(width)`, rounded to the compute type.
         centered_norms: every RMSNorm multiplies by one plus its scale, which starts at zero.
         post_norms: RMSNorm also after attention and after the MLP, before what they give is added.
@@ -73,7 +74,6 @@ class TransformerConfig:
             local; at least 2 with a window.
         local_rope_theta: base of the rotary frequencies of local layers, which are then not
             stretched; None: those of all layers.
-        unroll: how many layers one step of the layer scan holds; `layers` removes the loop.
     """
 
     vocab_size: int
@@ -93,7 +93,7 @@ class TransformerConfig:
     value_head: bool = False
     reward_head: bool = False
     unroll: int = 1
-    activation: Literal["silu", "gelu"] = "silu"
+    activation: Literal["silu", "gelu_tanh"] = "silu"
     embedding_scale: bool = False
     centered_norms: bool = False
     post_norms: bool = False
@@ -121,8 +121,8 @@ class TransformerConfig:
             raise ValueError(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary halves), got {self.head_dim}")
-        if self.activation not in ("silu", "gelu"):
-            raise ValueError(f"activation must be 'silu' or 'gelu', got {self.activation!r}")
+        if self.activation not in ("silu", "gelu_tanh"):
+            raise ValueError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
         for name in ("query_scalar", "attention_cap", "logit_cap", "local_rope_theta"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

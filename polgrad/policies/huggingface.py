@@ -12,6 +12,7 @@ import numpy as np
 
 from polgrad.policies import layout
 from polgrad.policies.assets import Policy, TextAssets, text_assets
+from polgrad.policies.settings import config_from_settings, settings_from_config
 from polgrad.policies.transformer import TransformerNetwork
 
 # Scalar heads have no place in the family's own file, and engines refuse tensors they do not know.
@@ -38,7 +39,7 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
     files = _weight_files(path)
     tied = settings.get("tie_word_embeddings")
     heads = {"value_head": value_head, "reward_head": reward_head}
-    config = layout.config_from_settings(
+    config = config_from_settings(
         settings, tied="lm_head.weight" not in files if tied is None else bool(tied), **heads
     )
     with _Shards(files) as shards:
@@ -160,7 +161,7 @@ def export_directory(path: Path, policy: Policy) -> None:
         raise ValueError(
             f"only a TransformerNetwork can be exported, got {type(policy.network).__name__}"
         )
-    settings = layout.settings_from_config(policy.network.config)
+    settings = settings_from_config(policy.network.config)
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_model(path))):
         raise ValueError(f"{path} exists and is no model directory; refusing to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ def _swap(scratch: Path, path: Path) -> None:
 def _write(path: Path, settings: dict[str, Any], policy: Policy) -> None:
     from safetensors.numpy import save_file
 
-    model, heads = layout.tensors_from_params(policy.params)
+    model, heads = layout.tensors_from_params(policy.network.config, policy.params)
     # Loaders look for this note before they trust the layout.
     save_file(model, path / "model.safetensors", metadata={"format": "pt"})
     if heads:

@@ -16,7 +16,7 @@ from polgrad.policies.attention import attention, in_window, local_layers, rotar
 from polgrad.policies.network import shard_batch
 
 SCALE = 0.02
-ACTIVATIONS = {"silu": jax.nn.silu, "gelu": functools.partial(jax.nn.gelu, approximate=True)}
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 def parameter(shape, axes, scale, layers=None):

@@ -189,6 +189,8 @@ def test_what_is_not_covered_is_named(tmp_path):
         through_gguf(tmp_path, small(), "llama", pre="tekken")
     with pytest.raises(ValueError, match="llama, qwen2, qwen3, got 'gpt2'"):
         through_gguf(tmp_path, small(), "gpt2")
+    with pytest.raises(ValueError, match="llama, qwen2, qwen3, got 'gemma2'"):
+        through_gguf(tmp_path, small(), "gemma2")
     (tmp_path / "no.gguf").write_bytes(b"not a GGUF file at all, whatever its name says" * 9)
     with pytest.raises(ValueError, match="no.gguf"):
         policies.load(tmp_path / "no.gguf")

@@ -37,7 +37,7 @@ def test_small_families_have_the_logits_of_transformers(name, tmp_path):
     policy = policies.load(tmp_path)
     expected = FAMILIES[f"{name}/logits"]
     assert np.std(expected) > 0.3
-    np.testing.assert_allclose(logits(policy, FAMILIES["tokens"]), expected, atol=2e-5)
+    np.testing.assert_allclose(logits(policy, FAMILIES["tokens"]), expected, atol=5e-5)
 
 
 @pytest.mark.weights

@@ -192,7 +192,7 @@ def write_settings(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "llama, qwen2, qwen3, got 'gpt2'"),
+        ({"model_type": "gpt2"}, "llama, qwen2, qwen3, gemma2, gemma3_text, got 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"attention_bias": True}, "attention_bias"),
         ({"use_sliding_window": True}, "use_sliding_window"),
