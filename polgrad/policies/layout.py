@@ -78,6 +78,12 @@ def _inward(path: str, tensor: np.ndarray, shape: tuple[int, ...], name: str) ->
     return (tensor.T if _is_matrix(path) else tensor).reshape(shape)
 
 
+def of_text(names: Collection[str]) -> dict[str, str]:
+    """The text model's tensors in a Gemma 3 that also sees, to the names that they have there."""
+    prefix = "language_model."
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
 def params_from_tensors(
     config: TransformerConfig, names: Collection[str], read: Callable[[str], np.ndarray]
 ) -> Params:

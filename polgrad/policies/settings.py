@@ -48,6 +48,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "gemma3_text": {
         **_GEMMA_DEFAULTS,
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
         "max_position_embeddings": 131_072,
         "sliding_window_pattern": 6,
         "rope_theta": 1_000_000.0,
@@ -58,6 +60,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def _is_gemma(family: str) -> bool:
     return "post_norms" in _TRAITS[family]
+
+
+def of_text(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the text model in a Gemma 3 that also sees; others as they are."""
+    if settings.get("model_type") != "gemma3":
+        return dict(settings)
+    # Its turns end with tokens that only the whole model's settings name.
+    tokens = {key: value for key, value in settings.items() if key.endswith("_token_id")}
+    return {**settings, **settings.get("text_config", {}), **tokens, "model_type": "gemma3_text"}
 
 
 def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) -> TransformerConfig:

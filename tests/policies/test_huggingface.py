@@ -279,6 +279,21 @@ def test_what_a_gemma_file_leaves_out_has_its_family_s_value(tmp_path):
     assert_same(before, policies.load(tmp_path / "three"))
 
 
+def test_the_text_model_of_a_gemma_that_sees_is_read(tmp_path):
+    before = policy(**GEMMA3, heads=8, head_dim=2, with_text=True)
+    policies.export(tmp_path, before)
+    tensors = load_file(tmp_path / "model.safetensors")
+    seeing = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    seeing["vision_tower.post_layernorm.weight"] = np.ones(3, np.float32)
+    seeing["multi_modal_projector.mm_soft_emb_norm.weight"] = np.ones(3, np.float32)
+    save_file(seeing, tmp_path / "model.safetensors")
+    text = json.loads((tmp_path / "config.json").read_text())
+    del text["num_attention_heads"], text["eos_token_id"]
+    outer = {"model_type": "gemma3", "text_config": text, "vision_config": {}, "eos_token_id": [0]}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    assert_same(before, policies.load(tmp_path))
+
+
 def test_older_rope_spelling_is_read(tmp_path):
     before = policy(rope_scaling=policies.RopeScaling("linear", 2.0), rope_theta=5e4)
     policies.export(tmp_path, before)

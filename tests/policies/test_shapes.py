@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from polgrad.policies import TransformerNetwork, shapes
+from polgrad.policies.settings import config_from_settings
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
@@ -44,6 +45,35 @@ def test_parameters_are_those_that_are_published(name):
     network = TransformerNetwork(shapes.find(name.upper()))
     params = jax.eval_shape(network.init, jax.random.key(0))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) == PUBLISHED[name]
+
+
+def test_settings_of_a_published_file_give_the_shape():
+    # What the text part of the file says where it differs from the family's defaults.
+    told = {
+        "model_type": "gemma3_text",
+        "hidden_size": 5376,
+        "intermediate_size": 21_504,
+        "num_hidden_layers": 62,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "query_pre_attn_scalar": 168,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    assert config_from_settings(told, tied=True) == shapes.find("gemma-3-27b")
+    told = {
+        "model_type": "gemma2",
+        "vocab_size": 256_000,
+        "hidden_size": 4608,
+        "intermediate_size": 36_864,
+        "num_hidden_layers": 46,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "query_pre_attn_scalar": 144,
+    }
+    assert config_from_settings(told, tied=True) == shapes.find("gemma-2-27b")
 
 
 def test_an_unknown_model_is_named():
