@@ -33,6 +33,7 @@ _SUBMODULES = (
     "linear",
     "modules",
     "network",
+    "settings",
     "small",
     "transformer",
 )

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from polgrad import policies
+from polgrad.policies import assets
 
 SHAPE = {"vocab_size": 11, "width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 12}
 GEMMA = {"activation": "gelu_tanh"} | dict.fromkeys(
@@ -206,6 +207,13 @@ def test_special_tokens_are_found_where_others_write_them(tmp_path):
     assert loaded.stop_ids == (0, 3, 2)
     (tmp_path / "chat_template.jinja").write_text("other")
     assert policies.load(tmp_path).text.chat_template == "other"
+
+
+def test_an_end_of_turn_in_the_template_stops_a_completion():
+    tokenizer = tokenizers.Tokenizer(models.BPE({"<eos>": 0, "<end_of_turn>": 1, "a": 2}, []))
+    template = "<start_of_turn>user\n{{ messages[0]['content'] }}<end_of_turn>"
+    for given, stops in ((template, (0, 1)), (None, (0,))):
+        assert assets.text_assets(tokenizer.to_str(), given, ids={"eos": 0}).stop_ids == stops
 
 
 def write_settings(path, **changes):
