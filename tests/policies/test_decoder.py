@@ -44,16 +44,19 @@ def test_a_prepared_step_is_the_plain_step(config, weights):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), network.shapes())
-        plain = network.round_layers(params) if weights == "int8" else params
-        ready = prepare(config, params, compute_dtype=jnp.float64, weights=weights)
+        plain = jax.jit(network.round_layers)(params) if weights == "int8" else params
+        settings = {"compute_dtype": jnp.float64, "weights": weights}
+        ready = jax.jit(lambda params: prepare(config, params, **settings))(params)
         cache = jax.tree.map(
             lambda x: jnp.asarray(rng.normal(size=x.shape)),
             network.init_cache(3, 6, jnp.float64),
         )
         # The last row lies outside the cache and must write nothing.
         tokens, positions = jnp.array([1, 10, 4]), jnp.array([0, 3, 6])
-        want, after = network.decode(plain, tokens, positions, cache, compute_dtype=jnp.float64)
-        got, kept = ready.decode(tokens, positions, ready.caches(cache))
+        step = jax.jit(network.decode, static_argnames="compute_dtype")
+        want, after = step(plain, tokens, positions, cache, compute_dtype=jnp.float64)
+        step = jax.jit(lambda ready, cache: ready.decode(tokens, positions, ready.caches(cache)))
+        got, kept = step(ready, cache)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12),
