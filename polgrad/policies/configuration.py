@@ -57,23 +57,28 @@ class TransformerConfig:
         rope_scaling: stretch of the rotary frequencies, or None.
         norm_epsilon: added to the mean square in RMSNorm.
         qkv_bias: biases on query, key and value (Qwen2).
-        qk_norm: RMSNorm on queries and keys before rotation (Qwen3).
+        qk_norm: RMSNorm on queries and keys before rotation (Qwen3, Gemma 3).
         tied: the output projection is the embedding, transposed.
         value_head: adds a linear value head, zero at the start.
         reward_head: adds a linear scalar reward head, zero at the start.
         unroll: how many layers one step of the layer scan holds; `layers` removes the loop.
-        activation: of the gated MLP: `"silu"`, or `"gelu_tanh"`, GELU by its tanh formula.
-        embedding_scale: embeddings are multiplied by `sqrt(width)`, rounded to the compute type.
-        centered_norms: every RMSNorm multiplies by one plus its scale, which starts at zero.
-        post_norms: RMSNorm also after attention and after the MLP, before what they give is added.
+        activation: of the gated MLP: `"silu"`, or `"gelu_tanh"`, GELU by its tanh formula (Gemma).
+        embedding_scale: embeddings are multiplied by `sqrt(width)`, rounded to the compute type
+            (Gemma).
+        centered_norms: every RMSNorm multiplies by one plus its scale, which starts at zero
+            (Gemma).
+        post_norms: RMSNorm also after attention and after the MLP, before what they give is added
+            (Gemma).
         query_scalar: attention scores are divided by its square root (default: `head_dim`).
-        attention_cap: attention scores `s` become `cap * tanh(s / cap)` before the softmax, or None.
-        logit_cap: the same of the vocabulary's logits, or None (see `heads.CappedHead`).
-        window: tokens that a local layer attends to, itself included; None: no layer is local.
-        global_every: of each so many layers the last one attends to everything, the others are
-            local; at least 2 with a window.
+        attention_cap: attention scores `s` become `cap * tanh(s / cap)` before the softmax
+            (Gemma 2), or None.
+        logit_cap: the vocabulary's logits likewise (Gemma 2; see `heads.CappedHead`), or None.
+        window: positions of its own sequence that a token of a local layer sees, itself included;
+            None: no layer is local.
+        global_every: every so many layers one is global, the last of them; the others are local.
+            At least 2 with a window, 1 without.
         local_rope_theta: base of the rotary frequencies of local layers, which are then not
-            stretched; None: those of all layers.
+            stretched (Gemma 3); None: those of all layers.
     """
 
     vocab_size: int

@@ -62,7 +62,8 @@ class TransformerNetwork:
         """Random parameters.
 
         Matrices are normal with standard deviation 0.02; the two projections into the residual
-        stream are scaled by `1 / sqrt(2 * layers)`, norms are one, biases and scalar heads zero.
+        stream are scaled by `1 / sqrt(2 * layers)`, norms multiply by one, biases and scalar heads
+        are zero.
 
         Args:
             key: a leaf depends on it and on the leaf's own name alone.
@@ -100,7 +101,8 @@ class TransformerNetwork:
     ) -> Float[Array, "B T D"]:
         """Last hidden states, after the final norm.
 
-        Token `t` attends to tokens `s <= t` of the same segment.
+        Token `t` attends to tokens `s <= t` of the same segment; in a local layer to those less
+        than `window` positions before it.
 
         Args:
             params: as from `init`.
@@ -242,7 +244,7 @@ class TransformerNetwork:
             params: as from `init`.
             tokens: `[B]`, in `0..V-1`.
             positions: `[B]`; row `b` writes its key and value at cache index `positions[b]` and
-                attends to indices up to and with it. A row whose position lies outside the cache
+                attends to indices up to and with it (of its window, in a local layer). A row whose position lies outside the cache
                 writes nothing.
             cache: as from `init_cache` or `prefill`.
             compute_dtype: type of the matrix products.
