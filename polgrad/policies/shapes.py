@@ -1,12 +1,14 @@
 """Shapes of published models, by name, without their weights.
 
 For rehearsals and benchmarks; a checkpoint brings its own configuration (`policies.load`). Each
-shape has exactly the number of parameters that its publishers count.
+shape has exactly the number of parameters that its publishers count; of Gemma 3 from 4b on this is
+the text model, without its vision tower.
 """
 
+import functools
 from collections.abc import Mapping
 
-from polgrad.policies.transformer import RopeScaling, TransformerConfig
+from polgrad.policies.configuration import RopeScaling, TransformerConfig
 
 __all__ = ["SHAPES", "find"]
 
@@ -75,6 +77,46 @@ def _llama(width, layers, heads, mlp_width, scaling, *, tied):
     )
 
 
+def _gemma(width, layers, heads, kv_heads, mlp_width, *, wide_heads=False, **rest):
+    """What Gemma 2 and 3 share; with wide heads a score is divided by the root of a head's share."""
+    return TransformerConfig(
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=128 if wide_heads else 256,
+        query_scalar=width // heads if wide_heads else None,
+        mlp_width=mlp_width,
+        activation="gelu_tanh",
+        embedding_scale=True,
+        centered_norms=True,
+        post_norms=True,
+        **rest,
+    )
+
+
+_gemma2 = functools.partial(
+    _gemma,
+    vocab_size=256_000,
+    max_length=8192,
+    attention_cap=50.0,
+    logit_cap=30.0,
+    window=4096,
+    global_every=2,
+)
+_gemma3 = functools.partial(
+    _gemma,
+    vocab_size=262_208,
+    max_length=131_072,
+    rope_theta=1_000_000.0,
+    rope_scaling=RopeScaling("linear", 8.0),
+    qk_norm=True,
+    window=1024,
+    global_every=6,
+    local_rope_theta=10_000.0,
+)
+
+
 SHAPES: Mapping[str, TransformerConfig] = {
     "smollm2-135m": _smollm2(576, 30, 9, 3, 1536),
     "smollm2-360m": _smollm2(960, 32, 15, 5, 2560),
@@ -96,6 +138,15 @@ SHAPES: Mapping[str, TransformerConfig] = {
     "llama-3.2-3b": _llama(3072, 28, 24, 8192, _LLAMA32, tied=True),
     "llama-3.1-8b": _llama(4096, 32, 32, 14_336, _LLAMA3, tied=False),
     "llama-3.1-70b": _llama(8192, 80, 64, 28_672, _LLAMA3, tied=False),
+    "gemma-2-2b": _gemma2(2304, 26, 8, 4, 9216),
+    "gemma-2-9b": _gemma2(3584, 42, 16, 8, 14_336),
+    "gemma-2-27b": _gemma2(4608, 46, 32, 16, 36_864, wide_heads=True),
+    "gemma-3-1b": _gemma3(
+        1152, 26, 4, 1, 6912, vocab_size=262_144, max_length=32_768, rope_scaling=None, window=512
+    ),
+    "gemma-3-4b": _gemma3(2560, 34, 8, 4, 10_240),
+    "gemma-3-12b": _gemma3(3840, 48, 16, 8, 15_360),
+    "gemma-3-27b": _gemma3(5376, 62, 32, 16, 21_504, wide_heads=True),
 }
 
 

@@ -1,12 +1,11 @@
-"""One decoder-only transformer for the Llama, Qwen2 and Qwen3 shapes.
+"""One decoder-only transformer for the Llama, Qwen and Gemma shapes.
 
-`TransformerConfig` chooses the shape; `TransformerNetwork` wraps the module (`modules.py`) as a
+`TransformerConfig` chooses the shape (`configuration.py`); `TransformerNetwork` wraps the module (`modules.py`) as a
 pure network whose parameters are a plain nested dict with all layers stacked in each leaf.
 """
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,105 +13,11 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from polgrad.policies import decoder, modules
+from polgrad.policies.configuration import TransformerConfig
+from polgrad.policies.heads import CappedHead
 from polgrad.policies.network import Cache, Params, initialize
 
 REMAT = ("none", "full", "dots")
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """How rotary frequencies are stretched beyond the original context.
-
-    Args:
-        kind: `"linear"` divides every frequency by `factor`; `"llama3"` divides only wavelengths
-            above `original_length / low_frequency_factor`, keeps those below
-            `original_length / high_frequency_factor` and interpolates between.
-        factor: stretch, at least 1.
-        low_frequency_factor: llama3 only.
-        high_frequency_factor: llama3 only, above `low_frequency_factor`.
-        original_length: llama3 only: context of the original training, in tokens.
-    """
-
-    kind: Literal["linear", "llama3"]
-    factor: float
-    low_frequency_factor: float = 1.0
-    high_frequency_factor: float = 4.0
-    original_length: int = 8192
-
-    def __post_init__(self):
-        if self.kind not in ("linear", "llama3"):
-            raise ValueError(
-                f"rope scaling kind must be 'linear' or 'llama3', got {self.kind!r}; "
-                "other kinds (yarn, longrope, dynamic) are not supported"
-            )
-        if self.factor < 1:
-            raise ValueError(f"rope scaling factor must be at least 1, got {self.factor}")
-        if self.low_frequency_factor >= self.high_frequency_factor:
-            raise ValueError(
-                "high_frequency_factor must be above low_frequency_factor, got "
-                f"{self.high_frequency_factor} and {self.low_frequency_factor}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Shape of a transformer; everything is static.
-
-    Args:
-        vocab_size: tokens in the vocabulary, `V`.
-        width: width of the residual stream, `D`.
-        layers: number of blocks.
-        heads: query heads.
-        kv_heads: key and value heads; divides `heads` (default: `heads`).
-        head_dim: width of a head, even (default: `width // heads`).
-        mlp_width: width of the gated MLP (default: `4 * width`).
-        max_length: longest sequence in tokens.
-        rope_theta: base of the rotary frequencies.
-        rope_scaling: stretch of the rotary frequencies, or None.
-        norm_epsilon: added to the mean square in RMSNorm.
-        qkv_bias: biases on query, key and value (Qwen2).
-        qk_norm: RMSNorm on queries and keys before rotation (Qwen3).
-        tied: the output projection is the embedding, transposed.
-        value_head: adds a linear value head, zero at the start.
-        reward_head: adds a linear scalar reward head, zero at the start.
-        unroll: how many layers one step of the layer scan holds; `layers` removes the loop.
-    """
-
-    vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    mlp_width: int | None = None
-    max_length: int = 2048
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    norm_epsilon: float = 1e-6
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    tied: bool = True
-    value_head: bool = False
-    reward_head: bool = False
-    unroll: int = 1
-
-    def __post_init__(self):
-        defaults = {
-            "kv_heads": self.heads,
-            "head_dim": self.width // max(self.heads, 1),
-            "mlp_width": 4 * self.width,
-        }
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        sizes = "vocab_size width layers heads kv_heads head_dim mlp_width max_length unroll"
-        for name in sizes.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even (rotary halves), got {self.head_dim}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -157,7 +62,8 @@ class TransformerNetwork:
         """Random parameters.
 
         Matrices are normal with standard deviation 0.02; the two projections into the residual
-        stream are scaled by `1 / sqrt(2 * layers)`, norms are one, biases and scalar heads zero.
+        stream are scaled by `1 / sqrt(2 * layers)`, norms multiply by one, biases and scalar heads
+        are zero.
 
         Args:
             key: a leaf depends on it and on the leaf's own name alone.
@@ -195,7 +101,8 @@ class TransformerNetwork:
     ) -> Float[Array, "B T D"]:
         """Last hidden states, after the final norm.
 
-        Token `t` attends to tokens `s <= t` of the same segment.
+        Token `t` attends to tokens `s <= t` of the same segment; in a local layer to those less
+        than `window` positions before it.
 
         Args:
             params: as from `init`.
@@ -250,9 +157,13 @@ class TransformerNetwork:
             prompts, lengths, completions, compute_dtype, remat
         )
 
-    def head(self, params: Params) -> Float[Array, "D V"]:
-        """The output projection `[D, V]`: the embedding transposed where the two are tied."""
-        return self._module(params).output_projection()
+    def head(self, params: Params) -> Float[Array, "D V"] | CappedHead:
+        """The output projection `[D, V]`: the embedding transposed where the two are tied.
+
+        With a `logit_cap` it is a `heads.CappedHead` of that matrix.
+        """
+        matrix, cap = self._module(params).output_projection(), self.config.logit_cap
+        return matrix if cap is None else CappedHead(matrix, cap)
 
     def values(self, params: Params, hidden: Float[Array, "*S D"]) -> Float[Array, "*S"]:
         """State values `[...]` in float32 from hidden states `[..., D]`.
@@ -333,7 +244,7 @@ class TransformerNetwork:
             params: as from `init`.
             tokens: `[B]`, in `0..V-1`.
             positions: `[B]`; row `b` writes its key and value at cache index `positions[b]` and
-                attends to indices up to and with it. A row whose position lies outside the cache
+                attends to indices up to and with it (of its window, in a local layer). A row whose position lies outside the cache
                 writes nothing.
             cache: as from `init_cache` or `prefill`.
             compute_dtype: type of the matrix products.

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from polgrad.policies.attention import soft_cap
 from polgrad.policies.decoder import Rounded, round_matrix
 from polgrad.policies.distributions import geometric_mixture
+from polgrad.policies.heads import CappedHead, matrix_and_cap
 from polgrad.policies.network import Network, shard_batch
 from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
 from polgrad.rollouts.types import Rollout
@@ -95,7 +97,7 @@ class Sampler(NamedTuple):
     network: Network
     policies: tuple[PyTree, ...]
     decoders: tuple[Any, ...]
-    heads: tuple[Array | Rounded, ...]
+    heads: tuple[Array | Rounded | CappedHead, ...]
     reference_weight: float
     sampling: Sampling
     compute_dtype: jnp.dtype
@@ -150,10 +152,11 @@ class Sampler(NamedTuple):
 
 
 def head_product(hidden, head):
-    """Logits `[B, V]`, summed in float32 from products in the type of `hidden`."""
-    matrix = head.values.astype(hidden.dtype) if isinstance(head, Rounded) else head
-    logits = jnp.dot(hidden, matrix, preferred_element_type=jnp.float32)
-    return logits * head.scales if isinstance(head, Rounded) else logits
+    """Logits `[B, V]`, summed in float32 from products in the type of `hidden`, and capped."""
+    matrix, cap = matrix_and_cap(head)
+    values = matrix.values.astype(hidden.dtype) if isinstance(matrix, Rounded) else matrix
+    logits = jnp.dot(hidden, values, preferred_element_type=jnp.float32)
+    return soft_cap(logits * matrix.scales if isinstance(matrix, Rounded) else logits, cap)
 
 
 def make_sampler(
@@ -171,9 +174,9 @@ def make_sampler(
     settings = {"compute_dtype": dtype}
     if weights == "int8":
         settings["weights"] = weights
-        heads = tuple(round_matrix(head) for head in heads)
+        heads = jax.tree.map(round_matrix, heads)
     else:
-        heads = tuple(head.astype(dtype) for head in heads)
+        heads = jax.tree.map(lambda matrix: matrix.astype(dtype), heads)
     made = [prepare and prepare(policy, **settings) for policy in policies]
     if weights == "int8":
         # The prompts are read by the same policy that decodes.

@@ -1,5 +1,7 @@
 """Decode-ready weights: the plain step's numbers, and matrices rounded to half a scale."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,37 +10,53 @@ import pytest
 from polgrad.policies import TransformerConfig, TransformerNetwork
 from polgrad.policies.decoder import prepare, restore, round_matrix
 
-NETWORK = TransformerNetwork(
-    TransformerConfig(
-        vocab_size=11,
-        width=8,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_dim=6,
-        mlp_width=10,
-        max_length=8,
-        qkv_bias=True,
-        qk_norm=True,
-    )
+CONFIG = TransformerConfig(
+    vocab_size=11,
+    width=8,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=6,
+    mlp_width=10,
+    max_length=8,
+    qkv_bias=True,
+    qk_norm=True,
+)
+GEMMA = dataclasses.replace(
+    CONFIG,
+    activation="gelu_tanh",
+    embedding_scale=True,
+    centered_norms=True,
+    post_norms=True,
+    query_scalar=5,
+    attention_cap=2.0,
+    window=2,
+    global_every=2,
+    local_rope_theta=100.0,
 )
 
 
-@pytest.mark.parametrize("weights", ["full", "int8"])
-def test_a_prepared_step_is_the_plain_step(weights):
+@pytest.mark.parametrize(
+    ("config", "weights"), [(CONFIG, "full"), (CONFIG, "int8"), (GEMMA, "full")]
+)
+def test_a_prepared_step_is_the_plain_step(config, weights):
+    network = TransformerNetwork(config)
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), NETWORK.shapes())
-        plain = NETWORK.round_layers(params) if weights == "int8" else params
-        ready = prepare(NETWORK.config, params, compute_dtype=jnp.float64, weights=weights)
+        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), network.shapes())
+        plain = jax.jit(network.round_layers)(params) if weights == "int8" else params
+        settings = {"compute_dtype": jnp.float64, "weights": weights}
+        ready = jax.jit(lambda params: prepare(config, params, **settings))(params)
         cache = jax.tree.map(
             lambda x: jnp.asarray(rng.normal(size=x.shape)),
-            NETWORK.init_cache(3, 6, jnp.float64),
+            network.init_cache(3, 6, jnp.float64),
         )
         # The last row lies outside the cache and must write nothing.
         tokens, positions = jnp.array([1, 10, 4]), jnp.array([0, 3, 6])
-        want, after = NETWORK.decode(plain, tokens, positions, cache, compute_dtype=jnp.float64)
-        got, kept = ready.decode(tokens, positions, ready.caches(cache))
+        step = jax.jit(network.decode, static_argnames="compute_dtype")
+        want, after = step(plain, tokens, positions, cache, compute_dtype=jnp.float64)
+        step = jax.jit(lambda ready, cache: ready.decode(tokens, positions, ready.caches(cache)))
+        got, kept = step(ready, cache)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12),

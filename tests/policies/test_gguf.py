@@ -9,7 +9,7 @@ import tokenizers
 from safetensors.numpy import load_file
 
 from polgrad import policies
-from polgrad.policies import checkpoints, modules
+from polgrad.policies import attention, checkpoints
 from polgrad.policies import gguf as reader
 
 NAMES = {
@@ -138,7 +138,9 @@ def test_llama3_scaling_is_recognised_by_its_factors(tmp_path):
     scaling = policies.RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
     policy = small(head_dim=64, rope_theta=500_000.0, rope_scaling=scaling)
     plain = small(head_dim=64, rope_theta=500_000.0).network.config
-    factors = modules.rotary_frequencies(plain) / modules.rotary_frequencies(policy.network.config)
+    factors = attention.rotary_frequencies(plain) / attention.rotary_frequencies(
+        policy.network.config
+    )
     factors = factors.astype(np.float32)
     loaded = through_gguf(tmp_path, policy, "llama", extra={"rope_freqs.weight": factors})
     assert loaded.network == policy.network
@@ -187,6 +189,8 @@ def test_what_is_not_covered_is_named(tmp_path):
         through_gguf(tmp_path, small(), "llama", pre="tekken")
     with pytest.raises(ValueError, match="llama, qwen2, qwen3, got 'gpt2'"):
         through_gguf(tmp_path, small(), "gpt2")
+    with pytest.raises(ValueError, match="llama, qwen2, qwen3, got 'gemma2'"):
+        through_gguf(tmp_path, small(), "gemma2")
     (tmp_path / "no.gguf").write_bytes(b"not a GGUF file at all, whatever its name says" * 9)
     with pytest.raises(ValueError, match="no.gguf"):
         policies.load(tmp_path / "no.gguf")

@@ -1,5 +1,7 @@
 """The chunked head against the dense one: values, gradients and peak memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,50 @@ def test_value_and_gradient_equal_the_dense_form(chunk, temperature):
         ]
         for a, b in zip(loss[0](hidden, head), loss[1](hidden, head)):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("chunk", "entropy_gradient"), [(3, True), (None, False)])
+def test_a_cap_bends_values_and_gradients_as_the_dense_form_does(chunk, entropy_gradient):
+    cap, temperature = 1.5, 0.7
+    with jax.enable_x64(True):
+        hidden, head, targets, g = inputs(jnp.float64)
+
+        def ours(h, w):
+            settings = {"temperature": temperature, "entropy_gradient": entropy_gradient}
+            capped = heads.CappedHead(w, cap)
+            return heads.token_logp(h, capped, targets, chunk=chunk, **settings)
+
+        def theirs(h, w):
+            log_p = jax.nn.log_softmax(cap * jnp.tanh(h @ w / cap) / temperature, -1)
+            logp = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+            entropy = -(jnp.exp(log_p) * log_p).sum(-1)
+            return logp, entropy if entropy_gradient else jax.lax.stop_gradient(entropy)
+
+        def loss(form, h, w):
+            outputs = jnp.stack(form(h, w))
+            return (g * outputs).sum(), outputs
+
+        found, expected = (
+            jax.jit(jax.grad(functools.partial(loss, form), (0, 1), has_aux=True))(hidden, head)
+            for form in (ours, theirs)
+        )
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
+        for a, b in zip(found[0], expected[0]):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_logits_are_capped_where_the_head_says_so():
+    hidden, head, _, _ = inputs(jnp.float32)
+    plain = np.asarray(hidden) @ np.asarray(head)
+    np.testing.assert_allclose(heads.logits(hidden, head), plain, rtol=1e-4, atol=1e-5)
+    capped = heads.CappedHead(head, 2.0)
+    expected = 2 * np.tanh(plain / 2)
+    np.testing.assert_allclose(heads.logits(hidden, capped), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(plain).max() > 4
+    low = jax.ShapeDtypeStruct(hidden.shape, jnp.bfloat16)
+    assert jax.eval_shape(heads.logits, low, capped).dtype == jnp.float32
+    with pytest.raises(TypeError, match="heads.logits"):
+        hidden @ capped
 
 
 def test_entropy_gradient_can_be_switched_off():

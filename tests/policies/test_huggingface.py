@@ -11,8 +11,14 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from polgrad import policies
+from polgrad.policies import assets
 
 SHAPE = {"vocab_size": 11, "width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 12}
+GEMMA = {"activation": "gelu_tanh"} | dict.fromkeys(
+    ("embedding_scale", "centered_norms", "post_norms"), True
+)
+GEMMA2 = {**GEMMA, "window": 3, "global_every": 2, "attention_cap": 50.0, "logit_cap": 30.0}
+GEMMA3 = {**GEMMA, "qk_norm": True, "window": 3, "global_every": 6, "local_rope_theta": 1e4}
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 
 
@@ -84,6 +90,11 @@ def _at(tree, name):
         {"qk_norm": True, "head_dim": 6, "rope_theta": 5e5},
         {"rope_scaling": policies.RopeScaling("llama3", 8.0, 1.0, 4.0, 4096)},
         {"rope_scaling": policies.RopeScaling("linear", 2.0)},
+        {**GEMMA2, "query_scalar": 7, "layers": 5},
+        {**GEMMA, "logit_cap": 30.0},
+        {**GEMMA3, "rope_theta": 1e6, "rope_scaling": policies.RopeScaling("linear", 8.0)},
+        {**GEMMA3, "layers": 8, "global_every": 3, "logit_cap": 20.0},
+        {**GEMMA, "qk_norm": True},
     ],
 )
 def test_export_and_load_are_inverse(changes, tmp_path):
@@ -150,9 +161,25 @@ def test_a_failed_export_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_only_shapes_of_a_family_are_exported(tmp_path):
-    with pytest.raises(ValueError, match="qkv_bias and qk_norm"):
-        policies.export(tmp_path / "model", policy(qkv_bias=True, qk_norm=True))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qkv_bias": True, "qk_norm": True}, "has qkv_bias and qk_norm and no other trait"),
+        ({"post_norms": True}, "has post_norms and no other"),
+        ({"window": 3, "global_every": 2}, "llama has no window, got 3"),
+        ({"qk_norm": True, "logit_cap": 30.0}, "qwen3 has no logit_cap, got 30.0"),
+        ({**GEMMA2, "local_rope_theta": 1e4}, "gemma2 has no local_rope_theta"),
+        ({**GEMMA3, "local_rope_theta": None}, "gemma3_text has a local_rope_theta, got None"),
+        ({**GEMMA3, "attention_cap": 50.0}, "gemma3_text has no attention_cap"),
+    ],
+)
+def test_a_shape_of_no_family_is_not_exported(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        policies.export(tmp_path / "model", policy(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_transformers_are_exported(tmp_path):
     linear = policies.Policy(policies.LinearNetwork(3, 2), {}, None)
     with pytest.raises(ValueError, match="LinearNetwork"):
         policies.export(tmp_path / "model", linear)
@@ -182,6 +209,13 @@ def test_special_tokens_are_found_where_others_write_them(tmp_path):
     assert policies.load(tmp_path).text.chat_template == "other"
 
 
+def test_an_end_of_turn_in_the_template_stops_a_completion():
+    tokenizer = tokenizers.Tokenizer(models.BPE({"<eos>": 0, "<end_of_turn>": 1, "a": 2}, []))
+    template = "<start_of_turn>user\n{{ messages[0]['content'] }}<end_of_turn>"
+    for given, stops in ((template, (0, 1)), (None, (0,))):
+        assert assets.text_assets(tokenizer.to_str(), given, ids={"eos": 0}).stop_ids == stops
+
+
 def write_settings(path, **changes):
     settings = json.loads((path / "config.json").read_text())
     settings = {**settings, **changes}
@@ -192,7 +226,7 @@ def write_settings(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "llama, qwen2, qwen3, got 'gpt2'"),
+        ({"model_type": "gpt2"}, "llama, qwen2, qwen3, gemma2, gemma3_text, got 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"attention_bias": True}, "attention_bias"),
         ({"use_sliding_window": True}, "use_sliding_window"),
@@ -211,6 +245,61 @@ def test_what_is_not_covered_is_named(changes, message, tmp_path):
     write_settings(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         policies.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "message"),
+    [
+        (GEMMA2, {"hidden_activation": "gelu"}, "hidden_activation must be 'gelu_pytorch_tanh'"),
+        (GEMMA2, {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA3, {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        (GEMMA2, {"layer_types": ["chunked_attention"] * 2}, "chunked_attention are not"),
+        (
+            {**GEMMA3, "layers": 3},
+            {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+            "layer_types must repeat",
+        ),
+        (
+            GEMMA3,
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope type of sliding_attention must be 'default', got 'linear'",
+        ),
+    ],
+)
+def test_what_is_not_covered_of_gemma_is_named(shape, changes, message, tmp_path):
+    policies.export(tmp_path, policy(**shape))
+    write_settings(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        policies.load(tmp_path)
+
+
+def test_what_a_gemma_file_leaves_out_has_its_family_s_value(tmp_path):
+    names = ["layer_types", "sliding_window_pattern", "attn_logit_softcapping", "rope_parameters"]
+    names += ["final_logit_softcapping", "hidden_activation", "rope_local_base_freq"]
+    absent = dict.fromkeys(names, "absent")
+    before = policy(**GEMMA2)
+    policies.export(tmp_path / "two", before)
+    write_settings(tmp_path / "two", **absent)
+    assert_same(before, policies.load(tmp_path / "two"))
+    before = policy(**GEMMA3, rope_theta=1e6, rope_scaling=policies.RopeScaling("linear", 8.0))
+    policies.export(tmp_path / "three", before)
+    write_settings(tmp_path / "three", rope_theta="absent", **absent)
+    assert_same(before, policies.load(tmp_path / "three"))
+
+
+def test_the_text_model_of_a_gemma_that_sees_is_read(tmp_path):
+    before = policy(**GEMMA3, heads=8, head_dim=2, with_text=True)
+    policies.export(tmp_path, before)
+    tensors = load_file(tmp_path / "model.safetensors")
+    seeing = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    seeing["vision_tower.post_layernorm.weight"] = np.ones(3, np.float32)
+    seeing["multi_modal_projector.mm_soft_emb_norm.weight"] = np.ones(3, np.float32)
+    save_file(seeing, tmp_path / "model.safetensors")
+    text = json.loads((tmp_path / "config.json").read_text())
+    del text["num_attention_heads"], text["eos_token_id"]
+    outer = {"model_type": "gemma3", "text_config": text, "vision_config": {}, "eos_token_id": [0]}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    assert_same(before, policies.load(tmp_path))
 
 
 def test_older_rope_spelling_is_read(tmp_path):

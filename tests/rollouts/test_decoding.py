@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad.policies.decoder import restore, round_matrix
+from polgrad.policies.heads import CappedHead
 from polgrad.rollouts import Sampling, decoding, pad_prompts
 from polgrad.rollouts.sampling import sample_keys
 
@@ -31,3 +33,12 @@ def test_prefill_in_chunks_is_prefill_at_once(transformer, monkeypatch):
     np.testing.assert_array_equal(tokens_whole, tokens_parts)
     np.testing.assert_allclose(logp_whole, logp_parts, atol=1e-5)
     assert tokens_whole.shape == (5, 2)
+
+
+def test_a_rounded_head_keeps_its_cap():
+    hidden, matrix = jax.random.normal(jax.random.key(1), (2, 4, 4))
+    rounded = round_matrix(matrix)
+    logits = hidden @ restore(rounded, jnp.float32)
+    np.testing.assert_allclose(decoding.head_product(hidden, rounded), logits, rtol=1e-5)
+    capped = decoding.head_product(hidden, CappedHead(rounded, 1.5))
+    np.testing.assert_allclose(capped, 1.5 * np.tanh(logits / 1.5), rtol=1e-5)

@@ -1,5 +1,6 @@
 """The slot sampler against the training forward, exact frequencies, and its own invariances."""
 
+import dataclasses
 import re
 
 import jax
@@ -381,6 +382,21 @@ def test_int8_samples_from_the_policy_with_rounded_matrices(transformer, teacher
     for given, near in ((rounded, True), (params, False)):
         logp = chosen(teacher_forced(network, given, rollout), rollout.completions) * rollout.mask
         assert (np.abs(logp - rollout.behavior_logp).max() < 1e-4) == near
+
+
+def test_capped_logits_and_windows_are_the_training_forward_s(transformer, teacher_forced):
+    shape = {"logit_cap": 2.0, "attention_cap": 3.0, "window": 3, "global_every": 2}
+    network = TransformerNetwork(dataclasses.replace(transformer.network.config, **shape))
+    tokens, lengths = pad_prompts(PROMPTS, bucket=6, max_length=32)
+    rollout = generate(
+        network, transformer.params, tokens, lengths, IDS, KEY,
+        sampling=Sampling(max_tokens=6), group_size=1, slots=4,
+    )  # fmt: skip
+    uncapped = TransformerNetwork(dataclasses.replace(network.config, logit_cap=None))
+    for given, near in ((network, True), (uncapped, False)):
+        logp = teacher_forced(given, transformer.params, rollout)
+        gap = chosen(logp, rollout.completions) * rollout.mask - rollout.behavior_logp
+        assert (np.abs(gap).max() < 1e-4) == near
 
 
 def test_int8_needs_a_network_that_rounds(linear):

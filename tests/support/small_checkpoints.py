@@ -63,6 +63,34 @@ FAMILIES = {
     ),
     "qwen3": ("qwen3", {**_COMMON, "tie_word_embeddings": True, "head_dim": 10}),
     "qwen3_untied": ("qwen3", {**_COMMON, "tie_word_embeddings": False, "head_dim": 4}),
+    # More layers than one period of local and global ones, and windows shorter than the sequences.
+    "gemma2": (
+        "gemma2",
+        {
+            **_COMMON,
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 5,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 10,
+            # Low, so that they bend many scores and logits.
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 6.0,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **_COMMON,
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 8,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 12,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
 }
 
 

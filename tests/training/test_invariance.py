@@ -3,6 +3,7 @@
 On stored rollouts and in float64, around a base case: one micro-batch, one device, unpacked.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -58,6 +59,20 @@ def make_algorithm(name):
     return algorithms.find(name)(**SETTINGS.get(name, {})).build(context)
 
 
+# Windows shorter than the sequences, and a cap that bends the logits.
+GEMMA = {
+    "activation": "gelu_tanh",
+    "embedding_scale": True,
+    "centered_norms": True,
+    "post_norms": True,
+    "attention_cap": 2.0,
+    "logit_cap": 1.5,
+    "window": 3,
+    "global_every": 2,
+    "local_rope_theta": 100.0,
+}
+
+
 def widen(batch):
     """More padding on the right of prompts and completions."""
     extra = {"prompts": 2}
@@ -83,6 +98,8 @@ def network_and_params(kind, values):
         config = policies.TransformerConfig(
             vocab_size=V, width=8, layers=2, heads=2, kv_heads=1, max_length=32, value_head=values
         )
+        if kind == "gemma":
+            config = dataclasses.replace(config, **GEMMA)
         network = policies.TransformerNetwork(config)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), network.init(jax.random.key(1)))
     # A value head starts at zero; its gradient into the trunk should not.
@@ -169,6 +186,12 @@ def test_gradient_is_the_same_on_the_transformer(name, variant):
 )
 def test_gradient_is_the_same_where_prompts_are_read_once(name):
     check("transformer", name, "shared")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["packing", "shared", "all", "mesh222"])
+def test_gradient_is_the_same_with_windows_and_caps(variant):
+    check("gemma", "grpo", variant)
 
 
 def shapes(*lead, tokens=T):
