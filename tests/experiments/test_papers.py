@@ -14,8 +14,8 @@ PAPERS = {p.stem: p for p in sorted((ROOT / "experiments").glob("*/*.py")) if p.
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
 
 
-# Compiling every one of their arms takes half a minute and more: `make test-slow`.
-HEAVY = {"disco", "dpo", "topr"}
+# Compiling every one of their arms takes long: `make test-slow`.
+HEAVY = {"clip_cov", "disco", "dpo", "f_dpg", "nft", "topr"}
 
 
 @pytest.mark.parametrize(
