@@ -1,0 +1,286 @@
+"""PPO for control worlds: the whole training run is one pure function, to jit and to vmap.
+
+    settings = ControlPPO(world="CartPole-v1")
+    state, metrics = jax.jit(functools.partial(train, settings))(jax.random.key(0))
+    many, curves = jax.jit(jax.vmap(functools.partial(train, settings)))(jax.random.split(key, 16))
+
+`algorithms.PPO` is the same loss for language policies, in the loop of `training`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key, Num
+
+from polgrad import advantages, losses
+from polgrad._scalars import in_range
+from polgrad.environments.gymnax_worlds import World, make
+from polgrad.policies.actor_critic import ActorCritic
+from polgrad.policies.network import Params
+from polgrad.rollouts.unroll import Position, Trajectory, begin, unroll, value_trajectory
+from polgrad.training import randomness
+
+__all__ = ["ControlPPO", "State", "Steps", "experience", "loss", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlPPO:
+    """Settings; the defaults are the usual ones for CartPole.
+
+    Attributes:
+      world: a name that gymnax knows.
+      total_steps: of the world, over all copies; what is left over by whole updates is not taken.
+      copies: of the world, that move at once.
+      steps: of each copy between updates of the policy.
+      epochs: passes over what was collected.
+      minibatches: optimiser updates in a pass; must divide copies * steps.
+      learning_rate: of Adam, at the start.
+      anneal: let it fall linearly to 0 over the run, in steps of one collection.
+      adam_epsilon: added to the root of Adam's second moment.
+      max_gradient_norm: clip of the gradient's norm over policy and value jointly; 0 for none.
+      discount: gamma, a step.
+      lambda_: of the advantage's trace.
+      clip: ratios are clipped to 1 +- clip, and values to their old estimates +- clip.
+      clip_value: whether values are clipped.
+      value_coefficient: weight of the value loss.
+      entropy_coefficient: weight of the entropy bonus.
+      hidden: widths of the hidden layers, of the policy and of the value function.
+      activation: of the hidden layers.
+
+    References:
+      Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv:1707.06347).
+      Huang et al., The 37 implementation details of PPO, ICLR blog track 2022.
+      Lu et al., Discovered policy optimisation, 2022 (arXiv:2210.05639): a run as one program.
+      Pardo et al., Time limits in reinforcement learning, 2018 (arXiv:1712.00378).
+    """
+
+    world: str = "CartPole-v1"
+    total_steps: int = 500_000
+    copies: int = 4
+    steps: int = 128
+    epochs: int = 4
+    minibatches: int = 4
+    learning_rate: float = 2.5e-4
+    anneal: bool = True
+    adam_epsilon: float = 1e-5
+    max_gradient_norm: float = 0.5
+    discount: float = 0.99
+    lambda_: float = 0.95
+    clip: float = 0.2
+    clip_value: bool = True
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.01
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+
+    def __post_init__(self):
+        for name in ("copies", "steps", "epochs", "minibatches"):
+            in_range(name, getattr(self, name), low=1)
+        for name in ("learning_rate", "max_gradient_norm", "value_coefficient"):
+            in_range(name, getattr(self, name), low=0)
+        for name in ("discount", "lambda_"):
+            in_range(name, getattr(self, name), low=0, high=1)
+        in_range("clip", self.clip, low=0, above=True)
+        in_range("adam_epsilon", self.adam_epsilon, low=0, above=True)
+        if self.collected % self.minibatches:
+            raise ValueError(
+                f"minibatches is {self.minibatches}, expected a divisor of copies * steps = "
+                f"{self.copies} * {self.steps} = {self.collected}"
+            )
+        if self.total_steps < self.collected:
+            raise ValueError(
+                f"total_steps is {self.total_steps}, expected at least one collection of copies * "
+                f"steps = {self.copies} * {self.steps} = {self.collected}"
+            )
+
+    @property
+    def collected(self) -> int:
+        """Steps of the world between updates of the policy."""
+        return self.copies * self.steps
+
+    @property
+    def updates(self) -> int:
+        """How often the policy is updated."""
+        return self.total_steps // self.collected
+
+    def network(self, world: World) -> ActorCritic:
+        """The policy and value function of a world."""
+        return ActorCritic(
+            world.observation_size, world.actions, world.action_size, self.hidden, self.activation
+        )
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam behind a clip of the gradient's norm."""
+        rate = self.learning_rate
+        if self.anneal:
+            per_update = self.epochs * self.minibatches
+            rate = lambda count: self.learning_rate * (1 - count // per_update / self.updates)
+        adam = optax.adam(rate, eps=self.adam_epsilon)
+        if not self.max_gradient_norm:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adam)
+
+
+class State(NamedTuple):
+    """A run after its last update.
+
+    Attributes:
+      params: of `ControlPPO.network`.
+      optimizer: Adam's state, over all parameters as one vector.
+      position: where the copies of the world stand.
+    """
+
+    params: Params
+    optimizer: optax.OptState
+    position: Position
+
+
+class Steps(NamedTuple):
+    """Steps to learn from; all leaves have the leading axis N.
+
+    Attributes:
+      observations: [N, O].
+      actions: [N], or [N, D].
+      behavior_logp: log-probability of the actions when they were taken, [N].
+      advantages: not whitened, [N].
+      value_targets: [N].
+      old_values: [N].
+    """
+
+    observations: Float[Array, "N O"]
+    actions: Num[Array, "N *D"]
+    behavior_logp: Float[Array, "N"]
+    advantages: Float[Array, "N"]
+    value_targets: Float[Array, "N"]
+    old_values: Float[Array, "N"]
+
+
+def train(
+    settings: ControlPPO, key: Key[Array, ""], world: World | None = None
+) -> tuple[State, Mapping[str, Float[Array, "U"]]]:
+    """A whole run; `jit` it with the settings bound, `vmap` it over keys.
+
+    Args:
+      settings: sizes and coefficients.
+      key: of the run.
+      world: one of your own; None makes the one that the settings name.
+
+    Returns:
+      (final state, metrics). The metrics are those of each update, [U]: `episodes` that ended
+      and `returns`, the sum of their returns; `policy_loss`, `value_loss`, `entropy`, means over
+      the mini-batches.
+    """
+    world = make(settings.world) if world is None else world
+    network, optimizer = settings.network(world), settings.optimizer()
+
+    def place(purpose, update=0):
+        return jax.random.fold_in(jax.random.fold_in(key, purpose), update)
+
+    # As one vector, a step of Adam is one operation instead of a few for each array.
+    vector, unravel = ravel_pytree(network.init(place(randomness.INIT)))
+
+    def descend(carry, batch):
+        vector, optimizer_state = carry
+        gradient, terms = jax.grad(loss, has_aux=True)(unravel(vector), batch, network, settings)
+        change, optimizer_state = optimizer.update(ravel_pytree(gradient)[0], optimizer_state)
+        return (vector + change, optimizer_state), terms
+
+    def update(carry, number):
+        position, *learner = carry
+        params = unravel(learner[0])
+        position, trajectory = unroll(
+            world,
+            lambda observations, noise: network.act(params, observations, noise),
+            network.noise,
+            position,
+            place(randomness.SAMPLE, number),
+            steps=settings.steps,
+        )
+        steps = experience(params, trajectory, network, settings)
+        batches = _shuffled(steps, place(randomness.SHUFFLE, number), settings)
+        learner, terms = jax.lax.scan(descend, tuple(learner), batches)
+        return (position, *learner), _episodes(trajectory) | jax.tree.map(jnp.mean, terms)
+
+    position = begin(world, place(randomness.PREPARE), copies=settings.copies)
+    start = position, vector, optimizer.init(vector)
+    (position, vector, optimizer_state), metrics = jax.lax.scan(
+        update, start, jnp.arange(settings.updates)
+    )
+    return State(unravel(vector), optimizer_state, position), metrics
+
+
+def experience(
+    params: Params, trajectory: Trajectory, network: ActorCritic, settings: ControlPPO
+) -> Steps:
+    """What a trajectory teaches: advantages with a bootstrap at time limits, and value targets.
+
+    Returns:
+      `Steps` with N = B T, copy after copy.
+    """
+    values, final_values = value_trajectory(lambda o: network.values(params, o), trajectory)
+    observations = trajectory.observations[:, :-1]
+    logp, _ = network.statistics(params, observations, trajectory.actions)
+    advantage = advantages.gae(
+        trajectory.rewards,
+        values,
+        settings.discount * (1.0 - trajectory.terminated),
+        lambda_=settings.lambda_,
+        truncated=trajectory.truncated,
+        final_values=final_values,
+    )
+    old = values[:, :-1]
+    steps = Steps(observations, trajectory.actions, logp, advantage, advantage + old, old)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+
+
+def loss(
+    params: Params, batch: Steps, network: ActorCritic, settings: ControlPPO
+) -> tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]:
+    """The loss of a mini-batch, whose advantages are whitened here.
+
+        mean(ppo_clip) + value_coefficient mean(value_loss) - entropy_coefficient mean(entropy)
+
+    Returns:
+      (loss, its terms).
+    """
+    logp, entropy = network.statistics(params, batch.observations, batch.actions)
+    values = network.values(params, batch.observations)
+    advantage = advantages.whiten(batch.advantages, jnp.ones_like(batch.advantages))
+    # The losses take [B, T]: here every step stands alone.
+    policy = losses.ppo_clip(
+        logp[:, None],
+        batch.behavior_logp[:, None],
+        advantage[:, None],
+        clip_low=settings.clip,
+        clip_high=settings.clip,
+    )
+    value = losses.value_loss(
+        values,
+        batch.value_targets,
+        old_values=batch.old_values if settings.clip_value else None,
+        clip=settings.clip if settings.clip_value else None,
+    )
+    terms = {"policy_loss": policy.mean(), "value_loss": value.mean(), "entropy": entropy.mean()}
+    total = terms["policy_loss"] + settings.value_coefficient * terms["value_loss"]
+    return total - settings.entropy_coefficient * terms["entropy"], terms
+
+
+def _shuffled(steps: Steps, key: Array, settings: ControlPPO) -> Steps:
+    """All mini-batches of all epochs, leaves [epochs * minibatches, N / minibatches, ...]."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(settings.epochs))
+    order = jax.vmap(lambda k: jnp.argsort(jax.random.bits(k, (settings.collected,))))(keys)
+    order = order.reshape(settings.epochs * settings.minibatches, -1)
+    return jax.tree.map(lambda x: x[order], steps)
+
+
+def _episodes(trajectory: Trajectory) -> dict[str, Array]:
+    ended = trajectory.terminated | trajectory.truncated
+    return {
+        "episodes": jnp.sum(ended, dtype=jnp.float32),
+        "returns": jnp.sum(jnp.where(ended, trajectory.returns, 0.0)),
+    }
