@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from polgrad import advantages, losses
 from polgrad._scalars import in_range
@@ -114,12 +114,14 @@ class ControlPPO:
             world.observation_size, world.actions, world.action_size, self.hidden, self.activation
         )
 
+    def rate(self, count: Int[Array, ""]) -> Float[Array, ""]:
+        """The learning rate after `count` updates of the optimiser, if it is annealed."""
+        done = count // (self.epochs * self.minibatches) / self.updates
+        return self.learning_rate * (1.0 - done)
+
     def optimizer(self) -> optax.GradientTransformation:
         """Adam behind a clip of the gradient's norm."""
-        rate = self.learning_rate
-        if self.anneal:
-            per_update = self.epochs * self.minibatches
-            rate = lambda count: self.learning_rate * (1 - count // per_update / self.updates)
+        rate = self.rate if self.anneal else self.learning_rate
         adam = optax.adam(rate, eps=self.adam_epsilon)
         if not self.max_gradient_norm:
             return adam
