@@ -107,6 +107,8 @@ def unroll(
     ahead = _draw(world, noise, key, position.returns.shape[0], steps)
 
     def step(position, drawn):
+        # Without it XLA fuses unrolled steps into one another and computes them again and again.
+        position = jax.lax.optimization_barrier(position)
         actions = act(position.observations, drawn.noise)
         new = jax.vmap(world.step)(drawn.step_keys, position.states, actions)
         returns = position.returns + new.reward

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.algorithms.control_ppo import ControlPPO, Steps, experience, loss, train
+from polgrad.algorithms.control_ppo import (
+    ControlPPO,
+    Steps,
+    _shuffles,
+    experience,
+    loss,
+    train,
+)
 from polgrad.environments.gymnax_worlds import Transition, World, make
 from polgrad.policies.actor_critic import ActorCritic
 from polgrad.rollouts.unroll import begin, unroll
@@ -58,7 +65,7 @@ def reference(params, batch, settings):
         p = jnp.exp(out) / jnp.exp(out).sum(-1, keepdims=True)
         logp = jnp.log(jnp.take_along_axis(p, batch.actions[:, None], 1)[:, 0])
         entropy = -(p * jnp.log(p)).sum(-1).mean()
-    a = (batch.advantages - batch.advantages.mean()) / batch.advantages.std(ddof=1)
+    a = batch.advantages
     ratio = jnp.exp(logp - batch.behavior_logp)
     low, high = 1 - settings.clip, 1 + settings.clip
     policy = -jnp.minimum(ratio * a, jnp.clip(ratio, low, high) * a).mean()
@@ -153,6 +160,8 @@ def written_out(settings, key, world):
     @jax.jit
     def descend(params, memory, steps, rows):
         batch = jax.tree.map(lambda x: x[rows], steps)
+        a = batch.advantages
+        batch = batch._replace(advantages=(a - a.mean()) / a.std(ddof=1))
         change, memory = optimizer.update(jax.grad(reference)(params, batch, settings), memory)
         return jax.tree.map(jnp.add, params, change), memory
 
@@ -172,10 +181,20 @@ def written_out(settings, key, world):
         steps = learnt_from(params, trajectory)
         for epoch in range(settings.epochs):
             shuffle = jax.random.fold_in(place(randomness.SHUFFLE, number), epoch)
-            order = np.argsort(np.asarray(jax.random.bits(shuffle, (settings.collected,))))
+            drawn = np.asarray(jax.random.bits(shuffle, (settings.collected,)))
+            order = np.argsort(drawn // settings.collected, kind="stable")  # 32, a power of 2
             for rows in np.split(order, settings.minibatches):
                 params, memory = descend(params, memory, steps, rows)
     return params
+
+
+def test_every_epoch_sees_every_step_once_in_an_order_of_its_own():
+    orders = np.asarray(_shuffles(KEY, 3, 37))  # not a power of 2
+    np.testing.assert_array_equal(np.sort(orders), [np.arange(37)] * 3)
+    assert len({tuple(order) for order in orders}) == 3
+    first = np.asarray(_shuffles(KEY, 2000, 5))[:, 0]
+    share = np.bincount(first, minlength=5) / 2000
+    assert np.all(np.abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000))
 
 
 def test_a_run_equals_a_loop():
