@@ -16,12 +16,13 @@ HOME = ROOT / ".venv-peers"
 THREADS = {name: "2" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
-def environment(name: str, *requirements: str) -> pathlib.Path:
+def environment(name: str, *requirements: str, free: tuple[str, ...] = ()) -> pathlib.Path:
     """The Python of a peer's environment, made at first use.
 
     Args:
       name: of the environment.
       *requirements: as pip takes them; versions are those of constraints.txt where it has them.
+      free: packages of constraints.txt that the peer needs in another version.
 
     Returns:
       The interpreter's path.
@@ -31,7 +32,10 @@ def environment(name: str, *requirements: str) -> pathlib.Path:
     if not done.exists():
         print(f"installing {', '.join(requirements)} into {HOME / name}", flush=True)
         venv.create(HOME / name, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+        pins = (ROOT / "constraints.txt").read_text().splitlines()
+        constraints = HOME / name / "constraints.txt"
+        constraints.write_text("\n".join(p for p in pins if p.split("==")[0] not in free) + "\n")
+        pip = [python, "-m", "pip", "install", "-q", "-c", constraints]
         subprocess.run([*pip, *requirements], check=True)
         done.touch()
     return python

@@ -135,7 +135,7 @@ class ActorCritic:
         gains = [math.sqrt(2.0)] * len(self.hidden) + [gain]
         keys = jax.random.split(key, len(gains))
         return [
-            {"weight": jax.nn.initializers.orthogonal(scale)(k, shape), "bias": jnp.zeros(shape[1])}
+            {"weight": scale * _orthogonal(k, *shape), "bias": jnp.zeros(shape[1])}
             for k, scale, shape in zip(keys, gains, zip(sizes, sizes[1:]))
         ]
 
@@ -144,3 +144,22 @@ class ActorCritic:
         for layer in hidden:
             x = _ACTIVATIONS[self.activation](x @ layer["weight"] + layer["bias"])
         return x @ last["weight"] + last["bias"]
+
+
+def _orthogonal(key: Array, rows: int, columns: int) -> Float[Array, "rows columns"]:
+    """Uniformly random orthonormal rows or columns, whichever are fewer: Gram-Schmidt, twice.
+
+    Not `jax.nn.initializers.orthogonal`: under `vmap` its QR decompositions wait on the threads
+    of a CPU for one another, and with few cores a program of many seeds may never end.
+    """
+    size, count = max(rows, columns), min(rows, columns)
+
+    def orthogonalize(j, basis):
+        vector = basis[:, j]
+        before = jnp.where(jnp.arange(count) < j, basis, 0.0)
+        for _ in range(2):  # the second time removes what rounding left
+            vector = vector - before @ (vector @ before)
+        return basis.at[:, j].set(vector / jnp.linalg.norm(vector))
+
+    basis = jax.lax.fori_loop(0, count, orthogonalize, jax.random.normal(key, (size, count)))
+    return basis if rows >= columns else basis.T
