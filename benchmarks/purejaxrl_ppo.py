@@ -6,14 +6,17 @@ DIRECTORY is a clone of github.com/luchris429/purejaxrl, which is run as it is, 
 its own that is made at first use. Without it ours runs alone. Both are compiled before the clock
 starts. The return is that of all episodes that ended in the last tenth of the run.
 
-The many seeds of PureJaxRL are compiled with XLA's scheduler for concurrency switched off: with it
-their program may never end on a CPU of few cores, for the QR decompositions of its initialisation,
-batched, wait for one another's threads.
+Our many seeds are split over as many devices as there are cores: on a CPU a program of this size runs
+in one thread, whatever `vmap` adds to it. Those of PureJaxRL stay on one device, compiled without
+XLA's scheduler for concurrency: with either their program may never end on a few cores, for the
+batched QR decompositions of its initialisation wait for one another's threads.
 """
 
 import argparse
 import contextlib
 import functools
+import math
+import os
 import statistics
 import sys
 import time
@@ -85,8 +88,11 @@ def serve(name, train, episodes, options, many: dict) -> None:
     import jax
 
     keys = jax.random.split(jax.random.key(0), options.seeds)
+    count = math.gcd(jax.device_count(), options.seeds)
+    mesh = jax.make_mesh((count,), ("seed",), (jax.sharding.AxisType.Auto,))
+    spread = jax.device_put(keys, jax.NamedSharding(mesh, jax.P("seed")))
     programs, seconds = [], []
-    for run, argument, chosen in ((train, keys[0], {}), (jax.vmap(train), keys, many)):
+    for run, argument, chosen in ((train, keys[0], {}), (jax.vmap(train), spread, many)):
         began = time.perf_counter()
         programs.append(jax.jit(run).lower(argument).compile(compiler_options=chosen))
         seconds.append(time.perf_counter() - began)
@@ -99,14 +105,14 @@ def serve(name, train, episodes, options, many: dict) -> None:
 
     def work():
         numbers = []
-        for program, argument in zip(programs, (keys[next(turn) % options.seeds], keys)):
+        for program, argument in zip(programs, (keys[next(turn) % options.seeds], spread)):
             began = time.perf_counter()
             out = jax.block_until_ready(program(argument))
             numbers += [time.perf_counter() - began, last_return(out)]
         return numbers
 
     compiled = " and ".join(f"{s:.1f} s" for s in seconds)
-    peers.serve(f"{name}; compiled in {compiled}", work)
+    peers.serve(f"{name}; {count} device(s), compiled in {compiled}", work)
 
 
 def report(name: str, turns: list[list[float]], options) -> None:
@@ -128,6 +134,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.side == "ours":
+        devices = f"--xla_force_host_platform_device_count={os.cpu_count()}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
     if options.side:
         return {"ours": ours, "theirs": theirs}[options.side](options)
     compare(options)
