@@ -7,9 +7,9 @@ its own that is made at first use. Without it ours runs alone. Both are compiled
 starts. The return is that of all episodes that ended in the last tenth of the run.
 
 Our many seeds are split over as many devices as there are cores: on a CPU a program of this size runs
-in one thread, whatever `vmap` adds to it. Those of PureJaxRL stay on one device, compiled without
-XLA's scheduler for concurrency: with either their program may never end on a few cores, for the
-batched QR decompositions of its initialisation wait for one another's threads.
+in one thread, whatever `vmap` adds to it. PureJaxRL runs one seed: under `vmap` its program may never
+end on a CPU of few cores, for the batched QR decompositions of its initialisation wait for one
+another's threads.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from importlib import metadata
 
 import peers
 
-IN_TURN = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 NEEDED = ("jax", "flax", "optax", "gymnax<1", "distrax", "brax", "navix")
 
 
@@ -41,7 +40,7 @@ def ours(options) -> None:
         return out[1]["returns"], out[1]["episodes"]
 
     name = f"polgrad {polgrad.__version__}, jax {jax.__version__}"
-    serve(name, functools.partial(train, settings), episodes, options, {})
+    serve(name, functools.partial(train, settings), episodes, options, (1, options.seeds))
 
 
 def theirs(options) -> None:
@@ -80,11 +79,11 @@ def theirs(options) -> None:
         return returns.sum((-1, -2)), ended
 
     name = f"PureJaxRL, jax {jax.__version__}, gymnax {metadata.version('gymnax')}"
-    serve(name, train, episodes, options, IN_TURN)
+    serve(name, train, episodes, options, (1,))
 
 
-def serve(name, train, episodes, options, many: dict) -> None:
-    """One turn is a run of one seed and one of all at once, compiled with the options `many`."""
+def serve(name, train, episodes, options, sizes: tuple[int, ...]) -> None:
+    """One turn is a run of each of these numbers of seeds."""
     import jax
 
     keys = jax.random.split(jax.random.key(0), options.seeds)
@@ -92,9 +91,10 @@ def serve(name, train, episodes, options, many: dict) -> None:
     mesh = jax.make_mesh((count,), ("seed",), (jax.sharding.AxisType.Auto,))
     spread = jax.device_put(keys, jax.NamedSharding(mesh, jax.P("seed")))
     programs, seconds = [], []
-    for run, argument, chosen in ((train, keys[0], {}), (jax.vmap(train), spread, many)):
+    for size in sizes:
+        run, argument = (train, keys[0]) if size == 1 else (jax.vmap(train), spread)
         began = time.perf_counter()
-        programs.append(jax.jit(run).lower(argument).compile(compiler_options=chosen))
+        programs.append(jax.jit(run).lower(argument).compile())
         seconds.append(time.perf_counter() - began)
     turn = iter(range(10**9))
 
@@ -117,12 +117,13 @@ def serve(name, train, episodes, options, many: dict) -> None:
 
 def report(name: str, turns: list[list[float]], options) -> None:
     """Steps a second and returns of every turn."""
-    for index, seeds in ((0, 1), (2, options.seeds)):
-        rates = ", ".join(f"{options.steps * seeds / t[index] / 1e3:.0f}" for t in turns)
-        mean = statistics.mean(t[index + 1] for t in turns)
+    for index, seeds in list(enumerate((1, options.seeds)))[: len(turns[0]) // 2]:
+        rates = ", ".join(f"{options.steps * seeds / t[2 * index] / 1e3:.0f}" for t in turns)
+        mean = statistics.mean(t[2 * index + 1] for t in turns)
         print(f"{name}, {seeds} seed(s): {rates} thousand steps/s; final return {mean:.1f}")
-    many = statistics.median(t[2] / t[0] for t in turns)
-    print(f"{name}: {options.seeds} seeds take {many:.1f} times as long as one")
+    if len(turns[0]) > 2:
+        many = statistics.median(t[2] / t[0] for t in turns)
+        print(f"{name}: {options.seeds} seeds take {many:.1f} times as long as one")
 
 
 def main() -> None:
@@ -157,10 +158,9 @@ def compare(options) -> None:
     for name, found in turns.items():
         report(name, found, options)
     if options.purejaxrl:
-        for index, seeds in ((0, 1), (2, options.seeds)):
-            pairs = zip(turns["ours"], turns["theirs"])
-            ratio = statistics.median(theirs[index] / ours[index] for ours, theirs in pairs)
-            print(f"ours over theirs, {seeds} seed(s): {ratio:.2f}, median of turns side by side")
+        pairs = zip(turns["ours"], turns["theirs"])
+        ratio = statistics.median(theirs[0] / ours[0] for ours, theirs in pairs)
+        print(f"ours over theirs, one seed: {ratio:.2f}, median of turns side by side")
 
 
 if __name__ == "__main__":
