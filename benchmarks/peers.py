@@ -12,19 +12,23 @@ import statistics
 import subprocess
 import sys
 import venv
+from typing import Literal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-peers"
 THREADS = {name: "2" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
-def environment(name: str, *requirements: str, constrained: bool = True) -> pathlib.Path:
+def environment(
+    name: str, *requirements: str, free: tuple[str, ...] | Literal["all"] = ()
+) -> pathlib.Path:
     """The Python of a peer's environment, made at first use.
 
     Args:
       name: of the environment.
       *requirements: as pip takes them; versions are those of constraints.txt where it has them.
-      constrained: false for a peer that refuses a version of constraints.txt: it names its own.
+      free: packages of constraints.txt that the peer needs in another version; or "all", for a peer
+        that names its own versions.
 
     Returns:
       The interpreter's path.
@@ -34,8 +38,11 @@ def environment(name: str, *requirements: str, constrained: bool = True) -> path
     if not done.exists():
         print(f"installing {', '.join(requirements)} into {HOME / name}", flush=True)
         venv.create(HOME / name, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q"]
-        pip += ["-c", ROOT / "constraints.txt"] if constrained else []
+        pins = (ROOT / "constraints.txt").read_text().splitlines()
+        pins = [p for p in pins if free != "all" and p.split("==")[0] not in free]
+        constraints = HOME / name / "constraints.txt"
+        constraints.write_text("\n".join(pins) + "\n")
+        pip = [python, "-m", "pip", "install", "-q", "-c", constraints]
         subprocess.run([*pip, *requirements], check=True)
         done.touch()
     return python

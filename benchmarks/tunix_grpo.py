@@ -134,7 +134,7 @@ def main() -> None:
     """The comparison with Tunix."""
 
     def environment():
-        return peers.environment("tunix", *VERSIONS, constrained=False)
+        return peers.environment("tunix", *VERSIONS, free="all")
 
     trl_grpo.compare(__doc__.splitlines()[0], __file__, theirs, environment)
 

@@ -1,9 +1,10 @@
-"""Tasks that no package has, small enough to live inside one compiled program.
+"""Worlds small enough to live inside one compiled program: tasks that no package has, and gymnax.
 
 Addition                        two-digit addition, for warm starts and logged data (addition.py)
 CipherLadder                    levels of difficulty, each resting on the easier ones (cipher.py)
 ModularSums                     easy prompts that burn the entropy that hard ones need
                                 (modular_sums.py)
+gymnax_worlds.make              control worlds of gymnax, which it imports only then
 PeakBandit, length_rewards      a peak of reward far from the reference, or under it (peaks.py)
 """
 

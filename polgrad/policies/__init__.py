@@ -7,6 +7,7 @@ tokenizers, safetensors or gguf before a checkpoint is really read or written.
 import importlib
 
 _HOMES = {
+    "ActorCritic": "actor_critic",
     "AutoregressiveMLP": "small",
     "FactorizedMLP": "small",
     "LinearNetwork": "linear",
@@ -21,6 +22,7 @@ _HOMES = {
     "load": "checkpoints",
 }
 _SUBMODULES = (
+    "actor_critic",
     "assets",
     "attention",
     "checkpoints",
