@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from polgrad import experiments, training
 from polgrad.experiments import settings, sweeping
@@ -60,6 +61,13 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     )
     assert outcome.parts.config.settings.gain == 1.0
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
+
+
+@pytest.mark.slow
+def test_the_control_example_learns(capsys):
+    code = block("# Control worlds")
+    exec(compile(code, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out) > 150  # upright for 20 steps by chance
 
 
 def test_importing_one_function_needs_no_trainer():

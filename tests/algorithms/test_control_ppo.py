@@ -90,8 +90,9 @@ def reference(params, batch, settings):
     return total - settings.entropy_coefficient * entropy
 
 
-@pytest.mark.parametrize("clip_value", [True, False])
-@pytest.mark.parametrize("form", [{"actions": 3}, {"action_size": 2}])
+@pytest.mark.parametrize(
+    ("form", "clip_value"), [({"actions": 3}, True), ({"action_size": 2}, False)]
+)
 def test_gradient_of_the_loss(form, clip_value):
     network = ActorCritic(4, **form, hidden=(5, 6))
     settings = ControlPPO(clip_value=clip_value, entropy_coefficient=0.1, value_coefficient=0.7)
@@ -249,6 +250,7 @@ def test_seeds_under_vmap_are_single_runs():
         np.testing.assert_array_equal(metrics["returns"][i], curve["returns"])
 
 
+@pytest.mark.slow
 def test_learns_to_balance():
     settings = ControlPPO(total_steps=50_000, learning_rate=1e-3)
     _, metrics = jax.jit(functools.partial(train, settings))(KEY)
@@ -257,6 +259,7 @@ def test_learns_to_balance():
     assert first < 60 and last > 120
 
 
+@pytest.mark.slow
 def test_moves_a_continuous_world():
     settings = dataclasses.replace(TINY, world="Pendulum-v1")
     state, metrics = jax.jit(functools.partial(train, settings))(KEY)

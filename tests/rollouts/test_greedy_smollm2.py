@@ -59,6 +59,7 @@ def test_greedy_tokens_equal_the_goldens(smollm2):
     check(smollm2, json.loads(goldens.GOLDEN.read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_sampled_log_probabilities_equal_the_training_forward(smollm2, teacher_forced):
     rows = json.loads(goldens.GOLDEN.read_text())["rows"][:4]

@@ -243,6 +243,7 @@ def test_supervised_learns_its_demonstrations(sums, tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     alphabet = data.CharacterTokenizer("0123456789+=")
     network = policies.TransformerNetwork(

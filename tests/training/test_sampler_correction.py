@@ -11,7 +11,7 @@ from polgrad.training.types import Context
 
 V, REWARDS = 6, np.array([1.0, -2.0, 0.5, 3.0, 0.0, -1.0], np.float32)
 NETWORK = policies.TransformerNetwork(
-    policies.TransformerConfig(vocab_size=V, width=8, layers=2, heads=2, max_length=8)
+    policies.TransformerConfig(vocab_size=V, width=8, layers=1, heads=2, max_length=8)
 )
 
 

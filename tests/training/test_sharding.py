@@ -65,6 +65,7 @@ def learned(devices):
     return jax.device_get(gradient), losses
 
 
+@pytest.mark.slow
 def test_the_first_gradient_is_that_of_one_device():
     for (path, one), eight in zip(
         jax.tree_util.tree_leaves_with_path(learned(1)[0]), jax.tree.leaves(learned(8)[0])
