@@ -237,6 +237,7 @@ def test_a_run_equals_a_loop():
     assert metrics["entropy"].shape == (3,)
 
 
+@pytest.mark.slow
 def test_seeds_under_vmap_are_single_runs():
     keys = jax.random.split(KEY, 3)
     run = functools.partial(train, TINY)

@@ -54,6 +54,7 @@ def check(policy, golden):
     assert equal >= len(rows) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_greedy_tokens_equal_the_goldens(smollm2):
     check(smollm2, json.loads(goldens.GOLDEN.read_text()))

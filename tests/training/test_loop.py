@@ -190,7 +190,10 @@ def test_peoples_own_algorithm_and_reward_by_path(sums, tmp_path):
     assert outcome.parts.config.settings.gain == 2.0
 
 
-@pytest.mark.parametrize("name", ["ppo", "clip_cov", "topr", "f_dpg", "nash_md", "online_dpo"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("topr", "f_dpg", "online_dpo")]
+
+
+@pytest.mark.parametrize("name", ["ppo", "clip_cov", "nash_md", *SLOW])
 def test_every_family_trains(sums, tmp_path, name):
     outcome = training.train(
         config(sums, tmp_path, algorithm=name, steps=2, evaluation=Evaluation(problems=0)),
@@ -210,6 +213,7 @@ def test_off_policy_updates_and_packing(sums, tmp_path):
     assert 1e-4 < outcome.metrics["parity_gap"] < 1
 
 
+@pytest.mark.slow
 def test_offline_pairs_raise_the_margin(tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{i}:", "chosen": "a", "rejected": "b"} for i in range(10)]
@@ -228,6 +232,7 @@ def test_offline_pairs_raise_the_margin(tmp_path):
     assert outcome.metrics["pair_accuracy"] == 1.0 and outcome.metrics["margin"] > 0.1
 
 
+@pytest.mark.slow
 def test_supervised_learns_its_demonstrations(sums, tmp_path):
     settings = config(
         sums,

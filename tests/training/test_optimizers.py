@@ -64,6 +64,7 @@ def test_muon_orthogonalises_each_layer_by_itself():
         assert singular.max() < 2 * singular.min()
 
 
+@pytest.mark.slow
 def test_muon_without_momentum_forgets_the_gradient_before():
     network = small_network()
     params = network.init(jax.random.key(0))

@@ -75,6 +75,7 @@ def test_the_first_gradient_is_that_of_one_device():
         assert np.abs(one - eight).max() <= 1e-5 * largest, path
 
 
+@pytest.mark.slow
 def test_five_losses_are_those_of_one_device():
     one, eight = learned(1)[1], learned(8)[1]
     np.testing.assert_allclose(eight, one, atol=1e-5, rtol=0)
