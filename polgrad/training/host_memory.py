@@ -10,7 +10,7 @@ import jax
 
 # Of malloc.h of the GNU C library.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_NEVER = 2**31 - 1
+_NEVER = -1  # a number would bound it by 2 GiB
 
 
 def keep(environment: Mapping[str, str] | None = None) -> bool:
