@@ -141,8 +141,11 @@ def _train(arguments: list[str]) -> int:
 
 def _leave(code: int) -> None:
     """Ends at once. An orderly end waits minutes for the host that is gone, and then aborts."""
+    from polgrad.training import hosts
+
     sys.stdout.flush()
     sys.stderr.flush()
+    hosts.part()
     os._exit(code)
 
 
