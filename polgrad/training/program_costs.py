@@ -95,7 +95,7 @@ def measure(
     flops = moved = 0.0
     collectives: dict[str, Collective] = {}
     for times, ops in _visited(program, program.entry, 1.0, unknown_trips, multiply):
-        for op in ops.values():
+        for op in ops.values() if times else ():
             flops += times * _flops(program, op, ops)
             moved += times * _traffic(program, op, ops)
             kind = op.code.removesuffix("-start")
