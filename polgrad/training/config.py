@@ -98,7 +98,8 @@ class Update:
       chunk: positions of the vocabulary head handled at once; chosen by size when left out.
       compute_dtype: dtype of the network's products; parameters stay float32.
       packing: lay several sequences into one row.
-      share_prompts: read a prompt once for all its samples, where they lie together in a batch.
+      share_prompts: read a prompt once for all its samples, where they lie together in a batch; not in
+        the update of an algorithm that selects from its batch.
       max_skipped: updates in a row whose loss or gradient was not finite before the run stops.
     """
 

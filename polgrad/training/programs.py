@@ -152,8 +152,14 @@ class Programs:
 
     def update(self, state: TrainState, batch: Batch, key, *, packed_rows=None):
         """One optimiser update; the state given is consumed."""
-        samples = 1 if packed_rows else self._shared(batch, self._unshuffled, self._micro)
+        samples = 1 if packed_rows else self._shared_in_update(batch)
         return self._update(packed_rows, samples)(state, batch, key)
+
+    def _shared_in_update(self, batch: Batch) -> int:
+        # What a selection makes of the batch is known only inside of the update.
+        if self._algorithm.selects:
+            return 1
+        return self._shared(batch, self._unshuffled, self._micro)
 
     @property
     def _unshuffled(self) -> int:
@@ -197,7 +203,8 @@ class Programs:
 
     def lower_update(self, batch: Batch, key):
         """The update lowered for a batch of these shapes, for its memory and cost analysis."""
-        samples = self._sharing(batch, self._unshuffled, self._micro)
+        selects = self._algorithm.selects
+        samples = 1 if selects else self._sharing(batch, self._unshuffled, self._micro)
         return self._update(None, samples).lower(self.abstract_state, batch, key)
 
     def lower_scorer(self, params, experience: Batch):

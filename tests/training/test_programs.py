@@ -79,19 +79,24 @@ def test_nothing_grows_with_tokens_times_vocabulary():
     assert grown < 0.1 * logits, grown / logits
 
 
-def test_an_order_that_mixes_prompts_is_seen():
-    random = np.random.default_rng(0)
-    network, mesh = make_network(16, 11), mesh_lib.make({"data": 1})
+def sharing_programs(network, mesh, **changes):
+    """Programs for two prompts with three samples each."""
     context = Context(group_size=3, max_tokens=4, num_prompts=2, on_policy=True)
-    programs = Programs(
+    return Programs(
         network,
-        algorithms.GRPO().build(context),
+        algorithms.GRPO().build(context)._replace(**changes),
         Optimizer().build(1),
         mesh,
         scoring=Scoring(),
         samples=3,
         track_kl=True,
     )
+
+
+def test_an_order_that_mixes_prompts_is_seen():
+    random = np.random.default_rng(0)
+    network, mesh = make_network(16, 11), mesh_lib.make({"data": 1})
+    programs = sharing_programs(network, mesh)
     experience = {
         "prompts": np.repeat(random.integers(0, 11, (2, 5)), 3, axis=0),
         "prompt_lengths": np.repeat([5, 3], 3),
@@ -106,5 +111,8 @@ def test_an_order_that_mixes_prompts_is_seen():
         params = network.init(jax.random.key(0))
         logp = programs.complete(experience, params, params)["reference_logp"]
         other = programs.complete(mixed, params, params)["reference_logp"]
-        assert [programs._shared(x, 3, 1) for x in (experience, mixed)] == [3, 1]
+        assert [programs._shared_in_update(x) for x in (experience, mixed)] == [3, 1]
+        # A selection may order the batch anew, behind this check.
+        selecting = sharing_programs(network, mesh, select=lambda outputs, batch, key: batch)
+        assert selecting._shared_in_update(experience) == 1
     np.testing.assert_allclose(other, logp[order], atol=1e-5)
