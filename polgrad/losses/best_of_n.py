@@ -192,4 +192,6 @@ def ordered_pairs(
 
 def _first(hit):
     """The first True of each row alone."""
-    return hit & (jnp.cumsum(hit, axis=-1) == 1)
+    place = jnp.arange(hit.shape[-1], dtype=jnp.float32)
+    earliest = jnp.min(jnp.where(hit, place, jnp.inf), axis=-1, keepdims=True, initial=jnp.inf)
+    return place == earliest
