@@ -87,6 +87,7 @@ Terms beside the policy's
   distillation_advantages, teacher_log_ratio     the teacher as a reward
   distillation_mask, top_k_kl
   value_loss, td_loss             critics (value.py)
+  expectile_loss
   entropy_bonus                   and the strength of such terms (coefficients.py):
   adaptive_kl, adaptive_entropy   controllers
   dynamic_kl_coefficient, annealed_coefficient   schedules
@@ -216,7 +217,7 @@ from polgrad.losses.unpaired import (
     kto_reference_point,
     update_reward_shift,
 )
-from polgrad.losses.value import td_loss, value_loss
+from polgrad.losses.value import expectile_loss, td_loss, value_loss
 
 __all__ = [
     "Coefficient",
@@ -266,6 +267,7 @@ __all__ = [
     "effective_positive_fraction",
     "entropy_bonus",
     "exo",
+    "expectile_loss",
     "exponential_margin",
     "exponentiated_weights",
     "f_dpg",
