@@ -120,6 +120,9 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     value_head = "values" in algorithm.requires
     policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
     limit = policy.network.max_length - config.rollouts.max_tokens
+    policy.network.attention_kernel(
+        config.update.attention, config.update.dtype, 1, platform=mesh.devices.flat[0].platform
+    )
     task = task_specs(config, train)
     specs = tuple(RewardSpec(target=absolute(f)) for f in config.rewards.functions) or task
     if config.rewards.preference:

@@ -57,6 +57,7 @@ class Rehearsal:
       slots: sequences that are decoded at once; all of them when left out.
       micro_batches: parts an update is accumulated from.
       remat: what the backward pass recomputes: "none", "dots" or "full".
+      attention: "auto", "xla", "splash" (TPU) or "cudnn" (NVIDIA GPU).
       chunk: positions of the vocabulary head handled at once.
       compute_dtype: dtype of the network's products; parameters and optimiser are float32.
       optimizer: "adamw" or "muon".
@@ -71,6 +72,7 @@ class Rehearsal:
     slots: int | None = None
     micro_batches: int = 1
     remat: str = "full"
+    attention: str = "auto"
     chunk: int | None = 512
     compute_dtype: str = "bfloat16"
     optimizer: str = "adamw"
@@ -235,6 +237,7 @@ class _Step:
             scoring=Scoring(
                 compute_dtype=jnp.dtype(what.compute_dtype),
                 remat=what.remat,
+                attention=what.attention,
                 chunk=what.chunk,
                 values="values" in self.algorithm.requires,
                 entropy_gradient="entropy" in self.algorithm.requires,
