@@ -122,7 +122,17 @@ def cudnn(query, key, value, local, rows: Rows, *, window=None, scalar=None):
 
 
 def splash(
-    query, key, value, local, rows: Rows, *, window=None, scalar=None, cap=None, interpret=False
+    query,
+    key,
+    value,
+    local,
+    rows: Rows,
+    *,
+    window=None,
+    scalar=None,
+    cap=None,
+    local_share=0.5,
+    interpret=False,
 ):
     """`attention.attention` of `rows` through the TPU kernel.
 
@@ -135,6 +145,7 @@ def splash(
       window: keys that a query of a local layer sees, its own included.
       scalar: scores are divided by its square root (default: K).
       cap: of `attention.soft_cap` on the scores.
+      local_share: share of the layers that are local, for what is estimated of a program.
       interpret: run the kernel's program on any platform, slowly.
 
     Returns:
@@ -147,12 +158,13 @@ def splash(
     query, key, value, rows = _pad(query, key, value, rows, *blocks)
     run = functools.partial(_run, blocks=blocks, offset=rows.offset, cap=cap, interpret=interpret)
     if window is None or window >= span:
-        layer = functools.partial(run, window=None)
+        layer = functools.partial(run, window=None, share=1.0)
     else:
+        near = functools.partial(run, window=window, share=local_share)
+        far = functools.partial(run, window=None, share=1.0 - local_share)
 
         def layer(local, *arrays):
-            windows = (functools.partial(run, local, window=w) for w in (window, None))
-            return jax.lax.cond(local, *windows, *arrays)
+            return jax.lax.cond(local, near, far, local, *arrays)
 
     local = jnp.asarray(False if local is None else local, bool)
     return _over_mesh(layer, local, query, key, value, rows.queries, rows.keys)[:, :length]
@@ -176,8 +188,11 @@ def _pad(query, key, value, rows: Rows, queries: int, keys: int):
     return pad(query, queries), pad(key, keys), pad(value, keys), padded
 
 
-def _run(local, query, key, value, queries, keys, *, blocks, offset, window, cap, interpret):
-    """The kernel on arrays of one device whose lengths the blocks divide; `local` is settled."""
+def _run(local, query, key, value, queries, keys, *, blocks, offset, window, share, cap, interpret):
+    """The kernel on arrays of one device whose lengths the blocks divide.
+
+    `local` is settled by the window; `share` is that of the layers that come here.
+    """
     # Not at the top: Pallas for TPUs takes an eighth of a second to load.
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
@@ -203,13 +218,14 @@ def _run(local, query, key, value, queries, keys, *, blocks, offset, window, cap
         interpret=interpret,
     )
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    # The scope is what `program_costs` reads: a compiled kernel does not tell what it skips.
-    with jax.named_scope(f"seen_{_share(length, span, offset, window):.4f}"):
+    # `training.program_costs` reads this: a compiled kernel does not tell what it skips.
+    scope = f"pairs_{_pairs(length, span, offset, window):.4f}_runs_{share:.4f}"
+    with jax.named_scope(scope):
         mixed = jax.vmap(kernel)(query, key, value, kernels.SegmentIds(queries, keys))
     return mixed.swapaxes(1, 2)
 
 
-def _share(length: int, span: int, offset: int, window: int | None) -> float:
+def _pairs(length: int, span: int, offset: int, window: int | None) -> float:
     """Share of all pairs of a query and a key that a mask leaves, segments aside."""
     last = np.minimum(np.arange(length) + offset, span - 1)
     first = 0 if window is None else np.maximum(np.arange(length) + offset - window + 1, 0)

@@ -202,7 +202,9 @@ class Transformer(nnx.Module):
             return functools.partial(self.attend, mask=mask, places=places, causal=square)
         settings = {"rows": rows, "window": c.window, "scalar": c.query_scalar}
         if kernel == "splash":
+            layers = local_layers(c)
             settings["cap"] = c.attention_cap
+            settings["local_share"] = 0.0 if layers is None else float(layers.mean())
         return functools.partial(getattr(attention_kernels, kernel), **settings)
 
     def hidden(self, tokens, positions, segment_ids, dtype, remat, kernel):
