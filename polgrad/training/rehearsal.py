@@ -43,6 +43,13 @@ __all__ = [
 ]
 
 
+# As the compiler says it before it has laid out a program, and behind that.
+_TOO_LARGE = (
+    r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)",
+    r"Used ([\d.]+)G of ([\d.]+)G hbm",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rehearsal:
     """What is to be rehearsed.
@@ -318,7 +325,7 @@ class _Step:
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
+            sizes = next(filter(None, (re.search(p, str(error)) for p in _TOO_LARGE)), None)
             if sizes is None:
                 raise
             return TooLarge(name, float(sizes[1]) * 2**30, float(sizes[2]) * 2**30)

@@ -12,6 +12,8 @@ from polgrad.policies import attention, attention_kernels
 from polgrad.policies.attention_kernels import Rows
 from polgrad.training import mesh as mesh_lib
 
+# An interpreted kernel is a large program, and the arrays are tiny.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SPLASH = functools.partial(attention_kernels.splash, interpret=True)
 
 
@@ -51,7 +53,8 @@ def value_and_gradients(attend, arrays, weight):
         out = attend(*arrays)
         return (out * weight.astype(out.dtype)).sum(), jnp.where(weight != 0, out, 0.0)
 
-    (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST)
+    (_, out), gradients = run(arrays)
     return [np.asarray(x, np.float64) for x in (out, *gradients)]
 
 
@@ -74,11 +77,10 @@ def narrow(arrays):
 @pytest.mark.parametrize(
     ("rows", "local", "settings"),
     [
-        (packed(), None, {}),
         (packed(), True, {"window": 37, "scalar": 9.0, "cap": 3.0}),
-        (packed(), False, {"window": 37}),
-        (completions(), True, {"window": 90, "cap": 3.0}),
         (completions(), None, {}),
+        pytest.param(packed(), False, {"window": 37}, marks=pytest.mark.slow),
+        pytest.param(completions(), True, {"window": 90, "cap": 3.0}, marks=pytest.mark.slow),
     ],
 )
 def test_splash_is_the_plain_path(rows, local, settings):
@@ -95,7 +97,7 @@ def test_splash_is_the_plain_path(rows, local, settings):
 )
 def test_splash_on_a_mesh_is_the_plain_path(batch, kv_heads):
     # Three rows are not split; the one head of keys is copied, to each half of the query heads.
-    rows = packed(batch, 128)._replace(offset=0)
+    rows = packed(batch, 128)
     arrays, weight = case(rows, kv_heads=kv_heads)
     attend = functools.partial(SPLASH, local=None, rows=rows)
     with mesh_lib.entered(mesh_lib.make({"fsdp": 2, "tensor": 2})):
@@ -126,8 +128,15 @@ GEMMA = policies.TransformerConfig(
 )
 
 
-@pytest.mark.parametrize("method", ["hidden", "group_hidden"])
-def test_a_policy_attends_through_the_kernel(method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "differentiated"),
+    [
+        ("group_hidden", False),
+        pytest.param("group_hidden", True, marks=pytest.mark.slow),
+        pytest.param("hidden", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_policy_attends_through_the_kernel(method, differentiated, monkeypatch):
     network = policies.TransformerNetwork(GEMMA)
     # Wide parameters: what attention gives then is a good part of the result.
     params = jax.tree.map(lambda x: 10 * x, network.init(jax.random.key(0)))
@@ -141,14 +150,40 @@ def test_a_policy_attends_through_the_kernel(method, monkeypatch):
     run = functools.partial(getattr(network, method), remat="full")
 
     def states(params, setting):
-        return jnp.sum(jnp.sin(run(params, *arguments, attention=setting)) ** 2)
+        hidden = run(params, *arguments, attention=setting)
+        return jnp.sum(jnp.sin(hidden) ** 2), hidden
 
-    results = [jax.value_and_grad(states)(params, "auto")]
+    if differentiated:
+        states = jax.value_and_grad(states, has_aux=True)
+    states = jax.jit(states, static_argnums=1, compiler_options=FAST)
+    results = [states(params, "auto")]
     monkeypatch.setattr(attention_kernels, "platform", lambda: "tpu")
     monkeypatch.setattr(attention_kernels, "splash", SPLASH)
-    results.append(jax.value_and_grad(states)(params, "splash"))
+    results.append(states(params, "splash"))
     for a, b in zip(*map(jax.tree.leaves, results)):
         np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("rows", [packed(2, 700), completions()])
+def test_splash_is_what_a_program_for_tpus_calls(rows):
+    (query, key, value), _ = case(rows, size=64)
+
+    def loss(query, key, value):
+        out = attention_kernels.splash(query, key, value, True, rows, window=90, cap=3.0)
+        return out.astype(jnp.float32).sum()
+
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))
+    lowered = gradients.trace(*arrays).lower(lowering_platforms=("tpu",))
+    # Forward, and two kernels back; of a local layer and of a global one.
+    assert lowered.as_text().count("tpu_custom_call") == 6
+
+
+def test_blocks_waste_little():
+    for length, block in [(1, 128), (128, 128), (130, 128), (500, 512), (640, 128), (4095, 512)]:
+        assert attention_kernels._block(length) == block
+    for length in range(1024, 2048):
+        assert -length % attention_kernels._block(length) <= length / 8
 
 
 KERNEL = {"dtype": "bfloat16", "head_dim": 128, "cap": None, "length": 4096}

@@ -115,6 +115,22 @@ def test_a_slice_that_is_not_there(capsys):
         rehearsal.describe("v5e:3x7")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "program (18.67G) exceeds available HBM (15.75G)",
+        "Ran out of memory in memory space hbm. Used 18.67G of 15.75G hbm. Exceeded by 2.92G",
+    ],
+)
+def test_what_does_not_fit_is_told(message, monkeypatch, capsys):
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    assert not rehearsal_report.run(WHAT, "local", MESH)
+    assert "DOES NOT FIT: 18.67 GiB of temporaries, 15.75 GiB" in capsys.readouterr().out
+
+
 def test_a_program_that_cannot_be_read_back_still_tells_its_memory(monkeypatch, capsys):
     def refuse(self):
         raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
