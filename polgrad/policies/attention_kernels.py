@@ -78,7 +78,7 @@ def choose(
       ValueError: a kernel by name that cannot run there, or cannot take the rows.
     """
     if setting not in SETTINGS:
-        raise ValueError(f"attention must be one of {SETTINGS}, got {setting!r}")
+        raise ValueError(f"attention is {setting!r}; expected one of {', '.join(SETTINGS)}")
     kernel = _PLATFORMS.get(platform, "xla") if setting == "auto" else setting
     if kernel == "xla":
         return kernel

@@ -138,15 +138,17 @@ GEMMA = policies.TransformerConfig(
 )
 def test_a_policy_attends_through_the_kernel(method, differentiated, monkeypatch):
     network = policies.TransformerNetwork(GEMMA)
-    # Wide parameters: what attention gives then is a good part of the result.
-    params = jax.tree.map(lambda x: 10 * x, network.init(jax.random.key(0)))
-    tokens = jax.random.randint(jax.random.key(1), (2, 20), 0, 11)
+    random = np.random.default_rng(0)
+    # Wide enough that what attention gives is a good part of the result.
+    params = jax.tree.map(
+        lambda x: (0.3 * random.standard_normal(x.shape)).astype(np.float32), network.shapes()
+    )
+    tokens = random.integers(0, 11, (2, 20))
     if method == "hidden":
-        segments = jnp.where(jnp.arange(20) < 8, 1, 2) * jnp.ones((2, 1), int)
-        positions = jnp.where(jnp.arange(20) < 8, jnp.arange(20), jnp.arange(20) - 8)
-        arguments = (tokens, positions * jnp.ones((2, 1), int), segments)
+        place = np.arange(20) * np.ones((2, 1), int)
+        arguments = (tokens, np.where(place < 8, place, place - 8), np.where(place < 8, 1, 2))
     else:
-        arguments = (tokens[:, :8], jnp.array([8, 3]), tokens[:, 8:].reshape(2, 2, 6))
+        arguments = (tokens[:, :8], np.array([8, 3]), tokens[:, 8:].reshape(2, 2, 6))
     run = functools.partial(getattr(network, method), remat="full")
 
     def states(params, setting):
@@ -214,7 +216,7 @@ def test_auto_is_the_kernel_of_the_platform(platform, changes, kernel):
 @pytest.mark.parametrize(
     ("setting", "platform", "changes", "match"),
     [
-        ("flash", "tpu", {}, "attention must be one of .*got 'flash'"),
+        ("flash", "tpu", {}, "attention is 'flash'; expected one of auto, xla"),
         ("splash", "cpu", {}, "attention is 'splash', which runs on a TPU.*'cpu'; expected 'xla'"),
         ("cudnn", "tpu", {}, "'cudnn', which runs on an NVIDIA GPU.*'tpu'"),
         ("splash", "tpu", {"dtype": "float64"}, "bfloat16 or float32, but it is float64"),
