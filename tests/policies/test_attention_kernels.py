@@ -93,12 +93,16 @@ def test_splash_is_the_plain_path(rows, local, settings):
 
 
 @pytest.mark.parametrize(
-    ("batch", "kv_heads"), [(4, 2), pytest.param(3, 1, marks=pytest.mark.slow)]
+    ("batch", "heads", "kv_heads"),
+    [
+        (4, 6, 3),  # the middle one of the keys' heads goes to both halves
+        pytest.param(4, 4, 2, marks=pytest.mark.slow),
+        pytest.param(3, 3, 1, marks=pytest.mark.slow),  # nothing can be split
+    ],
 )
-def test_splash_on_a_mesh_is_the_plain_path(batch, kv_heads):
-    # Three rows are not split; the one head of keys is copied, to each half of the query heads.
+def test_splash_on_a_mesh_is_the_plain_path(batch, heads, kv_heads):
     rows = packed(batch, 128)
-    arrays, weight = case(rows, kv_heads=kv_heads)
+    arrays, weight = case(rows, heads=heads, kv_heads=kv_heads)
     attend = functools.partial(SPLASH, local=None, rows=rows)
     with mesh_lib.entered(mesh_lib.make({"fsdp": 2, "tensor": 2})):
         found = value_and_gradients(attend, narrow(arrays), weight)
