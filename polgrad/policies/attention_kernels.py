@@ -5,8 +5,9 @@ and never hold them, in the backward pass neither.
 
 `splash`, for TPUs, is the Pallas kernel that comes with JAX: grouped heads, segments, windows and the cap
 on scores; blocks that no query may see are skipped. `cudnn`, for NVIDIA GPUs, is cuDNN's flash attention
-through `jax.nn`: bfloat16 and float16, no cap. JAX hands it a mask as a bias, so that one `T x S`
-array a row (not a head) is kept, and its gradient, which nobody reads, made.
+through `jax.nn`: bfloat16 and float16, no cap. Rows that hold one sequence each, padded on the right,
+need nothing but causality. For any others JAX hands cuDNN the mask as a bias: one `T x S` array a
+row (not a head) is kept, and its gradient, which nobody reads, made.
 """
 
 import functools
@@ -34,7 +35,8 @@ class Rows(NamedTuple):
     """What the queries of each row see: earlier keys of their own non-zero segment.
 
     Attributes:
-      queries: segment of each query `[B, T]`; 0 is padding.
+      queries: segment of each query `[B, T]`; 0 is padding. Bool where a row is one sequence, with
+        padding behind it alone.
       keys: segment of each key `[B, S]`.
       offset: static; query `t` lies at index `t + offset` of the keys, and sees none behind it.
     """
@@ -108,17 +110,17 @@ def _obstacle(kernel, platform, dtype, head_dim, cap) -> str | None:
 
 def cudnn(query, key, value, local, rows: Rows, *, window=None, scalar=None):
     """`attention.attention` of `rows` through cuDNN; `local` is the layer's entry of `local_layers`."""
-    length = query.shape[1]
-    # With a bias cuDNN trains on even lengths alone.
+    length, scale = query.shape[1], None if scalar is None else scalar**-0.5
+    attend = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+    # JAX has cuDNN train on even lengths alone.
     query, key, value, rows = _pad(query, key, value, rows, 2, 2)
+    if rows.queries.dtype == bool and not rows.offset and window is None:
+        # What lies behind a sequence is hidden from it by causality.
+        return attend(query, key, value, is_causal=True)[:, :length]
     mask = rows.mask()
     if window is not None:
         mask = jnp.where(local, rows.mask(window=window), mask)
-    scale = None if scalar is None else scalar**-0.5
-    out = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, scale=scale, implementation="cudnn"
-    )
-    return out[:, :length]
+    return attend(query, key, value, mask=mask)[:, :length]
 
 
 def splash(
@@ -156,6 +158,7 @@ def splash(
     # The kernel has no scale of its own.
     query = query * jnp.asarray((scalar or query.shape[-1]) ** -0.5, query.dtype)
     query, key, value, rows = _pad(query, key, value, rows, *blocks)
+    segments = rows.queries.astype(jnp.int32), rows.keys.astype(jnp.int32)
     run = functools.partial(_run, blocks=blocks, offset=rows.offset, cap=cap, interpret=interpret)
     if window is None or window >= span:
         layer = functools.partial(run, window=None, share=1.0)
@@ -167,7 +170,7 @@ def splash(
             return jax.lax.cond(local, near, far, local, *arrays)
 
     local = jnp.asarray(False if local is None else local, bool)
-    return _over_mesh(layer, local, query, key, value, rows.queries, rows.keys)[:, :length]
+    return _over_mesh(layer, local, query, key, value, *segments)[:, :length]
 
 
 def _block(length: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from polgrad.policies.heads import CappedHead
 
@@ -56,12 +56,15 @@ class Network(Protocol):
         params: Params,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | Bool[Array, "B T"],
         *,
         compute_dtype: DTypeLike = ...,
         remat: str = ...,
     ) -> Float[Array, "B T D"]:
-        """Last hidden states; a token sees earlier tokens of its own non-zero segment."""
+        """Last hidden states; a token sees earlier tokens of its own non-zero segment.
+
+        Segments are bool where each row is one sequence, with padding behind it alone.
+        """
         ...
 
     def head(self, params: Params) -> Float[Array, "D V"] | CappedHead:

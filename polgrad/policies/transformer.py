@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from polgrad.policies import attention_kernels, decoder, modules
 from polgrad.policies.configuration import TransformerConfig
@@ -94,7 +94,7 @@ class TransformerNetwork:
         params: Params,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | Bool[Array, "B T"],
         *,
         compute_dtype: DTypeLike = jnp.float32,
         remat: str = "none",
@@ -109,7 +109,9 @@ class TransformerNetwork:
             params: as from `init`.
             tokens: `[B, T]`, in `0..V-1`.
             positions: `[B, T]` rotary positions, counted from the start of each segment.
-            segment_ids: `[B, T]`; 0 is padding, every other number a sequence of its own.
+            segment_ids: `[B, T]`; 0 is padding, every other number a sequence of its own. Bool tells
+                that each row is one sequence with padding behind it alone, for which cuDNN needs no
+                mask.
             compute_dtype: type of the matrix products; norms and softmax stay in float32.
             remat: what the backward pass recomputes: `"none"`, `"full"` (all of a layer), or
                 `"dots"` (all but the products with the weights).

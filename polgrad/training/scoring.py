@@ -160,8 +160,8 @@ def one_prompt(batch: Batch, samples: int) -> Bool[Array, ""]:
     return (prompts == prompts[:, :1]).all() & (lengths == lengths[:, :1]).all()
 
 
-def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
-    """Token ids, positions and segment ids (0 is padding) of the rows that the network reads."""
+def _lay_out(flat: Batch, place, shape) -> tuple[Array, Array, Array]:
+    """Token ids, positions and segments (0 is padding) of the rows that the network reads."""
     prompts, completions = flat["prompts"], flat["completions"]
     start, size = flat["prompt_lengths"], flat["prompt_lengths"] + flat["completion_lengths"]
     width = prompts.shape[1] + completions.shape[1]
@@ -173,13 +173,12 @@ def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
     tokens = jnp.take_along_axis(both, jnp.clip(shift, 0, width - 1), axis=1)
     tokens = jnp.where(inside, tokens, 0)
     positions = jnp.broadcast_to(index, tokens.shape)
-    segments = inside.astype(jnp.int32)
     if place is None:
-        return tokens, positions, segments
+        return tokens, positions, inside
     row, offset = place
     # Cells outside a sequence are sent past the end of their row and dropped.
     column = jnp.where(inside, offset[:, None] + index, shape[1])
-    numbered = segments * (1 + jnp.arange(len(start)))[:, None]
+    numbered = inside * (1 + jnp.arange(len(start)))[:, None]
 
     def put(x):
         return (

@@ -242,31 +242,59 @@ def test_the_platform_is_that_of_the_mesh():
         assert attention_kernels.platform() == "tpu"
 
 
-def cudnn(rows, dtype):
-    arrays, weight = case(rows, size=16)
-    attend = functools.partial(attention_kernels.cudnn, local=True, rows=rows, window=37)
+def single():
+    """Rows of one sequence each, of an odd width."""
+    inside = jnp.arange(199) < jnp.array([[199], [150]])
+    return Rows(inside, inside)
+
+
+CUDNN = [(packed(1, 199), 37), (completions(), 37), (single(), None), (single(), 37)]
+
+
+def cudnn(rows, window, dtype):
+    arrays, weight = case(rows)
+    attend = functools.partial(attention_kernels.cudnn, local=True, rows=rows, window=window)
     return attend, [jnp.asarray(x, dtype) for x in arrays], weight
 
 
-def test_cudnn_is_what_a_program_for_gpus_calls(monkeypatch):
+@pytest.mark.parametrize(("rows", "window"), CUDNN)
+def test_what_cudnn_is_asked_for_is_the_plain_path(rows, window, monkeypatch):
+    kernel = jax.nn.dot_product_attention
+
+    def plain_kernel(*args, implementation, **settings):
+        assert implementation == "cudnn"
+        return kernel(*args, **settings)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", plain_kernel)
+    attend, arrays, weight = cudnn(rows, window, jnp.float32)
+    found = value_and_gradients(attend, arrays, weight)
+    assert_equal_up_to(1e-5, found, expected(rows, arrays, weight, window=window))
+
+
+@pytest.mark.parametrize(
+    ("rows", "window", "call"),
+    [(packed(1, 199), 37, "fmhaScaleBiasSoftmax"), (single(), None, "fmhaSoftmax")],
+)
+def test_cudnn_is_what_a_program_for_gpus_calls(rows, window, call, monkeypatch):
     from jax._src.cudnn import fused_attention_stablehlo
 
     # Without a GPU there is no version of cuDNN to ask for.
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    attend, arrays, weight = cudnn(packed(1, 199), jnp.bfloat16)
+    attend, arrays, weight = cudnn(rows, window, jnp.bfloat16)
 
     def loss(arrays):
         return (attend(*arrays) * weight.astype(jnp.bfloat16)).sum()
 
     program = jax.jit(jax.grad(loss)).trace(arrays).lower(lowering_platforms=("cuda",)).as_text()
-    assert "__cudnn$fmhaScaleBiasSoftmax" in program
-    assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in program
-    assert "tensor<1x4x199x" not in program and "tensor<1x4x200x200x" not in program
+    assert f"__cudnn${call}(" in program and f"__cudnn${call}Backward(" in program
+    # No scores by head; a mask only where there are segments or a window.
+    assert "x4x199x199x" not in program and "x4x200x200x" not in program
+    assert ("x1x200x200x" in program) == (window is not None)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
-@pytest.mark.parametrize("rows", [packed(), packed(2, 199), completions()])
-def test_cudnn_is_the_plain_path(rows):
-    attend, arrays, weight = cudnn(rows, jnp.bfloat16)
+@pytest.mark.parametrize(("rows", "window"), CUDNN)
+def test_cudnn_is_the_plain_path(rows, window):
+    attend, arrays, weight = cudnn(rows, window, jnp.bfloat16)
     found = value_and_gradients(attend, arrays, weight)
-    assert_equal_up_to(3e-2, found, expected(rows, arrays, weight, window=37))
+    assert_equal_up_to(3e-2, found, expected(rows, arrays, weight, window=window))
