@@ -62,6 +62,11 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def split_unseen() -> bool:
+    """Whether arrays may be split over devices in a way that nothing tells: no mesh is entered."""
+    return jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1
+
+
 def choose(
     setting: str, *, platform: str, dtype, head_dim: int, cap: float | None, length: int
 ) -> str:

@@ -116,8 +116,8 @@ class TransformerNetwork:
             remat: what the backward pass recomputes: `"none"`, `"full"` (all of a layer), or
                 `"dots"` (all but the products with the weights).
             attention: the kernel that attends: `"xla"`, `"splash"` (TPU), `"cudnn"` (NVIDIA GPU; no
-                `attention_cap`), or `"auto"`, that of the mesh's devices where it can (see
-                `attention_kernels`).
+                `attention_cap`), or `"auto"`, that of the entered mesh's devices where it can (see
+                `attention_kernels`); of several devices without a mesh, `"xla"`.
 
         Returns:
             `[B, T, D]` in `compute_dtype`; finite but meaningless at padding.
@@ -189,8 +189,10 @@ class TransformerNetwork:
         Raises:
             ValueError: an unknown setting, or a kernel by name that cannot run.
         """
+        # The TPU kernel has to be told how its arrays are split.
+        unseen = platform is None and attention_kernels.split_unseen()
         return attention_kernels.choose(
-            setting,
+            "xla" if setting == "auto" and unseen else setting,
             platform=platform or attention_kernels.platform(),
             dtype=dtype,
             head_dim=self.config.head_dim,
