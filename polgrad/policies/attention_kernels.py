@@ -59,7 +59,11 @@ class Rows(NamedTuple):
 def platform() -> str:
     """Of the devices that the program being traced is for: the mesh's, or else the default."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    if hasattr(device, "platform"):
+        return device.platform
+    # JAX 0.10.0 knows the name of a mesh's devices alone.
+    kind = "" if device is None else device.device_kind.lower()
+    return next((name for name in ("tpu", "cpu") if name in kind), jax.default_backend())
 
 
 def split_unseen() -> bool:
@@ -160,8 +164,9 @@ def splash(
     """
     length, span = query.shape[1], key.shape[1]
     blocks = _block(length), _block(span)
-    # The kernel has no scale of its own.
-    query = query * jnp.asarray((scalar or query.shape[-1]) ** -0.5, query.dtype)
+    # The kernel has no scale of its own; bfloat16 would round the scale of every score alike.
+    scaled = query.astype(jnp.float32) * (scalar or query.shape[-1]) ** -0.5
+    query = scaled.astype(query.dtype)
     query, key, value, rows = _pad(query, key, value, rows, *blocks)
     segments = rows.queries.astype(jnp.int32), rows.keys.astype(jnp.int32)
     run = functools.partial(_run, blocks=blocks, offset=rows.offset, cap=cap, interpret=interpret)

@@ -1,6 +1,7 @@
 """Kernels against the plain path in float64: values and gradients; which one a setting means."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -234,12 +235,26 @@ def test_a_kernel_that_cannot_work_is_refused(setting, platform, changes, match)
         attention_kernels.choose(setting, platform=platform, **{**KERNEL, **changes})
 
 
+class OldDevice(NamedTuple):
+    device_kind: str  # all that JAX 0.10.0 tells
+
+
+class Device(NamedTuple):
+    device_kind: str
+    platform: str
+
+
 def test_the_platform_is_that_of_the_mesh():
-    device = jax.sharding.AbstractDevice("TPU v5 lite", None, "tpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
-    assert attention_kernels.platform() == jax.default_backend()
-    with jax.sharding.use_abstract_mesh(mesh):
-        assert attention_kernels.platform() == "tpu"
+    here = jax.default_backend()
+    assert attention_kernels.platform() == here
+    with mesh_lib.entered(mesh_lib.make({"data": 2})):
+        assert attention_kernels.platform() == here
+    old = {"TPU v5 lite": "tpu", "cpu": "cpu", "NVIDIA H200": here}
+    devices = {OldDevice(kind): name for kind, name in old.items()} | {Device("new", "tpu"): "tpu"}
+    for device, name in devices.items():
+        mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert attention_kernels.platform() == name
 
 
 def test_without_a_mesh_auto_asks_for_no_kernel_of_several_devices(monkeypatch):
