@@ -223,6 +223,11 @@ class _Step:
     def __init__(self, what: Rehearsal, mesh: Mesh):
         self.what, self.mesh = what, mesh
         self.network = TransformerNetwork(shapes.find(what.policy))
+        platform = mesh.devices.flat[0].platform
+        # A kernel that cannot run is refused before anything is compiled.
+        self.network.attention_kernel(
+            what.attention, what.compute_dtype, what.length, platform=platform
+        )
         self.tokens = what.length - what.prompt_length
         settings = find_algorithm(what.algorithm)
         settings = settings() if isinstance(settings, type) else settings

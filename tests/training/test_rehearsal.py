@@ -92,6 +92,12 @@ def test_bad_settings_are_named():
     assert here.chip is None and here.devices == jax.devices()
     with pytest.raises(ValueError, match="mesh data=1,fsdp=3,tensor=1 has 3 devices; local has"):
         rehearsal.make_mesh(here, mesh_lib.parse("fsdp=3"))
+    with pytest.raises(ValueError, match="attention is 'splash', which runs on a TPU"):
+        next(
+            rehearsal.rehearse(
+                Rehearsal("tiny", attention="splash"), rehearsal.make_mesh(here, {"data": 8})
+            )
+        )
     with pytest.raises(ValueError, match="policy is 'gpt-2'"):
         rehearsal_report.run(Rehearsal("gpt-2"), "local", None)
 
