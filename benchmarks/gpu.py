@@ -146,7 +146,7 @@ def update_seconds(network, dtype, options) -> float:
         on_policy=True,
     )
     mesh = mesh_lib.make({"data": 1})
-    scoring = Scoring(compute_dtype=dtype, remat=options.remat)
+    scoring = Scoring(compute_dtype=dtype, remat=options.remat, attention=options.attention)
     with mesh_lib.entered(mesh):
         programs = Programs(
             network,
@@ -193,7 +193,7 @@ def updating(config, dtype, peak: Peak, options) -> None:
     flops = model_flops(config, options.sequences, options.prompt, options.completion)
     print(
         f"  update, {options.sequences} sequences of {options.prompt} + {options.completion} "
-        f"tokens, remat {options.remat}: {1e3 * taken:.1f} ms, {tokens / taken:.0f} tokens/s, "
+        f"tokens, remat {options.remat}, attention {options.attention}: {1e3 * taken:.1f} ms, {tokens / taken:.0f} tokens/s, "
         f"{flops / taken / 1e12:.2f} model TFLOP/s, {flops / taken / peak.flops:.2f} of the peak",
         flush=True,
     )
@@ -210,6 +210,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of an update's prompts")
     parser.add_argument("--completion", type=int, default=896)
     parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--attention", choices=("auto", "xla", "cudnn"), default="auto")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="full")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from polgrad.policies import attention_kernels
 from polgrad.policies.attention import attention, in_window, local_layers, rotary_tables, rotate
+from polgrad.policies.attention_kernels import Rows
 from polgrad.policies.network import shard_batch
 
 SCALE = 0.02
@@ -182,27 +184,49 @@ class Transformer(nnx.Module):
         graphdef, state = nnx.split(self.layers)
         return lambda params: nnx.merge(graphdef, params), nnx.to_pure_dict(state)
 
-    def attend(self, query, key, value, mask, places, local, *, causal=False):
+    def attend(self, query, key, value, mask, places, local, causal=False):
         """Attention of one layer; `places` are the positions of its queries and of its keys."""
         c = self.config
         mask = in_window(mask, *places, c, local)
         scalar, cap = c.query_scalar, c.attention_cap
         return attention(query, key, value, mask, causal=causal, scalar=scalar, cap=cap)
 
-    def hidden(self, tokens, positions, segment_ids, dtype, remat):
+    def attend_rows(self, kernel, rows, places):
+        """Attention of one layer through a kernel: a function `(query, key, value, local)`.
+
+        `rows` tells what is seen (`attention_kernels.Rows`), `places` where all lies (`attend`).
+        """
+        c = self.config
+        if kernel == "xla":
+            square, mask = rows.offset == 0, rows.mask(causal=rows.offset != 0)
+            return functools.partial(self.attend, mask=mask, places=places, causal=square)
+        settings = {"rows": rows, "window": c.window, "scalar": c.query_scalar}
+        if kernel == "splash":
+            layers = local_layers(c)
+            settings["cap"] = c.attention_cap
+            settings["local_share"] = 0.0 if layers is None else float(layers.mean())
+        return functools.partial(getattr(attention_kernels, kernel), **settings)
+
+    def hidden(self, tokens, positions, segment_ids, dtype, remat, kernel):
         """See `TransformerNetwork.hidden`."""
-        x, _ = self._forward(tokens, positions, segment_ids, dtype, remat, lambda k, v: None)
+        arrays = tokens, positions, segment_ids
+        x, _ = self._forward(*arrays, dtype, remat, kernel, lambda k, v: None)
         return x
 
-    def group_hidden(self, prompts, lengths, completions, dtype, remat):
-        """See `TransformerNetwork.group_hidden`."""
-        (rows, width), (_, samples, steps) = prompts.shape, completions.shape
-        inside = jnp.arange(width) < lengths[:, None]
-        mask = (inside[:, :, None] & inside[:, None, :])[:, None]
-        seen = jnp.repeat(inside, samples, axis=0)[:, None, None, :]
-        seen = jnp.broadcast_to(seen, (rows * samples, 1, steps, width))
-        own = jnp.broadcast_to(jnp.tril(jnp.ones((steps, steps), bool)), (*seen.shape[:3], steps))
-        seen = jnp.concatenate([seen, own], axis=-1)
+    def group_hidden(self, prompts, lengths, completions, dtype, remat, kernel):
+        """See `TransformerNetwork.group_hidden`.
+
+        Inside, prompts end at the right of their part: the completions follow without a hole, and
+        what lies how far before a token is told by indices alone, as kernels have it.
+        """
+        (width, (rows, samples, steps)) = prompts.shape[1], completions.shape
+        counted = jnp.arange(width) - (width - lengths[:, None])
+        inside = (counted >= 0).astype(jnp.int32)
+        counted = jnp.maximum(counted, 0)
+        prompts = jnp.take_along_axis(prompts, counted, axis=1)
+        following = jnp.tile(lengths[:, None] + jnp.arange(steps), (1, samples))
+        tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
+        positions = jnp.concatenate([counted, following], axis=1)
 
         def after(x):
             """The completions' part of a row, one to a row."""
@@ -211,34 +235,30 @@ class Transformer(nnx.Module):
         def whole(x):
             return jnp.concatenate([jnp.repeat(x[:, :width], samples, axis=0), after(x)], axis=1)
 
-        tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
-        following = jnp.tile(lengths[:, None] + jnp.arange(steps), (1, samples))
-        counted = jnp.broadcast_to(jnp.arange(width), prompts.shape)
-        positions = jnp.concatenate([counted, following], axis=1)
-        places = (after(positions), whole(positions))
+        segments = jnp.pad(inside, ((0, 0), (0, samples * steps)), constant_values=1)
+        own = Rows(inside, inside)
+        joined = Rows(after(segments), whole(segments), offset=width)
+        prompt = self.attend_rows(kernel, own, (counted, counted))
+        completion = self.attend_rows(kernel, joined, (after(positions), whole(positions)))
 
         def attend(query, key, value, local):
-            ahead = (x[:, :width] for x in (query, key, value))
-            first = self.attend(*ahead, mask, (counted, counted), local, causal=True)
-            rest = self.attend(after(query), whole(key), whole(value), seen, places, local)
+            first = prompt(*(x[:, :width] for x in (query, key, value)), local=local)
+            rest = completion(after(query), whole(key), whole(value), local=local)
             rest = rest.reshape(rows, samples * steps, *rest.shape[2:])
             return jnp.concatenate([first, rest], axis=1), None
 
         x, _ = self._layers(tokens, positions, attend, dtype, remat)
-        last = jnp.maximum(lengths - 1, 0)[:, None, None]
-        first = jnp.take_along_axis(x[:, :width], last, axis=1)[:, None]
-        first = jnp.broadcast_to(first, (rows, samples, 1, x.shape[-1]))
+        first = jnp.broadcast_to(x[:, None, width - 1 : width], (rows, samples, 1, x.shape[-1]))
         rest = x[:, width:].reshape(rows, samples, steps, -1)
         return jnp.concatenate([first, rest], axis=2)
 
-    def _forward(self, tokens, positions, segment_ids, dtype, remat, keep):
+    def _forward(self, tokens, positions, segment_ids, dtype, remat, kernel, keep):
         """All layers on whole sequences; also what `keep(key, value)` gives, stacked."""
-        same = segment_ids[:, :, None] == segment_ids[:, None, :]
-        mask = (same & (segment_ids != 0)[:, :, None])[:, None]
+        rows = Rows(segment_ids, segment_ids)
+        attend_rows = self.attend_rows(kernel, rows, (positions, positions))
 
         def attend(query, key, value, local):
-            arrays, places = (query, key, value), (positions, positions)
-            return self.attend(*arrays, mask, places, local, causal=True), keep(key, value)
+            return attend_rows(query, key, value, local=local), keep(key, value)
 
         return self._layers(tokens, positions, attend, dtype, remat)
 
@@ -268,7 +288,7 @@ class Transformer(nnx.Module):
         index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         segment_ids = (index < lengths[:, None]).astype(jnp.int32)
         x, kept = self._forward(
-            tokens, index, segment_ids, dtype, "none", lambda k, v: {"key": k, "value": v}
+            tokens, index, segment_ids, dtype, "none", "xla", lambda k, v: {"key": k, "value": v}
         )
         cache = jax.tree.map(
             lambda old, new: old.at[:, :, : new.shape[2]].set(new.astype(old.dtype)), cache, kept

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from polgrad.policies.heads import CappedHead
 
@@ -21,6 +21,8 @@ Cache = Any
 
 # Mesh axes over which a batch of sequences is split; the trainer's mesh uses the same two names.
 BATCH_AXES = ("data", "fsdp")
+# And the one over which attention heads are split.
+HEAD_AXIS = "tensor"
 
 # Random parameters are drawn in chunks of this many numbers; leaves above this many chunks alone.
 _CHUNK = 1024
@@ -34,6 +36,8 @@ class Network(Protocol):
     A network may also have (see `TransformerNetwork`):
       `group_hidden(params, prompts, lengths, completions, *, compute_dtype, remat)`, which reads a
         prompt once for all its completions; without it each is read with its prompt.
+      `attention`, a further keyword of `hidden` and `group_hidden`: which kernel attends. It is given
+        where it is not `"auto"`, its default.
       `decoder(params, *, compute_dtype, weights)`, which makes weights ready for many decoding
         steps or returns None, and `round_layers(params)`, the matrices that its decoder of
         `weights="int8"` computes with; without them the sampler calls `decode` on the parameters as
@@ -52,12 +56,15 @@ class Network(Protocol):
         params: Params,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | Bool[Array, "B T"],
         *,
         compute_dtype: DTypeLike = ...,
         remat: str = ...,
     ) -> Float[Array, "B T D"]:
-        """Last hidden states; a token sees earlier tokens of its own non-zero segment."""
+        """Last hidden states; a token sees earlier tokens of its own non-zero segment.
+
+        Segments are bool where each row is one sequence, with padding behind it alone.
+        """
         ...
 
     def head(self, params: Params) -> Float[Array, "D V"] | CappedHead:

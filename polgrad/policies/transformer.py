@@ -10,9 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
-from polgrad.policies import decoder, modules
+from polgrad.policies import attention_kernels, decoder, modules
 from polgrad.policies.configuration import TransformerConfig
 from polgrad.policies.heads import CappedHead
 from polgrad.policies.network import Cache, Params, initialize
@@ -94,10 +94,11 @@ class TransformerNetwork:
         params: Params,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | Bool[Array, "B T"],
         *,
         compute_dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        attention: str = "auto",
     ) -> Float[Array, "B T D"]:
         """Last hidden states, after the final norm.
 
@@ -108,19 +109,27 @@ class TransformerNetwork:
             params: as from `init`.
             tokens: `[B, T]`, in `0..V-1`.
             positions: `[B, T]` rotary positions, counted from the start of each segment.
-            segment_ids: `[B, T]`; 0 is padding, every other number a sequence of its own.
+            segment_ids: `[B, T]`; 0 is padding, every other number a sequence of its own. Bool tells
+                that each row is one sequence with padding behind it alone, for which cuDNN needs no
+                mask.
             compute_dtype: type of the matrix products; norms and softmax stay in float32.
             remat: what the backward pass recomputes: `"none"`, `"full"` (all of a layer), or
                 `"dots"` (all but the products with the weights).
+            attention: the kernel that attends: `"xla"`, `"splash"` (TPU), `"cudnn"` (NVIDIA GPU; no
+                `attention_cap`), or `"auto"`, that of the entered mesh's devices where it can (see
+                `attention_kernels`); of several devices without a mesh, `"xla"`.
 
         Returns:
             `[B, T, D]` in `compute_dtype`; finite but meaningless at padding.
 
         Raises:
-            ValueError: an unknown `remat`, or `T` above `max_length`.
+            ValueError: an unknown `remat`, `T` above `max_length`, or a kernel that cannot run.
         """
         self._check(remat, "tokens", tokens.shape[1])
-        return self._module(params).hidden(tokens, positions, segment_ids, compute_dtype, remat)
+        kernel = self.attention_kernel(attention, compute_dtype, tokens.shape[1])
+        return self._module(params).hidden(
+            tokens, positions, segment_ids, compute_dtype, remat, kernel
+        )
 
     def group_hidden(
         self,
@@ -131,6 +140,7 @@ class TransformerNetwork:
         *,
         compute_dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        attention: str = "auto",
     ) -> Float[Array, "M G S+1 D"]:
         """Hidden states of several completions of each prompt; a prompt is read once.
 
@@ -144,17 +154,50 @@ class TransformerNetwork:
             completions: `[M, G, S]`, right-padded, S at least 1; each follows its prompt directly.
             compute_dtype: as of `hidden`.
             remat: as of `hidden`.
+            attention: as of `hidden`.
 
         Returns:
             `[M, G, S + 1, D]` in `compute_dtype`: the state after the prompt, and after each token
             of the completion; finite but meaningless at padding.
 
         Raises:
-            ValueError: an unknown `remat`, or `P + S` above `max_length`.
+            ValueError: an unknown `remat`, `P + S` above `max_length`, or a kernel that cannot run.
         """
-        self._check(remat, "prompts and completions", prompts.shape[1] + completions.shape[2])
+        length = prompts.shape[1] + completions.shape[2]
+        self._check(remat, "prompts and completions", length)
+        kernel = self.attention_kernel(attention, compute_dtype, length)
         return self._module(params).group_hidden(
-            prompts, lengths, completions, compute_dtype, remat
+            prompts, lengths, completions, compute_dtype, remat, kernel
+        )
+
+    def attention_kernel(
+        self,
+        setting: str,
+        dtype: DTypeLike,
+        length: int,
+        *,
+        platform: str | None = None,
+    ) -> str:
+        """The kernel that a setting of `attention` means: `"xla"`, `"cudnn"` or `"splash"`.
+
+        Args:
+            setting: as of `hidden`.
+            dtype: type of the matrix products.
+            length: tokens of a row.
+            platform: of the devices; by default of those that the program being traced is for.
+
+        Raises:
+            ValueError: an unknown setting, or a kernel by name that cannot run.
+        """
+        # The TPU kernel has to be told how its arrays are split.
+        unseen = platform is None and attention_kernels.split_unseen()
+        return attention_kernels.choose(
+            "xla" if setting == "auto" and unseen else setting,
+            platform=platform or attention_kernels.platform(),
+            dtype=dtype,
+            head_dim=self.config.head_dim,
+            cap=self.config.attention_cap,
+            length=length,
         )
 
     def head(self, params: Params) -> Float[Array, "D V"] | CappedHead:

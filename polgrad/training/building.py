@@ -119,6 +119,7 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     _check_rounded(config, settings, context)
     value_head = "values" in algorithm.requires
     policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
+    _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
     task = task_specs(config, train)
     specs = tuple(RewardSpec(target=absolute(f)) for f in config.rewards.functions) or task
@@ -209,6 +210,16 @@ def _check_rounded(config: TrainConfig, settings: Any, context: Context) -> None
             f"rollouts.weights is {config.rollouts.weights!r}, but algorithm {config.algorithm} would "
             f"take the samples for the trained policy's own: {hint}"
         )
+
+
+def _check_attention(config: TrainConfig, network: policies.Network, mesh) -> None:
+    """A kernel by name that cannot run is refused here, not when the first program is traced."""
+    update, length = config.update, network.max_length
+    platform = mesh.devices.flat[0].platform
+    try:
+        network.attention_kernel(update.attention, update.dtype, length, platform=platform)
+    except ValueError as error:
+        raise ValueError(f"update.{error}") from None
 
 
 def algorithm_settings(config: TrainConfig) -> Any:

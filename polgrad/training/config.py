@@ -95,6 +95,8 @@ class Update:
       mini_batches: optimiser updates a pass.
       micro_batches: parts an update is accumulated from, to save memory.
       remat: what the backward pass recomputes.
+      attention: how whole sequences are attended to: `"xla"`; `"splash"`, the TPU kernel; `"cudnn"`, on
+        NVIDIA GPUs, in bfloat16; or `"auto"`, the kernel of the mesh's devices where it can.
       chunk: positions of the vocabulary head handled at once; chosen by size when left out.
       compute_dtype: dtype of the network's products; parameters stay float32.
       packing: lay several sequences into one row.
@@ -107,6 +109,7 @@ class Update:
     mini_batches: int = 1
     micro_batches: int = 1
     remat: Literal["none", "dots", "full"] = "none"
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     chunk: int | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     packing: bool = False

@@ -3,6 +3,11 @@
 XLA's own `cost_analysis` counts the body of a loop once, on every backend. Here the program's text is
 walked: a loop whose condition compares its counter with a constant runs that often, any other as
 often as the caller says.
+
+A custom call says nothing of what it does. Of the TPU's attention kernel it is known: two products of the
+queries' and keys' sizes forward, three for the queries' gradient and four for that of keys and
+values, over the pairs that its mask leaves; and blocks that are read again for each block they meet. Any
+other custom call has no products here, and moves what it is given and gives once.
 """
 
 import math
@@ -24,6 +29,11 @@ _FREE |= {"after-all", "copy-done", "slice-done", "opt-barrier", "while", "condi
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
+_STATEMENT = re.compile(r"^\s*(ROOT )?%?[\w.\-]+ = ")
+# The attention kernel's phase, after the scope that `policies.attention_kernels` puts it in.
+_KERNEL = re.compile(
+    r"pairs_(?P<pairs>[\d.]+)_runs_(?P<runs>[\d.]+)\b.*splash_\w+?_(?P<phase>fwd|dq|dkv)"
+)
 
 
 class Collective(NamedTuple):
@@ -110,15 +120,18 @@ def measure(
 
 
 def _parse(text: str) -> _Program:
-    computations, entry, current = {}, "", None
+    computations, entry, current, last = {}, "", None, ""
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
-        elif current is not None and " = " in line:
+        elif current is not None and _STATEMENT.match(line):
             op = _operation(line.strip())
-            current[op.name] = op
+            current[op.name], last = op, op.name
+        elif last in (current or {}) and line.strip() != "}":
+            # What a kernel's author notes of it may have lines of its own.
+            current[last] = current[last]._replace(attributes=current[last].attributes + line)
     return _Program(computations, entry)
 
 
@@ -211,6 +224,9 @@ def _flops(program: _Program, op: _Op, ops) -> float:
     if op.code == "fusion":
         inner = program.computations[_called(op, "calls")]
         return sum(_flops(program, o, inner) for o in inner.values())
+    kernel = _kernel(op, ops)
+    if kernel is not None:
+        return kernel.flops
     if op.code not in ("dot", "convolution"):
         return 0.0
     (_, out), (_, left), (_, right) = (
@@ -268,7 +284,46 @@ def _traffic(program: _Program, op: _Op, ops) -> float:
         return 2.0 * _size(op.type)
     if op.code in ("dynamic-update-slice", "scatter"):
         return 2.0 * _size(ops[op.operands[1]].type)
+    kernel = _kernel(op, ops)
+    if kernel is not None:
+        return kernel.runs * (read + _written(inner, op)) + kernel.read_again
     return read + _written(inner, op)
+
+
+class _Kernel(NamedTuple):
+    """What the TPU's attention kernel does; `runs` of 1 where every visit of its loop runs it."""
+
+    flops: float
+    read_again: float
+    runs: float
+
+
+def _kernel(op: _Op, ops) -> _Kernel | None:
+    """The costs of the attention kernel, None for any other operation."""
+    found = _KERNEL.search(op.attributes) if op.code == "custom-call" else None
+    if found is None:
+        return None
+    pairs, runs = float(found["pairs"]), float(found["runs"])
+    # The first arrays of more than two axes and of numbers are the queries [.., H, T, K], the keys
+    # [.., N, S, K] and the values.
+    kinds = [ops[name].type for name in op.operands if name in ops]
+    shapes = [(kind, *_arrays(kind)[0]) for kind in kinds]
+    arrays = [(k, s) for k, d, s in shapes if len(s) > 2 and d in ("bf16", "f16", "f32")]
+    (of_query, query), (of_key, key), (of_value, _) = arrays[:3]
+    products = {"fwd": 2, "dq": 3, "dkv": 4}[found["phase"]]
+    flops = runs * pairs * products * 2.0 * math.prod(query) * key[-2]
+    if found["phase"] == "dkv":
+        # Queries and their results' gradients are read for each block of keys.
+        times, again = pairs * key[-2] / _block_size(op, "block_kv_dkv"), 2 * _size(of_query)
+    else:
+        block = _block_size(op, "block_q_dq" if found["phase"] == "dq" else "block_q")
+        times = pairs * query[-2] / block * query[-3] / key[-3]
+        again = _size(of_key) + _size(of_value)
+    return _Kernel(flops, runs * again * max(times - 1.0, 0.0), runs)
+
+
+def _block_size(op: _Op, name: str) -> int:
+    return int(re.search(rf"\b{name}\W+(\d+)", op.attributes)[1])
 
 
 def _read(inner, place: int, operand: _Op) -> float:

@@ -29,6 +29,7 @@ def make_programs(parts: Parts) -> "Programs":
             temperature=config.rollouts.temperature,
             compute_dtype=config.update.dtype,
             remat=config.update.remat,
+            attention=config.update.attention,
             chunk=config.update.chunk,
             values="values" in parts.algorithm.requires,
             entropy_gradient="entropy" in parts.algorithm.requires,

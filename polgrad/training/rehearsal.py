@@ -43,6 +43,13 @@ __all__ = [
 ]
 
 
+# As the compiler says it before it has laid out a program, and behind that.
+_TOO_LARGE = (
+    r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)",
+    r"Used ([\d.]+)G of ([\d.]+)G hbm",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rehearsal:
     """What is to be rehearsed.
@@ -57,6 +64,7 @@ class Rehearsal:
       slots: sequences that are decoded at once; all of them when left out.
       micro_batches: parts an update is accumulated from.
       remat: what the backward pass recomputes: "none", "dots" or "full".
+      attention: "auto", "xla", "splash" (TPU) or "cudnn" (NVIDIA GPU).
       chunk: positions of the vocabulary head handled at once.
       compute_dtype: dtype of the network's products; parameters and optimiser are float32.
       optimizer: "adamw" or "muon".
@@ -71,6 +79,7 @@ class Rehearsal:
     slots: int | None = None
     micro_batches: int = 1
     remat: str = "full"
+    attention: str = "auto"
     chunk: int | None = 512
     compute_dtype: str = "bfloat16"
     optimizer: str = "adamw"
@@ -214,6 +223,11 @@ class _Step:
     def __init__(self, what: Rehearsal, mesh: Mesh):
         self.what, self.mesh = what, mesh
         self.network = TransformerNetwork(shapes.find(what.policy))
+        platform = mesh.devices.flat[0].platform
+        # A kernel that cannot run is refused before anything is compiled.
+        self.network.attention_kernel(
+            what.attention, what.compute_dtype, what.length, platform=platform
+        )
         self.tokens = what.length - what.prompt_length
         settings = find_algorithm(what.algorithm)
         settings = settings() if isinstance(settings, type) else settings
@@ -235,6 +249,7 @@ class _Step:
             scoring=Scoring(
                 compute_dtype=jnp.dtype(what.compute_dtype),
                 remat=what.remat,
+                attention=what.attention,
                 chunk=what.chunk,
                 values="values" in self.algorithm.requires,
                 entropy_gradient="entropy" in self.algorithm.requires,
@@ -315,7 +330,7 @@ class _Step:
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
+            sizes = next(filter(None, (re.search(p, str(error)) for p in _TOO_LARGE)), None)
             if sizes is None:
                 raise
             return TooLarge(name, float(sizes[1]) * 2**30, float(sizes[2]) * 2**30)

@@ -29,6 +29,7 @@ class Scoring:
       temperature: divides the logits; the sampler's.
       compute_dtype: dtype of the network's products; log-probabilities are float32 anyway.
       remat: what the backward pass recomputes: `"none"`, `"dots"` or `"full"`.
+      attention: the kernel that attends: `"auto"`, `"xla"`, `"splash"` or `"cudnn"`.
       chunk: positions of the vocabulary head handled at once (see `heads.token_logp`).
       values: also return the value head's estimates.
       entropy_gradient: the loss differentiates the entropy.
@@ -41,11 +42,19 @@ class Scoring:
     temperature: float = 1.0
     compute_dtype: Any = jnp.float32
     remat: str = "none"
+    attention: str = "auto"
     chunk: int | None = None
     values: bool = False
     entropy_gradient: bool = False
     packed_rows: tuple[int, int] | None = None
     samples: int = 1
+
+    @property
+    def forward(self) -> dict[str, Any]:
+        """Keywords of the network's `hidden` and `group_hidden`."""
+        settings = {"compute_dtype": self.compute_dtype, "remat": self.remat}
+        # Not every network has kernels to choose from.
+        return settings if self.attention == "auto" else settings | {"attention": self.attention}
 
 
 def score(network, params, batch: Batch, scoring: Scoring = Scoring()) -> Outputs:
@@ -97,14 +106,7 @@ def _separate(network, params, flat: Batch, scoring: Scoring) -> Float[Array, "B
     else:
         place = tuple(flat[k] for k in PACKING_KEYS)
     tokens, positions, segments = _lay_out(flat, place, scoring.packed_rows)
-    hidden = network.hidden(
-        params,
-        tokens,
-        positions,
-        segments,
-        compute_dtype=scoring.compute_dtype,
-        remat=scoring.remat,
-    )
+    hidden = network.hidden(params, tokens, positions, segments, **scoring.forward)
     steps = flat["completions"].shape[1] + scoring.values
     return _collect(hidden, flat["prompt_lengths"], steps, place)
 
@@ -118,8 +120,7 @@ def _shared(network, params, flat: Batch, scoring: Scoring) -> Float[Array, "B S
         flat["prompt_lengths"][:: scoring.samples],
         # The last token predicts nothing, unless its value is asked for.
         flat["completions"][:, : steps - 1].reshape(-1, scoring.samples, steps - 1),
-        compute_dtype=scoring.compute_dtype,
-        remat=scoring.remat,
+        **scoring.forward,
     )
     return hidden.reshape(-1, steps, hidden.shape[-1])
 
@@ -159,8 +160,8 @@ def one_prompt(batch: Batch, samples: int) -> Bool[Array, ""]:
     return (prompts == prompts[:, :1]).all() & (lengths == lengths[:, :1]).all()
 
 
-def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
-    """Token ids, positions and segment ids (0 is padding) of the rows that the network reads."""
+def _lay_out(flat: Batch, place, shape) -> tuple[Array, Array, Array]:
+    """Token ids, positions and segments (0 is padding) of the rows that the network reads."""
     prompts, completions = flat["prompts"], flat["completions"]
     start, size = flat["prompt_lengths"], flat["prompt_lengths"] + flat["completion_lengths"]
     width = prompts.shape[1] + completions.shape[1]
@@ -172,13 +173,12 @@ def _lay_out(flat: Batch, place, shape) -> tuple[Int[Array, "R L"], ...]:
     tokens = jnp.take_along_axis(both, jnp.clip(shift, 0, width - 1), axis=1)
     tokens = jnp.where(inside, tokens, 0)
     positions = jnp.broadcast_to(index, tokens.shape)
-    segments = inside.astype(jnp.int32)
     if place is None:
-        return tokens, positions, segments
+        return tokens, positions, inside
     row, offset = place
     # Cells outside a sequence are sent past the end of their row and dropped.
     column = jnp.where(inside, offset[:, None] + index, shape[1])
-    numbered = segments * (1 + jnp.arange(len(start)))[:, None]
+    numbered = inside * (1 + jnp.arange(len(start)))[:, None]
 
     def put(x):
         return (

@@ -22,7 +22,8 @@ def warm_start(parts, params, reporter):
     algorithm = building.find_algorithm("supervised")().build(None)
     count = min(settings.demonstrations, len(parts.train.source))
     optimizer = settings.optimizer.build(settings.steps, parts.network.logical_axes())
-    scoring = Scoring(compute_dtype=parts.config.update.dtype, remat=parts.config.update.remat)
+    update = parts.config.update
+    scoring = Scoring(compute_dtype=update.dtype, remat=update.remat, attention=update.attention)
     programs = Programs(parts.network, algorithm, optimizer, parts.mesh, scoring=scoring)
     state = programs.first_state(params)
     for step in range(settings.steps):

@@ -295,6 +295,9 @@ def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
     bad = config(sums, tmp_path / "new", update=Update(compute_dtype="bfloat16"))
     with pytest.raises(ValueError, match="update.compute_dtype is 'bfloat16'; expected float32 on"):
         building.build(bad)
+    bad = config(sums, tmp_path / "new", update=Update(attention="splash"))
+    with pytest.raises(ValueError, match="update.attention is 'splash', which runs on a TPU"):
+        building.build(bad)
     bad = config(sums, tmp_path / "new", rollouts=Rollouts(stop=("=",)))
     with pytest.raises(ValueError, match="rollouts.stop is .*policy small"):
         building.build(bad)

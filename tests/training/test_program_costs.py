@@ -104,3 +104,35 @@ def test_collectives_of_a_sharded_product():
 )
 def test_groups_however_they_are_written(groups, size):
     assert program_costs._group(groups) == size
+
+
+KERNEL = """ENTRY %main (a: s8[1,2,2]) -> bf16[3,4,1024,64] {
+  %a = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[3,4,1024,64]{3,2,1,0} parameter(1)
+  %k = bf16[3,2,1024,64]{3,2,1,0} parameter(2)
+  %v = bf16[3,2,1024,64]{3,2,1,0} parameter(3)
+  ROOT %c = bf16[3,4,1024,64]{3,2,1,0} custom-call(%a, %q, %k, %v), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"block_q_dq\\": 256, \\"block_kv_dkv\\": 128}"
+}}, metadata={op_name="jit(f)/shard_map/pairs_0.5000_runs_0.2500/vmap(x)/splash_mha_fwd_segmented/pallas_call"}
+}"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "products", "times"), [("fwd", 2, 2), ("dq", 3, 4), ("dkv", 4, 4)]
+)
+def test_the_attention_kernel_counts_the_pairs_that_it_sees(phase, products, times):
+    # Keys and values are read half of 2 times, for blocks of 512 queries (of 4, for 256), for each of
+    # the 2 heads that share them; queries and their gradients half of 8 times, for blocks of keys.
+    costs = program_costs.measure(KERNEL.replace("mha_fwd", f"mha_{phase}"))
+    pairs = 3 * 4 * 1024 * 1024 / 2
+    assert costs.flops == products * 2 * pairs * 64 / 4
+    array = 3 * 2 * 1024 * 64 * 2
+    once = 2 * 2 * array + 2 * array + 4
+    again = 2 * 2 * array if phase == "dkv" else 2 * array
+    assert costs.bytes == (once + (times - 1) * again) / 4
+
+
+def test_other_custom_calls_move_what_they_are_given():
+    costs = program_costs.measure(KERNEL.replace("splash", "other"))
+    assert costs.flops == 0.0
+    assert costs.bytes == 3 * 2 * 1024 * 64 * 2 * 6 + 4

@@ -92,6 +92,12 @@ def test_bad_settings_are_named():
     assert here.chip is None and here.devices == jax.devices()
     with pytest.raises(ValueError, match="mesh data=1,fsdp=3,tensor=1 has 3 devices; local has"):
         rehearsal.make_mesh(here, mesh_lib.parse("fsdp=3"))
+    with pytest.raises(ValueError, match="attention is 'splash', which runs on a TPU"):
+        next(
+            rehearsal.rehearse(
+                Rehearsal("tiny", attention="splash"), rehearsal.make_mesh(here, {"data": 8})
+            )
+        )
     with pytest.raises(ValueError, match="policy is 'gpt-2'"):
         rehearsal_report.run(Rehearsal("gpt-2"), "local", None)
 
@@ -113,6 +119,22 @@ def test_a_slice_that_is_not_there(capsys):
     assert "at published rates" in text and "  fits" in text
     with pytest.raises(ValueError, match="is not one that libtpu knows"):
         rehearsal.describe("v5e:3x7")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "program (18.67G) exceeds available HBM (15.75G)",
+        "Ran out of memory in memory space hbm. Used 18.67G of 15.75G hbm. Exceeded by 2.92G",
+    ],
+)
+def test_what_does_not_fit_is_told(message, monkeypatch, capsys):
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    assert not rehearsal_report.run(WHAT, "local", MESH)
+    assert "DOES NOT FIT: 18.67 GiB of temporaries, 15.75 GiB" in capsys.readouterr().out
 
 
 def test_a_program_that_cannot_be_read_back_still_tells_its_memory(monkeypatch, capsys):
