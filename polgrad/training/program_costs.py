@@ -34,6 +34,8 @@ _STATEMENT = re.compile(r"^\s*(ROOT )?%?[\w.\-]+ = ")
 _KERNEL = re.compile(
     r"pairs_(?P<pairs>[\d.]+)_runs_(?P<runs>[\d.]+)\b.*splash_\w+?_(?P<phase>fwd|dq|dkv)"
 )
+# A collective that another fusion has begun.
+_BEGUN = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 
 
 class Collective(NamedTuple):
@@ -108,10 +110,8 @@ def measure(
         for op in ops.values() if times else ():
             flops += times * _flops(program, op, ops)
             moved += times * _traffic(program, op, ops)
-            kind = op.code.removesuffix("-start")
-            if kind in COLLECTIVES:
+            for kind, sent in _collectives(program, op, ops):
                 seen = collectives.get(kind, Collective(0.0, 0.0))
-                sent = _sent(kind, op, ops)
                 collectives[kind] = Collective(seen.count + times, seen.bytes + times * sent)
     return Costs(flops, moved, collectives)
 
@@ -345,6 +345,26 @@ def _written(inner, op: _Op) -> float:
     if root is not None and root.code == "dynamic-update-slice":
         return _size(inner[root.operands[1]].type)
     return _size(op.type)
+
+
+def _collectives(program: _Program, op: _Op, ops) -> Iterator[tuple[str, float]]:
+    """Kinds of the collectives that an operation begins, and what a device sends in each.
+
+    TPUs have most of them inside of fusions. Where compute runs meanwhile, the collective stands in
+    three: one that begins it, one that computes, one that waits; the flags of the latter two are
+    set. A sum of which a device keeps its own part is a fusion of its own.
+    """
+    kind = op.code.removesuffix("-start")
+    if kind in COLLECTIVES:
+        yield kind, _sent(kind, op, ops)
+    elif op.code == "fusion":
+        called = _called(op, "calls")
+        inner = program.computations[called]
+        for o in inner.values():
+            if o.code in COLLECTIVES and not _BEGUN.search(o.attributes):
+                scattered = o.code == "all-reduce" and called.startswith("all-reduce-scatter")
+                kind = "reduce-scatter" if scattered else o.code
+                yield kind, _sent(kind, o, inner)
 
 
 def _sent(kind: str, op: _Op, ops) -> float:

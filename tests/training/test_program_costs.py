@@ -93,6 +93,51 @@ def test_collectives_of_a_sharded_product():
     np.testing.assert_allclose(found, (1.0, 2 * 32 * 4 * 3 / 4))
 
 
+# How TPUs have collectives: begun in one fusion, computed beside in another, awaited in a third; and
+# a sum that keeps a part. Attributes that nothing reads are left out.
+IN_FUSIONS = """
+%begin (x: f32[8,16]) -> (f32[8,16], f32[32,16]) {
+  %x = f32[8,16]{1,0} parameter(0)
+  %gather.1 = f32[32,16]{1,0} all-gather(%x), replica_groups=[1,4]<=[4], FLAGS{"flag_start":"-1"}
+  ROOT %begun = (f32[8,16], f32[32,16]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+%beside (y: f32[8,16], z: f32[16,16]) -> f32[8,16] {
+  %y = f32[8,16]{1,0} parameter(0)
+  %z = f32[16,16]{1,0} parameter(1)
+  %gather.2 = f32[32,16]{1,0} all-gather(%y), replica_groups=[1,4]<=[4], FLAGS{"flag_start":"2"}
+  ROOT %dot = f32[8,16]{1,0} dot(%y, %z), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+%end (v: f32[8,16]) -> f32[32,16] {
+  %v = f32[8,16]{1,0} parameter(0)
+  %gather.3 = f32[32,16]{1,0} all-gather(%v), replica_groups=[1,4]<=[4], FLAGS{"flag_start":"2"}
+  ROOT %done = f32[32,16]{1,0} custom-call(%gather.3), custom_call_target="AsyncCollectiveDone"
+}
+%all-reduce-scatter.1 (w: f32[32,16]) -> f32[8,16] {
+  %w = f32[32,16]{1,0} parameter(0)
+  %sum = f32[32,16]{1,0} all-reduce(%w), replica_groups=[1,4]<=[4], to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %part = f32[8,16]{1,0} dynamic-slice(%sum, %zero, %zero), dynamic_slice_sizes={8,16}
+}
+ENTRY %main (p: f32[8,16], q: f32[16,16]) -> f32[8,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  %q = f32[16,16]{1,0} parameter(1)
+  %start = (f32[8,16], f32[32,16]) fusion(%p), kind=kCustom, calls=%begin
+  %work = f32[8,16]{1,0} fusion(%p, %q), kind=kCustom, calls=%beside
+  %whole = f32[32,16]{1,0} fusion(%p), kind=kCustom, calls=%end
+  ROOT %kept = f32[8,16]{1,0} fusion(%whole), kind=kCustom, calls=%all-reduce-scatter.1
+}
+""".replace("FLAGS", 'backend_config={"async_collective_fusion_config":')
+
+
+def test_collectives_in_fusions_are_counted_once():
+    costs = program_costs.measure(IN_FUSIONS)
+    assert costs.flops == 2 * 8 * 16 * 16
+    assert costs.collectives == {
+        "all-gather": (1.0, 3 * 8 * 16 * 4),
+        "reduce-scatter": (1.0, 32 * 16 * 4 * 3 / 4),
+    }
+
+
 @pytest.mark.parametrize(
     "groups, size",
     [
