@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int
 
-from polgrad.policies.network import BATCH_AXES, HEAD_AXIS
+from polgrad.policies.sharding import BATCH_AXES, HEAD_AXIS, auto_axes
 
 SETTINGS = ("auto", "xla", "cudnn", "splash")
 _PLATFORMS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
@@ -247,15 +247,14 @@ def _pairs(length: int, span: int, offset: int, window: int | None) -> float:
 
 def _over_mesh(layer, local, query, key, value, queries, keys):
     """`layer` on each device's share of the batch and of the heads: no partitioner splits a kernel."""
-    mesh = jax.sharding.get_abstract_mesh()
-    auto = [n for n, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto]
-    if math.prod(mesh.shape[name] for name in auto) == 1:
+    auto = auto_axes()
+    if math.prod(auto.values()) == 1:
         return layer(local, query, key, value, queries, keys)
     rows = tuple(name for name in BATCH_AXES if name in auto)
-    if query.shape[0] % math.prod(mesh.shape[name] for name in rows):
+    if query.shape[0] % math.prod(auto[name] for name in rows):
         rows = ()
     heads = HEAD_AXIS if HEAD_AXIS in auto else None
-    split = mesh.shape[heads] if heads else 1
+    split = auto.get(HEAD_AXIS, 1)
     if query.shape[2] % split:
         heads = None
     elif key.shape[2] % split:

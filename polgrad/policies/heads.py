@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from polgrad.policies.attention import soft_cap
+from polgrad.policies.sharding import batch_parts, partial_sums, whole_rows
 
 
 @jax.tree_util.register_dataclass
@@ -189,7 +190,8 @@ def _statistics(log_p: Array, targets: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _chunked(hidden, head, targets, settings):
-    weight = head.astype(hidden.dtype)
+    # Gathered once, not for each chunk.
+    weight = whole_rows(head.astype(hidden.dtype))
 
     def body(_, block):
         h, y = block
@@ -208,8 +210,11 @@ def _chunked_forward(hidden, head, targets, settings):
 def _chunked_backward(settings, residuals, cotangents):
     hidden, head, targets, entropy = residuals
     d_logp, d_entropy = cotangents
-    weight = head.astype(hidden.dtype)
+    weight = whole_rows(head.astype(hidden.dtype))
     dtype = d_logp.dtype
+    # Every device sums over its own sequences until the end: left to itself, the partitioner
+    # adds up the devices' sums after each chunk, or gathers the logits' gradients of them all.
+    parts = batch_parts(hidden.shape[0])
 
     def body(d_head, block):
         h, y, g_logp, g_entropy, ent = block
@@ -225,14 +230,24 @@ def _chunked_backward(settings, residuals, cotangents):
             # The slope of c tanh(x / c) is 1 - tanh(x / c)^2.
             d_logits *= 1 - jnp.tanh(product / settings.cap) ** 2
         d_logits = (d_logits / settings.temperature).astype(h.dtype)
-        d_head += jnp.einsum("btd,btv->dv", h, d_logits, preferred_element_type=dtype)
+        d_head = partial_sums(d_head + _outer(h, d_logits, parts, dtype))
         d_h = jnp.einsum("btv,dv->btd", d_logits, weight, preferred_element_type=dtype)
         return d_head, d_h.astype(h.dtype)
 
     whole = (hidden, targets, d_logp, d_entropy, entropy)
     blocks = tuple(_split(x, settings.chunk) for x in whole)
-    d_head, d_hidden = jax.lax.scan(body, jnp.zeros(head.shape, dtype), blocks)
-    return _join(d_hidden), d_head.astype(head.dtype), None
+    zeros = partial_sums(jnp.zeros((parts, *head.shape), dtype))
+    d_head, d_hidden = jax.lax.scan(body, zeros, blocks)
+    return _join(d_hidden), d_head.sum(0).astype(head.dtype), None
+
+
+def _outer(hidden, d_logits, parts: int, dtype) -> Array:
+    """`hidden^T d_logits` over each of `parts` equal parts of the batch, `[parts, D, V]`."""
+    if parts == 1:
+        # Not a batch of one product: on a CPU those take a slower path.
+        return jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=dtype)[None]
+    hidden, d_logits = (x.reshape(parts, -1, *x.shape[1:]) for x in (hidden, d_logits))
+    return jnp.einsum("pbtd,pbtv->pdv", hidden, d_logits, preferred_element_type=dtype)
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

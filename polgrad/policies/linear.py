@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from polgrad.policies.network import Cache, Params, initialize, shard_batch
+from polgrad.policies.network import Cache, Params, initialize
+from polgrad.policies.sharding import shard_batch
 
 
 @dataclasses.dataclass(frozen=True)

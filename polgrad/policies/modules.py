@@ -15,7 +15,7 @@ from flax import nnx
 from polgrad.policies import attention_kernels
 from polgrad.policies.attention import attention, in_window, local_layers, rotary_tables, rotate
 from polgrad.policies.attention_kernels import Rows
-from polgrad.policies.network import shard_batch
+from polgrad.policies.sharding import shard_batch
 
 SCALE = 0.02
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}

@@ -11,18 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from polgrad.policies.heads import CappedHead
 
 Params = dict[str, Any]
 Cache = Any
-
-# Mesh axes over which a batch of sequences is split; the trainer's mesh uses the same two names.
-BATCH_AXES = ("data", "fsdp")
-# And the one over which attention heads are split.
-HEAD_AXIS = "tensor"
 
 # Random parameters are drawn in chunks of this many numbers; leaves above this many chunks alone.
 _CHUNK = 1024
@@ -113,27 +107,6 @@ class Network(Protocol):
     def logical_axes(self) -> Params:
         """The tree of `init` with a tuple of logical axis names in place of each array."""
         ...
-
-
-def shard_batch(x: Float[Array, "B ..."], *, axis: int = 0) -> Float[Array, "B ..."]:
-    """Asks for `x` to be split over the mesh's batch axes along one dimension.
-
-    Args:
-        x: activations `[B, ...]`, or a cache `[layers, B, ...]` with `axis=1`.
-        axis: the dimension of the batch.
-
-    Returns:
-        `x`, unchanged in value. Outside a mesh, or where `B` does not divide over the mesh's
-        `data` and `fsdp` axes, nothing is asked.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
-    if not axes or x.shape[axis] % math.prod(mesh.shape[name] for name in axes):
-        return x
-    # What the other dimensions do is left to the partitioner.
-    free = [PartitionSpec.UNCONSTRAINED] * x.ndim
-    free[axis] = axes
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*free))
 
 
 def initialize(

@@ -11,7 +11,8 @@ from polgrad.policies.attention import soft_cap
 from polgrad.policies.decoder import Rounded, round_matrix
 from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.heads import CappedHead, matrix_and_cap
-from polgrad.policies.network import Network, shard_batch
+from polgrad.policies.network import Network
+from polgrad.policies.sharding import shard_batch
 from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
 from polgrad.rollouts.types import Rollout
 

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from polgrad.policies import heads
+from polgrad.training import mesh as mesh_lib
+from polgrad.training import program_costs
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -149,3 +152,40 @@ def test_the_score_is_read_at_the_last_token():
     np.testing.assert_allclose(low, expected, rtol=0.05, atol=0.05)
     with pytest.raises(ValueError, match="mask has shape"):
         heads.last_token_score(hidden, weight, mask[:, :4])
+
+
+def on_mesh(mesh, chunk):
+    """Compiled gradients with the head split over rows and columns, and the batch over rows."""
+    split = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
+    batch, head = split(("data", "fsdp")), split("fsdp", "tensor")
+
+    def loss(hidden, head, targets):
+        logp, entropy = heads.token_logp(hidden, head, targets, chunk=chunk)
+        return logp.sum() + 0.5 * entropy.sum()
+
+    with jax.set_mesh(mesh):
+        program = jax.jit(
+            jax.grad(loss, (0, 1)), in_shardings=(batch, head, batch), out_shardings=(batch, head)
+        )
+        return program.lower(*example()).compile()
+
+
+def example():
+    random = np.random.default_rng(0)
+    hidden = random.standard_normal((8, 16, 16)).astype(np.float32)
+    head = random.standard_normal((16, 64)).astype(np.float32)
+    return hidden, head, random.integers(0, 64, (8, 16))
+
+
+def test_on_a_mesh_the_gradient_is_that_of_one_device_and_no_chunk_sends_the_head():
+    mesh = mesh_lib.make({"data": 2, "fsdp": 2, "tensor": 2})
+    few, many = on_mesh(mesh, 8), on_mesh(mesh, 1)
+    expected = on_mesh(mesh_lib.make({"data": 1}), 16)(*example())
+    for found, exact in zip(many(*example()), expected):
+        np.testing.assert_allclose(found, exact, atol=1e-5)
+    sent = [
+        sum(c.bytes for c in program_costs.measure(p.as_text()).collectives.values())
+        for p in (few, many)
+    ]
+    # Statistics of each position are exchanged once, whatever the chunks; so is the head.
+    np.testing.assert_allclose(*sent, rtol=0.02)

@@ -1,0 +1,48 @@
+"""What is asked of the partitioner, and where nothing is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, PartitionSpec
+
+from polgrad.policies import sharding
+from polgrad.training import mesh as mesh_lib
+
+
+def test_shard_batch_asks_for_nothing_outside_a_mesh():
+    x = jnp.ones((3, 2))
+    assert sharding.shard_batch(x) is x
+
+
+def test_shard_batch_constrains_inside_a_mesh_and_tolerates_odd_batches():
+    mesh = jax.make_mesh((1, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        text = str(jax.make_jaxpr(sharding.shard_batch)(jnp.ones((4, 2))))
+        np.testing.assert_array_equal(jax.jit(sharding.shard_batch)(jnp.ones((3, 2))), 1.0)
+    assert "sharding_constraint" in text
+    assert "('data',)" in text or "data" in text
+
+
+def test_a_head_is_asked_for_in_all_rows_and_its_gradient_in_parts():
+    mesh = mesh_lib.make({"data": 2, "fsdp": 2, "tensor": 2})
+    with jax.set_mesh(mesh):
+        assert sharding.batch_parts(8) == 4 and sharding.batch_parts(6) == 1
+        whole = jax.jit(sharding.whole_rows)(jnp.ones((6, 4)))
+        parts = jax.jit(sharding.partial_sums)(jnp.ones((4, 6, 4)))
+        odd = jax.jit(sharding.whole_rows)(jnp.ones((6, 5)))
+    assert whole.sharding.shard_shape(whole.shape) == (6, 2)
+    assert parts.sharding.shard_shape(parts.shape) == (1, 6, 2)
+    assert odd.sharding.shard_shape(odd.shape) == (6, 5)
+
+
+def test_axes_that_somebody_else_handles_are_left_alone():
+    mesh = mesh_lib.make({"data": 4})
+
+    def inside(x):
+        assert sharding.batch_parts(8) == 1
+        return sharding.whole_rows(sharding.shard_batch(x))
+
+    spec = PartitionSpec(("data", "fsdp", "tensor"))
+    x = jnp.arange(16.0).reshape(8, 2)
+    out = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=spec, out_specs=spec))(x)
+    np.testing.assert_array_equal(out, x)
