@@ -69,10 +69,19 @@ class Collector:
       parts: the run.
       pool: workers that compute the training reward.
       journal: scores of the steps since the last checkpoint.
+      for_sampling: from parameters to the weights that the sampler is given; they are dropped before
+        an update needs the memory.
     """
 
-    def __init__(self, parts: Parts, pool: RewardPool | None, journal: ScoreJournal):
+    def __init__(
+        self,
+        parts: Parts,
+        pool: RewardPool | None,
+        journal: ScoreJournal,
+        for_sampling: Callable[[Any], Any],
+    ):
         self._parts, self._pool, self._journal = parts, pool, journal
+        self._for_sampling = for_sampling
         source = parts.algorithm.source
         self._make = {
             "rollouts": self._rollouts,
@@ -91,14 +100,16 @@ class Collector:
     def _rollouts(self, step, indices, params, reference):
         parts, config = self._parts, self._parts.config
         size, train = config.rollouts.group_size, parts.train
+        params = self._for_sampling(params)
         experience, own = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
         examples = [train.source[int(indices[row // size])] for row in own.rows]
         rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, own.texts)]
         if parts.algorithm.opponent is None:
             scores = self._score(step, "reward", own, examples)
         else:
+            held = self._for_sampling(reference)
             _, other = self._sample(
-                randomness.OPPONENT, step, indices, params, reference, parts.algorithm.opponent
+                randomness.OPPONENT, step, indices, params, held, parts.algorithm.opponent
             )
             for row, text in zip(rows, other.texts):
                 row["opponent"] = text

@@ -72,6 +72,9 @@ class Rollouts:
       weights: `"int8"` samples with matrices rounded to eight bits, which halves what decoding reads
         next to bfloat16. That is another policy than the one that is trained: strictly on-policy
         the algorithm's `sampler_correction` must be set; off-policy its ratio corrects.
+      gather: `"always"` gathers the weights over the mesh's `fsdp` axis once before a rollout, in the
+        type of the products; `"never"` a layer at a time, for every token, which is far slower and
+        needs no memory; `"auto"` gathers where they take at most a third of a TPU's or GPU's memory.
     """
 
     prompts: int = 64
@@ -84,6 +87,7 @@ class Rollouts:
     slots: int | None = None
     stop: tuple[str, ...] = ()
     weights: Literal["full", "int8"] = "full"
+    gather: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

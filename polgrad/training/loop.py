@@ -178,7 +178,7 @@ class _Loop:
         self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
         self.programs: Programs = make_programs(parts)
         self.journal = ScoreJournal(parts.directory, parts.processes.index)
-        self.collect = Collector(parts, pools.reward, self.journal)
+        self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
 
     def run(self) -> Result:
@@ -268,7 +268,7 @@ class _Loop:
         settings = self.config.evaluation
         return evaluate(
             self.parts,
-            params,
+            self.programs.for_sampling(params),
             self.pools.task,
             problems=settings.problems,
             samples=settings.samples,

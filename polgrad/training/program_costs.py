@@ -26,6 +26,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2} 
 # These move nothing by themselves.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id"}
 _FREE |= {"after-all", "copy-done", "slice-done", "opt-barrier", "while", "conditional", "call"}
+_CUTS = ("dynamic-slice", "gather", "slice")
+_PUTS = ("dynamic-update-slice", "scatter")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -276,18 +278,21 @@ def _window(attributes: str, axes: int) -> list[tuple[int, int, int, int, int]]:
 def _traffic(program: _Program, op: _Op, ops) -> float:
     if op.code in _FREE or op.code.endswith("-done"):
         return 0.0
-    inner = program.computations.get(_called(op, "calls") or "") if op.code == "fusion" else None
-    read = sum(
-        _read(inner, place, ops[name]) for place, name in enumerate(op.operands) if name in ops
-    )
-    if op.code in ("dynamic-slice", "gather", "slice"):
+    if op.code in _CUTS:
         return 2.0 * _size(op.type)
-    if op.code in ("dynamic-update-slice", "scatter"):
-        return 2.0 * _size(ops[op.operands[1]].type)
+    if op.code in _PUTS:
+        return 2.0 * _size(ops[_put(op)].type)
+    inner = program.computations.get(_called(op, "calls") or "") if op.code == "fusion" else None
+    given = [(place, ops[name].type) for place, name in enumerate(op.operands) if name in ops]
+    if inner is None:
+        read, written = sum(_size(kind) for _, kind in given), _size(op.type)
+    else:
+        read = sum(min(_read(program, inner, place), _size(kind)) for place, kind in given)
+        written = _written(program, inner, next(o for o in inner.values() if o.root))
     kernel = _kernel(op, ops)
     if kernel is not None:
-        return kernel.runs * (read + _written(inner, op)) + kernel.read_again
-    return read + _written(inner, op)
+        return kernel.runs * (read + written) + kernel.read_again
+    return read + written
 
 
 class _Kernel(NamedTuple):
@@ -326,25 +331,48 @@ def _block_size(op: _Op, name: str) -> int:
     return int(re.search(rf"\b{name}\W+(\d+)", op.attributes)[1])
 
 
-def _read(inner, place: int, operand: _Op) -> float:
-    """Bytes of an operand; of one that a fusion only cuts from, what it cuts."""
-    if inner is None:
-        return _size(operand.type)
-    name = next(
-        (o.name for o in inner.values() if o.code == "parameter" and o.inside == str(place)), None
+def _put(op: _Op) -> str:
+    """What an operation in place writes."""
+    return op.operands[1 if op.code == "dynamic-update-slice" else -1]
+
+
+def _read(program: _Program, inner: dict[str, _Op], place: int) -> float:
+    """Bytes that a fusion reads of an operand: of one that it only cuts from, what it cuts."""
+    given = next(
+        (o for o in inner.values() if o.code == "parameter" and o.inside == str(place)), None
     )
-    users = [o for o in inner.values() if name in o.operands]
-    cut = ("dynamic-slice", "dynamic-update-slice", "gather")
-    if users and all(u.code in cut and u.operands[0] == name for u in users):
-        return sum(_size(u.type) for u in users if u.code != "dynamic-update-slice")
-    return _size(operand.type)
+    return 0.0 if given is None else _used(program, inner, given)
 
 
-def _written(inner, op: _Op) -> float:
-    root = next((o for o in inner.values() if o.root), None) if inner else None
-    if root is not None and root.code == "dynamic-update-slice":
-        return _size(inner[root.operands[1]].type)
-    return _size(op.type)
+def _used(program: _Program, inner: dict[str, _Op], given: _Op) -> float:
+    """Bytes of a value that its users inside of a fusion read; whole ones are read once."""
+    cut = 0.0
+    for user in inner.values():
+        for place in (i for i, name in enumerate(user.operands) if name == given.name):
+            if user.code in _CUTS and place == 0:
+                cut += _whole(user.type)
+            elif user.code == "bitcast":
+                cut += _used(program, inner, user)
+            elif user.code == "fusion":
+                cut += _read(program, program.computations[_called(user, "calls")], place)
+            elif user.code != "tuple" and not (user.code in _PUTS and place == 0):
+                return _whole(given.type)
+    return cut
+
+
+def _written(program: _Program, inner: dict[str, _Op], op: _Op) -> float:
+    """Bytes that a fusion writes for one of its results: of what it changes in place, the change."""
+    if op.code == "tuple":
+        return sum(_written(program, inner, inner[name]) for name in op.operands)
+    if op.code == "bitcast":
+        return _written(program, inner, inner[op.operands[0]])
+    if op.code == "fusion":
+        nested = program.computations[_called(op, "calls")]
+        return _written(program, nested, next(o for o in nested.values() if o.root))
+    if op.code in _PUTS:
+        return _whole(inner[_put(op)].type)
+    # A result that is an operand is handed on.
+    return 0.0 if op.code == "parameter" else _size(op.type)
 
 
 def _collectives(program: _Program, op: _Op, ops) -> Iterator[tuple[str, float]]:

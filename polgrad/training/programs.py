@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import randomness
+from polgrad.training import randomness, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
 from polgrad.training.step import make_scorer, make_update
@@ -38,6 +38,8 @@ def make_programs(parts: Parts) -> "Programs":
         micro_batches=config.update.micro_batches,
         samples=config.rollouts.group_size if rollouts else 1,
         share_prompts=config.update.share_prompts,
+        gather=config.rollouts.gather,
+        rounded=config.rollouts.weights == "int8",
         track_kl=config.track_kl,
         seed=config.seed,
     )
@@ -56,6 +58,9 @@ class Programs:
       micro_batches: parts an update is accumulated from.
       samples: consecutive rows of a rollout that have one prompt.
       share_prompts: read such a prompt once where that is possible (`scoring.sharing`).
+      gather: hold the weights whole over `fsdp` while sampling (`sampling_weights.layout`).
+      rounded: the sampler rounds the weights itself, from their own type.
+      memory: bytes of a device, for `gather="auto"`; those that it says it has when left out.
       track_kl: score rollouts under the initial policy even where the algorithm does not ask.
       seed: addresses the algorithm's first state.
     """
@@ -72,6 +77,9 @@ class Programs:
         micro_batches: int = 1,
         samples: int = 1,
         share_prompts: bool = True,
+        gather: sampling_weights.Gather = "auto",
+        rounded: bool = False,
+        memory: float | None = None,
         track_kl: bool = False,
         seed: int = 0,
     ):
@@ -98,6 +106,17 @@ class Programs:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             shapes,
             self.state_shardings,
+        )
+        self.sampling_params = sampling_weights.layout(
+            self.abstract_state.params,
+            network.logical_axes(),
+            mesh,
+            dtype=None if rounded else jnp.dtype(scoring.compute_dtype),
+            gather=gather,
+            memory=memory or sampling_weights.memory_of(mesh),
+        )
+        self.for_sampling = sampling_weights.converter(
+            self.abstract_state.params, self.sampling_params
         )
         self.prepare = jax.jit(algorithm.prepare)
         self._one_prompt = jax.jit(one_prompt, static_argnums=1)

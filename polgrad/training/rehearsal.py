@@ -22,11 +22,12 @@ from jax.sharding import AxisType, Mesh
 from polgrad.policies import TransformerNetwork, shapes
 from polgrad.rollouts import Sampling, sampler
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import program_costs
+from polgrad.training import program_costs, sampling_weights
 from polgrad.training.building import find_algorithm
 from polgrad.training.chips import CHIPS, Chip
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
+from polgrad.training.sampling_weights import bytes_of_a_device
 from polgrad.training.scoring import Scoring
 from polgrad.training.types import Context
 
@@ -65,6 +66,8 @@ class Rehearsal:
       micro_batches: parts an update is accumulated from.
       remat: what the backward pass recomputes: "none", "dots" or "full".
       attention: "auto", "xla", "splash" (TPU) or "cudnn" (NVIDIA GPU).
+      gather: whether the weights are gathered over `fsdp` once before sampling: "auto" (where that
+        takes a third of the memory), "always" or "never".
       chunk: positions of the vocabulary head handled at once.
       compute_dtype: dtype of the network's products; parameters and optimiser are float32.
       optimizer: "adamw" or "muon".
@@ -80,6 +83,7 @@ class Rehearsal:
     micro_batches: int = 1
     remat: str = "full"
     attention: str = "auto"
+    gather: str = "auto"
     chunk: int | None = 512
     compute_dtype: str = "bfloat16"
     optimizer: str = "adamw"
@@ -122,8 +126,8 @@ class Program(NamedTuple):
 
     Attributes:
       name: "sample", "score" or "update".
-      parameters: bytes of parameters that it is given.
-      optimizer: bytes of the optimiser's state.
+      parameters: bytes of the parameters, and of those that are sampled from where these are others.
+      optimizer: bytes of the optimiser's state, which stays while other programs run.
       batch: bytes of all its other arguments.
       temporary: bytes of activations, gradients and copies.
       code: bytes of the program.
@@ -204,13 +208,20 @@ def make_mesh(where: Slice, sizes: dict[str, int]) -> Mesh:
     return Mesh(devices, mesh_lib.AXES, axis_types=(AxisType.Auto,) * len(mesh_lib.AXES))
 
 
-def rehearse(what: Rehearsal, mesh: Mesh) -> Iterator[Program | TooLarge]:
+def rehearse(
+    what: Rehearsal, mesh: Mesh, memory: float | None = None
+) -> Iterator[Program | TooLarge]:
     """Compiles the programs of one step, one after the other.
+
+    Args:
+      what: the step.
+      mesh: the devices.
+      memory: bytes of one of them, for `gather="auto"`; asked of the device when left out.
 
     Yields:
       Sampling (prefill and decoding), scoring where the algorithm needs it, and the update.
     """
-    step = _Step(what, mesh)
+    step = _Step(what, mesh, memory)
     yield step.sample()
     if step.programs.needs_reference or "values" in step.algorithm.requires:
         yield step.score()
@@ -220,7 +231,7 @@ def rehearse(what: Rehearsal, mesh: Mesh) -> Iterator[Program | TooLarge]:
 class _Step:
     """The abstract arguments of a run's programs, laid over a mesh."""
 
-    def __init__(self, what: Rehearsal, mesh: Mesh):
+    def __init__(self, what: Rehearsal, mesh: Mesh, memory: float | None):
         self.what, self.mesh = what, mesh
         self.network = TransformerNetwork(shapes.find(what.policy))
         platform = mesh.devices.flat[0].platform
@@ -256,8 +267,12 @@ class _Step:
             ),
             micro_batches=what.micro_batches,
             samples=what.group_size,
+            gather=what.gather,
+            memory=memory,
         )
         self.params = self.programs.abstract_state.params
+        held = self.programs.sampling_params
+        self._converts = not sampling_weights.same(self.params, held)
         self.key = jax.ShapeDtypeStruct(
             (), jax.random.key(0).dtype, sharding=mesh_lib.replicated(mesh)
         )
@@ -272,7 +287,7 @@ class _Step:
         with jax.set_mesh(self.mesh):
             lowered = sampler._generate.lower(
                 self.network,
-                self.params,
+                self.programs.sampling_params,
                 None,
                 self._array((prompts, what.prompt_length), jnp.int32),
                 self._array((prompts,), jnp.int32),
@@ -284,19 +299,21 @@ class _Step:
                 compute_dtype=jnp.dtype(what.compute_dtype),
                 reference_weight=0.0,
             )
-        return self._compiled("sample", lowered, trips=(decoded, what.sequences / decoded))
+        trips = (decoded, what.sequences / decoded)
+        return self._compiled("sample", lowered, self.programs.sampling_params, trips)
 
     def score(self) -> Program:
         """Log-probabilities (and values) of the samples under fixed parameters."""
         with jax.set_mesh(self.mesh):
             lowered = self.programs.lower_scorer(self.params, self._experience())
-        return self._compiled("score", lowered)
+        return self._compiled("score", lowered, self.params)
 
     def update(self) -> Program:
         """One optimiser update on the whole batch."""
         with jax.set_mesh(self.mesh):
             lowered = self.programs.lower_update(self._batch(), self.key)
-        return self._compiled("update", lowered, optimizer=True)
+        state = self.programs.abstract_state
+        return self._compiled("update", lowered, (state.params, state.optimizer))
 
     def _array(self, shape, dtype):
         sharding = mesh_lib.batch_sharding(self.mesh, shape[0])
@@ -325,7 +342,8 @@ class _Step:
         _, batch, _ = jax.eval_shape(self.algorithm.prepare, state, self._experience(), key)
         return jax.tree.map(lambda x: self._array(x.shape, x.dtype), batch)
 
-    def _compiled(self, name, lowered, *, optimizer=False, trips=(1.0,)) -> Program | TooLarge:
+    def _compiled(self, name, lowered, given, trips=(1.0,)) -> Program | TooLarge:
+        """Compiles a program whose arguments are a batch and `given`, part of the run's state."""
         begun = time.monotonic()
         try:
             compiled = lowered.compile()
@@ -336,14 +354,14 @@ class _Step:
             return TooLarge(name, float(sizes[1]) * 2**30, float(sizes[2]) * 2**30)
         memory = compiled.memory_analysis()
         state = self.programs.abstract_state
-        parameters = _bytes_each(state.params)
-        moments = _bytes_each(state.optimizer) if optimizer else 0
+        given = bytes_of_a_device(given)
+        parameters, moments = bytes_of_a_device(state.params), bytes_of_a_device(state.optimizer)
         # What is overwritten in place is an argument and a result, and is held once.
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        others = memory.argument_size_in_bytes - parameters - moments + max(results, 0)
+        others = memory.argument_size_in_bytes - given + max(results, 0)
         return Program(
             name=name,
-            parameters=parameters,
+            parameters=parameters + (given if name == "sample" and self._converts else 0),
             optimizer=moments,
             batch=max(others, 0),
             temporary=memory.temp_size_in_bytes,
@@ -366,13 +384,6 @@ def _costs(compiled, name, trips) -> dict[str, program_costs.Costs] | None:
     # Decoding is the one loop whose end the data decide.
     prefill = program_costs.measure(text, unknown_trips=(0.0,))
     return {"prefill": prefill, "decode": costs - prefill}
-
-
-def _bytes_each(tree) -> int:
-    """Bytes of a sharded tree on one device."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
 
 
 # --- Meshes, ranked without compiling -------------------------------------------------------------

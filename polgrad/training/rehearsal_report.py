@@ -46,7 +46,8 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
 def _one(what: Rehearsal, where: Slice, sizes: dict[str, int]) -> bool:
     print(f"\nmesh {_mesh(sizes)}")
     fits = True
-    for program in rehearsal.rehearse(what, rehearsal.make_mesh(where, sizes)):
+    memory = where.chip and where.chip.memory
+    for program in rehearsal.rehearse(what, rehearsal.make_mesh(where, sizes), memory):
         if isinstance(program, TooLarge):
             fits = False
             print(

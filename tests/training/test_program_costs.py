@@ -181,3 +181,50 @@ def test_other_custom_calls_move_what_they_are_given():
     costs = program_costs.measure(KERNEL.replace("splash", "other"))
     assert costs.flops == 0.0
     assert costs.bytes == 3 * 2 * 1024 * 64 * 2 * 6 + 4
+
+
+# A fusion that takes one layer of a stack through another fusion, and one that writes rows in place.
+IN_PLACE = """
+%layer (stack: f32[50,8,16], i: s32[]) -> f32[8,16] {
+  %stack = f32[50,8,16]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %cut = f32[1,8,16]{2,1,0} dynamic-slice(%stack, %i, %zero, %zero), dynamic_slice_sizes={1,8,16}
+  ROOT %flat = f32[8,16]{1,0} bitcast(%cut)
+}
+%product (x: f32[4,8], weights: f32[50,8,16], j: s32[]) -> f32[4,16] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %weights = f32[50,8,16]{2,1,0} parameter(1)
+  %j = s32[] parameter(2)
+  %same = f32[50,8,16]{2,1,0} bitcast(%weights)
+  %w = f32[8,16]{1,0} fusion(%same, %j), kind=kLoop, calls=%layer
+  ROOT %dot = f32[4,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+%rows (cache: f32[64,16], places: s32[4,1], new: f32[4,16]) -> (f32[64,16], f32[4,16]) {
+  %cache = f32[64,16]{1,0} parameter(0)
+  %places = s32[4,1]{1,0} parameter(1)
+  %new = f32[4,16]{1,0} parameter(2)
+  %put = f32[64,16]{1,0} scatter(%cache, %places, %new), to_apply=%last
+  ROOT %both = (f32[64,16], f32[4,16]) tuple(%put, %new)
+}
+ENTRY %main (a: f32[4,8], b: f32[50,8,16], c: s32[], d: f32[64,16], e: s32[4,1]) -> (f32[64,16], f32[4,16]) {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = f32[50,8,16]{2,1,0} parameter(1)
+  %c = s32[] parameter(2)
+  %d = f32[64,16]{1,0} parameter(3)
+  %e = s32[4,1]{1,0} parameter(4)
+  %r = f32[4,16]{1,0} fusion(%a, %b, %c), kind=kOutput, calls=%product
+  ROOT %out = (f32[64,16], f32[4,16]) fusion(%d, %e, %r), kind=kLoop, calls=%rows
+}
+"""
+
+
+def test_what_is_cut_from_or_changed_in_place_moves_alone():
+    costs = program_costs.measure(IN_PLACE)
+    product = 4 * 8 + 8 * 16 + 1 + 4 * 16
+    rows = 4 + 4 * 16 + 4 * 16  # places and rows read, rows written; handed on, they are not
+    assert costs.bytes == 4 * (product + rows)
+    alone = program_costs.measure(
+        IN_PLACE.replace("fusion(%d, %e, %r), kind=kLoop, calls=%rows", "scatter(%d, %e, %r)")
+    )
+    assert alone.bytes == 4 * (product + 2 * 4 * 16)

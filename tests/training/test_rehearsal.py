@@ -38,7 +38,9 @@ def test_programs_hold_what_the_run_holds_and_do_what_it_does():
     # A quarter each, but for norms, which tensor parallelism keeps whole.
     assert 1.0 <= update.parameters / (4 * count() / 4) < 1.1
     assert 2.0 <= update.optimizer / update.parameters < 2.01
-    assert sample.optimizer == 0 and sample.parameters == update.parameters
+    # The sampler has its own copy in bfloat16, split in the same way.
+    assert sample.optimizer == update.optimizer
+    assert 1.5 <= sample.parameters / update.parameters < 1.6
     assert update.temporary > update.parameters  # the gradient, among others
     # Two passes forward (one is repeated backward), two backward; products with the embedding
     # are the head's, over completions alone.
