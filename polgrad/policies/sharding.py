@@ -24,7 +24,7 @@ def auto_axes() -> dict[str, int]:
 
 def batch_parts(batch: int) -> int:
     """Over how many devices a batch of this size is split; 1 where it does not divide."""
-    parts = _batch_size()
+    parts = batch_devices()
     return 1 if batch % parts else parts
 
 
@@ -40,7 +40,7 @@ def shard_batch(x: Float[Array, "B ..."], *, axis: int = 0) -> Float[Array, "B .
         `data` and `fsdp` axes, nothing is asked.
     """
     axes = _batch_axes()
-    if not axes or x.shape[axis] % _batch_size():
+    if not axes or x.shape[axis] % batch_devices():
         return x
     # What the other dimensions do is left to the partitioner.
     free = [PartitionSpec.UNCONSTRAINED] * x.ndim
@@ -67,7 +67,8 @@ def _batch_axes() -> tuple[str, ...]:
     return tuple(name for name in BATCH_AXES if name in auto_axes())
 
 
-def _batch_size() -> int:
+def batch_devices() -> int:
+    """Over how many devices batches are split."""
     return math.prod(auto_axes()[name] for name in _batch_axes())
 
 

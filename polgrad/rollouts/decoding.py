@@ -12,12 +12,12 @@ from polgrad.policies.decoder import Rounded, round_matrix
 from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.heads import CappedHead, matrix_and_cap
 from polgrad.policies.network import Network
-from polgrad.policies.sharding import shard_batch
+from polgrad.policies.sharding import batch_devices, shard_batch
 from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
 from polgrad.rollouts.types import Rollout
 
-# Prompts are prefilled in chunks of about this many tokens: activations stay bounded, and a chunk
-# is still large enough to keep any device busy.
+# Prompts are prefilled in chunks of about this many tokens a device: activations stay bounded, and a
+# chunk is still large enough to keep any device busy.
 _PREFILL_TOKENS = 8192
 
 
@@ -199,9 +199,10 @@ def place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:
 
 def _prefill(sampler: Sampler, prompts, lengths, keys):
     """All prompts, once each: caches `[layers, M, P, ...]`, first tokens and logp `[M, G]`."""
-    count, width = prompts.shape
-    chunks = -(-count * width // _PREFILL_TOKENS)
-    size = -(-count // chunks)
+    (count, width), devices = prompts.shape, batch_devices()
+    chunks = -(-count * width // (_PREFILL_TOKENS * devices))
+    # As many prompts on each device: what does not divide would be read whole by all of them.
+    size = -(-count // (chunks * devices)) * devices
     if size == count:
         return sampler.prefill(prompts, lengths, keys)
     chunks = -(-count // size)

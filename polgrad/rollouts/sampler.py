@@ -14,12 +14,23 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from polgrad.policies.decoder import Weights
 from polgrad.policies.network import Network
+from polgrad.policies.sharding import batch_devices
 from polgrad.rollouts.decoding import Sampler, assemble, check, first_tokens, make_sampler, place
 from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
 
-# Decoding reads all weights once a step: more slots cost little until arithmetic dominates.
+# A device reads all weights once a step: more slots cost little until arithmetic dominates.
 _DEFAULT_SLOTS = 128
+
+
+def default_slots(samples: int) -> int:
+    """Rows decoded together where nothing else is said: all samples, up to 128 a device.
+
+    At least 2, and as many on each device of the entered mesh: rows that do not divide would all be
+    decoded by all of them.
+    """
+    devices = batch_devices()
+    return max(2, -(-min(samples, _DEFAULT_SLOTS * devices) // devices) * devices)
 
 
 class _State(NamedTuple):
@@ -207,7 +218,7 @@ def generate(
         sampling: lengths, temperature, filters, stop tokens; static.
         group_size: `G`, samples of each prompt, at least 1; static.
         slots: rows decoded together, at least 2 (a matrix product of one row takes another path
-            and rounds differently); by default all samples, up to 128; static.
+            and rounds differently); by default `default_slots`; static.
         compute_dtype: of activations, cache and head products (summed in float32); static.
         reference_params: parameters of the reference policy, of the same network.
         reference_weight: `w` in [0, 1], the reference's share of the mixture: 0 is exactly the
@@ -242,7 +253,7 @@ def generate(
         weights=weights,
     )
     if slots is None:
-        slots = max(2, min(prompts.shape[0] * group_size, _DEFAULT_SLOTS))
+        slots = default_slots(prompts.shape[0] * group_size)
     if slots < 2:
         raise ValueError(f"slots is {slots}; expected at least 2")
     rollout, _ = _generate(

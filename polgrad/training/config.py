@@ -66,7 +66,7 @@ class Rollouts:
       top_k: refused in training (the trainer scores the full distribution); see `sample`.
       top_p: refused in training.
       min_p: refused in training.
-      slots: sequences decoded at once; all of them when left out.
+      slots: sequences decoded at once; when left out all of them, up to 128 a device.
       stop: characters that end a completion, besides the policy's own stop tokens: any token
         that holds one ends it, and is not part of its text.
       weights: `"int8"` samples with matrices rounded to eight bits, which halves what decoding reads

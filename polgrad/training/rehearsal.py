@@ -62,7 +62,7 @@ class Rehearsal:
       length: tokens of a sequence, prompt and completion.
       prompt_length: of them the prompt's.
       group_size: samples of a prompt.
-      slots: sequences that are decoded at once; all of them when left out.
+      slots: sequences that are decoded at once; when left out all of them, up to 128 a device.
       micro_batches: parts an update is accumulated from.
       remat: what the backward pass recomputes: "none", "dots" or "full".
       attention: "auto", "xla", "splash" (TPU) or "cudnn" (NVIDIA GPU).
@@ -281,10 +281,10 @@ class _Step:
         """Prefill of every prompt and decoding of all samples, as `rollouts.generate` has it."""
         what = self.what
         prompts = what.sequences // what.group_size
-        slots = what.slots or min(what.sequences, 128)
-        # All samples run to the end, and each refills a slot once.
-        decoded = self.tokens * math.ceil(what.sequences / slots)
         with jax.set_mesh(self.mesh):
+            slots = what.slots or sampler.default_slots(what.sequences)
+            # All samples run to the end, and each refills a slot once.
+            decoded = self.tokens * math.ceil(what.sequences / slots)
             lowered = sampler._generate.lower(
                 self.network,
                 self.programs.sampling_params,

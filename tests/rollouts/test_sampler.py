@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from scipy import stats
 
 from polgrad.policies import TransformerConfig, TransformerNetwork
 from polgrad.policies.decoder import restore, round_matrix
 from polgrad.policies.distributions import geometric_mixture, log_probs
 from polgrad.rollouts import Rollout, Sampling, generate, pad_prompts
+from polgrad.rollouts import sampler as sampler_module
 from polgrad.rollouts.sampler import _generate
 
 KEY = jax.random.key(11)
@@ -406,3 +408,9 @@ def test_int8_needs_a_network_that_rounds(linear):
             linear.network, linear.params, tokens, lengths, IDS[:1], KEY,
             sampling=Sampling(max_tokens=2), weights="int8",
         )  # fmt: skip
+
+
+def test_slots_are_as_many_on_each_device():
+    assert [sampler_module.default_slots(n) for n in (1, 100, 1000)] == [2, 100, 128]
+    with jax.set_mesh(jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)):
+        assert [sampler_module.default_slots(n) for n in (1, 100, 2000)] == [8, 104, 1024]
