@@ -20,7 +20,7 @@ from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
 
 # A device reads all weights once a step: more slots cost little until arithmetic dominates.
-_DEFAULT_SLOTS = 128
+DEFAULT_SLOTS = 128
 
 
 def default_slots(samples: int) -> int:
@@ -30,7 +30,7 @@ def default_slots(samples: int) -> int:
     decoded by all of them.
     """
     devices = batch_devices()
-    return max(2, -(-min(samples, _DEFAULT_SLOTS * devices) // devices) * devices)
+    return max(2, -(-min(samples, DEFAULT_SLOTS * devices) // devices) * devices)
 
 
 class _State(NamedTuple):

@@ -395,7 +395,7 @@ class Candidate(NamedTuple):
     Attributes:
       sizes: by axis.
       held: bytes on a device during the update.
-      seconds: of the update, by its slowest part.
+      seconds: of decoding and the update, each by its slowest part.
     """
 
     sizes: dict[str, int]
@@ -408,7 +408,9 @@ def candidates(what: Rehearsal, where: Slice) -> list[Candidate]:
 
     Parameters, gradients and both moments are split over fsdp and tensor; activations of a
     micro-batch over data and fsdp, kept once a layer; each layer's parameters are gathered over
-    fsdp three times a micro-batch, and its activations summed over tensor four times.
+    fsdp three times a micro-batch, and its activations summed over tensor four times. For every
+    token, decoding reads the weights of a device and half of a full cache, and gathers weights
+    that are too large to be gathered before it (`sampling_weights`).
     """
     network = TransformerNetwork(shapes.find(what.policy))
     config, chip = network.config, where.chip or CHIPS["v5e"]
@@ -434,6 +436,19 @@ def candidates(what: Rehearsal, where: Slice) -> list[Candidate]:
         )
         reduced = 2 * 4 * count / (fsdp * tensor) * (data > 1)
         seconds = max(arithmetic, (gathered + summed + reduced) / chip.interconnect)
+        seconds += _decoding(what, config, count, chip, data * fsdp, fsdp, tensor)
         sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
         found.append(Candidate(sizes, held, seconds))
     return sorted(found, key=lambda c: (c.held > 0.9 * chip.memory, c.seconds, c.held))
+
+
+def _decoding(what, config, count, chip, parts: int, fsdp: int, tensor: int) -> float:
+    """Seconds that decoding all samples is estimated to take, with the batch in so many parts."""
+    slots = what.slots or min(what.sequences, sampler.DEFAULT_SLOTS * parts)
+    steps = (what.length - what.prompt_length) * math.ceil(what.sequences / slots)
+    weights = 2 * count / tensor
+    whole = fsdp == 1 or what.gather == "always"
+    whole |= what.gather == "auto" and weights <= sampling_weights.SHARE * chip.memory
+    cache = 4 * config.layers * config.kv_heads * config.head_dim * what.length / 2
+    read = weights + math.ceil(slots / parts) * cache / tensor
+    return steps * max(read / chip.bandwidth, 0.0 if whole else weights / chip.interconnect)

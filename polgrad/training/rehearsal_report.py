@@ -37,8 +37,8 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
     if mesh and not found[0] and where.chip and ranked:
         best = ranked[0]
         print(
-            f"\ntry --mesh {_mesh(best.sizes)} (about {_size(best.held)} and {best.seconds:.1f} s an "
-            "update, by rules of thumb); more micro-batches, or remat full, shrink what is temporary"
+            f"\ntry --mesh {_mesh(best.sizes)} (about {_size(best.held)} and {best.seconds:.1f} s for "
+            "decoding and the update, by rules of thumb); more micro-batches, or remat full, shrink what is temporary"
         )
     return any(found)
 

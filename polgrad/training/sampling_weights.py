@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Gather = Literal["auto", "always", "never"]
 
 # Of a device's memory, for weights that "auto" gathers: caches and the optimiser need the rest.
-_SHARE = 1 / 3
+SHARE = 1 / 3
 
 
 def layout(
@@ -48,7 +48,7 @@ def layout(
 
     whole = all_held(True)
     if gather == "auto":
-        fits = memory is not None and bytes_of_a_device(whole) <= _SHARE * memory
+        fits = memory is not None and bytes_of_a_device(whole) <= SHARE * memory
         return whole if fits else all_held(False)
     return whole if gather == "always" else all_held(False)
 

@@ -78,6 +78,9 @@ def test_meshes_are_ranked_by_what_fits_and_then_by_time():
     assert fits == sorted(fits, reverse=True) and fits[0]
     fast = [c.seconds for c, good in zip(ranked, fits) if good]
     assert fast == sorted(fast)
+    # Half of the weights a device, half of the time that reading them for every token takes.
+    tensor = [next(c for c in ranked if c.sizes["tensor"] == n) for n in (4, 8)]
+    assert ranked[0] == tensor[1] and tensor[1].seconds < 0.8 * tensor[0].seconds
     for candidate in ranked:
         assert math.prod(candidate.sizes.values()) == 64
         assert 8 % candidate.sizes["tensor"] == 0
