@@ -25,6 +25,8 @@ from polgrad.policies.sharding import BATCH_AXES, HEAD_AXIS, auto_axes
 SETTINGS = ("auto", "xla", "cudnn", "splash")
 _PLATFORMS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 _DTYPES = {"splash": ("bfloat16", "float32"), "cudnn": ("bfloat16", "float16")}
+# cuDNN's flash attention needs GPUs of this generation or later: not a T4 or V100.
+_AMPERE = (8, 0)
 # Rows below this many tokens are left to XLA: a kernel would pad them to as many.
 _SHORT = 128
 # A block of the TPU kernel is a multiple of its 128 lanes; large ones run best.
@@ -110,11 +112,22 @@ def _obstacle(kernel, platform, dtype, head_dim, cap) -> str | None:
         return f"takes a compute dtype of {' or '.join(_DTYPES[kernel])}, but it is {dtype}"
     if kernel == "splash":
         return None
+    older = [c for c in map(_capability, jax.local_devices()) if c < _AMPERE]
+    if older:
+        return (
+            f"takes compute capability 8.0 or later, but a GPU here has {older[0][0]}.{older[0][1]}"
+        )
     if cap is not None:
         return f"has no cap on attention scores, but the policy's attention_cap is {cap}"
     if head_dim % 8 or head_dim > 128:
         return f"takes a head_dim that 8 divides, up to 128, but it is {head_dim}"
     return None
+
+
+def _capability(device) -> tuple[int, ...]:
+    """Compute capability of an NVIDIA GPU; of any other device, that the kernel has all it needs."""
+    told = getattr(device, "compute_capability", None) if device.platform == "gpu" else None
+    return tuple(map(int, told.split("."))) if told else _AMPERE
 
 
 def cudnn(query, key, value, local, rows: Rows, *, window=None, scalar=None):

@@ -235,6 +235,20 @@ def test_a_kernel_that_cannot_work_is_refused(setting, platform, changes, match)
         attention_kernels.choose(setting, platform=platform, **{**KERNEL, **changes})
 
 
+class Card(NamedTuple):
+    compute_capability: str
+    platform: str = "gpu"
+
+
+@pytest.mark.parametrize(("card", "kernel"), [("7.5", "xla"), ("8.0", "cudnn"), ("12.0", "cudnn")])
+def test_older_cards_are_left_to_xla(monkeypatch, card, kernel):
+    monkeypatch.setattr(jax, "local_devices", lambda: [Card(card)])
+    assert attention_kernels.choose("auto", platform="gpu", **KERNEL) == kernel
+    if kernel == "xla":
+        with pytest.raises(ValueError, match="compute capability 8.0 or later, but .* has 7.5"):
+            attention_kernels.choose("cudnn", platform="gpu", **KERNEL)
+
+
 class OldDevice(NamedTuple):
     device_kind: str  # all that JAX 0.10.0 tells
 
