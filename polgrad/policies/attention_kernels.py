@@ -12,6 +12,7 @@ row (not a head) is kept, and its gradient, which nobody reads, made.
 
 import functools
 import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -25,8 +26,6 @@ from polgrad.policies.sharding import BATCH_AXES, HEAD_AXIS, auto_axes
 SETTINGS = ("auto", "xla", "cudnn", "splash")
 _PLATFORMS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 _DTYPES = {"splash": ("bfloat16", "float32"), "cudnn": ("bfloat16", "float16")}
-# cuDNN's flash attention needs GPUs of this generation or later: not a T4 or V100.
-_AMPERE = (8, 0)
 # Rows below this many tokens are left to XLA: a kernel would pad them to as many.
 _SHORT = 128
 # A block of the TPU kernel is a multiple of its 128 lanes; large ones run best.
@@ -112,11 +111,9 @@ def _obstacle(kernel, platform, dtype, head_dim, cap) -> str | None:
         return f"takes a compute dtype of {' or '.join(_DTYPES[kernel])}, but it is {dtype}"
     if kernel == "splash":
         return None
-    older = [c for c in map(_capability, jax.local_devices()) if c < _AMPERE]
-    if older:
-        return (
-            f"takes compute capability 8.0 or later, but a GPU here has {older[0][0]}.{older[0][1]}"
-        )
+    unable = [c for c in map(_capability, jax.local_devices()) if not _is_ampere(c)]
+    if unable:
+        return f"takes compute capability 8.0 or later, but a GPU here has {unable[0]}"
     if cap is not None:
         return f"has no cap on attention scores, but the policy's attention_cap is {cap}"
     if head_dim % 8 or head_dim > 128:
@@ -124,10 +121,14 @@ def _obstacle(kernel, platform, dtype, head_dim, cap) -> str | None:
     return None
 
 
-def _capability(device) -> tuple[int, ...]:
-    """Compute capability of an NVIDIA GPU; of any other device, that the kernel has all it needs."""
-    told = getattr(device, "compute_capability", None) if device.platform == "gpu" else None
-    return tuple(map(int, told.split("."))) if told else _AMPERE
+def _capability(device) -> str | None:
+    """What a GPU says it can do, NVIDIA's a number; None for any other device."""
+    return getattr(device, "compute_capability", None) if device.platform == "gpu" else None
+
+
+def _is_ampere(capability: str | None) -> bool:
+    """Whether a GPU is of the generation that cuDNN's flash attention needs: no T4, V100 or AMD's."""
+    return capability is None or bool(re.fullmatch(r"([89]|\d\d+)\.\d+", capability))
 
 
 def cudnn(query, key, value, local, rows: Rows, *, window=None, scalar=None):

@@ -240,12 +240,14 @@ class Card(NamedTuple):
     platform: str = "gpu"
 
 
-@pytest.mark.parametrize(("card", "kernel"), [("7.5", "xla"), ("8.0", "cudnn"), ("12.0", "cudnn")])
+@pytest.mark.parametrize(
+    ("card", "kernel"), [("7.5", "xla"), ("8.0", "cudnn"), ("12.0", "cudnn"), ("gfx942", "xla")]
+)
 def test_older_cards_are_left_to_xla(monkeypatch, card, kernel):
     monkeypatch.setattr(jax, "local_devices", lambda: [Card(card)])
     assert attention_kernels.choose("auto", platform="gpu", **KERNEL) == kernel
     if kernel == "xla":
-        with pytest.raises(ValueError, match="compute capability 8.0 or later, but .* has 7.5"):
+        with pytest.raises(ValueError, match=f"compute capability 8.0 or later, but .* has {card}"):
             attention_kernels.choose("cudnn", platform="gpu", **KERNEL)
 
 
