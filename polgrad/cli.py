@@ -426,6 +426,8 @@ def _compile(arguments: list[str]) -> int:
     if _value(arguments, "--topology") not in (None, "local"):
         # Where libtpu is installed and no TPU is, jax would look for one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        # Reading a program back that jaxlib does not know is told in a line, not in a trace of C++.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from polgrad.training import rehearsal, rehearsal_report
 
     schema = dataclasses.make_dataclass(
