@@ -15,7 +15,7 @@ from flax import nnx
 from polgrad.policies import attention_kernels
 from polgrad.policies.attention import attention, in_window, local_layers, rotary_tables, rotate
 from polgrad.policies.attention_kernels import Rows
-from polgrad.policies.sharding import shard_batch
+from polgrad.policies.sharding import over_batch, shard_batch
 
 SCALE = 0.02
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
@@ -299,20 +299,24 @@ class Transformer(nnx.Module):
     def decode(self, tokens, positions, cache, dtype):
         """See `TransformerNetwork.decode`."""
         rotary = rotary_tables(positions[:, None], self.config, dtype)
-        rows = jnp.arange(tokens.shape[0])
         index = jnp.arange(cache["key"].shape[2])
         visible = (index <= positions[:, None])[:, None, None, :]
         places = (positions[:, None], index[None])
         merge, layers = self.blocks()
+
+        def write(leaf, new, positions, number):
+            rows = jnp.arange(positions.shape[0])
+            new = new[:, 0].astype(leaf.dtype)
+            return leaf.at[number, rows, positions].set(new, mode="drop")
+
+        write = over_batch(write, tokens.shape[0], (1, 0, 0, None), 1)
 
         def layer(carry, inputs):
             (x, cache), (params, number, local) = carry, inputs
 
             def attend(query, key, value):
                 after = {
-                    name: cache[name]
-                    .at[number, rows, positions]
-                    .set(new[:, 0].astype(cache[name].dtype), mode="drop")
+                    name: write(cache[name], new, positions, number)
                     for name, new in (("key", key), ("value", value))
                 }
                 seen = jax.tree.map(lambda leaf: leaf[number].astype(dtype), after)

@@ -4,6 +4,7 @@ Outside a mesh nothing is asked, and every function here returns what it was giv
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -46,6 +47,33 @@ def shard_batch(x: Float[Array, "B ..."], *, axis: int = 0) -> Float[Array, "B .
     free = [PartitionSpec.UNCONSTRAINED] * x.ndim
     free[axis] = axes
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*free))
+
+
+def over_batch(function: Callable, batch: int, in_axes: Sequence[int | None], out_axis: int):
+    """`function` of arrays, run by every device on its own part of the batch.
+
+    For what a row does to itself alone, which the partitioner does not see of indices.
+
+    Args:
+        function: of arrays, to one array.
+        batch: size of the batch; where the devices do not divide it, `function` itself is returned.
+        in_axes: the batch's dimension in each argument, None in one that has none.
+        out_axis: and in the result.
+    """
+    if batch_parts(batch) == 1:
+        return function
+    axes = _batch_axes()
+
+    def spec(axis):
+        return PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, axes)
+
+    return jax.shard_map(
+        function,
+        in_specs=tuple(map(spec, in_axes)),
+        out_specs=spec(out_axis),
+        axis_names=set(axes),
+        check_vma=False,
+    )
 
 
 def whole_rows(matrix: Float[Array, "D V"]) -> Float[Array, "D V"]:

@@ -197,6 +197,19 @@ def place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:
     )
 
 
+def take(cache: PyTree, row: Int[Array, ""]) -> PyTree:
+    """One batch row of a cache, leaves `[layers, 1, ...]`."""
+
+    def of_leaf(leaf):
+        if batch_devices() == 1:
+            return jax.lax.dynamic_slice_in_dim(leaf, row, 1, axis=1)
+        # Cut out at an index, the row would be made by gathering all of them.
+        here = jnp.arange(leaf.shape[1]).reshape(-1, *(1,) * (leaf.ndim - 2)) == row
+        return jnp.where(here, leaf, 0).sum(axis=1, keepdims=True, dtype=leaf.dtype)
+
+    return jax.tree.map(of_leaf, cache)
+
+
 def _prefill(sampler: Sampler, prompts, lengths, keys):
     """All prompts, once each: caches `[layers, M, P, ...]`, first tokens and logp `[M, G]`."""
     (count, width), devices = prompts.shape, batch_devices()

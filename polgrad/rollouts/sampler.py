@@ -15,7 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 from polgrad.policies.decoder import Weights
 from polgrad.policies.network import Network
 from polgrad.policies.sharding import batch_devices
-from polgrad.rollouts.decoding import Sampler, assemble, check, first_tokens, make_sampler, place
+from polgrad.rollouts.decoding import (
+    Sampler,
+    assemble,
+    check,
+    first_tokens,
+    make_sampler,
+    place,
+    take,
+)
 from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
 
@@ -62,10 +70,7 @@ def _refill(state: _State, prompt_caches, queue, queued, group_size) -> _State:
         caches, row, waiting = carry
         slot = jnp.argmax(row == empty).astype(jnp.int32)
         new = queue[waiting]
-        rows = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, new // group_size, 1, axis=1),
-            prompt_caches,
-        )
+        rows = take(prompt_caches, new // group_size)
         return place(caches, rows, slot), row.at[slot].set(new), waiting + 1
 
     caches, row, waiting = jax.lax.while_loop(

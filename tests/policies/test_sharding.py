@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from polgrad.policies import sharding
 from polgrad.training import mesh as mesh_lib
+from polgrad.training import program_costs
 
 
 def test_shard_batch_asks_for_nothing_outside_a_mesh():
@@ -46,3 +47,27 @@ def test_axes_that_somebody_else_handles_are_left_alone():
     x = jnp.arange(16.0).reshape(8, 2)
     out = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=spec, out_specs=spec))(x)
     np.testing.assert_array_equal(out, x)
+
+
+def test_rows_are_written_where_they_lie():
+    mesh = mesh_lib.make({"data": 2, "fsdp": 2, "tensor": 2})
+
+    def write(leaf, new, places):
+        return leaf.at[:, jnp.arange(places.shape[0]), places].set(new)
+
+    leaf, new = jnp.zeros((3, 8, 5, 2)), jnp.arange(16.0).reshape(8, 2)
+    places = jnp.array([4, 0, 1, 9, 2, 2, 3, 0])  # one is outside: it is dropped
+    expected = write(leaf, new, places)
+    assert sharding.over_batch(write, 8, (1, 0, 0), 1) is write
+
+    def run(leaf, new, places):
+        return sharding.over_batch(write, 8, (1, 0, 0), 1)(leaf, new, places)
+
+    batch = PartitionSpec(("data", "fsdp"))
+    specs = PartitionSpec(None, ("data", "fsdp"), None, "tensor"), batch, batch
+    with jax.set_mesh(mesh):
+        shardings = tuple(NamedSharding(mesh, s) for s in specs)
+        program = jax.jit(run, in_shardings=shardings).lower(leaf, new, places).compile()
+        assert sharding.over_batch(write, 6, (1, 0, 0), 1) is write
+    np.testing.assert_array_equal(program(leaf, new, places), expected)
+    assert not program_costs.measure(program.as_text()).collectives

@@ -101,10 +101,12 @@ def test_the_same_is_sampled_and_no_step_gathers_weights(dtype):
     before, after = (sent_in_a_step(program.as_text()) for program in programs)
     matrices = 4 * (3 / 4) * CONFIG.layers * (4 * 16 * 16 + 3 * 16 * 24)
     assert before > 0.5 * matrices * (jnp.dtype(dtype).itemsize / 4)
-    assert after < 0.2 * before  # tokens and bookkeeping
+    assert after < 0.1 * before  # tokens and bookkeeping
 
 
 def sent_in_a_step(text):
-    """Bytes of one more run of the loop whose end the data decide."""
-    once, twice = (program_costs.measure(text, unknown_trips=(n,)).collectives for n in (1.0, 2.0))
+    """Bytes of one more run of the decoding loop, without slots that are refilled."""
+    once, twice = (
+        program_costs.measure(text, unknown_trips=(n, 0.0)).collectives for n in (1.0, 2.0)
+    )
     return sum(c.bytes for c in twice.values()) - sum(c.bytes for c in once.values())
