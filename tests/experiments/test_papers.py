@@ -15,7 +15,7 @@ RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
 
 
 # Compiling every one of their arms takes long: `make test-slow`.
-HEAVY = {"clip_cov", "disco", "dpo", "f_dpg", "nash_md", "nft", "topr"}
+HEAVY = {"clip_cov", "copg", "disco", "dpo", "f_dpg", "inpo", "nash_md", "nft", "sec", "topr"}
 
 
 @pytest.mark.parametrize(
