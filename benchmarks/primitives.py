@@ -1,6 +1,6 @@
 """What a primitive costs next to reading its inputs and writing its gradients once.
 
-    python benchmarks/primitives.py [NAME ...] [--repeats N]
+    python benchmarks/primitives.py [NAME ...] [--repeats N] [--topology v5e:2x2]
 
 Each function of arrays, its value and gradient in one jitted program, on float32 arguments of
 [512, 8192] (those with one axis: 2^22; those that compare all of a list with all of it: [524288, 8],
@@ -8,6 +8,9 @@ marked *). Subtracted: an empty jitted call. Divided by: the bytes of its argume
 (for what has no gradient: of its results) over the memory bandwidth, which is that of a copy of
 256 MiB in the same run: more than any cache holds. Memory that was freed is kept, as by polgrad's
 commands, so that neither side pays for pages that the system clears. Sorts are listed apart.
+
+With --topology nothing runs: each program is compiled for a TPU (polgrad[tpu-aot]), and the ratio is
+that of the bytes which it moves in the chip's memory to those of its arguments and gradients.
 """
 
 import argparse
@@ -25,7 +28,7 @@ import numpy as np
 
 from polgrad import _examples, _guarantees
 from polgrad._catalogue import Primitive
-from polgrad.training import host_memory
+from polgrad.training import host_memory, program_costs, rehearsal
 
 ENTRIES = 2**22
 ROOMS = ("masking", "selection", "diagnostics", "divergences", "advantages", "losses")
@@ -80,7 +83,7 @@ def program(primitive: Primitive, settings: dict, learned: tuple[str, ...]):
 
 
 class Cost(NamedTuple):
-    """What was measured of one primitive."""
+    """What was measured of one primitive, or what a chip's published bandwidth makes of it."""
 
     ratio: float
     milliseconds: float
@@ -89,8 +92,17 @@ class Cost(NamedTuple):
     name: str
 
 
-def measure(primitive: Primitive, bandwidth: float, empty: float, repeats: int) -> Cost:
-    """Compiles, on narrow lists if it needs memory for all pairs of a list, and times."""
+class Case(NamedTuple):
+    """A compiled primitive with its arguments and the bytes that it has to move at least."""
+
+    compiled: jax.stages.Compiled
+    arguments: tuple
+    size: int
+    name: str
+
+
+def prepare(primitive: Primitive, device: jax.Device | None = None) -> Case:
+    """Compiles for a device, on narrow lists if it needs memory for all pairs of a list."""
     learned = _guarantees.examine(primitive).reached if primitive.room == "losses" else ()
     for widest in widths(primitive):
         example = _examples.draw(
@@ -99,19 +111,48 @@ def measure(primitive: Primitive, bandwidth: float, empty: float, repeats: int) 
         call = program(primitive, example.settings, learned)
         numbers = {n: x for n, x in example.arrays.items() if n in learned}
         others = {n: x for n, x in example.arrays.items() if n not in learned}
-        compiled = call.lower(numbers, others).compile()
+        lowered = call.lower(*on(device, (numbers, others)))
         given = sum(x.nbytes for x in example.arrays.values())
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError:  # larger than the chip
+            if widest == 8:
+                raise
+            continue
         if compiled.memory_analysis().temp_size_in_bytes < 50 * given:
             break
-    numbers, others = jax.tree.map(jnp.asarray, (numbers, others))
-    taken = max(seconds(compiled, numbers, others, repeats=repeats) - empty, 1e-9)
     written = numbers if learned else jax.eval_shape(call, numbers, others)
     size = given + sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(written))
-    sorts = " sort(" in compiled.as_text()
-    ratio = taken * bandwidth / size
-    return Cost(
-        ratio, 1e3 * taken, size / taken / 1e9, sorts, primitive.name + " *" * (widest == 8)
+    return Case(compiled, (numbers, others), size, primitive.name + " *" * (widest == 8))
+
+
+def on(device, arguments):
+    """Arguments as they are, or as arrays of a described device."""
+    if device is None:
+        return arguments
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.asarray(x).dtype, sharding=sharding), arguments
     )
+
+
+def measure(case: Case, bandwidth: float, empty: float, repeats: int) -> Cost:
+    """Times a primitive."""
+    arguments = jax.tree.map(jnp.asarray, case.arguments)
+    taken = max(seconds(case.compiled, *arguments, repeats=repeats) - empty, 1e-9)
+    return cost(case, taken, bandwidth)
+
+
+def cost(case: Case, taken: float, bandwidth: float) -> Cost:
+    """What so many seconds are next to moving what has to be moved."""
+    sorts = " sort(" in case.compiled.as_text()
+    ratio = taken * bandwidth / case.size
+    return Cost(ratio, 1e3 * taken, case.size / taken / 1e9, sorts, case.name)
+
+
+def rehearse(case: Case, bandwidth: float) -> Cost:
+    """The time that a chip's memory takes, from the program's text."""
+    return cost(case, program_costs.measure(case.compiled.as_text()).bytes / bandwidth, bandwidth)
 
 
 def main() -> None:
@@ -119,7 +160,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of names; all when left out")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--topology", help="of TPUs to compile for, such as v5e:2x2")
     options = parser.parse_args()
+    chosen = [
+        p
+        for p in _guarantees.examinable()
+        if p.room in ROOMS and not p.name.startswith(LEFT_OUT)
+        if not options.names or p.name.startswith(tuple(options.names))
+    ]
+    if options.topology:
+        rehearse_all(chosen, options.topology)
+    else:
+        measure_all(chosen, options.repeats)
+
+
+def rehearse_all(chosen: list[Primitive], topology: str) -> None:
+    """Compiles for a TPU that need not be there."""
+    where = rehearsal.describe(topology)
+    print(f"{where.chip.name}: {where.chip.bandwidth / 1e9:.0f} GB/s", flush=True)
+    report(lambda p: rehearse(prepare(p, where.devices[0]), where.chip.bandwidth), chosen)
+
+
+def measure_all(chosen: list[Primitive], repeats: int) -> None:
+    """Times on this machine."""
     host_memory.keep()
     x = jnp.ones(2**26)
     copy = jax.jit(lambda x: x + 1.0)
@@ -128,22 +191,21 @@ def main() -> None:
     bandwidth = 2 * x.nbytes / (seconds(copy, x, repeats=9) - empty)
     device = jax.devices()[0].device_kind
     print(f"{device}: copy {bandwidth / 1e9:.1f} GB/s, empty {1e6 * empty:.0f} us", flush=True)
-    chosen = [
-        p
-        for p in _guarantees.examinable()
-        if p.room in ROOMS and not p.name.startswith(LEFT_OUT)
-        if not options.names or p.name.startswith(tuple(options.names))
-    ]
+    report(lambda p: measure(prepare(p), bandwidth, empty, repeats), chosen)
+    again = 2 * x.nbytes / (seconds(copy, x, repeats=9) - empty)
+    print(f"\ncopy at the end {again / 1e9:.1f} GB/s")
+
+
+def report(examine, chosen: list[Primitive]) -> None:
+    """Examines each primitive; a line for each, the most expensive first."""
     found = []
     for primitive in chosen:
-        found.append(measure(primitive, bandwidth, empty, options.repeats))
+        found.append(examine(primitive))
         print(found[-1].name, f"{found[-1].ratio:.2f}", file=sys.stderr, flush=True)
     for title, sorts in (("without a sort", False), ("with a sort", True)):
         print(f"\n{title:44} {'ratio':>6} {'ms':>8} {'GB/s':>6}")
-        for cost in sorted((c for c in found if c.sorts == sorts), reverse=True):
-            print(f"{cost.name:44} {cost.ratio:6.2f} {cost.milliseconds:8.2f} {cost.rate:6.1f}")
-    again = 2 * x.nbytes / (seconds(copy, x, repeats=9) - empty)
-    print(f"\ncopy at the end {again / 1e9:.1f} GB/s")
+        for c in sorted((c for c in found if c.sorts == sorts), reverse=True):
+            print(f"{c.name:44} {c.ratio:6.2f} {c.milliseconds:8.2f} {c.rate:6.1f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,19 @@ RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
 
 
 # Compiling every one of their arms takes long: `make test-slow`.
-HEAVY = {"clip_cov", "copg", "disco", "dpo", "f_dpg", "inpo", "nash_md", "nft", "sec", "topr"}
+HEAVY = {
+    "clip_cov",
+    "copg",
+    "disco",
+    "dpo",
+    "dpo_frontier",
+    "f_dpg",
+    "inpo",
+    "nash_md",
+    "nft",
+    "sec",
+    "topr",
+}
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,9 @@ def inputs(dtype):
     return hidden, head, targets, jax.random.normal(keys[3], (2, B, T), dtype)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 100, None])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(
+    ("chunk", "temperature"), [(1, 0.6), (3, 1.0), (7, 0.6), (100, 1.0), (None, 0.6)]
+)
 def test_value_and_gradient_equal_the_dense_form(chunk, temperature):
     with jax.enable_x64(True):
         hidden, head, targets, g = inputs(jnp.float64)
