@@ -7,7 +7,8 @@ Each function of arrays, its value and gradient in one jitted program, on float3
 marked *). Subtracted: an empty jitted call. Divided by: the bytes of its arguments and gradients
 (for what has no gradient: of its results) over the memory bandwidth, which is that of a copy of
 256 MiB in the same run: more than any cache holds. Memory that was freed is kept, as by polgrad's
-commands, so that neither side pays for pages that the system clears. Sorts are listed apart.
+commands; where a block needs fresh pages nevertheless, both sides pay for it, and the copy is at 4 to 8
+instead of 30 GB/s. Sorts are listed apart.
 
 With --topology nothing runs: each program is compiled for a TPU (polgrad[tpu-aot]), and the ratio is
 that of the bytes which it moves in the chip's memory to those of its arguments and gradients.
@@ -28,7 +29,7 @@ import numpy as np
 
 from polgrad import _examples, _guarantees
 from polgrad._catalogue import Primitive
-from polgrad.training import host_memory, program_costs, rehearsal
+from polgrad.training import host_memory
 
 ENTRIES = 2**22
 ROOMS = ("masking", "selection", "diagnostics", "divergences", "advantages", "losses")
@@ -152,6 +153,8 @@ def cost(case: Case, taken: float, bandwidth: float) -> Cost:
 
 def rehearse(case: Case, bandwidth: float) -> Cost:
     """The time that a chip's memory takes, from the program's text."""
+    from polgrad.training import program_costs
+
     return cost(case, program_costs.measure(case.compiled.as_text()).bytes / bandwidth, bandwidth)
 
 
@@ -176,6 +179,8 @@ def main() -> None:
 
 def rehearse_all(chosen: list[Primitive], topology: str) -> None:
     """Compiles for a TPU that need not be there."""
+    from polgrad.training import rehearsal
+
     where = rehearsal.describe(topology)
     print(f"{where.chip.name}: {where.chip.bandwidth / 1e9:.0f} GB/s", flush=True)
     report(lambda p: rehearse(prepare(p, where.devices[0]), where.chip.bandwidth), chosen)
