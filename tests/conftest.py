@@ -11,8 +11,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One thread a process: the arrays are tiny, and test workers share the machine.
 # Eight simulated devices, for the tests that shard; the others use the first.
 _FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=8"
-# Most of the time is compiling: programs this small need not be made fast.
-_FLAGS += " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
