@@ -38,7 +38,8 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
         best = ranked[0]
         print(
             f"\ntry --mesh {_mesh(best.sizes)} (about {_size(best.held)} and {best.seconds:.1f} s for "
-            "decoding and the update, by rules of thumb); more micro-batches, or remat full, shrink what is temporary"
+            "decoding and the update, by rules of thumb); more micro-batches, or remat full, shrink "
+            "what is temporary"
         )
     return any(found)
 
