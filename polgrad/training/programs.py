@@ -20,6 +20,10 @@ def make_programs(parts: Parts) -> "Programs":
     config = parts.config
     updates = config.steps * config.update.epochs * config.update.mini_batches
     rollouts = parts.algorithm.source == "rollouts"
+    # Processes that decided differently would run different programs, and wait for ever.
+    memories = parts.processes.gather(
+        "memory of the devices", lambda: sampling_weights.memory_of(parts.mesh)
+    )
     return Programs(
         parts.network,
         parts.algorithm,
@@ -40,6 +44,7 @@ def make_programs(parts: Parts) -> "Programs":
         share_prompts=config.update.share_prompts,
         gather=config.rollouts.gather,
         rounded=config.rollouts.weights == "int8",
+        memory=sampling_weights.smallest(memories),
         track_kl=config.track_kl,
         seed=config.seed,
     )
@@ -60,7 +65,7 @@ class Programs:
       share_prompts: read such a prompt once where that is possible (`scoring.sharing`).
       gather: hold the weights whole over `fsdp` while sampling (`sampling_weights.layout`).
       rounded: the sampler rounds the weights itself, from their own type.
-      memory: bytes of a device, for `gather="auto"`; those that it says it has when left out.
+      memory: bytes of a device, for `gather="auto"`; None where it is not known.
       track_kl: score rollouts under the initial policy even where the algorithm does not ask.
       seed: addresses the algorithm's first state.
     """
@@ -113,7 +118,7 @@ class Programs:
             mesh,
             dtype=None if rounded else jnp.dtype(scoring.compute_dtype),
             gather=gather,
-            memory=memory or sampling_weights.memory_of(mesh),
+            memory=memory,
         )
         self.for_sampling = sampling_weights.converter(
             self.abstract_state.params, self.sampling_params

@@ -216,7 +216,7 @@ def rehearse(
     Args:
       what: the step.
       mesh: the devices.
-      memory: bytes of one of them, for `gather="auto"`; asked of the device when left out.
+      memory: bytes of one of them, for `gather="auto"`; None where it is not known.
 
     Yields:
       Sampling (prefill and decoding), scoring where the algorithm needs it, and the update.

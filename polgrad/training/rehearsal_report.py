@@ -1,7 +1,7 @@
 """What `polgrad compile` prints."""
 
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import rehearsal
+from polgrad.training import rehearsal, sampling_weights
 from polgrad.training.program_costs import Costs
 from polgrad.training.rehearsal import Program, Rehearsal, Slice, TooLarge
 
@@ -47,8 +47,9 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
 def _one(what: Rehearsal, where: Slice, sizes: dict[str, int]) -> bool:
     print(f"\nmesh {_mesh(sizes)}")
     fits = True
-    memory = where.chip and where.chip.memory
-    for program in rehearsal.rehearse(what, rehearsal.make_mesh(where, sizes), memory):
+    devices = rehearsal.make_mesh(where, sizes)
+    memory = where.chip.memory if where.chip else sampling_weights.memory_of(devices)
+    for program in rehearsal.rehearse(what, devices, memory):
         if isinstance(program, TooLarge):
             fits = False
             print(

@@ -5,6 +5,7 @@ layer's matrices for every token; here both are done once, before a rollout.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -61,10 +62,14 @@ def bytes_of_a_device(tree: Any) -> int:
 
 
 def memory_of(mesh: Mesh) -> float | None:
-    """Bytes of a device of the mesh that programs may use; None where it does not say."""
-    here = [d for d in mesh.devices.flat if d in mesh.local_devices and d.platform != "cpu"]
-    stats = here[0].memory_stats() if here else None
-    return (stats or {}).get("bytes_limit")
+    """Bytes that programs may use on the smallest of this process's devices; None where not told."""
+    here = [d for d in mesh.local_devices if d.platform != "cpu"]
+    return smallest([(d.memory_stats() or {}).get("bytes_limit") for d in here])
+
+
+def smallest(memories: Sequence[float | None]) -> float | None:
+    """The least of several devices' or processes' memories; None where one is not known."""
+    return None if None in memories else min(memories, default=None)
 
 
 def same(params: Any, held: Any) -> bool:

@@ -60,6 +60,9 @@ def test_auto_gathers_what_takes_a_third_of_the_memory():
     assert layout(mesh, gather="auto", memory=3.0 * size - 3)["embed"].sharding != whole
     assert layout(mesh, gather="auto")["embed"].sharding != whole
     assert sampling_weights.memory_of(mesh) is None  # a CPU
+    # Of processes that were told different sizes, all go by the least.
+    assert sampling_weights.smallest([3.0, 2.0]) == 2.0
+    assert sampling_weights.smallest([3.0, None]) is None and sampling_weights.smallest([]) is None
 
 
 def test_nothing_is_copied_where_nothing_changes():
