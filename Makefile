@@ -41,8 +41,9 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not parity and not ray and not hosts and not colabs"
 
+# With programs compiled as users compile them, which `make test` does not wait for.
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	POLGRAD_TESTS_COMPILE=full $(BIN)/python -m pytest -m slow
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity

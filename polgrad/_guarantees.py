@@ -177,5 +177,6 @@ def _describe(x: np.ndarray, other: np.ndarray) -> str:
     values = np.unique(both)
     if values.size and np.allclose(values, values[0], rtol=1e-5, atol=1e-6):
         value = values[0]
-        return str(bool(value)) if both.dtype == bool else f"{value + 0.0:.4g}"
+        # To the accuracy at which values count as one: how much less than 1e-6 differs by compiler.
+        return str(bool(value)) if both.dtype == bool else f"{np.round(value, 6) + 0.0:.4g}"
     return "True or False" if both.dtype == bool else "finite"
