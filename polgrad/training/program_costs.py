@@ -26,8 +26,12 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2} 
 # These move nothing by themselves.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id"}
 _FREE |= {"after-all", "copy-done", "slice-done", "opt-barrier", "while", "conditional", "call"}
+_FREE |= {"async-start"}  # whose computation is visited
 _CUTS = ("dynamic-slice", "gather", "slice")
 _PUTS = ("dynamic-update-slice", "scatter")
+_FETCHES = ("copy-start", "slice-start")
+# Their operands stand in their results, too.
+_BEGINNINGS = ("all-gather-start", "collective-permute-start")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -171,9 +175,15 @@ def _arrays(kind: str) -> list[tuple[str, tuple[int, ...]]]:
 
 def _size(kind: str) -> float:
     """Bytes in the device's memory; what XLA keeps on the chip (space 1) is not there."""
-    if "S(1)" in kind and not kind.startswith("("):
-        return 0.0
-    return float(sum(_BYTES.get(d, 1) * math.prod(s) for d, s in _arrays(kind)))
+    return sum(_whole(part) for part in _parts(kind) if "S(1)" not in part)
+
+
+def _parts(kind: str) -> list[str]:
+    """The types of a tuple, those in tuples inside of it too, or the one type that it is."""
+    if not kind.startswith("("):
+        return [kind]
+    # Layouts have parentheses of their own, within braces; arrays begin behind a bracket or comma.
+    return re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", kind)
 
 
 def _called(op: _Op, name: str) -> str | None:
@@ -282,17 +292,29 @@ def _traffic(program: _Program, op: _Op, ops) -> float:
         return 2.0 * _size(op.type)
     if op.code in _PUTS:
         return 2.0 * _size(ops[_put(op)].type)
+    if op.code in _FETCHES:
+        return _fetched(op)
+    if op.code in _BEGINNINGS:
+        return _size(op.type)
     inner = program.computations.get(_called(op, "calls") or "") if op.code == "fusion" else None
     given = [(place, ops[name].type) for place, name in enumerate(op.operands) if name in ops]
     if inner is None:
         read, written = sum(_size(kind) for _, kind in given), _size(op.type)
     else:
         read = sum(min(_read(program, inner, place), _size(kind)) for place, kind in given)
-        written = _written(program, inner, next(o for o in inner.values() if o.root))
+        root = next(o for o in inner.values() if o.root)
+        written = _written(program, inner, root, _parts(op.type))
     kernel = _kernel(op, ops)
     if kernel is not None:
         return kernel.runs * (read + written) + kernel.read_again
     return read + written
+
+
+def _fetched(op: _Op) -> float:
+    """Of what runs beside the compute: (what it moves to, from) of a copy, (from, to) of a cut."""
+    first, second, *_ = _parts(op.type)
+    to, source = (first, second) if op.code == "copy-start" else (second, first)
+    return _whole(to) * (("S(1)" not in source) + ("S(1)" not in to))
 
 
 class _Kernel(NamedTuple):
@@ -360,19 +382,19 @@ def _used(program: _Program, inner: dict[str, _Op], given: _Op) -> float:
     return cut
 
 
-def _written(program: _Program, inner: dict[str, _Op], op: _Op) -> float:
-    """Bytes that a fusion writes for one of its results: of what it changes in place, the change."""
+def _written(program: _Program, inner: dict[str, _Op], op: _Op, kinds: list[str]) -> float:
+    """Bytes that a fusion writes for results of such kinds: of what it changes in place, the change."""
     if op.code == "tuple":
-        return sum(_written(program, inner, inner[name]) for name in op.operands)
+        results = zip((inner[name] for name in op.operands), kinds, strict=True)
+        return sum(_written(program, inner, result, [kind]) for result, kind in results)
     if op.code == "bitcast":
-        return _written(program, inner, inner[op.operands[0]])
+        return _written(program, inner, inner[op.operands[0]], kinds)
     if op.code == "fusion":
         nested = program.computations[_called(op, "calls")]
-        return _written(program, nested, next(o for o in nested.values() if o.root))
-    if op.code in _PUTS:
-        return _whole(inner[_put(op)].type)
-    # A result that is an operand is handed on.
-    return 0.0 if op.code == "parameter" else _size(op.type)
+        return _written(program, nested, next(o for o in nested.values() if o.root), kinds)
+    # Where results are kept is said outside of the fusion. One that is an operand is handed on.
+    written = 0.0 if op.code == "parameter" else sum(map(_size, kinds))
+    return min(written, _whole(inner[_put(op)].type)) if op.code in _PUTS else written
 
 
 def _collectives(program: _Program, op: _Op, ops) -> Iterator[tuple[str, float]]:

@@ -138,6 +138,40 @@ def test_collectives_in_fusions_are_counted_once():
     }
 
 
+# A copy to the chip's own memory (space 1), a cut of an array to it, and a fusion that reads both
+# there and leaves one of its results there. The tuple of a fetch names its source, too.
+FETCHED = """
+%work (x: f32[8,128], y: f32[4,128]) -> (f32[128], f32[8,128]) {
+  %x = f32[8,128]{1,0} parameter(0)
+  %y = f32[4,128]{1,0} parameter(1)
+  %zero = f32[] constant(0)
+  %sum = f32[128]{0} reduce(%y, %zero), dimensions={0}, to_apply=%add
+  %twice = f32[8,128]{1,0} add(%x, %x)
+  ROOT %both = (f32[128]{0}, f32[8,128]{1,0}) tuple(%sum, %twice)
+}
+ENTRY %main (p: f32[8,128], q: f32[64,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %q = f32[64,128]{1,0:T(8,128)} parameter(1)
+  %copy = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)
+  %copied = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy)
+  %cut = ((f32[64,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%q), slice={[0:4], [0:128]}
+  %part = f32[4,128]{1,0:T(8,128)S(1)} slice-done(%cut)
+  %done = (f32[128]{0:T(128)S(1)}, f32[8,128]{1,0:T(8,128)}) fusion(%copied, %part), kind=kLoop, calls=%work
+  ROOT %result = f32[8,128]{1,0:T(8,128)} get-tuple-element(%done), index=1
+}
+"""
+
+
+def test_the_memory_of_the_chip_itself_is_not_the_devices():
+    read, written = 4 * (8 + 4) * 128, 4 * 8 * 128
+    assert program_costs.measure(FETCHED).bytes == read + written
+    # Kept in the device's memory, each of the three is written there and read once more.
+    copy, cut, total = 4 * 8 * 128, 4 * 4 * 128, 4 * 128
+    assert program_costs.measure(FETCHED.replace("S(1)", "")).bytes == (
+        read + written + 2 * copy + 2 * cut + total
+    )
+
+
 @pytest.mark.parametrize(
     "groups, size",
     [
