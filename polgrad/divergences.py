@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from polgrad import _checks, _renames
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 __getattr__ = _renames.finder(__name__)
+
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def kl_estimate(
@@ -116,8 +119,10 @@ def categorical_entropy(logits: Float[Array, "... V"]) -> Float[Array, "..."]:
 def _log_softmax(logits: Array) -> tuple[Array, Array]:
     """(log-probabilities, probabilities); a row that excludes everything becomes uniform."""
     logits = accumulate(logits)
-    empty = jnp.all(jnp.isneginf(logits), axis=-1, keepdims=True)
-    logp = jax.nn.log_softmax(jnp.where(empty, 0.0, logits), axis=-1)
+    # One maximum says both where a row is empty and what to shift it by.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    shifted = jnp.where(jnp.isneginf(largest), 0.0, logits - jnp.maximum(largest, _LOWEST))
+    logp = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
     return logp, jnp.exp(logp)
 
 

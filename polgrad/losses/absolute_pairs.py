@@ -41,8 +41,8 @@ def nca(
       (arXiv:2402.05369).
     """
     chosen, rejected = _rewards(chosen_logratio, rejected_logratio, beta)
-    noise = softplus(chosen) + softplus(rejected)
-    return softplus(-chosen) + 0.5 * noise
+    # l(-r) = l(r) + r: two logarithms serve all three terms.
+    return 1.5 * softplus(-chosen) + 0.5 * (chosen + softplus(rejected))
 
 
 def bco(

@@ -5,7 +5,6 @@ of `reinforce`.
 """
 
 import jax.numpy as jnp
-from jax.scipy.special import rel_entr
 from jaxtyping import Array, Float
 
 from polgrad import _checks
@@ -139,8 +138,10 @@ def dppo_kl(
     in_range("clip_high", clip_high, low=0.0)
     loss = cispo(logp, behavior_logp, advantages, cap_high=cap)
     now, before = (jnp.minimum(accumulate(x), 0.0) for x in (logp, behavior_logp))
-    divergence = rel_entr(jnp.exp(before), jnp.exp(now))
-    divergence += rel_entr(-jnp.expm1(before), -jnp.expm1(now))
+    # Not the negative: of a certain token that is -0, and what is divided by it below 0.
+    others, others_now = jnp.abs(jnp.expm1(before)), jnp.abs(jnp.expm1(now))
+    divergence = jnp.where(before == -jnp.inf, 0.0, jnp.exp(before) * (before - now))
+    divergence += jnp.where(others == 0.0, 0.0, others * jnp.log(others / others_now))
     outside = jnp.where(
         accumulate(advantages) > 0,
         (now > before) & (divergence > clip_high),

@@ -11,7 +11,6 @@ from polgrad._log_ratio import LIMIT, finite
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
 from polgrad.losses.supervised import imitation
-from polgrad.losses.unlikelihood import unlikelihood
 
 __all__ = ["alphapo", "cpo", "log_odds", "orpo", "simpo", "slic", "tpo"]
 
@@ -226,7 +225,8 @@ def log_odds(logp: Float[Array, "*B"]) -> Float[Array, "*B"]:
     logp = accumulate(logp)
     certain = logp > -math.exp(-LIMIT)
     safe = jnp.where(certain, -1.0, logp)
-    return jnp.where(certain, LIMIT, finite(safe) + unlikelihood(safe))
+    # log(1 - p) may lose digits for small p, where it is nothing next to log p.
+    return jnp.where(certain, LIMIT, finite(safe) - jnp.log(-jnp.expm1(safe)))
 
 
 def orpo(
