@@ -198,13 +198,14 @@ def test_extreme_log_ratios_stay_finite_in_float32(name):
 
 def test_categorical_kl_and_entropy_by_hand(x64):
     p, q = jnp.array([0.5, 0.25, 0.25]), jnp.array([0.25, 0.25, 0.5])
+    # Logits are known up to a constant, however large: its exponential may be none.
     np.testing.assert_allclose(
-        divergences.categorical_kl(jnp.log(p) + 7.0, jnp.log(q) - 2.0),
+        divergences.categorical_kl(jnp.log(p) + 2000.0, jnp.log(q) - 2000.0),
         0.25 * math.log(2),
-        rtol=1e-12,
+        rtol=1e-11,
     )
     np.testing.assert_allclose(
-        divergences.categorical_entropy(jnp.log(p) - 1.0), 1.5 * math.log(2), rtol=1e-12
+        divergences.categorical_entropy(jnp.log(p) - 2000.0), 1.5 * math.log(2), rtol=1e-11
     )
 
 

@@ -92,7 +92,7 @@ def reference(params, batch, settings):
 
 @pytest.mark.parametrize(
     ("form", "clip_value"),
-    [({"actions": 3}, True), pytest.param({"action_size": 2}, False, marks=pytest.mark.slow)],
+    [({"actions": 3}, True), ({"action_size": 2}, False)],
 )
 def test_gradient_of_the_loss(form, clip_value):
     network = ActorCritic(4, **form, hidden=(5, 6))

@@ -40,15 +40,12 @@ BINARY = {"disco", "nft"}
 VARIANTS = ("all", "mesh222")
 ON_A_MESH = {"grpo", "dpo", "f_dpg", "disco"}  # one of each kind of batch
 ALONE = ("micro4", "padding", "packing", "permutation")
-# Algorithms that prepare or select as one of the others does, with another loss.
-ALIKE = {"cispo", "dapo", "dr_grpo", "gspo", "kl_cov", "online_dpo", "reinforce", "rloo"}
 
 
 def variants(names):
     """Every name in every variant."""
     slow = [(name, v) for name in names for v in ALONE]
     slow += [(name, "mesh222") for name in names if name not in ON_A_MESH]
-    slow += [(name, "all") for name in names if name in ALIKE]
     quick = [(name, v) for name in names for v in VARIANTS if (name, v) not in slow]
     return quick + [pytest.param(*pair, marks=pytest.mark.slow) for pair in slow]
 
