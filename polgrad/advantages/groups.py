@@ -5,6 +5,7 @@ finite counts as invalid too. Invalid samples enter no statistic and have advant
 does the only valid sample of a group.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
@@ -301,8 +302,7 @@ def reinforce_plus_plus(
     wrong = (jnp.asarray(mask) != 0) & ~jnp.isfinite(token_rewards)
     mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, mask)
     if group_size is None:
-        discounts = jnp.full(jnp.shape(mask), discount, accumulate(token_rewards).dtype)
-        return whiten(discounted_returns(token_rewards, discounts, mask=mask), mask)
+        return whiten(_returns(token_rewards, discount, mask), mask)
     rows = jnp.shape(mask)[0]
     if group_size < 1 or rows % group_size:
         raise ValueError(f"group_size is {group_size}, expected a divisor of B = {rows}")
@@ -312,6 +312,16 @@ def reinforce_plus_plus(
     present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)
     centred = group_relative(scores, scale="none", valid=present).reshape(-1, 1)
     return whiten(jnp.broadcast_to(centred, jnp.shape(mask)), mask)
+
+
+def _returns(token_rewards, discount, mask):
+    """Discounted sums of what follows; without a discount as running sums, which need no loop."""
+    if isinstance(discount, int | float) and discount == 1.0:
+        valid = jnp.asarray(mask) != 0
+        rewards = jnp.where(valid, accumulate(token_rewards), 0.0)
+        return jnp.where(valid, jax.lax.cumsum(rewards, axis=1, reverse=True), 0.0)
+    discounts = jnp.full(jnp.shape(mask), discount, accumulate(token_rewards).dtype)
+    return discounted_returns(token_rewards, discounts, mask=mask)
 
 
 def _group(rewards, valid):

@@ -146,6 +146,16 @@ def test_reinforce_plus_plus_whitens_returns_to_go():
     np.testing.assert_allclose(np.asarray(discounted)[mask > 0], expected, atol=1e-6)
 
 
+def test_reinforce_plus_plus_without_a_discount_is_the_limit_of_the_loop():
+    rng = np.random.default_rng(0)
+    rewards, mask = rng.normal(size=(5, 9)), rng.integers(0, 2, size=(5, 9))
+    rewards[mask == 0] = np.nan
+    rewards = rewards.astype(np.float32)
+    found = advantages.reinforce_plus_plus(rewards, mask, discount=1.0)
+    looped = advantages.reinforce_plus_plus(rewards, mask, discount=jnp.float32(1.0))
+    np.testing.assert_allclose(found, looped, atol=1e-6)
+
+
 def test_reinforce_plus_plus_with_a_group_mean():
     rewards = np.array([[0.0, 3.0], [1.0, 7.0], [2.0, 2.0], [0.0, 0.0]], np.float32)
     mask = np.array([[1, 1], [1, 0], [1, 1], [0, 0]])  # totals 3, 1 | 4, no sample
