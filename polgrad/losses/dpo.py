@@ -161,8 +161,20 @@ def plackett_luce(
     _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
     _checks.same_shape("[B, K]", scores=scores, mask=mask)
-    # An answer that does not exist adds nothing to a sum of exponentials; minus infinity would
-    # make the gradient of an empty sum NaN.
-    scores = jnp.where(mask, finite(scores), _ABSENT)
-    remaining = jax.lax.cumlogsumexp(scores, axis=1, reverse=True)
-    return jnp.sum(jnp.where(mask, remaining - scores, 0.0), axis=-1)
+    scores = finite(scores)
+    return jnp.sum(jnp.where(mask, _remaining(scores, mask) - scores, 0.0), axis=-1)
+
+
+def _remaining(scores: Array, mask: Array) -> Array:
+    """log of the sum of exponentials of an answer and of all that come after it."""
+
+    def step(after, answer):
+        score, exists = answer
+        larger, smaller = jnp.maximum(after, score), jnp.minimum(after, score)
+        total = jnp.where(exists, larger + softplus(smaller - larger), after)
+        return total, total
+
+    # Minus infinity would make the gradient of an empty sum NaN. Answer by answer because XLA's
+    # running log-sum-exp is a sum over the rest for each of them on a CPU.
+    empty = jnp.full(scores.shape[:1], _ABSENT, scores.dtype)
+    return jax.lax.scan(step, empty, (scores.T, mask.T), reverse=True)[1].T
