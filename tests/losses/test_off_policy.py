@@ -173,6 +173,28 @@ def test_a_probability_that_rounding_lifts_above_one_is_one():
     logp, behavior = jnp.array([[1e-7]]), jnp.array([[0.0]])
     slope = grad(lambda x: losses.dppo_kl(x, behavior, jnp.ones((1, 1))).sum())(logp)
     np.testing.assert_allclose(slope, -1.0, rtol=1e-5)
+    # From 1, not from more, to exp(-1): a divergence of 1 nat.
+    slope = grad(
+        lambda x: losses.dppo_kl(x, jnp.array([[0.5]]), -jnp.ones((1, 1)), clip_low=1.5).sum()
+    )
+    assert slope(jnp.array([[-1.0]])) != 0
+
+
+@pytest.mark.parametrize(
+    "logp, behavior, sign, stays",
+    [
+        (-0.1, -np.inf, 1.0, False),  # log(1 / (1 - p)) = 2.35 nats of the others
+        (-3.0, -np.inf, 1.0, True),  # 0.05 nats
+        (-0.1, 0.0, -1.0, True),  # log(q / p) = 0.1 nats of this one
+        (-0.2, 0.0, -1.0, True),  # exactly at the bound
+        (-0.3, 0.0, -1.0, False),
+    ],
+)
+def test_divergence_of_a_token_from_never_and_from_always(logp, behavior, sign, stays):
+    arrays = [jnp.full((1, 1), x, jnp.float32) for x in (logp, behavior, sign)]
+    bound = float(np.float32(0.2))  # -0.2 in float32
+    loss = lambda x: losses.dppo_kl(x, *arrays[1:], clip_low=bound, clip_high=bound).sum()  # noqa: E731
+    assert (grad(loss)(arrays[0]) != 0) == stays
 
 
 def test_bad_arguments_are_named():
