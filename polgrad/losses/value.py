@@ -130,5 +130,5 @@ def expectile_loss(
       Hejna et al., Contrastive Preference Learning, 2023 (arXiv:2310.13639): P-IQL, its baseline.
     """
     in_range("expectile", expectile, low=0.0, high=1.0, above=True, below=True)
-    below = jax.lax.stop_gradient(jnp.asarray(targets) < jnp.asarray(values))
+    below = jnp.asarray(targets) < jnp.asarray(values)
     return 2.0 * jnp.where(below, 1.0 - expectile, expectile) * value_loss(values, targets)

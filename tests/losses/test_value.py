@@ -50,6 +50,8 @@ def test_an_expectile_weighs_the_two_sides():
     loss = run(lambda v, t: losses.expectile_loss(v, t, expectile=0.8), VALUES, TARGETS)
     # Errors 0.9 and 2 above the value count 0.8, errors 2 and 0.9 below it 0.2.
     np.testing.assert_allclose(loss, [0.648, 0.8, 3.2, 0.162], rtol=1e-6)
+    seventy = losses.expectile_loss(VALUES, TARGETS, expectile=0.7)
+    np.testing.assert_array_equal(losses.expectile_loss(VALUES, TARGETS), seventy)
     total = lambda v, t: losses.expectile_loss(v, t, expectile=0.8).sum()  # noqa: E731
     by_value, by_target = grad(total, argnums=(0, 1))(VALUES, TARGETS)
     np.testing.assert_allclose(by_value, [-1.44, 0.8, -3.2, 0.36], rtol=1e-6)
