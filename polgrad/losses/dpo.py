@@ -161,20 +161,38 @@ def plackett_luce(
     _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
     _checks.same_shape("[B, K]", scores=scores, mask=mask)
-    scores = finite(scores)
-    return jnp.sum(jnp.where(mask, _remaining(scores, mask) - scores, 0.0), axis=-1)
+    return _ranking(finite(scores), mask)
 
 
-def _remaining(scores: Array, mask: Array) -> Array:
-    """log of the sum of exponentials of an answer and of all that come after it."""
+@jax.custom_jvp
+def _ranking(scores: Array, mask: Array) -> Array:
+    rest = _running(scores, mask, reverse=True)
+    return jnp.sum(jnp.where(mask, rest - scores, 0.0), axis=-1)
 
-    def step(after, answer):
+
+@_ranking.defjvp
+def _slope(primals, tangents):
+    """How often an answer is chosen in the rounds up to its own, minus 1.
+
+    The loop's own derivative would keep three arrays of its steps.
+    """
+    (scores, mask), (direction, _) = primals, tangents
+    rounds = _running(-_running(scores, mask, reverse=True), mask)
+    chosen = jnp.exp(jnp.where(mask, scores + rounds, -jnp.inf))
+    slope = jnp.where(mask, chosen - 1.0, 0.0)
+    return _ranking(scores, mask), jnp.sum(slope * direction, axis=-1)
+
+
+def _running(scores: Array, mask: Array, *, reverse: bool = False) -> Array:
+    """log of the sum of exponentials of an answer and all before it, or behind it."""
+
+    def step(total, answer):
         score, exists = answer
-        larger, smaller = jnp.maximum(after, score), jnp.minimum(after, score)
-        total = jnp.where(exists, larger + softplus(smaller - larger), after)
+        larger, smaller = jnp.maximum(total, score), jnp.minimum(total, score)
+        total = jnp.where(exists, larger + softplus(smaller - larger), total)
         return total, total
 
     # Minus infinity would make the gradient of an empty sum NaN. Answer by answer because XLA's
-    # running log-sum-exp is a sum over the rest for each of them on a CPU.
+    # running log-sum-exp is a sum over all the others for each of them on a CPU.
     empty = jnp.full(scores.shape[:1], _ABSENT, scores.dtype)
-    return jax.lax.scan(step, empty, (scores.T, mask.T), reverse=True)[1].T
+    return jax.lax.scan(step, empty, (scores.T, mask.T), reverse=reverse)[1].T

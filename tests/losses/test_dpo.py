@@ -133,6 +133,23 @@ def test_plackett_luce_is_a_distribution_over_rankings(x64):
     np.testing.assert_allclose(jnp.exp(-plackett_luce(scores[orders])).sum(), 1.0, rtol=1e-12)
 
 
+def test_both_derivatives_of_plackett_luce_are_those_of_its_formula(x64):
+    def formula(scores):
+        rounds = [jax.nn.logsumexp(scores[k:]) - scores[k] for k in (0, 2, 3, 5)]  # without 1, 4
+        return sum(rounds)
+
+    kept = jnp.array([0, 2, 3, 5])
+    # Far apart and equal: sums of exponentials that would overflow, and ties.
+    for scores in (jnp.array([900.0, -0.4, 0.7, 0.7]), jnp.array([-900.0, 0.2, 800.0, -1.0])):
+        spread = jnp.full(6, -jnp.inf).at[kept].set(scores)
+        loss = lambda s: plackett_luce(s[None], mask=jnp.arange(6)[None] % 3 != 1)[0]  # noqa: E731
+        np.testing.assert_allclose(loss(spread), formula(spread), rtol=1e-12)
+        for derivative in (jax.grad, jax.hessian):
+            expected = derivative(lambda s: formula(jnp.full(6, -jnp.inf).at[kept].set(s)))(scores)
+            found = derivative(lambda s: loss(jnp.zeros(6).at[kept].set(s)))(scores)  # noqa: B023
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 def test_plackett_luce_minimiser_is_the_regularised_optimum(x64):
     rewards, log_reference = jnp.array([0.5, -0.2, 0.1]), jnp.log(jnp.array([0.2, 0.5, 0.3]))
     orders = jnp.array(list(itertools.permutations(range(3))))
