@@ -58,7 +58,7 @@ test-ray: $(VENV)/.ray
 
 # The notebooks of colabs/, each executed from top to bottom.
 test-colabs: $(VENV)/.installed
-	$(BIN)/python -m pytest -m colabs tests/test_colabs.py
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m colabs tests/test_colabs.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
