@@ -182,7 +182,7 @@ def _parts(kind: str) -> list[str]:
     """The types of a tuple, those in tuples inside of it too, or the one type that it is."""
     if not kind.startswith("("):
         return [kind]
-    # Layouts have parentheses of their own, within braces; arrays begin behind a bracket or comma.
+    # Splitting at commas or parentheses would cut layouts, {1,0:T(8,128)S(1)}.
     return re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", kind)
 
 
@@ -311,7 +311,10 @@ def _traffic(program: _Program, op: _Op, ops) -> float:
 
 
 def _fetched(op: _Op) -> float:
-    """Of what runs beside the compute: (what it moves to, from) of a copy, (from, to) of a cut."""
+    """Bytes of a copy or cut that runs beside the compute, where either end is in the memory.
+
+    The type of a copy is (to, from, flag), that of a cut ((from), to, flag).
+    """
     first, second, *_ = _parts(op.type)
     to, source = (first, second) if op.code == "copy-start" else (second, first)
     return _whole(to) * (("S(1)" not in source) + ("S(1)" not in to))

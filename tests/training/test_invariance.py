@@ -156,13 +156,13 @@ def gradient(kind, name, variant):
     return jax.device_get(grads), jax.device_get(metrics)
 
 
-def check(kind, name, variant):
+def assert_same_gradient(kind, name, variant):
     with jax.enable_x64(True):
         base, base_metrics = reference(kind, name)
         other, metrics = gradient(kind, name, variant)
         scale = max(np.abs(x).max() for x in jax.tree.leaves(base))
         assert scale > 1e-4, "a gradient of zero would prove nothing"
-        for a, b in zip(jax.tree.leaves(base), jax.tree.leaves(other)):
+        for a, b in zip(jax.tree.leaves(base), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1.0), rtol=0)
         for metric, value in base_metrics.items():
             np.testing.assert_allclose(metrics[metric], value, atol=1e-6, rtol=1e-6)
@@ -175,7 +175,7 @@ def reference(kind, name):
 
 @pytest.mark.parametrize(("name", "variant"), variants(sorted(algorithms.NAMES)))
 def test_gradient_is_the_same_on_the_bigram_policy(name, variant):
-    check("linear", name, variant)
+    assert_same_gradient("linear", name, variant)
 
 
 PPO = [pytest.param("ppo", v, marks=pytest.mark.slow) for v in (*VARIANTS, *ALONE)]
@@ -183,20 +183,20 @@ PPO = [pytest.param("ppo", v, marks=pytest.mark.slow) for v in (*VARIANTS, *ALON
 
 @pytest.mark.parametrize(("name", "variant"), [*variants(["grpo"]), *PPO])
 def test_gradient_is_the_same_on_the_transformer(name, variant):
-    check("transformer", name, variant)
+    assert_same_gradient("transformer", name, variant)
 
 
 @pytest.mark.parametrize(
     "name", ["grpo", "dpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "disco"))]
 )
 def test_gradient_is_the_same_where_prompts_are_read_once(name):
-    check("transformer", name, "shared")
+    assert_same_gradient("transformer", name, "shared")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["packing", "shared", "all", "mesh222"])
 def test_gradient_is_the_same_with_windows_and_caps(variant):
-    check("gemma", "grpo", variant)
+    assert_same_gradient("gemma", "grpo", variant)
 
 
 def shapes(*lead, tokens=T):
