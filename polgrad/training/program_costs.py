@@ -311,13 +311,12 @@ def _traffic(program: _Program, op: _Op, ops) -> float:
 
 
 def _fetched(op: _Op) -> float:
-    """Bytes of a copy or cut that runs beside the compute, where either end is in the memory.
+    """Bytes of a copy or cut that runs beside the compute, at those of its ends that are in the memory.
 
-    The type of a copy is (to, from, flag), that of a cut ((from), to, flag).
+    The type of a cut is ((from), to, flag); that of a copy (to, from, flag), both ends of one size.
     """
-    first, second, *_ = _parts(op.type)
-    to, source = (first, second) if op.code == "copy-start" else (second, first)
-    return _whole(to) * (("S(1)" not in source) + ("S(1)" not in to))
+    ends = _parts(op.type)[:2]
+    return _whole(ends[1]) * sum("S(1)" not in end for end in ends)
 
 
 class _Kernel(NamedTuple):
