@@ -1,13 +1,14 @@
-"""What the algorithms share: laying out a batch, and the metrics every run reports."""
+"""What the algorithms share: groups, batches, clips, and checks of a run's sizes."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
 
-from polgrad import divergences, masking
-from polgrad.training.types import Batch, Outputs
+from polgrad import masking
+from polgrad._log_ratio import importance_ratio
+from polgrad.training.types import Batch, Context, Outputs
 
 SEQUENCES = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
 
@@ -24,9 +25,9 @@ def make_batch(experience: Batch, weights: Array, **extra: Array) -> Batch:
     return batch
 
 
-def by_group(x: Float[Array, "N"], group_size: int) -> Float[Array, "P G"]:
-    """Rows are prompt-major: the samples of a prompt become the last axis."""
-    return x.reshape(-1, group_size)
+def by_group(x: Array, group_size: int) -> Array:
+    """`[N, ...]` to `[P, G, ...]`: rows are prompt-major, so the samples of a prompt lie together."""
+    return rearrange(x, "(prompts samples) ... -> prompts samples ...", samples=group_size)
 
 
 def counted(experience: Batch) -> Float[Array, "N T"]:
@@ -34,23 +35,78 @@ def counted(experience: Batch) -> Float[Array, "N T"]:
     return experience["mask"] * experience["valid"][:, None]
 
 
+def answered(experience: Batch) -> Bool[Array, "N"]:
+    """Samples with a valid reward and at least one token that counts."""
+    return experience["valid"] & (experience["mask"] != 0).any(-1)
+
+
 def behavior_logp(outputs: Outputs, batch: Batch, on_policy: bool) -> Float[Array, "B T"]:
     """What sampled the batch: strictly on-policy the current policy itself, so the ratio is 1."""
     return jax.lax.stop_gradient(outputs.logp) if on_policy else batch["behavior_logp"]
-
-
-def token_metrics(outputs: Outputs, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
-    """`entropy` and, with a reference, `kl_reference`: means over the batch's tokens."""
-    mask = batch["mask"]
-    count = mask.sum()
-    metrics = {"entropy": (jax.lax.stop_gradient((outputs.entropy * mask).sum()), count)}
-    if "reference_logp" in batch:
-        kl = divergences.kl_estimate(outputs.logp, batch["reference_logp"], kind="k3")
-        metrics["kl_reference"] = (jnp.where(mask > 0, kl, 0.0).sum(), count)
-    return metrics
 
 
 def sequence_logp(logp: Float[Array, "... T"], mask: Float[Array, "... T"]) -> Float[Array, "..."]:
     """Sum over the tokens that count, for any number of leading axes."""
     flat = masking.sequence_sum(logp.reshape(-1, logp.shape[-1]), mask.reshape(-1, mask.shape[-1]))
     return flat.reshape(logp.shape[:-1])
+
+
+def is_on(coefficient: Any) -> bool:
+    """Whether a term with this coefficient is part of the loss.
+
+    A Python 0 switches the term off. A traced number, one of several settings under `jax.vmap`,
+    leaves it on: its value is not known when the program is built.
+    """
+    return not (isinstance(coefficient, int | float) and coefficient == 0)
+
+
+def clips(settings: Any) -> dict[str, Any]:
+    """The settings of PPO's clip, as keywords of `losses.ppo_clip`."""
+    names = ("clip_low", "clip_high", "dual_clip")
+    return {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+
+
+def outside(ratio: Array, advantages: Array, *, clip_low, clip_high) -> Bool[Array, "..."]:
+    """Where a clipped loss has gradient 0: the ratio is past the bound on the gaining side."""
+    above = (advantages > 0) & (ratio > 1.0 + clip_high)
+    return above | ((advantages < 0) & (ratio < 1.0 - clip_low))
+
+
+def ppo_clipped(
+    logp: Float[Array, "B T"],
+    behavior_logp: Float[Array, "B T"],
+    advantages: Array,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Bool[Array, "B T"]:
+    """The tokens whose gradient `losses.ppo_clip` sets to 0."""
+    ratio = importance_ratio(jax.lax.stop_gradient(logp), behavior_logp)
+    stopped = outside(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+    if dual_clip is None:
+        return stopped
+    return stopped | ((advantages < 0) & (ratio > dual_clip))
+
+
+def need_group(settings: Any, context: Context, least: int) -> None:
+    """Refuses groups too small for a gradient.
+
+    Raises:
+      ValueError: if a group has fewer than `least` samples.
+    """
+    if context.group_size < least:
+        raise ValueError(
+            f"rollouts.group_size is {context.group_size}, expected at least {least}: "
+            f"{type(settings).__name__} compares the samples of a prompt, and every gradient of a "
+            "smaller group is 0"
+        )
+
+
+def inert_on_policy(names: tuple[str, ...]) -> str:
+    """The sentence on settings that act on the ratio, for a run whose ratio is always 1."""
+    has = "have" if len(names) > 1 else "has"
+    return (
+        f"{', '.join(names)} {has} no effect: with one update a rollout the importance ratio is 1 "
+        "(update.epochs or update.mini-batches above 1 changes this)"
+    )

@@ -17,8 +17,8 @@ class DisCO:
     Attributes:
       score: of an answer: mean log-probability, or mean ratio to the sampler's.
       tau: temperature over wrong answers; 10 for `log_l`, 1 for `l_ratio`.
-      beta: strength of the hinge on the KL of the sampler's policy to the current one.
-      delta: the KL, in nats a token, up to which it is free.
+      beta: strength of the penalty on the KL of the sampler's policy to the current one.
+      delta: the KL, in nats a token, below which the penalty is 0.
     """
 
     score: Literal["log_l", "l_ratio"] = "log_l"
@@ -28,8 +28,7 @@ class DisCO:
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size; a row of the batch is a group."""
-        if context.group_size < 2:
-            raise ValueError(f"disco needs group_size of at least 2; got {context.group_size}")
+        common.need_group(self, context, 2)
 
         def prepare(state, experience, key):
             size = context.group_size
@@ -39,7 +38,7 @@ class DisCO:
                 for name, x in experience.items()
                 if x.shape[:1] == (samples,)
             }
-            valid = groups["valid"] & (groups["completion_lengths"] > 0)
+            valid = common.answered(groups)
             # As in the paper a question whose answers are all alike counts in the mean, with 0.
             weights = masking.weights(jnp.ones(samples // size), mode="sequence")
             batch = common.make_batch(groups, weights, rewards=groups["rewards"], valid=valid)
@@ -58,7 +57,7 @@ class DisCO:
             slope = self.beta * jnp.maximum(kl.sum() / tokens - self.delta, 0.0) / tokens
             return {**batch, "kl_slope": jnp.full_like(batch["weights"], slope)}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
             behavior = common.behavior_logp(outputs, batch, context.on_policy)
             scores = losses.sequence_score(
@@ -68,10 +67,12 @@ class DisCO:
             kl, counted = divergence(outputs, batch)
             total = masking.weighted_sum(rank, batch["weights"])
             total += (batch["kl_slope"] * kl.sum((1, 2))).sum()
-            metrics = {
-                **common.token_metrics(outputs, batch),
-                "behavior_kl": (kl.sum(), counted.sum()),
-            }
-            return total, metrics
+            return total, {"behavior_kl": (kl.sum(), counted.sum())}
 
-        return Algorithm(prepare=prepare, loss=loss, select=select, rows="group")
+        return Algorithm(
+            prepare=prepare,
+            loss=loss,
+            select=select,
+            rows="group",
+            warnings=(common.inert_on_policy(("beta", "delta")),) if context.on_policy else (),
+        )

@@ -25,7 +25,9 @@ class DPO:
         """The four functions; batches are `[B, 2, ...]`, chosen before rejected."""
 
         def prepare(state, experience, key):
-            weights = masking.weights(experience["mask"][:, :, 0].min(1), mode="sequence")
+            # Both answers must have a token that counts.
+            answered = (experience["mask"] != 0).any(-1).all(-1)
+            weights = masking.weights(answered.astype(jnp.float32), mode="sequence")
             return state, common.make_batch(experience, weights), {}
 
         return Algorithm(
@@ -35,7 +37,7 @@ class DPO:
             source="pairs",
         )
 
-    def loss(self, outputs, batch, key):
+    def loss(self, outputs, batch):
         """The pair loss on whole-sequence log-ratios."""
         ratio = common.sequence_logp(outputs.logp - batch["reference_logp"], batch["mask"])
         chosen, rejected = ratio[:, 0], ratio[:, 1]
@@ -43,7 +45,6 @@ class DPO:
         loss = losses.dpo(chosen, rejected, beta=self.beta, label_smoothing=smoothing)
         weights = batch["weights"]
         metrics = {
-            **common.token_metrics(outputs, batch),
             "margin": ((weights * self.beta * (chosen - rejected)).sum(), weights.sum()),
             "pair_accuracy": ((weights * (chosen > rejected)).sum(), weights.sum()),
         }
@@ -56,8 +57,7 @@ class OnlineDPO(DPO):
 
     def build(self, context: Context) -> Algorithm:
         """The four functions; groups whose rewards are all equal make no pair."""
-        if context.group_size < 2:
-            raise ValueError(f"online_dpo needs group_size of at least 2; got {context.group_size}")
+        common.need_group(self, context, 2)
 
         def prepare(state, experience, key):
             size = context.group_size
@@ -70,7 +70,7 @@ class OnlineDPO(DPO):
             pairs = {k: x[rows] for k, x in experience.items() if x.shape[:1] == (rewards.size,)}
             gap = jnp.diff(jnp.take_along_axis(rewards, pick, axis=1), axis=1)[:, 0]
             usable = (valid.sum(1) >= 2) & (gap < 0)
-            usable &= (pairs["completion_lengths"] > 0).all(1)
+            usable &= (pairs["mask"] != 0).any(-1).all(-1)
             weights = masking.weights(usable.astype(jnp.float32), mode="sequence")
             return state, common.make_batch(pairs, weights), {"pairs": usable.mean()}
 

@@ -1,14 +1,18 @@
-"""Clip-Cov and KL-Cov (Cui et al. 2025, arXiv:2505.22617): GRPO that spares its entropy."""
+"""Clip-Cov and KL-Cov (Cui et al. 2025, arXiv:2505.22617): GRPO that preserves entropy.
+
+Tokens whose log-probability and advantage vary together lower the entropy most. Clip-Cov masks some
+of these tokens; KL-Cov adds a KL penalty on them.
+"""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from polgrad import losses, masking, selection
+from polgrad import losses, selection
 from polgrad.algorithms import common
-from polgrad.algorithms.grpo import GRPO
+from polgrad.algorithms.policy_gradient import Aggregation, GroupRelative
 
 
 def sample_noise(key, prompt_ids, sample_ids, length: int):
@@ -23,16 +27,20 @@ def sample_noise(key, prompt_ids, sample_ids, length: int):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipCov(GRPO):
-    """Tokens drawn from a band of high covariance leave the gradient.
+class ClipCov(GroupRelative):
+    """GRPO that masks tokens drawn from a band of high covariance.
 
     Attributes:
-      fraction: share of the tokens that leave.
+      clip_low: ratios below 1 - clip_low are clipped.
+      clip_high: ratios above 1 + clip_high are clipped.
+      fraction: share of the tokens that are masked.
       low: lower end of the band of covariances.
       high: upper end of the band.
     """
 
-    aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "token"
+    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high")
+
+    aggregation: Aggregation = "token"
     clip_low: float = 1.0
     clip_high: float = 1.0
     fraction: float = 2e-4
@@ -40,14 +48,11 @@ class ClipCov(GRPO):
     high: float = 5.0
 
     def build(self, context):
-        """GRPO's functions, with a selection on the whole batch before each update."""
+        """The functions of the base, with a selection on the whole batch before each update."""
 
         def select(outputs, batch, key):
-            mask = (batch["weights"] > 0).astype(outputs.logp.dtype)
             behavior = common.behavior_logp(outputs, batch, context.on_policy)
-            ratio = jnp.exp(outputs.logp - behavior)
-            positive = batch["advantages"] > 0
-            clipped = jnp.where(positive, ratio > 1 + self.clip_high, ratio < 1 - self.clip_low)
+            mask = (batch["weights"] > 0).astype(outputs.logp.dtype)
             selected = selection.covariance_band(
                 outputs.logp,
                 batch["advantages"],
@@ -56,41 +61,53 @@ class ClipCov(GRPO):
                 fraction=self.fraction,
                 low=self.low,
                 high=self.high,
-                exclude=clipped,
+                exclude=self.clipped(outputs.logp, behavior, batch["advantages"], mask),
             )
             return {**batch, "selected": selected}
 
         return super().build(context)._replace(select=select)
 
-    def loss(self, outputs, batch, context):
-        """Clip-Cov's token loss in place of the surrogate."""
-        behavior = common.behavior_logp(outputs, batch, context.on_policy)
-        loss = losses.clip_cov(
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """The loss of the tokens that are not selected."""
+        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
+
+    def clipped(self, logp, behavior_logp, advantages, mask):
+        """The tokens that PPO's clip stops."""
+        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))
+
+    def token_loss(self, outputs, batch, behavior_logp):
+        """`losses.clip_cov` with the tokens selected for this update."""
+        return losses.clip_cov(
             outputs.logp,
-            behavior,
+            behavior_logp,
             batch["advantages"],
             batch["selected"],
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
+            **common.clips(self),
         )
-        return _with_metrics(self, loss, outputs, batch)
+
+    def metrics(self, outputs, batch, behavior_logp):
+        """`clip_fraction` and `selected_fraction`: tokens without gradient, by the two causes."""
+        return super().metrics(outputs, batch, behavior_logp) | selected_fraction(batch)
 
 
 @dataclasses.dataclass(frozen=True)
-class KLCov(GRPO):
-    """Tokens of the largest covariance are held by a KL penalty; there is no ratio clip.
+class KLCov(GroupRelative):
+    """GRPO without a ratio clip and with a KL penalty on the tokens of the largest covariance.
 
     Attributes:
-      fraction: share of the tokens that are held.
-      penalty: strength of the KL to the behaviour policy on them.
+      fraction: share of the tokens that are penalised.
+      kl_coefficient: strength of the KL to the behaviour policy on these tokens (verl's
+        `ppo_kl_coef`). The KL to the initial policy is `reference_kl`.
     """
 
-    aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "token"
+    ratio_settings: ClassVar[tuple[str, ...]] = ("fraction", "kl_coefficient")
+
+    aggregation: Aggregation = "token"
     fraction: float = 2e-4
-    penalty: float = 1.0
+    kl_coefficient: float = 1.0
 
     def build(self, context):
-        """GRPO's functions, with a selection on the whole batch before each update."""
+        """The functions of the base, with a selection on the whole batch before each update."""
 
         def select(outputs, batch, key):
             mask = (batch["weights"] > 0).astype(outputs.logp.dtype)
@@ -101,25 +118,27 @@ class KLCov(GRPO):
 
         return super().build(context)._replace(select=select)
 
-    def loss(self, outputs, batch, context):
-        """KL-Cov's token loss in place of the surrogate."""
-        behavior = common.behavior_logp(outputs, batch, context.on_policy)
-        loss = losses.kl_cov(
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """The loss of the tokens that are not selected."""
+        nothing = jnp.zeros(logp.shape, bool)
+        return losses.kl_cov(logp, behavior_logp, advantages, nothing)
+
+    def token_loss(self, outputs, batch, behavior_logp):
+        """`losses.kl_cov` with the tokens selected for this update."""
+        return losses.kl_cov(
             outputs.logp,
-            behavior,
+            behavior_logp,
             batch["advantages"],
             batch["selected"],
-            kl_coefficient=self.penalty,
+            kl_coefficient=self.kl_coefficient,
         )
-        return _with_metrics(self, loss, outputs, batch)
+
+    def metrics(self, outputs, batch, behavior_logp):
+        """`selected_fraction`: the share of tokens with the KL penalty."""
+        return selected_fraction(batch)
 
 
-def _with_metrics(settings, loss, outputs, batch):
-    mask, selected = batch["mask"], batch["selected"]
-    if settings.kl_coefficient:
-        loss += settings.kl_coefficient * losses.kl_penalty(outputs.logp, batch["reference_logp"])
-    metrics = {
-        **common.token_metrics(outputs, batch),
-        "clip_fraction": ((selected * mask).sum(), mask.sum()),
-    }
-    return masking.weighted_sum(loss, batch["weights"]), metrics
+def selected_fraction(batch) -> dict:
+    """The share of a batch's tokens that the selection chose, as a metric."""
+    mask = batch["mask"]
+    return {"selected_fraction": ((batch["selected"] * mask).sum(), mask.sum())}

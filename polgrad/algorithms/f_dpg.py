@@ -62,7 +62,7 @@ class FDPG:
 
         def prepare(state, experience, key):
             mask, size = experience["mask"], context.group_size
-            valid = experience["valid"] & (experience["completion_lengths"] > 0)
+            valid = common.answered(experience)
             reference = common.sequence_logp(experience["reference_logp"], mask)
             behavior = common.sequence_logp(experience["behavior_logp"], mask)
             rewards = jnp.where(valid, experience["rewards"], 0.0)
@@ -95,7 +95,7 @@ class FDPG:
             )
             return state, batch, {"log_z": here.log_mean.mean(), "pseudo_reward": mean}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             behavior = None
             if not context.on_policy:
                 behavior = common.sequence_logp(batch["behavior_logp"], batch["mask"])
@@ -107,8 +107,7 @@ class FDPG:
                 baseline=batch["baseline"],
                 **form,
             )
-            metrics = common.token_metrics(outputs, batch)
-            return masking.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), {}
 
         return Algorithm(init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"}))
 

@@ -31,7 +31,7 @@ class NashMD:
         """The four functions for a run of this size."""
 
         def prepare(state, experience, key):
-            valid = experience["valid"] & (experience["completion_lengths"] > 0)
+            valid = common.answered(experience)
             if "preferences" in experience:
                 preference = experience["preferences"]
             else:
@@ -42,12 +42,11 @@ class NashMD:
             batch = common.make_batch(experience, weights, preference=preference)
             return state, batch, {"preference": preference.mean()}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             logp = common.sequence_logp(outputs.logp, batch["mask"])
             reference = common.sequence_logp(batch["reference_logp"], batch["mask"])
             loss = losses.nash_md(logp, batch["preference"], logp - reference, tau=self.tau)
-            metrics = common.token_metrics(outputs, batch)
-            return masking.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), {}
 
         return Algorithm(
             prepare=prepare,

@@ -28,6 +28,8 @@ class NFT:
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size."""
+        if self.like != "none":
+            common.need_group(self, context, 2)
 
         def prepare(state, experience, key):
             rewards = common.by_group(experience["rewards"], context.group_size)
@@ -44,7 +46,7 @@ class NFT:
             )
             return state, batch, {"uniform_groups": (weight == 0).mean()}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             loss = losses.nft(
                 outputs.logp,
                 common.behavior_logp(outputs, batch, context.on_policy),
@@ -54,7 +56,10 @@ class NFT:
                 negative_weight=self.negative_weight,
             )
             loss *= batch["question_weight"][:, None]
-            metrics = common.token_metrics(outputs, batch)
-            return masking.weighted_sum(loss, batch["weights"]), metrics
+            return masking.weighted_sum(loss, batch["weights"]), {}
 
-        return Algorithm(prepare=prepare, loss=loss)
+        return Algorithm(
+            prepare=prepare,
+            loss=loss,
+            warnings=(common.inert_on_policy(("epsilon",)),) if context.on_policy else (),
+        )

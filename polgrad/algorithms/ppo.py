@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from polgrad import advantages, diagnostics, divergences, losses, masking
+from polgrad import advantages, losses, masking
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Batch, Context, Outputs
 
@@ -14,19 +14,20 @@ from polgrad.training.types import Algorithm, Batch, Context, Outputs
 class PPO:
     """Clipped surrogate, generalised advantages, clipped value loss.
 
-    The outcome reward is paid at the last token; the KL to the initial policy, if any, is paid
-    in the reward of every token, with the k1 estimator (whose gradient there is the right one).
+    The outcome reward is added at the last token that counts. The KL to the initial policy, if any, is
+    subtracted from the reward of every token, with the estimator k1.
 
     Attributes:
       aggregation: how token losses become one number.
-      discount: of rewards, a token.
-      lambda_: of the advantage's trace.
+      discount: discount factor a token (gamma), in [0, 1].
+      lambda_: lambda of generalised advantage estimation, in [0, 1].
       clip_low: ratios below 1 - clip_low are clipped.
       clip_high: ratios above 1 + clip_high are clipped.
       value_coefficient: weight of the value loss.
-      value_clip: how far a value may move from its old estimate in one rollout; 0 lets it free.
-      kl_coefficient: strength of the KL in the reward.
-      entropy_coefficient: strength of an entropy bonus.
+      value_clip: how far a value may move from its estimate at the rollout, in units of the return;
+        0 switches the value clip off.
+      reference_kl: strength of the KL to the initial policy, in the reward; 0 switches the KL off.
+      entropy_coefficient: strength of an entropy bonus; 0 switches the bonus off.
       whiten: give the advantages mean 0 and variance 1 over the rollout's tokens.
     """
 
@@ -37,40 +38,47 @@ class PPO:
     clip_high: float = 0.2
     value_coefficient: float = 0.5
     value_clip: float = 0.2
-    kl_coefficient: float = 0.0
+    reference_kl: float = 0.0
     entropy_coefficient: float = 0.0
     whiten: bool = True
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size."""
         requires = {"values"}
-        if self.kl_coefficient:
+        if common.is_on(self.reference_kl):
             requires.add("reference")
-        if self.entropy_coefficient:
+        if common.is_on(self.entropy_coefficient):
             requires.add("entropy")
 
         def prepare(state, experience, key):
             return state, self.prepare(experience), {}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             return self.loss(outputs, batch, context)
 
-        return Algorithm(prepare=prepare, loss=loss, requires=frozenset(requires))
+        inert = ("clip_low", "clip_high", "value_clip")
+        return Algorithm(
+            prepare=prepare,
+            loss=loss,
+            requires=frozenset(requires),
+            warnings=(common.inert_on_policy(inert),) if context.on_policy else (),
+        )
 
     def prepare(self, experience: Batch) -> Batch:
         """Token rewards, advantages, value targets."""
         mask = common.counted(experience)
-        last = jnp.arange(mask.shape[1]) == experience["completion_lengths"][:, None] - 1
-        outcome = jnp.where(experience["valid"], experience["rewards"], 0.0)
-        rewards = outcome[:, None] * last
-        if self.kl_coefficient:
-            kl = divergences.kl_estimate(
-                experience["behavior_logp"], experience["reference_logp"], kind="k1"
+        rewards = advantages.place_at_last(experience["rewards"], mask)
+        if common.is_on(self.reference_kl):
+            rewards += advantages.kl_token_rewards(
+                experience["behavior_logp"],
+                experience["reference_logp"],
+                mask,
+                beta=self.reference_kl,
             )
-            rewards -= self.kl_coefficient * kl * mask
         values = experience["values"]
-        # A completion ends at its last token whether it stopped or was cut: nothing follows it
-        # that could be rewarded.
+        # A completion ends at its last token that counts, whether it stopped or was cut: no reward
+        # follows.
+        last = advantages.place_at_last(jnp.ones(mask.shape[0]), mask) > 0
         discounts = jnp.where(last, 0.0, self.discount)
         advantage = advantages.gae(rewards, values, discounts, lambda_=self.lambda_, mask=mask)
         targets = advantage + values[:, :-1]
@@ -87,24 +95,21 @@ class PPO:
     def loss(self, outputs: Outputs, batch: Batch, context: Context):
         """Policy, value and entropy terms, weighted."""
         behavior = common.behavior_logp(outputs, batch, context.on_policy)
-        clips = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        policy = losses.ppo_clip(outputs.logp, behavior, batch["advantages"], **clips)
+        advantage, clips = batch["advantages"], common.clips(self)
+        policy = losses.ppo_clip(outputs.logp, behavior, advantage, **clips)
         value = losses.value_loss(
             outputs.values[:, :-1],
             batch["value_targets"],
-            old_values=batch["old_values"] if self.value_clip else None,
-            clip=self.value_clip or None,
+            old_values=batch["old_values"] if common.is_on(self.value_clip) else None,
+            clip=self.value_clip if common.is_on(self.value_clip) else None,
         )
         loss = policy + self.value_coefficient * value
-        if self.entropy_coefficient:
+        if common.is_on(self.entropy_coefficient):
             loss -= self.entropy_coefficient * outputs.entropy
         mask, weights = batch["mask"], batch["weights"]
-        clipped = diagnostics.clip_fraction(
-            outputs.logp, behavior, batch["advantages"], mask, **clips
-        )
+        clipped = common.ppo_clipped(outputs.logp, behavior, advantage, **clips)
         metrics = {
-            **common.token_metrics(outputs, batch),
-            "clip_fraction": (clipped * mask.sum(), mask.sum()),
+            "clip_fraction": ((clipped * mask).sum(), mask.sum()),
             "value_loss": ((value * mask).sum(), mask.sum()),
         }
         return masking.weighted_sum(loss, weights), metrics

@@ -1,32 +1,30 @@
-"""REINFORCE and its baselines, on the frame of the group family."""
+"""REINFORCE and its baselines: no limit on the ratio, or PPO's clip with batch statistics."""
 
 import dataclasses
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from polgrad import advantages, losses, masking
+from polgrad import advantages, losses
 from polgrad.algorithms import common
-from polgrad.algorithms.grpo import GRPO
+from polgrad.algorithms.policy_gradient import Aggregation, PolicyGradient
 
 
 @dataclasses.dataclass(frozen=True)
-class Reinforce(GRPO):
+class Reinforce(PolicyGradient):
     """REINFORCE with the mean of the batch as baseline, or none (Williams 1992).
 
     Attributes:
       baseline: what is subtracted from the rewards.
     """
 
-    aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "sequence_sum"
+    aggregation: Aggregation = "sequence_sum"
     baseline: Literal["batch", "none"] = "batch"
-    has_ratio: ClassVar[bool] = False
 
     def advantages(self, rewards, valid):
         """Rewards less the mean of all valid ones."""
-        rewards = jnp.where(valid, rewards, 0.0)
         if self.baseline == "batch":
-            rewards -= rewards.sum() / jnp.maximum(valid.sum(), 1)
+            return advantages.batch_baseline(rewards, valid=valid)
         return jnp.where(valid, rewards, 0.0)
 
     def surrogate(self, logp, behavior_logp, advantages, mask):
@@ -35,26 +33,57 @@ class Reinforce(GRPO):
 
 
 @dataclasses.dataclass(frozen=True)
-class RLOO(Reinforce):
+class RLOO(PolicyGradient):
     """REINFORCE, leave-one-out (Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740)."""
+
+    group_statistics: ClassVar[bool] = True
+
+    aggregation: Aggregation = "sequence_sum"
+    reference_kl_form: Literal["k2", "k3", "reward"] = "reward"
 
     def advantages(self, rewards, valid):
         """Rewards less the mean of the other samples of the group."""
         return advantages.leave_one_out(rewards, valid=valid)
 
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """The token loss."""
+        return losses.reinforce(logp, advantages)
+
 
 @dataclasses.dataclass(frozen=True)
-class ReinforcePlusPlus(GRPO):
-    """REINFORCE++: rewards whitened over all tokens of the batch (Hu 2025, arXiv:2501.03262)."""
+class ReinforcePlusPlus(PolicyGradient):
+    """REINFORCE++: returns whitened over all tokens of the batch (Hu 2025, arXiv:2501.03262).
 
-    aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "token"
+    Attributes:
+      clip_low: ratios below 1 - clip_low are clipped.
+      clip_high: ratios above 1 + clip_high are clipped.
+      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no bound.
+    """
 
-    def prepare(self, experience, context):
-        """Token returns of the outcome reward, whitened."""
-        mask = common.counted(experience)
-        last = jnp.arange(mask.shape[1]) == experience["completion_lengths"][:, None] - 1
-        rewards = jnp.where(experience["valid"], experience["rewards"], 0.0)
-        advantage = advantages.reinforce_plus_plus(rewards[:, None] * last, mask)
-        length = context.max_tokens if self.aggregation == "constant" else None
-        weights = masking.weights(mask, mode=self.aggregation, length=length)
-        return common.make_batch(experience, weights, advantages=advantage), {}
+    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
+
+    aggregation: Aggregation = "token"
+    reference_kl_form: Literal["k2", "k3", "reward"] = "reward"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+
+    def token_advantages(self, experience, mask, context):
+        """Returns of the outcome reward, less the KL of each later token where it is asked for."""
+        rewards = advantages.place_at_last(self.shaped_rewards(experience, context), mask)
+        if self._kl_in("reward"):
+            rewards += advantages.kl_token_rewards(
+                experience["behavior_logp"],
+                experience["reference_logp"],
+                mask,
+                beta=self.reference_kl,
+            )
+        return advantages.reinforce_plus_plus(rewards, mask)
+
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """PPO's clipped token loss."""
+        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
+
+    def clipped(self, logp, behavior_logp, advantages, mask):
+        """The tokens that PPO's clip and the dual clip stop."""
+        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from polgrad import masking
+from polgrad import losses, masking
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Context
 
@@ -25,8 +25,7 @@ class Supervised:
             weights = masking.weights(experience["mask"], mode=self.aggregation)
             return state, common.make_batch(experience, weights), {}
 
-        def loss(outputs, batch, key):
-            metrics = common.token_metrics(outputs, batch)
-            return masking.weighted_sum(-outputs.logp, batch["weights"]), metrics
+        def loss(outputs, batch):
+            return masking.weighted_sum(losses.imitation(outputs.logp), batch["weights"]), {}
 
         return Algorithm(prepare=prepare, loss=loss, source="demonstrations")

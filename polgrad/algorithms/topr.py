@@ -29,13 +29,13 @@ class TOPR:
         """The four functions for a run of this size."""
 
         def prepare(state, experience, key):
-            valid = experience["valid"] & (experience["completion_lengths"] > 0)
+            valid = common.answered(experience)
             weights = masking.weights(valid.astype(jnp.float32), mode="sequence")
             signed = self.scale * (experience["rewards"] - self.baseline)
             signed = jnp.where(valid, signed, 0.0)
             return state, common.make_batch(experience, weights, signed_rewards=signed), {}
 
-        def loss(outputs, batch, key):
+        def loss(outputs, batch):
             behavior = common.behavior_logp(outputs, batch, context.on_policy)
             logp = common.sequence_logp(outputs.logp, batch["mask"])
             behavior = common.sequence_logp(behavior, batch["mask"])
@@ -43,9 +43,10 @@ class TOPR:
             loss = losses.topr(logp, behavior, batch["signed_rewards"], **limits)
             weight = losses.topr_weights(logp, behavior, batch["signed_rewards"], **limits)
             metrics = {
-                **common.token_metrics(outputs, batch),
                 "importance_weight": (weight.sum(), jnp.asarray(float(weight.size))),
             }
             return masking.weighted_sum(loss, batch["weights"]), metrics
 
-        return Algorithm(prepare=prepare, loss=loss)
+        inert = common.inert_on_policy(("positive", "negative"))
+        same = f"{inert}; TOPR is then REINFORCE with baseline {self.baseline}"
+        return Algorithm(prepare=prepare, loss=loss, warnings=(same,) if context.on_policy else ())

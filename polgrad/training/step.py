@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from polgrad import divergences
 from polgrad.training import scoring as scoring_lib
 from polgrad.training.scoring import Scoring, score, split_tree
 from polgrad.training.types import Algorithm, Batch, Outputs, TrainState
@@ -40,30 +41,50 @@ def make_gradient(
     """
     scorer = make_scorer(network, scoring, micro_batches=micro_batches)
 
-    def objective(params, part, key):
+    def objective(params, part):
         outputs = score(network, params, part, scoring)
-        loss, metrics = algorithm.loss(outputs, part, key)
-        return loss, {**metrics, **_parity(outputs, part)}
+        loss, metrics = algorithm.loss(_asked_for(outputs, algorithm), part)
+        return loss, {**_policy_metrics(outputs, part), **metrics, **_parity(outputs, part)}
 
     def gradient(params, batch, key):
         if algorithm.selects:
             outputs = jax.lax.stop_gradient(scorer(params, batch))
-            batch = algorithm.select(outputs, batch, key)
+            batch = algorithm.select(_asked_for(outputs, algorithm), batch, key)
         parts = split_tree(batch, micro_batches)
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
         def body(total, part):
-            (loss, metrics), grads = value_and_grad(params, part, key)
+            (loss, metrics), grads = value_and_grad(params, part)
             return jax.tree.map(jnp.add, total, (loss, grads, _sums(metrics))), _peaks(metrics)
 
         first = jax.tree.map(lambda x: x[0], parts)
-        (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first, key)
+        (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, _sums(metrics)))
         (loss, grads, sums), peaks = jax.lax.scan(body, zeros, parts)
         means = {k: total / jnp.maximum(count, 1e-12) for k, (total, count) in sums.items()}
         return loss, grads, {**means, **{k: v.max() for k, v in peaks.items()}}
 
     return gradient
+
+
+def _asked_for(outputs: Outputs, algorithm: Algorithm) -> Outputs:
+    """The outputs that the algorithm requires; the loop's metrics need the entropy in any case.
+
+    An entropy that was not asked for has no gradient: a loss that uses it must fail, not train
+    without the term.
+    """
+    return outputs if "entropy" in algorithm.requires else outputs._replace(entropy=None)
+
+
+def _policy_metrics(outputs: Outputs, batch: Batch) -> dict:
+    """`entropy` and, with a reference, `kl_reference`: means over the batch's tokens."""
+    mask = batch["mask"]
+    count = mask.sum()
+    metrics = {"entropy": (jax.lax.stop_gradient((outputs.entropy * mask).sum()), count)}
+    if "reference_logp" in batch:
+        kl = divergences.kl_estimate(outputs.logp, batch["reference_logp"], kind="k3")
+        metrics["kl_reference"] = (jnp.where(mask > 0, kl, 0.0).sum(), count)
+    return metrics
 
 
 def _sums(metrics) -> dict:

@@ -16,10 +16,17 @@ The rest belongs to the algorithm.
 
 
 class Outputs(NamedTuple):
-    """What the current policy says of a batch; 0 where the mask is 0."""
+    """What the current policy says of a batch; 0 where the mask is 0.
+
+    Attributes:
+      logp: log-probabilities of the completion tokens, in nats.
+      entropy: entropy of the distribution at each token, in nats; None unless the algorithm
+        requires it.
+      values: the value head's estimates; None unless the algorithm requires them.
+    """
 
     logp: Float[Array, "B T"]
-    entropy: Float[Array, "B T"]
+    entropy: Float[Array, "B T"] | None = None
     values: Float[Array, "B T+1"] | None = None
 
 
@@ -55,13 +62,14 @@ class Algorithm(NamedTuple):
       prepare: `(algorithm_state, experience, key) -> (algorithm_state, batch, metrics)`. The
         experience holds the rollout's arrays with `rewards [N]`, `valid [N]`, and whatever
         `requires` asks for. Runs once for each rollout, on the whole of it.
-      loss: `(outputs, batch, key) -> (sum, {name: (sum, count)})`. A sum: the weights hold the
-        global divisor, so micro-batches and shards just add.
+      loss: `(outputs, batch) -> (sum, {name: (sum, count)})`. A sum: the weights hold the global
+        divisor, so micro-batches and shards just add. It has no key, because a number drawn here
+        would depend on the split: noise is an array of the batch, made in `prepare` or `select`.
       init: `(key) -> algorithm_state`, saved with the run.
       select: `(outputs, batch, key) -> batch`, on the whole optimiser batch with stopped outputs,
         before each update. The default is free.
       requires: of `"reference"` (adds `reference_logp`), `"values"` (a value head; adds
-        `values`), `"entropy"` (the loss differentiates the entropy).
+        `values`), `"entropy"` (the loss reads `outputs.entropy`, which is None otherwise).
       source: what a batch is made of: `"rollouts"`, `"demonstrations"` or `"pairs"`.
       opponent: None, or the weight of the reference in the geometric mixture that a second
         rollout is sampled from (adds `opponent_rewards`, or `preferences`).
@@ -69,10 +77,12 @@ class Algorithm(NamedTuple):
         `"group"`. Mini-batches and micro-batches must divide their number.
       reuse: whether a rollout may serve several updates. False for losses without an importance
         ratio: after the first update their samples are another policy's.
+      warnings: sentences for the user before the first step: settings without effect at these
+        sizes, gradients with a known bias.
     """
 
     prepare: Callable[[Any, Batch, Array], tuple[Any, Batch, Mapping[str, Array]]]
-    loss: Callable[[Outputs, Batch, Array], tuple[Array, Mapping[str, tuple[Array, Array]]]]
+    loss: Callable[[Outputs, Batch], tuple[Array, Mapping[str, tuple[Array, Array]]]]
     init: Callable[[Array], Any] = _no_state
     select: Callable[[Outputs, Batch, Array], Batch] = _select_everything
     requires: frozenset[str] = frozenset()
@@ -80,6 +90,7 @@ class Algorithm(NamedTuple):
     opponent: float | None = None
     rows: str = "samples"
     reuse: bool = True
+    warnings: tuple[str, ...] = ()
 
     @property
     def selects(self) -> bool:

@@ -33,7 +33,7 @@ def gradient(settings, *, on_policy):
         logp = logp.reshape(batch["mask"].shape)
         outputs = Outputs(logp, jnp.zeros_like(logp))
         chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, None)
-        return algorithm.loss(outputs, chosen, None)[0]
+        return algorithm.loss(outputs, chosen)[0]
 
     return grad(loss)(start)
 
@@ -64,7 +64,7 @@ def test_disco_is_the_mean_over_questions_and_a_hinge_on_the_mean_kl(score):
     def loss(logp):
         outputs = Outputs(logp.reshape(batch["mask"].shape), jnp.zeros_like(batch["mask"]))
         chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, None)
-        return algorithm.loss(outputs, chosen, None)[0]
+        return algorithm.loss(outputs, chosen)[0]
 
     ours, theirs = grad(loss)(start), grad(direct)(start)
     assert abs(theirs).max() > 1e-3

@@ -1,0 +1,267 @@
+"""What all policy gradients on sampled answers share: rewards, masks, weights, KL and entropy."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from polgrad import advantages, losses, masking
+from polgrad.algorithms import common
+from polgrad.training.types import Algorithm, Batch, Context, Outputs
+
+Aggregation = Literal["sequence", "token", "sequence_sum", "constant"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient:
+    """A token loss on sampled answers with one reward each; the base of GRPO, RLOO and their kin.
+
+    A subclass gives `advantages` (rewards of the groups to advantages) and `surrogate` (the token
+    loss), and adds the settings that these two read. Use `GroupRelative` as the base of a loss of
+    your own that keeps GRPO's advantage.
+
+    Attributes:
+      aggregation: how token losses become one number (see `masking.weights`).
+      reference_kl: strength of the KL to the initial policy, in nats; 0 switches the KL off.
+      reference_kl_form: `"k2"` adds a loss whose on-policy gradient is that of the KL of the policy
+        to the initial policy; `"k3"` adds the loss of the GRPO paper, TRL and verl, whose on-policy
+        gradient is that of the KL in the other direction; `"reward"` subtracts the log ratio (k1)
+        from the reward, as PPO, RLOO and REINFORCE++ do.
+      entropy_coefficient: strength of an entropy bonus; 0 switches the bonus off.
+      drop_uniform_groups: mask the groups whose rewards are all equal (DAPO's filter). The filter
+        reads the rewards before any penalty.
+      mask_truncated: mask the samples that reached max_tokens without an end token.
+      overlong_buffer: last tokens before max_tokens over which a penalty on the reward grows from 0
+        to 1; 0 switches the penalty off, None takes a fifth of max_tokens.
+      sampler_correction: cap of the truncated importance weight between trainer and sampler, for
+        on-policy runs; 0 switches the weight off (off-policy the ratio itself corrects).
+    """
+
+    # A subclass changes these where they differ from the default.
+    group_statistics: ClassVar[bool] = False
+    """Whether the advantage is 0 by construction for a group of one sample."""
+    ratio_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that act on the ratio alone: without effect where the ratio is exactly 1."""
+
+    aggregation: Aggregation = "sequence"
+    reference_kl: float = 0.0
+    reference_kl_form: Literal["k2", "k3", "reward"] = "k2"
+    entropy_coefficient: float = 0.0
+    drop_uniform_groups: bool = False
+    mask_truncated: bool = False
+    overlong_buffer: int | None = 0
+    sampler_correction: float = 0.0
+
+    def advantages(
+        self, rewards: Float[Array, "P G"], valid: Bool[Array, "P G"]
+    ) -> Float[Array, "P G"]:
+        """Rewards of the groups to advantages."""
+        raise NotImplementedError(f"{type(self).__name__} has no method advantages(rewards, valid)")
+
+    def surrogate(
+        self,
+        logp: Float[Array, "B T"],
+        behavior_logp: Float[Array, "B T"],
+        advantages: Float[Array, "B T"] | Float[Array, "B 1"],
+        mask: Float[Array, "B T"],
+    ) -> Float[Array, "B T"]:
+        """The token loss."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method surrogate(logp, behavior_logp, advantages, mask)"
+        )
+
+    def clipped(
+        self,
+        logp: Float[Array, "B T"],
+        behavior_logp: Float[Array, "B T"],
+        advantages: Float[Array, "B T"] | Float[Array, "B 1"],
+        mask: Float[Array, "B T"],
+    ) -> Bool[Array, "B T"] | None:
+        """The tokens whose gradient the surrogate sets to 0; None for a surrogate without a clip."""
+        return None
+
+    # --- the functions of the contract ----------------------------------------------------------
+
+    def build(self, context: Context) -> Algorithm:
+        """The functions for a run of this size.
+
+        Raises:
+          ValueError: if every gradient would be 0 by construction.
+        """
+        if self.group_statistics:
+            common.need_group(self, context, 2)
+        requires = set()
+        if common.is_on(self.reference_kl):
+            requires.add("reference")
+        if common.is_on(self.entropy_coefficient):
+            requires.add("entropy")
+
+        def prepare(state, experience, key):
+            return state, *self.prepare(experience, context)
+
+        def loss(outputs, batch):
+            return self.loss(outputs, batch, context)
+
+        return Algorithm(
+            prepare=prepare,
+            loss=loss,
+            requires=frozenset(requires),
+            reuse=self.corrects(),
+            warnings=self.warnings(context),
+        )
+
+    def prepare(self, experience: Batch, context: Context) -> tuple[Batch, dict]:
+        """Advantages and weights, both from the whole rollout."""
+        mask = common.counted(experience)
+        uniform = ~advantages.dynamic_sampling_filter(
+            common.by_group(experience["rewards"], context.group_size),
+            valid=common.by_group(experience["valid"], context.group_size),
+        )
+        if self.drop_uniform_groups:
+            mask *= jnp.repeat(~uniform, context.group_size)[:, None]
+        if self.mask_truncated:
+            mask *= advantages.overlong_filter(mask, experience["stopped"])
+        length = context.max_tokens if self.aggregation == "constant" else None
+        batch = common.make_batch(
+            experience,
+            masking.weights(mask, mode=self.aggregation, length=length),
+            advantages=self.token_advantages(experience, mask, context),
+        )
+        return batch, {"uniform_groups": uniform.mean()}
+
+    def token_advantages(
+        self, experience: Batch, mask: Float[Array, "B T"], context: Context
+    ) -> Float[Array, "B T"] | Float[Array, "B 1"]:
+        """One advantage a sample, from its group; the KL of the whole answer in the reward."""
+        rewards = self.shaped_rewards(experience, context)
+        if self._kl_in("reward"):
+            distance = experience["behavior_logp"] - experience["reference_logp"]
+            distance = masking.sequence_sum(distance, experience["mask"])
+            rewards = advantages.regularized_rewards(rewards, distance, beta=self.reference_kl)
+        rewards, valid = (
+            common.by_group(x, context.group_size) for x in (rewards, experience["valid"])
+        )
+        return self.advantages(rewards, valid).reshape(-1, 1)
+
+    def shaped_rewards(self, experience: Batch, context: Context) -> Float[Array, "B"]:
+        """The rewards with the penalty of overlong answers."""
+        buffer = self.overlong_buffer
+        if buffer is None:
+            buffer = max(1, context.max_tokens // 5)
+        if not buffer:
+            return experience["rewards"]
+        lengths = experience["completion_lengths"]
+        return experience["rewards"] + advantages.overlong_penalty(
+            lengths, max_length=context.max_tokens, buffer=buffer
+        )
+
+    def token_loss(
+        self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]
+    ) -> Float[Array, "B T"]:
+        """The surrogate on a batch; a subclass whose surrogate reads more of it overrides this."""
+        loss = self.surrogate(outputs.logp, behavior_logp, batch["advantages"], batch["mask"])
+        if jnp.shape(loss) != outputs.logp.shape:
+            raise ValueError(
+                f"{type(self).__name__}.surrogate returned shape {list(jnp.shape(loss))}, expected "
+                f"{list(outputs.logp.shape)}: one loss a token"
+            )
+        return loss
+
+    def loss(self, outputs: Outputs, batch: Batch, context: Context) -> tuple[Array, dict]:
+        """Surrogate, KL and entropy terms, weighted."""
+        behavior = common.behavior_logp(outputs, batch, context.on_policy)
+        mask = batch["mask"]
+        loss = self.token_loss(outputs, batch, behavior)
+        if common.is_on(self.sampler_correction) and context.on_policy:
+            loss *= losses.truncated_importance_weights(
+                outputs.logp, batch["sampler_logp"], mask, cap=self.sampler_correction
+            )
+        if self._kl_in("k2", "k3"):
+            loss += self.reference_kl * losses.kl_penalty(
+                outputs.logp,
+                batch["reference_logp"],
+                gradient=self.reference_kl_form,
+                behavior_logp=None if context.on_policy else batch["behavior_logp"],
+            )
+        if common.is_on(self.entropy_coefficient):
+            loss -= self.entropy_coefficient * outputs.entropy
+        return masking.weighted_sum(loss, batch["weights"]), self.metrics(outputs, batch, behavior)
+
+    def metrics(self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]) -> dict:
+        """`clip_fraction`: the share of tokens whose gradient the surrogate sets to 0."""
+        mask = batch["mask"]
+        logp = jax.lax.stop_gradient(outputs.logp)
+        clipped = self.clipped(logp, behavior_logp, batch["advantages"], mask)
+        if clipped is None:
+            return {}
+        return {"clip_fraction": ((clipped * mask).sum(), mask.sum())}
+
+    # --- what is said before a run --------------------------------------------------------------
+
+    def corrects(self) -> bool:
+        """Whether the token loss depends on the behaviour policy, so that it may reuse samples.
+
+        The gradient of the surrogate is compared at two behaviour log-probabilities. REINFORCE, or
+        a loss that stops its own log-probability in place of the sampler's, gives the same twice.
+        """
+        shifts = (0.1, -0.1, 1.0, -1.0)
+        try:
+            # Also inside of `jax.jit`, where a constant would be traced.
+            with jax.ensure_compile_time_eval():
+                return any(
+                    bool((self._slope(0.0, sign) != self._slope(shift, sign)).any())
+                    for sign in (1.0, -1.0)
+                    for shift in shifts
+                )
+        except jax.errors.TracerBoolConversionError:
+            return True  # A setting is traced: its value, and so the gradient, is not known here.
+
+    def _slope(self, shift: float, advantage: float) -> Float[Array, "1 4"]:
+        """The surrogate's gradient in four log-probabilities, `shift` from the behaviour policy's."""
+        logp = jnp.log(jnp.array([[0.2, 0.3, 0.25, 0.4]]))
+
+        def total(x):
+            advantages = jnp.full((1, 1), advantage)
+            return self.surrogate(x, logp + shift, advantages, jnp.ones_like(logp)).sum()
+
+        return jax.grad(total)(logp)
+
+    def warnings(self, context: Context) -> tuple[str, ...]:
+        """Settings without effect in this run, and gradients with a known bias, as sentences."""
+        found = []
+        if context.on_policy and self.ratio_settings:
+            found.append(common.inert_on_policy(self.ratio_settings))
+        if not context.on_policy and common.is_on(self.sampler_correction):
+            found.append(
+                "sampler_correction has no effect off-policy: the importance ratio corrects"
+            )
+        if self._kl_in("k3"):
+            found.append(
+                "reference_kl_form k3: on-policy the gradient of this term is that of "
+                "KL(initial || policy); k2 has the gradient of KL(policy || initial)"
+            )
+        return tuple(found)
+
+    def _kl_in(self, *forms: str) -> bool:
+        return common.is_on(self.reference_kl) and self.reference_kl_form in forms
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRelative(PolicyGradient):
+    """A policy gradient with GRPO's advantage: rewards less the mean of their group, scaled.
+
+    Use it as the base of a token loss of your own: give `surrogate`, and the settings that it reads.
+
+    Attributes:
+      scale: divide the centred rewards by the deviation of the `group`, the `batch`, or nothing.
+    """
+
+    group_statistics: ClassVar[bool] = True
+
+    scale: Literal["group", "batch", "none"] = "group"
+
+    def advantages(self, rewards, valid):
+        """`advantages.group_relative` of the groups."""
+        return advantages.group_relative(rewards, scale=self.scale, valid=valid)
