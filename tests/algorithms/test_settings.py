@@ -1,0 +1,164 @@
+"""Every setting of every algorithm does something: it changes a batch, a gradient or a sample."""
+
+import dataclasses
+import functools
+import re
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stored import GROUP, PROMPTS, T, stored_rollouts
+
+from polgrad import algorithms
+from polgrad.training.types import Context, Outputs
+
+KEY = jax.random.key(3)
+
+# Terms that a paper leaves out by default are switched on, so that what shapes them has an effect.
+ON = {
+    "reference_kl": 0.3,
+    "entropy_coefficient": 0.1,
+    "sampler_correction": 1.1,
+    "label_smoothing": 0.1,
+    "fraction": 0.3,
+    "low": -0.5,
+    "high": 0.5,
+}
+OTHER = {
+    "clip_low": lambda value: 0.01 if value > 0.1 else 0.9,
+    "clip_high": lambda value: 0.01 if value > 0.1 else 0.9,
+    "dual_clip": 1.05,
+    "overlong_buffer": 3,
+    "sampler_correction": 0.9,
+    "cap_low": 1.1,
+    "cap_high": 0.9,
+    "fraction": 0.8,
+    "low": 0.2,
+    "high": 0.2,
+    "value_clip": 0.01,
+    "log_ratio_clip": 0.1,
+    "baseline_window": 5,
+    "positive": (0.9, 1.05),
+    "negative": (0.5, 1.0),
+    "epsilon": 0.3,
+    "delta": 0.05,
+}
+
+
+def other(field, value):
+    """Another value of a setting."""
+    if field.name in OTHER:
+        found = OTHER[field.name]
+        return found(value) if callable(found) else found
+    if isinstance(value, str):
+        return next(x for x in typing.get_args(field.type) if x != value)
+    return (not value) if isinstance(value, bool) else 0.5 * value
+
+
+def inputs(kind):
+    """A rollout with rewards that are equal in one group, its algorithm's sizes, and a policy."""
+    experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    experience["rewards"] = jnp.round(experience["rewards"]).at[8:12].set(1.0)
+    if kind == "holes":
+        holes = np.random.default_rng(5).random((PROMPTS * GROUP, T)) < 0.3
+        experience["mask"] = experience["mask"] * ~holes
+    moved = 0.0 if kind == "on-policy" else 0.4
+    noise = jax.random.normal(jax.random.key(1), experience["mask"].shape)
+    logp = experience["behavior_logp"] + moved * noise * experience["mask"]
+    if kind == "on-policy":
+        # The sampler computes in another precision: a gap that a correction sees.
+        logp = logp + 0.3 * noise * experience["mask"]
+    return experience, Context(GROUP, T, PROMPTS, on_policy=kind == "on-policy"), logp
+
+
+@functools.cache
+def outcome(settings, kind):
+    """What the settings decide: batch, sum of the metrics' inputs, gradient, opponent, state."""
+    experience, context, logp = inputs(kind)
+    algorithm = settings.build(context)
+    if algorithm.source == "pairs":
+        experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), experience)
+    state = algorithm.init(KEY)
+    # Twice: a moving baseline says nothing in the first step.
+    state, _, _ = algorithm.prepare(state, experience, KEY)
+    _, batch, _ = algorithm.prepare(state, experience, KEY)
+    # Online pairs are fewer than the samples: the first rows stand for them.
+    lead = batch["mask"].shape[:-1]
+    rows = slice(int(np.prod(lead)))
+    logp = logp[rows].reshape(*lead, T)
+    moved = 1.0 if context.on_policy else 1.1
+    values = moved * experience["values"].reshape(-1, T + 1)[rows].reshape(*lead, T + 1)
+
+    def loss(logp, entropy, values):
+        asked = algorithm.requires
+        outputs = Outputs(
+            logp,
+            entropy if "entropy" in asked else None,
+            values if "values" in asked else None,
+        )
+        chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, KEY)
+        return algorithm.loss(outputs, chosen)[0]
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))(logp, 1.0 + jnp.abs(logp), values)
+    return {"gradient": gradient, "opponent": algorithm.opponent}
+
+
+def base(name):
+    """The settings of an algorithm with every optional term on."""
+    found = algorithms.find(name)
+    names = {f.name for f in dataclasses.fields(found)}
+    return found(**{k: v for k, v in ON.items() if k in names})
+
+
+def live(settings, field, kind):
+    """Whether another value of one setting changes the outcome."""
+    changed = dataclasses.replace(
+        settings, **{field.name: other(field, getattr(settings, field.name))}
+    )
+    a, b = outcome(settings, kind), outcome(changed, kind)
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any(not np.allclose(x, y, rtol=1e-6, atol=1e-9) for x, y in leaves)
+
+
+def dead(settings):
+    """The settings that change nothing on any of the three inputs."""
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if not any(live(settings, field, kind) for kind in ("off-policy", "holes", "on-policy"))
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+def test_every_setting_changes_something(name):
+    assert dead(base(name)) == []
+
+
+def test_a_setting_that_nothing_reads_is_found():
+    @dataclasses.dataclass(frozen=True)
+    class WithDeadField(algorithms.CISPO):
+        clip_low: float = 0.2
+
+    on = {k: v for k, v in ON.items() if k in algorithms.CISPO.__dataclass_fields__}
+    assert dead(WithDeadField(**on)) == ["clip_low"]
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+def test_settings_said_to_be_inert_are_inert_and_no_others(name):
+    """The sentences before step 1 name exactly the settings without effect in that run."""
+    settings = base(name)
+    for kind in ("on-policy", "off-policy"):
+        algorithm = settings.build(inputs(kind)[1])
+        if kind == "off-policy" and not algorithm.reuse:
+            continue
+        sentences = [w.partition("no effect")[0] for w in algorithm.warnings if "no effect" in w]
+        said = set(re.findall(r"\w+", " ".join(sentences)))
+        for field in dataclasses.fields(settings):
+            if field.name in ("cap_low", "cap_high"):
+                continue  # Caps that exclude 1 would act on-policy, too.
+            if field.name in said:
+                assert not live(settings, field, kind), field.name
+            elif kind == "on-policy" and "clip" in field.name and field.name != "log_ratio_clip":
+                assert live(settings, field, kind), field.name
