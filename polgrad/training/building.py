@@ -22,7 +22,7 @@ import polgrad
 from polgrad import data, policies
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
-from polgrad.training import hosts
+from polgrad.training import defaults, hosts
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.config import Hosts, TrainConfig, as_json
 from polgrad.training.types import Algorithm, Context
@@ -51,6 +51,8 @@ class Parts:
     reward_specs: tuple[RewardSpec, ...]
     task_specs: tuple[RewardSpec, ...]
     directory: pathlib.Path
+    chosen: str | None = None
+    """The settings that were filled in for the kind of policy, as a line for the user."""
 
     @property
     def network(self) -> policies.Network:
@@ -108,17 +110,13 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
         )
     settings = algorithm_settings(config)
     train, test = _sources(config)
-    context = Context(
-        group_size=config.rollouts.group_size,
-        max_tokens=config.rollouts.max_tokens,
-        num_prompts=len(train),
-        on_policy=config.update.epochs * config.update.mini_batches == 1,
-    )
-    algorithm = settings if isinstance(settings, Algorithm) else settings.build(context)
-    _check_source(config, algorithm, train)
-    _check_rounded(config, settings, context)
-    value_head = "values" in algorithm.requires
-    policy, tokenizer = _policy(config, (train, *([test] if test else [])), value_head)
+    # What the algorithm reads decides how the policy is loaded, whatever the sizes.
+    first = _algorithm(config, settings, train)
+    _check_columns(config, first, train)
+    config, policy, tokenizer, chosen = _policy(config, first, train, test)
+    algorithm = _algorithm(config, settings, train)
+    _check_sizes(config, algorithm)
+    _check_rounded(config, settings)
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
     task = task_specs(config, train)
@@ -141,18 +139,26 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
         reward_specs=specs,
         task_specs=task,
         directory=_directory(config),
+        chosen=chosen,
+    )
+
+
+def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algorithm:
+    """The algorithm for a run of this size; a completion's length may still be open."""
+    if isinstance(settings, Algorithm):
+        return settings
+    return settings.build(
+        Context(
+            group_size=config.rollouts.group_size,
+            max_tokens=config.rollouts.max_tokens or 1,
+            num_prompts=len(train),
+            on_policy=config.on_policy,
+        )
     )
 
 
 def _check(config: TrainConfig) -> None:
     rollouts, update = config.rollouts, config.update
-    for name in ("top_k", "top_p", "min_p"):
-        value, neutral = getattr(rollouts, name), {"top_p": 1.0}.get(name, 0)
-        if value != neutral:
-            raise ValueError(
-                f"rollouts.{name} is {value}; training samples from the full distribution, because "
-                "the trainer scores it. Only temperature may change; use it with sample or evaluate"
-            )
     if rollouts.temperature <= 0:
         raise ValueError(f"rollouts.temperature is {rollouts.temperature}; expected above 0")
     positive = {
@@ -167,14 +173,28 @@ def _check(config: TrainConfig) -> None:
         "saving.keep": config.saving.keep,
     }
     for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
     if config.seed < 0:
         raise ValueError(f"seed is {config.seed}; expected at least 0")
 
 
-def _check_source(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
-    """Sizes divide, and the file holds what the algorithm reads."""
+COMPLETIONS = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
+"""Columns of a data file that an algorithm reads completions from, by its source."""
+
+
+def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
+    """The file holds what the algorithm reads."""
+    for field in COMPLETIONS.get(algorithm.source, ()):
+        if field not in train[0]:
+            raise ValueError(
+                f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
+                f"(it has: {', '.join(sorted(train[0]))})"
+            )
+
+
+def _check_sizes(config: TrainConfig, algorithm: Algorithm) -> None:
+    """The parts of a batch divide it, and samples are reused only where a ratio corrects."""
     rollouts, update = config.rollouts, config.update
     samples = algorithm.source == "rollouts" and algorithm.rows == "samples"
     rows = rollouts.prompts * (rollouts.group_size if samples else 1)
@@ -187,21 +207,14 @@ def _check_source(config: TrainConfig, algorithm: Algorithm, train: data.Source)
     updates = update.epochs * update.mini_batches
     if not algorithm.reuse and updates > 1:
         raise ValueError(
-            f"update.epochs x update.mini_batches is {updates}; expected 1, because algorithm "
+            f"update.epochs x update.mini_batches is {updates}, expected 1, because algorithm "
             f"{config.algorithm} has no importance ratio to reuse samples with"
         )
-    needed = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
-    for field in needed.get(algorithm.source, ()):
-        if field not in train[0]:
-            raise ValueError(
-                f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
-                f"(it has: {', '.join(sorted(train[0]))})"
-            )
 
 
-def _check_rounded(config: TrainConfig, settings: Any, context: Context) -> None:
+def _check_rounded(config: TrainConfig, settings: Any) -> None:
     """Samples of rounded weights are another policy's, for which something must correct."""
-    if config.rollouts.weights == "full" or not context.on_policy:
+    if config.rollouts.weights == "full" or not config.on_policy:
         return
     if not getattr(settings, "sampler_correction", 0.0):
         has = hasattr(settings, "sampler_correction")
@@ -298,13 +311,46 @@ def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
     return train, load_source(config, "test")
 
 
-def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenizer]:
-    if config.policy != "small":
-        policy = policies.load(config.policy, value_head=value_head)
-        if policy.text is None:
-            raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
-        policy = policy._replace(text=_text_assets(config, policy.text))
-        return policy, data.from_assets(policy.text)
+def _policy(
+    config: TrainConfig, algorithm: Algorithm, train: data.Source, test: data.Source | None
+) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
+    """The policy with its tokenizer, and the settings with what was left out filled in."""
+    value_head = "values" in algorithm.requires
+    if config.policy == "small":
+        return _small_policy(config, algorithm, [s for s in (train, test) if s], value_head)
+    policy = policies.load(config.policy, value_head=value_head)
+    if policy.text is None:
+        raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
+    policy = policy._replace(text=_text_assets(config, policy.text))
+    tokenizer = data.from_assets(policy.text)
+    chosen = defaults.choose(
+        config,
+        source=algorithm.source,
+        parameters=sum(x.size for x in jax.tree.leaves(policy.params)),
+        context=policy.network.max_length,
+        longest=_longest_completion(config, algorithm, train, tokenizer),
+    )
+    return chosen.config, policy, tokenizer, chosen.line
+
+
+def _longest_completion(
+    config: TrainConfig, algorithm: Algorithm, train: data.Source, tokenizer: data.Tokenizer
+) -> int | None:
+    """Tokens of the longest completion in the data; None for algorithms that sample their own."""
+    fields = COMPLETIONS.get(algorithm.source)
+    if fields is None or config.rollouts.max_tokens is not None:
+        return None
+    return max(
+        len(tokenizer.completion_ids(train[i]["prompt"], train[i][f]))
+        for i in range(len(train))
+        for f in fields
+    )
+
+
+def _small_policy(
+    config: TrainConfig, algorithm: Algorithm, sources: list[data.Source], value_head: bool
+) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
+    """A transformer from nothing, whose tokens are the characters of the data."""
     if config.rollouts.stop:
         raise ValueError(
             f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
@@ -316,21 +362,32 @@ def _policy(config, sources, value_head) -> tuple[policies.Policy, data.Tokenize
         for field in ("prompt", "answer", "chosen", "rejected"):
             alphabet.update(example.get(field, ""))
     tokenizer = data.CharacterTokenizer("".join(sorted(alphabet)))
-    shape = config.small
-    network = policies.TransformerNetwork(
-        policies.TransformerConfig(
-            vocab_size=tokenizer.vocab_size,
-            width=shape.width,
-            layers=shape.layers,
-            heads=shape.heads,
-            mlp_width=shape.mlp,
-            unroll=shape.layers,
-            max_length=longest + config.rollouts.max_tokens,
-            value_head=value_head,
+
+    def network(max_tokens):
+        shape = config.small
+        return policies.TransformerNetwork(
+            policies.TransformerConfig(
+                vocab_size=tokenizer.vocab_size,
+                width=shape.width,
+                layers=shape.layers,
+                heads=shape.heads,
+                mlp_width=shape.mlp,
+                unroll=shape.layers,
+                max_length=longest + max_tokens,
+                value_head=value_head,
+            )
         )
+
+    chosen = defaults.choose(
+        config,
+        source=algorithm.source,
+        parameters=0,
+        context=0,
+        longest=_longest_completion(config, algorithm, sources[0], tokenizer),
     )
+    network = network(chosen.config.rollouts.max_tokens)
     params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
-    return policies.Policy(network, params, None), tokenizer
+    return chosen.config, policies.Policy(network, params, None), tokenizer, chosen.line
 
 
 def _text_assets(config: TrainConfig, text: policies.TextAssets) -> policies.TextAssets:

@@ -59,13 +59,12 @@ class Rollouts:
     """How samples are drawn.
 
     Attributes:
-      prompts: prompts a step.
+      prompts: prompts a step (of a data file: rows a step). When left out 64 for a small policy; for
+        pretrained weights 16, and 32 of a file.
       group_size: samples of each prompt.
-      max_tokens: longest completion, in tokens.
+      max_tokens: longest completion, in tokens. When left out 8 for a small policy and 256 for
+        pretrained weights; the longest completion of the data where the algorithm reads completions.
       temperature: divides the logits, in the sampler and in the trainer.
-      top_k: refused in training (the trainer scores the full distribution); see `sample`.
-      top_p: refused in training.
-      min_p: refused in training.
       slots: sequences decoded at once; when left out all of them, up to 128 a device.
       stop: characters that end a completion, besides the policy's own stop tokens: any token
         that holds one ends it, and is not part of its text.
@@ -77,13 +76,10 @@ class Rollouts:
         needs no memory; `"auto"` gathers where they take at most a third of a TPU's or GPU's memory.
     """
 
-    prompts: int = 64
+    prompts: int | None = None
     group_size: int = 8
-    max_tokens: int = 8
+    max_tokens: int | None = None
     temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
     slots: int | None = None
     stop: tuple[str, ...] = ()
     weights: Literal["full", "int8"] = "full"
@@ -235,8 +231,9 @@ class TrainConfig:
       resume: go on from the newest checkpoint in `out`.
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
-        log-probability of a token; above it the run stops. 0.01 when left out, and 1 where the
-        sampler's weights are rounded.
+        log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products are
+        computed in bfloat16, whose logits of size 16 to 32 lie 0.125 apart; 1 where the sampler's
+        weights are rounded to eight bits.
       profile: write a trace of steps 5 to 7 to `profile` in the run's directory, for XProf or
         Perfetto.
       track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
@@ -267,11 +264,18 @@ class TrainConfig:
     hosts: Hosts = Hosts()
 
     @property
+    def on_policy(self) -> bool:
+        """One optimiser update for each rollout: every importance ratio is 1."""
+        return self.update.epochs * self.update.mini_batches == 1
+
+    @property
     def parity_limit(self) -> float:
         """`parity_tolerance`, or its default."""
         if self.parity_tolerance is not None:
             return self.parity_tolerance
-        return 0.01 if self.rollouts.weights == "full" else 1.0
+        if self.rollouts.weights == "int8":
+            return 1.0
+        return 0.01 if self.update.compute_dtype == "float32" else 0.5
 
 
 def as_json(config: TrainConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The optimiser as settings: optax's AdamW or Muon behind a global-norm clip and a schedule."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -16,9 +17,13 @@ class Optimizer:
       method: `"muon"` orthogonalises the momentum of the blocks' matrices (Jordan et al. 2024),
         scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982) so that one
         learning rate serves both; all other parameters stay with AdamW, in Nesterov's form.
-      learning_rate: peak learning rate.
-      schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update.
-      warmup: updates over which the rate rises from 0.
+      learning_rate: peak learning rate, above 0. When left out `polgrad train` takes 1e-3 for a small
+        policy; for pretrained weights 1e-5 below a billion parameters and 1e-6 from there on (2e-5
+        and 1e-5 for `supervised`).
+      schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update. When
+        left out constant for a small policy, linear for pretrained weights.
+      warmup: updates over which the rate rises from 0. When left out 0 for a small policy, a twentieth
+        of the updates for pretrained weights.
       max_gradient_norm: global-norm clip; 0 switches it off.
       weight_decay: decoupled weight decay.
       momentum: decay of Muon's momentum.
@@ -28,9 +33,9 @@ class Optimizer:
     """
 
     method: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 0
+    learning_rate: float | None = None
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup: int | None = None
     max_gradient_norm: float = 1.0
     weight_decay: float = 0.0
     momentum: float = 0.95
@@ -39,23 +44,33 @@ class Optimizer:
     epsilon: float = 1e-8
 
     def __post_init__(self):
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected at least 0")
-        if self.warmup < 0:
-            raise ValueError(f"warmup is {self.warmup}; expected at least 0")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, expected a number above 0 (at 0 no update "
+                "changes the policy)"
+            )
+        if self.warmup is not None and self.warmup < 0:
+            raise ValueError(f"warmup is {self.warmup}, expected at least 0")
 
     def rate(self, updates: int) -> optax.Schedule:
-        """The learning rate as a function of the update's number."""
-        after = max(1, updates - self.warmup)
+        """The learning rate as a function of the update's number.
+
+        Raises:
+          ValueError: `learning_rate` was left out. Only a run knows the kind of policy.
+        """
+        if self.learning_rate is None:
+            raise ValueError("learning_rate is None, expected a number above 0")
+        warmup = self.warmup or 0
+        after = max(1, updates - warmup)
         main = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "linear": lambda: optax.linear_schedule(self.learning_rate, 0.0, after),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, after),
-        }[self.schedule]()
-        if not self.warmup:
+        }[self.schedule or "constant"]()
+        if not warmup:
             return main
-        rise = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
-        return optax.join_schedules([rise, main], [self.warmup])
+        rise = optax.linear_schedule(0.0, self.learning_rate, warmup)
+        return optax.join_schedules([rise, main], [warmup])
 
     def build(self, updates: int, axes: Any = None) -> optax.GradientTransformation:
         """The optax transformation for a run of `updates` updates.
@@ -65,7 +80,8 @@ class Optimizer:
           axes: `network.logical_axes()`; Muon needs it to tell the blocks' matrices.
 
         Raises:
-          ValueError: `method="muon"` without `axes`, or for a network without such matrices.
+          ValueError: `method="muon"` without `axes`, or for a network without such matrices; no
+            `learning_rate`.
         """
         method = {"adamw": self._adamw, "muon": self._muon}[self.method](self.rate(updates), axes)
         if not self.max_gradient_norm:
