@@ -21,6 +21,8 @@ class Tokenizer(Protocol):
 
     def prompt_ids(self, text: str) -> list[int]: ...
 
+    def completion_ids(self, prompt: str, text: str) -> list[int]: ...
+
 
 class CharacterTokenizer:
     """One token a character: id 0 is padding, 1 ends a text, 2 and on are the alphabet.
@@ -99,6 +101,22 @@ class CharacterTokenizer:
         """
         return self.encode(text)
 
+    def completion_ids(self, prompt: str, text: str) -> list[int]:
+        """Ids of a whole completion: the characters and the end token.
+
+        Args:
+            prompt: not used: what follows a prompt does not depend on it.
+            text: characters of the alphabet.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: a character outside the alphabet.
+        """
+        del prompt
+        return [*self.encode(text), self.eos_id]
+
 
 def _generation_extension():
     from jinja2.ext import Extension
@@ -171,10 +189,12 @@ class HubTokenizer:
     Args:
         tokenizer_json: the text of a `tokenizer.json`.
         chat_template: jinja2 text, or None for a base policy.
-        bos_id: id put before a prompt where there is no template; None for families without.
-        eos_id: id of the end token.
+        eos_id: id of the token that ends a text.
         pad_id: id that fills arrays; None takes `eos_id`.
-        stop_ids: ids that end a completion; empty takes `(eos_id,)`.
+        stop_ids: ids that end a completion; empty takes `(eos_id,)`. The token with which the
+            template ends a turn is added where it is not among them.
+        rows: rows of the policy's embedding; a text with a token beyond them is refused. None
+            checks nothing.
         special_tokens: strings by name (`bos_token`, `eos_token`, ...) for the template.
         now: the date that a template may print, see `compile_chat_template`.
 
@@ -187,12 +207,12 @@ class HubTokenizer:
         tokenizer_json: str,
         *,
         chat_template: str | None = None,
-        bos_id: int | None = None,
         eos_id: int | None = None,
         pad_id: int | None = None,
         stop_ids: Sequence[int] = (),
         special_tokens: Mapping[str, str] | None = None,
         now: datetime.datetime | None = None,
+        rows: int | None = None,
     ):
         import tokenizers
 
@@ -210,15 +230,16 @@ class HubTokenizer:
                 raise ValueError("eos_id or stop_ids must be given, got neither")
             eos_id = stop_ids[0]
         self.eos_id = int(eos_id)
-        self.bos_id = bos_id
         self.pad_id = self.eos_id if pad_id is None else int(pad_id)
         self.stop_ids = stop_ids or (self.eos_id,)
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.special_tokens = dict(special_tokens or {})
         self.chat_template = chat_template
         self._now = now
+        self._rows = rows
         if chat_template is not None:
             _ = self._template  # a bad template shows at start, not at the first prompt
+            self.stop_ids += self._turn_end_id()
 
     @functools.cached_property
     def _template(self):
@@ -234,12 +255,24 @@ class HubTokenizer:
             The ids.
 
         Raises:
-            ValueError: text with lone surrogates, which has no UTF-8 form.
+            ValueError: text with lone surrogates, which has no UTF-8 form, or a token without a
+                row in the policy's embedding.
         """
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         except UnicodeEncodeError as error:
             raise ValueError(f"text {text!r:.80} is not valid Unicode: {error.reason}") from None
+        return self._checked(ids, text)
+
+    def _checked(self, ids: list[int], text: str) -> list[int]:
+        """The ids, where each has a row in the embedding."""
+        if self._rows is not None and ids and max(ids) >= self._rows:
+            token = self._tokenizer.id_to_token(max(ids))
+            raise ValueError(
+                f"text {text!r:.80} holds token {token!r} with id {max(ids)}, which has no row in "
+                f"the policy's embedding of {self._rows}"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; stop and special tokens are dropped.
@@ -317,7 +350,7 @@ class HubTokenizer:
         """Ids that the policy is prompted with.
 
         With a chat template: `text` as one user turn and the opening of the assistant's. Without:
-        the beginning-of-text token, where the family has one, and `text`.
+        `text`, begun as the tokenizer's post-processor begins a text.
 
         Args:
             text: the prompt.
@@ -330,16 +363,82 @@ class HubTokenizer:
         """
         if self.chat_template is not None:
             return self.encode(self.render([{"role": "user", "content": text}]))
-        return ([] if self.bos_id is None else [int(self.bos_id)]) + self.encode(text)
+        return [*self.start_ids, *self.encode(text)]
+
+    @functools.cached_property
+    def start_ids(self) -> tuple[int, ...]:
+        """Ids that the tokenizer's post-processor puts before a text; none for most families."""
+        # Any text serves whose ids are not none at all; some token of the vocabulary is one.
+        for token in self._tokenizer.get_vocab():
+            encoded = self._tokenizer.encode(token)
+            owners = encoded.sequence_ids
+            if 0 in owners:
+                return tuple(self._checked(encoded.ids[: owners.index(0)], ""))
+        return ()
+
+    def completion_ids(self, prompt: str, text: str) -> list[int]:
+        """Ids of a whole answer: `text`, and how the policy ends a turn.
+
+        With a chat template, `prompt_ids(prompt) + completion_ids(prompt, text)` are the ids of
+        the conversation of both as the template writes it. A template that changes the text, or
+        that begins the assistant's turn otherwise in a whole conversation than in a prompt, only
+        gives the turn's end. Without a template: `text` and the end-of-text token.
+
+        Args:
+            prompt: the prompt's text.
+            text: the answer.
+
+        Returns:
+            The ids; a stop token is among the last.
+
+        Raises:
+            ValueError: the template refuses the prompt, or as `encode`.
+        """
+        if self.chat_template is None:
+            return [*self.encode(text), self.eos_id]
+        opening = self.render([{"role": "user", "content": prompt}])
+        whole = self._conversation(prompt, text)
+        answer = text + self._turn_end
+        if whole.startswith(opening) and text.strip() in whole[len(opening) :]:
+            answer = whole[len(opening) :]
+        ids = self.encode(answer)
+        ends = self.encode(self._turn_end)
+        return ids if set(ends) & set(self.stop_ids) else [*ids, self.eos_id]
+
+    def _conversation(self, prompt: str, text: str) -> str:
+        """A question and its answer as the template writes them; empty where it refuses answers."""
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+        try:
+            return self.render(turns, add_generation_prompt=False)
+        except ValueError:
+            return ""
+
+    @functools.cached_property
+    def _turn_end(self) -> str:
+        """What the template writes behind an answer."""
+        answer = "polgrad"  # a word that no template holds
+        _, found, end = self._conversation("?", answer).rpartition(answer)
+        return end if found else ""
+
+    def _turn_end_id(self) -> tuple[int, ...]:
+        """The token with which the template ends a turn, where it is no stop token yet."""
+        ids = self._tokenizer.encode(self._turn_end, add_special_tokens=False).ids
+        added = self._tokenizer.get_added_tokens_decoder()
+        if set(ids) & set(self.stop_ids):
+            return ()
+        return tuple(i for i in ids if i in added)[:1]
 
 
-def from_assets(assets: Any, *, now: datetime.datetime | None = None) -> HubTokenizer:
+def from_assets(
+    assets: Any, *, rows: int | None = None, now: datetime.datetime | None = None
+) -> HubTokenizer:
     """The tokenizer of a loaded policy.
 
     Args:
         assets: an object with the fields of `policies.TextAssets`: `tokenizer_json`,
-            `chat_template`, `bos_id`, `eos_id`, `pad_id`, `stop_ids`, and the strings of special
-            tokens, either in a mapping `special_tokens` or as fields `bos_token`, ....
+            `chat_template`, `eos_id`, `pad_id`, `stop_ids`, and the strings of special tokens,
+            either in a mapping `special_tokens` or as fields `bos_token`, ....
+        rows: rows of the policy's embedding, see `HubTokenizer`.
         now: the date that a template may print, see `compile_chat_template`.
 
     Returns:
@@ -355,10 +454,10 @@ def from_assets(assets: Any, *, now: datetime.datetime | None = None) -> HubToke
     return HubTokenizer(
         assets.tokenizer_json,
         chat_template=assets.chat_template,
-        bos_id=assets.bos_id,
         eos_id=assets.eos_id,
         pad_id=assets.pad_id,
         stop_ids=assets.stop_ids,
         special_tokens=special,
+        rows=rows,
         now=now,
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from polgrad.policies import layout
-from polgrad.policies.assets import Policy, TextAssets, text_assets
+from polgrad.policies import assets, layout
+from polgrad.policies.assets import Policy, TextAssets
 from polgrad.policies.attention import rotary_frequencies
 from polgrad.policies.configuration import RopeScaling, TransformerConfig
 from polgrad.policies.settings import config_from_settings
@@ -58,6 +58,8 @@ _PRE_TOKENIZERS = {
     "qwen2": _split(r"\p{N}"),
     "llama-bpe": _split(r"\p{N}{1,3}"),
 }
+# Where a file does not say whether texts begin with the beginning-of-text token: as llama.cpp has it.
+_STARTS = ("llama-bpe",)
 _CONTROL, _USER_DEFINED = 3, 4
 
 
@@ -104,7 +106,10 @@ def load_file(path: Path, *, value_head: bool = False, reward_head: bool = False
         return array
 
     params = layout.params_from_tensors(config, tensors, read)
-    return Policy(TransformerNetwork(config), params, _load_text(fields))
+    text = _load_text(fields)
+    if text is not None:
+        assets.check_ids(text, config.vocab_size, f"{path}")
+    return Policy(TransformerNetwork(config), params, text)
 
 
 def _hub_name(name: str) -> str:
@@ -208,20 +213,18 @@ def _load_text(fields) -> TextAssets | None:
         )
     names = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
     ids = {ours: get(f"ggml.{theirs}_token_id") for ours, theirs in names.items()}
-    starts = get("ggml.add_bos_token", False)
-    tokenizer_json = _tokenizer_json(
-        get("ggml.tokens"),
-        get("ggml.merges"),
-        get("ggml.token_type"),
-        pre=pre,
-        bos=ids["bos"] if starts else None,
-    )
+    tokens, types = get("ggml.tokens"), get("ggml.token_type")
+    tokenizer_json = _tokenizer_json(tokens, get("ggml.merges"), types, pre=pre)
+    for name, index in ids.items():
+        assets.check_row(index, len(tokens), f"tokenizer.ggml.{names[name]}_token_id")
+    if get("ggml.add_bos_token", pre in _STARTS) and ids["bos"] is not None:
+        tokenizer_json = assets.begin_texts_with(tokenizer_json, ids["bos"])
     turn = get("ggml.eot_token_id")
     stops = [] if turn is None else [turn]
-    return text_assets(tokenizer_json, get("chat_template"), ids=ids, stop_ids=stops)
+    return assets.text_assets(tokenizer_json, get("chat_template"), ids=ids, stop_ids=stops)
 
 
-def _tokenizer_json(tokens, merges, types, *, pre: str, bos: int | None) -> str:
+def _tokenizer_json(tokens, merges, types, *, pre: str) -> str:
     """A byte-level BPE tokenizer in the JSON form of the `tokenizers` library."""
     added = [
         {
@@ -243,7 +246,7 @@ def _tokenizer_json(tokens, merges, types, *, pre: str, bos: int | None) -> str:
         "added_tokens": added,
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[pre]},
-        "post_processor": None if bos is None else _start_with(tokens[bos], bos),
+        "post_processor": None,
         "decoder": {**_BYTES, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -259,13 +262,3 @@ def _tokenizer_json(tokens, merges, types, *, pre: str, bos: int | None) -> str:
         },
     }
     return json.dumps(document, ensure_ascii=False)
-
-
-def _start_with(token: str, index: int) -> dict[str, Any]:
-    text, special = {"Sequence": {"id": "A", "type_id": 0}}, {"id": token, "type_id": 0}
-    return {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": special}, text],
-        "pair": [{"SpecialToken": special}, text, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
-    }

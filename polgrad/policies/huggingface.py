@@ -10,8 +10,8 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors asks for)
 import numpy as np
 
-from polgrad.policies import layout
-from polgrad.policies.assets import Policy, TextAssets, text_assets
+from polgrad.policies import assets, layout
+from polgrad.policies.assets import Policy, TextAssets
 from polgrad.policies.settings import config_from_settings, of_text, settings_from_config
 from polgrad.policies.transformer import TransformerNetwork
 
@@ -51,7 +51,8 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
     stored = path / HEADS_FILE
     if stored.is_file():
         _fill_heads(params, stored)
-    return Policy(TransformerNetwork(config), params, _load_text(path, settings))
+    text = _load_text(path, settings, config.vocab_size)
+    return Policy(TransformerNetwork(config), params, text)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _fill_heads(params, file: Path) -> None:
             params[head][leaf] = array
 
 
-def _load_text(path: Path, settings: dict[str, Any]) -> TextAssets | None:
+def _load_text(path: Path, settings: dict[str, Any], rows: int) -> TextAssets | None:
     """The tokenizer and its conventions; None where the directory has no tokenizer.json."""
     if not (path / "tokenizer.json").is_file():
         return None
@@ -134,29 +135,76 @@ def _load_text(path: Path, settings: dict[str, Any]) -> TextAssets | None:
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
     told = _read_json(path / "tokenizer_config.json")
     generation = _read_json(path / "generation_config.json")
-    ids, stops = {}, []
+    ids: dict[str, int | None] = {}
     for name in ("bos", "eos", "pad", "unk"):
-        token = told.get(f"{name}_token")
-        token = token["content"] if isinstance(token, dict) else token
-        ids[name] = None if token is None else tokenizer.token_to_id(token)
-        for source in (settings, generation):
-            listed = source.get(f"{name}_token_id")
-            listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        ids[name] = _token_id(path, tokenizer, told, name)
+    stops = []
+    for file, source in (("config.json", settings), ("generation_config.json", generation)):
+        for name, listed in _listed_ids(path / file, source, rows).items():
             if ids[name] is None and listed:
                 ids[name] = listed[0]
             if name == "eos":
                 stops += listed
-    return text_assets(tokenizer_json, _chat_template(path, told), ids=ids, stop_ids=stops)
+    # Where tokenizer.json has a post-processor, that alone decides: transformers reads it so too.
+    starts = told.get("add_bos_token") is True and ids["bos"] is not None
+    if starts and json.loads(tokenizer_json).get("post_processor") is None:
+        tokenizer_json = assets.begin_texts_with(tokenizer_json, ids["bos"])
+    template = _chat_template(path, told)
+    text = assets.text_assets(tokenizer_json, template, ids=ids, stop_ids=stops)
+    assets.check_ids(text, rows, f"{path / 'tokenizer.json'}")
+    return text
+
+
+def _token_id(path: Path, tokenizer, told: dict[str, Any], name: str) -> int | None:
+    """The id of a special token that tokenizer_config.json names; None where it names none."""
+    token = told.get(f"{name}_token")
+    token = token["content"] if isinstance(token, dict) else token
+    index = None if token is None else tokenizer.token_to_id(token)
+    # Without a row of its own, a padding token is no loss: padding is never read.
+    if index is None and token is not None and name in ("bos", "eos"):
+        raise ValueError(
+            f"{path / 'tokenizer_config.json'}: {name}_token is {token!r}, expected a token of "
+            "tokenizer.json"
+        )
+    return index
+
+
+def _listed_ids(file: Path, source: dict[str, Any], rows: int) -> dict[str, list[int]]:
+    """The ids of special tokens that a settings file lists, each seen to have a row."""
+    found = {}
+    for name in ("bos", "eos", "pad", "unk"):
+        listed = source.get(f"{name}_token_id")
+        listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        if name in ("bos", "eos"):
+            for index in listed:
+                assets.check_row(index, rows, f"{file}: {name}_token_id")
+        # Older files say -1 for "no padding".
+        found[name] = [index for index in listed if isinstance(index, int) and 0 <= index < rows]
+    return found
 
 
 def _chat_template(path: Path, told: dict[str, Any]) -> str | None:
+    """The default template, from the first place that has any, in the order of transformers.
+
+    The files chat_template.jinja and additional_chat_templates/*.jinja, then the entry of
+    tokenizer_config.json, then chat_template.json, in which older processors keep theirs.
+    """
+    named = {f.stem: f for f in sorted((path / "additional_chat_templates").glob("*.jinja"))}
     if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
-    template = told.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default", next(iter(named.values()), None))
-    return template
+        named["default"] = path / "chat_template.jinja"
+    if named:
+        return named["default"].read_text(encoding="utf-8") if "default" in named else None
+    for template in (
+        told.get("chat_template"),
+        _read_json(path / "chat_template.json").get("chat_template"),
+    ):
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template}
+        if isinstance(template, dict):
+            template = template.get("default")
+        if template is not None:
+            return template
+    return None
 
 
 def export_directory(path: Path, policy: Policy) -> None:
@@ -227,6 +275,8 @@ def _tokenizer_settings(text: TextAssets, settings: dict[str, Any]) -> dict[str,
         "eos_token": text.eos_token,
         "pad_token": text.pad_token,
         "unk_token": text.unk_token,
+        # The post-processor in tokenizer.json says the same to newer readers.
+        "add_bos_token": assets.begins_with_bos(text),
         "chat_template": text.chat_template,
     }
     return {name: value for name, value in told.items() if value is not None}

@@ -322,7 +322,7 @@ def _policy(
     if policy.text is None:
         raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
     policy = policy._replace(text=_text_assets(config, policy.text))
-    tokenizer = data.from_assets(policy.text)
+    tokenizer = data.from_assets(policy.text, rows=policy.network.config.vocab_size)
     chosen = defaults.choose(
         config,
         source=algorithm.source,
@@ -396,7 +396,7 @@ def _text_assets(config: TrainConfig, text: policies.TextAssets) -> policies.Tex
         text = text._replace(chat_template=None)
     tokenizer = data.from_assets(text)
     stops = [i for c in config.rollouts.stop for i in tokenizer.ids_holding(c)]
-    # In order and once each: the first stays the token that demonstrations end with.
+    # In order and once each.
     return text._replace(stop_ids=tuple(dict.fromkeys((*tokenizer.stop_ids, *stops))))
 
 

@@ -180,7 +180,7 @@ class Collector:
 
 
 def demonstrations(parts: Parts, indices: np.ndarray, field: str = "answer") -> Batch:
-    """Given completions as a batch; each ends with the policy's end token.
+    """Given completions as a batch; each ends as the policy ends a turn.
 
     Raises:
       ValueError: if a completion is longer than `rollouts.max_tokens`.
@@ -197,7 +197,8 @@ def encode_completions(
     completions = np.zeros((len(indices), max_tokens), np.int32)
     lengths = np.zeros(len(indices), np.int32)
     for row, index in enumerate(indices):
-        ids = completion_ids(tokenizer, problems.source[int(index)][field])
+        example = problems.source[int(index)]
+        ids = tokenizer.completion_ids(example["prompt"], example[field])
         if len(ids) > max_tokens:
             raise ValueError(
                 f"{field} of example {index} has {len(ids)} tokens; rollouts.max_tokens is {max_tokens}"
@@ -210,11 +211,6 @@ def encode_completions(
         "completion_lengths": lengths,
         "mask": (np.arange(max_tokens) < lengths[:, None]).astype(np.float32),
     }
-
-
-def completion_ids(tokenizer: data.Tokenizer, text: str) -> list[int]:
-    """A completion's tokens, the end token included."""
-    return [*tokenizer.encode(text), tokenizer.stop_ids[0]]
 
 
 def _column(scores: list[list], index: int, dtype) -> np.ndarray:

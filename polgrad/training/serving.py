@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from polgrad import data, policies
+from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate
 from polgrad.training import building, config, hosts, randomness
@@ -47,7 +49,7 @@ def load(name: str, *, step: int | None = None) -> tuple[policies.Policy, data.T
         policy = policies.load(name)
         if policy.text is None:
             raise ValueError(f"policy {name} has no tokenizer (tokenizer.json)")
-        return policy, data.from_assets(policy.text)
+        return policy, data.from_assets(policy.text, rows=policy.network.config.vocab_size)
     description = json.loads((directory / POLICY_FILE).read_text())
     shape = description["network"]
     if shape.get("rope_scaling"):
@@ -59,7 +61,8 @@ def load(name: str, *, step: int | None = None) -> tuple[policies.Policy, data.T
         return policies.Policy(network, params, character_assets(tokenizer)), tokenizer
     fields = description["text"]
     text = policies.TextAssets(**(fields | {"stop_ids": tuple(fields["stop_ids"])}))
-    return policies.Policy(network, params, text), data.from_assets(text)
+    tokenizer = data.from_assets(text, rows=network.config.vocab_size)
+    return policies.Policy(network, params, text), tokenizer
 
 
 def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:
@@ -119,6 +122,7 @@ def sample(
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least 1")
     policy, tokenizer = load(name)
+    _say_missing_template(name, policy)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -148,6 +152,13 @@ def sample(
     return [
         tokenizer.decode(r[:n].tolist()) for r, n in zip(np.asarray(rollout.completions), lengths)
     ]
+
+
+def _say_missing_template(name: str, policy: policies.Policy) -> None:
+    """A line where turns are known and a template is not; a run was told so when it began."""
+    is_run = (pathlib.Path(name).expanduser() / POLICY_FILE).is_file()
+    if not is_run and (note := missing_template(policy.text)):
+        print(f"polgrad: {note}", file=sys.stderr)
 
 
 def evaluate_policy(
@@ -186,6 +197,7 @@ def evaluate_policy(
       ValueError: for a policy without a task of its own and none given, and for bad settings.
     """
     loaded, tokenizer = load(policy)
+    _say_missing_template(policy, loaded)
     settings = _run_settings(policy)
     if task is not None:
         own = config.Data(parameters=parameters, seed=seed)

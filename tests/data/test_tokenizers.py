@@ -2,6 +2,7 @@ import datetime
 import json
 import types
 
+import chat_families
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -97,10 +98,98 @@ def test_hub_prompt_with_a_template():
     assert tokenizer.stop_ids == (2,) and tokenizer.pad_id == 2 and tokenizer.vocab_size == 10
 
 
-def test_hub_prompt_without_a_template_begins_with_bos():
+def test_hub_prompt_without_a_template_begins_as_the_tokenizer_begins_a_text():
     plain = HubTokenizer(tokenizer_json(), eos_id=2)
-    assert plain.prompt_ids("hi") == [6]
-    assert HubTokenizer(tokenizer_json(), eos_id=2, bos_id=0).prompt_ids("hi") == [0, 6]
+    assert plain.prompt_ids("hi") == [6] and plain.start_ids == ()
+    # A post-processor may also end a text, which a prompt must not be.
+    processor = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]},
+            "<|im_end|>": {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]},
+        },
+    }
+    begun = json.dumps({**json.loads(tokenizer_json()), "post_processor": processor})
+    assert HubTokenizer(begun, eos_id=2).prompt_ids("hi") == [0, 6]
+    assert HubTokenizer(begun, eos_id=2).prompt_ids("") == [0]
+    # A template says itself how a conversation begins.
+    chat = HubTokenizer(begun, eos_id=2, chat_template=CHATML)
+    assert chat.prompt_ids("hi")[0] == 1
+
+
+@pytest.mark.parametrize("family", chat_families.FAMILIES)
+@pytest.mark.parametrize("answer", ["42", "<think>3 + 4</think>7", "a b\n\nc"])
+def test_a_prompt_and_its_answer_are_the_conversation_as_the_template_writes_it(family, answer):
+    tokenizer, whole = of_family(family, answer)
+    ids = tokenizer.prompt_ids("3 + 4?") + tokenizer.completion_ids("3 + 4?", answer)
+    template, _, _, turn, _ = chat_families.FAMILIES[family]
+    if family == "qwen3" and "<think>" in answer:
+        # The template would write the thought in another form: the answer stays as it is.
+        expected = f"{answer}<|im_end|>\n"
+        assert tokenizer.completion_ids("3 + 4?", answer) == tokenizer.encode(expected)
+    else:
+        assert ids == tokenizer.encode(whole)
+    end = tokenizer.encode(turn)[0]
+    assert end in tokenizer.stop_ids and end in ids[-2:]
+
+
+def of_family(family, answer, **changes):
+    """The tokenizer, and the conversation of a question and an answer as its template writes it."""
+    template, bos, eos, _, begins = chat_families.FAMILIES[family]
+    hub = chat_families.tokenizer(bos if begins else None)
+    special = {"bos_token": bos, "eos_token": eos}
+    settings = {"chat_template": template, "eos_id": hub.token_to_id(eos), **changes}
+    made = HubTokenizer(
+        hub.to_str(), special_tokens={k: v for k, v in special.items() if v}, **settings
+    )
+    if made.chat_template is None:
+        return made, None
+    turns = [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": answer}]
+    return made, made.render(turns, add_generation_prompt=False)
+
+
+@pytest.mark.parametrize("family", chat_families.FAMILIES)
+def test_without_a_template_an_answer_ends_with_the_end_of_text(family):
+    tokenizer, _ = of_family(family, "", chat_template=None)
+    _, bos, eos, _, begins = chat_families.FAMILIES[family]
+    start = tokenizer.encode(bos) if begins else []
+    assert tokenizer.prompt_ids("hi") == start + tokenizer.encode("hi")
+    assert tokenizer.completion_ids("hi", "42") == tokenizer.encode(f"42{eos}")
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{{ messages[-1]['content'] }}", [2]),  # it ends no turn
+        ("{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}", [2]),
+        ("{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}", [0]),
+        ("{% for m in messages %}{{ m['content'] }}\n<|im_end|>{% endfor %}", [5, 2]),
+    ],
+)
+def test_an_answer_always_ends_with_a_stop_token(template, end):
+    tokenizer = HubTokenizer(tokenizer_json(), chat_template=template, eos_id=2)
+    ids = tokenizer.completion_ids("hi", "there")
+    assert ids == [7, *end] and set(end) & set(tokenizer.stop_ids)
+
+
+def test_a_token_without_a_row_is_refused():
+    tokenizer = HubTokenizer(tokenizer_json(), eos_id=2, rows=7)
+    assert tokenizer.prompt_ids("hi") == [6]
+    for refused in (
+        tokenizer.encode,
+        tokenizer.prompt_ids,
+        lambda t: tokenizer.completion_ids("", t),
+    ):
+        with pytest.raises(
+            ValueError, match="token 'there' with id 7, which has no row in .* of 7"
+        ):
+            refused("there")
 
 
 def test_decode_drops_stop_and_special_tokens():

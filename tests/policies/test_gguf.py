@@ -1,6 +1,7 @@
 """GGUF files written here with known contents, and the real one."""
 
 import importlib.util
+import json
 
 import gguf
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file
 
-from polgrad import policies
+from polgrad import data, policies
 from polgrad.policies import attention, checkpoints
 from polgrad.policies import gguf as reader
 
@@ -40,7 +41,7 @@ def permute(weight, heads):
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def write(path, policy, family, *, tensors=None, pre=None, add_bos=False, extra=None):
+def write(path, policy, family, *, tensors=None, pre=None, add_bos=False, extra=None, eos=0):
     """A GGUF file of the policy's weights, in float32 and with llama.cpp's names."""
     c = policy.network.config
     writer = gguf.GGUFWriter(path, family)
@@ -54,7 +55,7 @@ def write(path, policy, family, *, tensors=None, pre=None, add_bos=False, extra=
     writer.add_layer_norm_rms_eps(c.norm_epsilon)
     writer.add_rope_freq_base(c.rope_theta)
     if pre is not None:
-        add_tokenizer(writer, pre, add_bos)
+        add_tokenizer(writer, pre, add_bos, eos)
     for name, tensor in tensors.items():
         *front, kind = name.split(".")
         layer = f"blk.{front[2]}." if front[:2] == ["model", "layers"] else ""
@@ -72,7 +73,7 @@ def write(path, policy, family, *, tensors=None, pre=None, add_bos=False, extra=
     writer.close()
 
 
-def add_tokenizer(writer, pre, add_bos):
+def add_tokenizer(writer, pre, add_bos, eos):
     merged = ["ab", SPACE + "a", "12", "'s"]
     vocabulary = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTES, *merged]
     writer.add_tokenizer_model("gpt2")
@@ -81,9 +82,10 @@ def add_tokenizer(writer, pre, add_bos):
     writer.add_token_types([3, 3, 4] + [1] * (len(vocabulary) - 3))
     writer.add_token_merges(["a b", f"{SPACE} a", "1 2", "' s"])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(0)
+    writer.add_eos_token_id(eos)
     writer.add_eot_token_id(2)
-    writer.add_add_bos_token(add_bos)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_chat_template("{{ messages[0]['content'] }}")
 
 
@@ -99,6 +101,9 @@ def small(**changes):
         return random.standard_normal(node.shape).astype(np.float32)
 
     return policies.Policy(network, fill(network.shapes()), None)
+
+
+WITH_TEXT = {"vocab_size": 3 + 256 + 4}  # special tokens, bytes, merges
 
 
 def through_gguf(tmp_path, policy, family, **settings):
@@ -149,7 +154,7 @@ def test_llama3_scaling_is_recognised_by_its_factors(tmp_path):
 
 
 def test_text_assets_come_from_the_metadata(tmp_path):
-    text = through_gguf(tmp_path, small(), "llama", pre="smollm").text
+    text = through_gguf(tmp_path, small(**WITH_TEXT), "llama", pre="smollm").text
     assert (text.bos_id, text.eos_id, text.pad_id, text.stop_ids) == (1, 0, 0, (0, 2))
     assert (text.bos_token, text.eos_token, text.unk_token) == (
         "<|im_start|>",
@@ -169,7 +174,7 @@ def test_text_assets_come_from_the_metadata(tmp_path):
     ],
 )
 def test_each_pre_tokenizer_cuts_its_own_way(pre, pieces, tmp_path):
-    text = through_gguf(tmp_path, small(), "llama", pre=pre).text
+    text = through_gguf(tmp_path, small(**WITH_TEXT), "llama", pre=pre).text
     tokenizer = tokenizers.Tokenizer.from_str(text.tokenizer_json)
     encoded = tokenizer.encode("<|im_start|>ab a 12's<|im_end|>")
     assert encoded.tokens == ["<|im_start|>", *pieces, "<|im_end|>"]
@@ -177,11 +182,47 @@ def test_each_pre_tokenizer_cuts_its_own_way(pre, pieces, tmp_path):
         assert tokenizer.decode(tokenizer.encode(sample).ids) == sample
 
 
-def test_a_start_token_is_added_where_the_file_says_so(tmp_path):
-    text = through_gguf(tmp_path, small(), "llama", pre="llama-bpe", add_bos=True).text
-    tokenizer = tokenizers.Tokenizer.from_str(text.tokenizer_json)
-    assert tokenizer.encode("a").ids[0] == 1
-    assert 1 not in tokenizer.encode("a", add_special_tokens=False).ids
+@pytest.mark.parametrize(
+    ("pre", "told", "begins"),
+    [
+        ("llama-bpe", True, True),
+        ("llama-bpe", False, False),
+        ("llama-bpe", None, True),  # as llama.cpp reads a file that does not say
+        ("smollm", True, True),
+        ("smollm", False, False),
+        ("smollm", None, False),
+    ],
+)
+def test_a_text_begins_as_the_file_says(pre, told, begins, tmp_path):
+    policy = through_gguf(tmp_path, small(**WITH_TEXT), "llama", pre=pre, add_bos=told)
+    plain = policy.text._replace(chat_template=None)
+    assert plain.bos_id == 1
+    for text in (plain, round_trip(tmp_path / "export", policy._replace(text=plain)).text):
+        assert data.from_assets(text).prompt_ids("a")[:1] == [1] * begins + [67] * (not begins)
+    written = json.loads((tmp_path / "export" / "tokenizer_config.json").read_text())
+    assert written["add_bos_token"] is begins
+
+
+def round_trip(path, policy):
+    policies.export(path, policy)
+    return policies.load(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (262, 'model.gguf: token "\'s" is 262, expected an id from 0 to 261, the rows of'),
+        (2, r"model.gguf: token .* expected an id from 0 to 1"),
+    ],
+)
+def test_a_token_without_a_row_is_named(rows, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        through_gguf(tmp_path, small(vocab_size=rows), "llama", pre="smollm")
+
+
+def test_an_end_that_is_no_token_is_named(tmp_path):
+    with pytest.raises(ValueError, match="tokenizer.ggml.eos_token_id is 99999, expected an id"):
+        through_gguf(tmp_path, small(**WITH_TEXT), "llama", pre="smollm", eos=99_999)
 
 
 def test_what_is_not_covered_is_named(tmp_path):

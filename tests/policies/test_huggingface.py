@@ -3,6 +3,7 @@
 import json
 import os
 
+import chat_families
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
-from polgrad import policies
+from polgrad import data, policies
 from polgrad.policies import assets
 
 SHAPE = {"vocab_size": 11, "width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 12}
@@ -205,8 +206,132 @@ def test_special_tokens_are_found_where_others_write_them(tmp_path):
     assert (loaded.bos_id, loaded.eos_id, loaded.pad_id) == (None, 0, 0)
     # End of text, what generation lists, and the template's end of turn.
     assert loaded.stop_ids == (0, 3, 2)
-    (tmp_path / "chat_template.jinja").write_text("other")
-    assert policies.load(tmp_path).text.chat_template == "other"
+
+
+def test_chat_templates_are_read_in_the_order_of_transformers(tmp_path):
+    before = policy(with_text=True)
+    policies.export(tmp_path, before._replace(text=before.text._replace(chat_template=None)))
+
+    def found():
+        return policies.load(tmp_path).text.chat_template
+
+    assert found() is None
+    write(tmp_path / "chat_template.json", {"chat_template": "processor's"})
+    assert found() == "processor's"
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    named = [{"name": "rag", "template": "rag"}, {"name": "default", "template": "named"}]
+    write(tmp_path / "tokenizer_config.json", {**told, "chat_template": named})
+    assert found() == "named"
+    write(tmp_path / "tokenizer_config.json", {**told, "chat_template": named[:1]})
+    assert found() == "processor's"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("rag")
+    assert found() is None  # files replace entries, and none of them is the default
+    (tmp_path / "additional_chat_templates" / "default.jinja").write_text("additional")
+    assert found() == "additional"
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert found() == "file"
+
+
+def test_turn_tokens_without_a_template_are_told():
+    known = text()._replace(chat_template=None)
+    line = assets.missing_template(known)
+    assert "<|im_start|>, <|im_end|>: prompts go to the policy as plain text" in line
+    assert assets.missing_template(text()) == ""
+    plain = tokenizers.Tokenizer(models.BPE({"<eos>": 0, "a": 1}, []))
+    base = assets.text_assets(plain.to_str(), None, ids={"eos": 0})
+    assert assets.missing_template(base) == ""
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("family", chat_families.FAMILIES)
+def test_an_export_begins_and_ends_texts_and_turns_as_before(family, tmp_path):
+    template, bos, eos, turn, begins = chat_families.FAMILIES[family]
+    hub = chat_families.tokenizer(bos if begins else None)
+    ids = {"bos": None if bos is None else hub.token_to_id(bos), "eos": hub.token_to_id(eos)}
+    own = assets.text_assets(hub.to_str(), template, ids=ids)
+    before = policy(vocab_size=hub.get_vocab_size())._replace(text=own)
+    policies.export(tmp_path, before)
+    after = policies.load(tmp_path)
+    assert after.text == own
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert told["add_bos_token"] is begins
+    for changes in ({}, {"chat_template": None}):
+        one, two = (data.from_assets(p.text._replace(**changes)) for p in (before, after))
+        assert one.prompt_ids("12 + 3 =") == two.prompt_ids("12 + 3 =")
+        assert one.completion_ids("12 + 3 =", "15") == two.completion_ids("12 + 3 =", "15")
+        assert one.stop_ids == two.stop_ids and hub.token_to_id(turn) in one.stop_ids
+    start = [ids["bos"]] if begins else []
+    assert two.prompt_ids("12")[: len(start) + 1] == [*start, hub.token_to_id("1")]
+
+
+@pytest.mark.parametrize(
+    ("processor", "told", "begins"),
+    [(None, None, 0), (None, False, 0), (None, True, 1), ("own", False, 1), ("own", None, 1)],
+)
+def test_add_bos_token_counts_where_the_tokenizer_does_not_say(processor, told, begins, tmp_path):
+    own = text()
+    if processor is not None:
+        own = own._replace(tokenizer_json=assets.begin_texts_with(own.tokenizer_json, own.bos_id))
+    policies.export(tmp_path, policy()._replace(text=own._replace(chat_template=None)))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path / "tokenizer_config.json", {**settings, "add_bos_token": told})
+    loaded = policies.load(tmp_path).text
+    assert data.from_assets(loaded).prompt_ids("abc") == [own.bos_id] * begins + [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"eos_token_id": 99999}, "config.json: eos_token_id is 99999, expected"),
+        ("config.json", {"eos_token_id": -1}, "config.json: eos_token_id is -1, expected an id"),
+        ("config.json", {"bos_token_id": 11}, "bos_token_id is 11, expected an id from 0 to 10"),
+        ("generation_config.json", {"eos_token_id": [0, 11]}, "generation_config.json: eos_token"),
+        ("generation_config.json", {"eos_token_id": ["0"]}, "eos_token_id is '0', expected an id"),
+        ("tokenizer_config.json", {"eos_token": "<none>"}, "json: eos_token is '<none>', expected"),
+    ],
+)
+def test_an_id_without_a_row_is_named_with_its_file(file, changes, message, tmp_path):
+    policies.export(tmp_path, policy(with_text=True))
+    settings = json.loads((tmp_path / file).read_text())
+    write(tmp_path / file, {**settings, **changes})
+    with pytest.raises(ValueError, match=message) as caught:
+        policies.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_that_was_resized_without_its_embedding_is_named(tmp_path):
+    grown = json.loads(text().tokenizer_json)
+    grown["model"]["vocab"]["zz"] = 11
+    own = text()._replace(tokenizer_json=json.dumps(grown))
+    policies.export(tmp_path, policy()._replace(text=own))
+    with pytest.raises(ValueError, match="tokenizer.json: token 'zz' is 11, expected an id from 0"):
+        policies.load(tmp_path)
+
+
+def test_an_added_token_without_a_row_is_refused_where_a_text_holds_it(tmp_path):
+    # As in Gemma 3's text models, whose tokenizer knows an image token.
+    hub = tokenizers.Tokenizer.from_str(text().tokenizer_json)
+    hub.add_special_tokens(["<image>"])
+    own = text()._replace(tokenizer_json=hub.to_str())
+    policies.export(tmp_path, policy()._replace(text=own))
+    loaded = policies.load(tmp_path)
+    tokenizer = data.from_assets(loaded.text, rows=loaded.network.config.vocab_size)
+    assert tokenizer.encode("ab") == [3, 4]
+    with pytest.raises(ValueError, match="holds token '<image>' with id 11, which has no row"):
+        tokenizer.prompt_ids("a<image>")
+
+
+def test_a_padding_token_may_have_no_row(tmp_path):
+    policies.export(tmp_path, policy(with_text=True))
+    write_settings(tmp_path, pad_token_id=-1)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path / "tokenizer_config.json", {**told, "pad_token": "<none>"})
+    (tmp_path / "generation_config.json").unlink()
+    assert policies.load(tmp_path).text.pad_id == 0
 
 
 def test_an_end_of_turn_in_the_template_stops_a_completion():
