@@ -60,7 +60,7 @@ def make_step(size: Size):
     programs = Programs(
         network,
         algorithms.GRPO().build(context),
-        Optimizer().build(1),
+        Optimizer(learning_rate=1e-3).build(1),
         mesh,
         scoring=Scoring(),
         samples=size.group,

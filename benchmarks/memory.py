@@ -64,7 +64,7 @@ def make_programs(options, prompt: int, chunk: int | None) -> Programs:
     return Programs(
         network,
         algorithm,
-        Optimizer().build(1),
+        Optimizer(learning_rate=1e-3).build(1),
         MESH,
         scoring=scoring,
         micro_batches=options.micro_batches,

@@ -19,6 +19,8 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def shown(self, ids: Sequence[int]) -> str: ...
+
     def prompt_ids(self, text: str) -> list[int]: ...
 
     def completion_ids(self, prompt: str, text: str) -> list[int]: ...
@@ -86,6 +88,17 @@ class CharacterTokenizer:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} is outside [0, {self.vocab_size})")
         return "".join(self.alphabet[i - 2] for i in ids if i >= 2)
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """Text of `ids` for a person to read: the characters.
+
+        Args:
+            ids: token ids in [0, vocab_size).
+
+        Returns:
+            The same as `decode`.
+        """
+        return self.decode(ids)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids that a policy is prompted with: the characters alone.
@@ -287,6 +300,17 @@ class HubTokenizer:
         stops = set(self.stop_ids)
         kept = [int(i) for i in ids if int(i) not in stops]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """Text of `ids` for a person to read, special tokens written out.
+
+        Args:
+            ids: token ids.
+
+        Returns:
+            The text.
+        """
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def ids_holding(self, character: str) -> tuple[int, ...]:
         """Ids of all tokens whose text holds a character, such as all with a line break.

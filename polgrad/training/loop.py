@@ -26,6 +26,7 @@ from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.scoring import with_packing
 from polgrad.training.types import TrainState
 from polgrad.training.warm_start import warm_start
+from polgrad.training.watch import Watch
 
 PROFILED = (5, 7)
 
@@ -180,10 +181,11 @@ class _Loop:
         self.journal = ScoreJournal(parts.directory, parts.processes.index)
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
+        self.watch = Watch(self.config)
 
     def run(self) -> Result:
         """Everything, in order."""
-        for line in planning.plan(self.parts):
+        for line in [*planning.plan(self.parts), *self._first_example()]:
             self.reporter.say(line)
         state, reference, before = self._start()
         metrics, row, stop = {}, {}, False
@@ -195,6 +197,8 @@ class _Loop:
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
                 self.reporter.metrics(step, row)
+                for line in self.watch.lines(step, row):
+                    self.reporter.say(line)
                 last, stop = step == self.config.steps, self._stopping(step)
                 if stop or last or step % self.config.saving.every == 0:
                     # A save first waits for the one before it, so only that one is sure to be
@@ -204,12 +208,18 @@ class _Loop:
                     saved = step
                 if stop:
                     break
+        self._check_learned(state, start)
         after = self._last_accuracy(state)
         self.checkpoints.close()
         if self.parts.processes.first:
             plot(self.parts.directory)
         stopped = stop and saved != self.config.steps
         return Result(state, row, before, after, self.parts.directory, self.parts, stopped)
+
+    def _first_example(self) -> list[str]:
+        """The first problem as the policy reads it, and what its known answer scores."""
+        # The other processes print nothing.
+        return planning.first_example(self.parts, *self.pools) if self.parts.processes.first else []
 
     @contextlib.contextmanager
     def _profiled(self, step: int):
@@ -349,11 +359,27 @@ class _Loop:
             )
         skipped, most = int(state.skipped), self.config.update.max_skipped
         if skipped >= most:
-            raise TrainingError(
-                f"step {step}: the loss or the gradient was not finite in {skipped} updates in a "
-                f"row. Lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}); "
-                f"the last good checkpoint is step {self.checkpoints.latest()}"
-            )
+            raise TrainingError(f"step {step}: {self._not_finite(skipped)}")
+
+    def _check_learned(self, state: TrainState, start: int) -> None:
+        """A run shorter than `max_skipped` that never made an update has learned nothing."""
+        update = self.config.update
+        updates = (int(state.step) - start) * update.epochs * update.mini_batches
+        skipped = int(state.skipped)
+        if updates and skipped >= updates:
+            raise TrainingError(f"no update changed the policy: {self._not_finite(skipped)}")
+
+    def _not_finite(self, skipped: int) -> str:
+        """Why updates were skipped, and what to do."""
+        latest = self.checkpoints.latest()
+        saved = (
+            "there is no checkpoint yet" if latest is None else f"checkpoint {latest} is the newest"
+        )
+        return (
+            f"the loss or the gradient was not finite in {skipped} updates in a row; {saved}. If the "
+            "first update was already not finite, look at the loss and the rewards; otherwise lower "
+            f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g})"
+        )
 
 
 def _finite(metrics: Mapping[str, Any]) -> bool:

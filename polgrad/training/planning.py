@@ -1,9 +1,12 @@
 """What a run is about to do, in a few lines, before it does it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
+from polgrad.rewards.pool import RewardPool
 from polgrad.training.building import Parts
 
 
@@ -46,7 +49,54 @@ def plan(parts: Parts) -> list[str]:
         f"bytes held: parameters {_size(held)}, {config.optimizer.method} {_size(moments)}"
         + (f", reference {_size(held)}" if reference else "")
     )
+    lines += [parts.chosen] if parts.chosen else []
+    lines += [f"note: {sentence}" for sentence in algorithm.warnings]
     return lines
+
+
+def first_example(parts: Parts, reward: RewardPool | None, task: RewardPool | None) -> list[str]:
+    """The first problem as the policy reads it, and what its known answer scores.
+
+    Args:
+      parts: the run.
+      reward: workers that compute the training reward; None where nothing is sampled.
+      task: workers that score held-out problems; None without them.
+
+    Returns:
+      Lines for the user.
+    """
+    example, length = parts.train.source[0], parts.train.lengths[0]
+    text = parts.tokenizer.shown(parts.train.tokens[0][:length].tolist())
+    lines = [f"first prompt, as the policy reads it: {_short(text)}"]
+    if reward is not None and parts.config.rewards.preference:
+        lines.append(f"preferences: {_names(reward)}")
+    elif reward is not None:
+        both = "reward and held-out accuracy" if task is reward else "reward"
+        lines.append(f"{both}: {_names(reward)}{_known_answer(reward, example)}")
+    if task is not None and task is not reward:
+        lines.append(f"held-out accuracy: {_names(task)}{_known_answer(task, example)}")
+    return lines
+
+
+def _names(pool: RewardPool) -> str:
+    """The functions of a pool, files without their folder."""
+    return ", ".join(spec.target.rpartition("/")[2] for spec in pool.specs)
+
+
+def _known_answer(pool: RewardPool, example: Mapping[str, Any]) -> str:
+    answer = example.get("answer")
+    if not isinstance(answer, str):
+        return "; the data has no answer to try it on"
+    score = pool.score([(example["prompt"], answer, example)])[0]
+    if not score.valid:
+        return f"; it cannot score the known answer {_short(answer)}: {score.reason}"
+    return f"; the known answer {_short(answer)} scores {float(score.value):g}"
+
+
+def _short(text: str, limit: int = 300) -> str:
+    """A text in quotes, its middle left out where it is long."""
+    half = limit // 2
+    return repr(text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}")
 
 
 def _size(number: float) -> str:

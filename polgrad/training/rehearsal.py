@@ -255,7 +255,9 @@ class _Step:
         self.programs = Programs(
             self.network,
             self.algorithm,
-            Optimizer(method=what.optimizer).build(1000, self.network.logical_axes()),
+            Optimizer(method=what.optimizer, learning_rate=1e-6).build(
+                1000, self.network.logical_axes()
+            ),
             mesh,
             scoring=Scoring(
                 compute_dtype=jnp.dtype(what.compute_dtype),

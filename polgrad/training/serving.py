@@ -238,10 +238,13 @@ def _run_settings(directory: str) -> config.TrainConfig:
     raw = json.loads(path.read_text())
     raw["data"]["parameters"] = tuple(raw["data"]["parameters"])
     raw["rollouts"]["stop"] = tuple(raw["rollouts"]["stop"])
+    # Runs of version 0.1 hold three settings more, which only ever had their neutral values.
+    known = {f.name for f in dataclasses.fields(config.Rollouts)}
+    rollouts = {k: v for k, v in raw["rollouts"].items() if k in known}
     return config.TrainConfig(
         task=raw["task"],
         data=config.Data(**raw["data"]),
-        rollouts=config.Rollouts(**raw["rollouts"]),
+        rollouts=config.Rollouts(**rollouts),
     )
 
 

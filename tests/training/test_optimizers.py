@@ -72,7 +72,9 @@ def test_muon_without_momentum_forgets_the_gradient_before():
     grads = [jax.tree.map(lambda x: rng.normal(size=x.shape), params) for _ in range(3)]
 
     def last(momentum, *gradients):
-        settings = Optimizer(method="muon", momentum=momentum, max_gradient_norm=0.0)
+        settings = Optimizer(
+            method="muon", learning_rate=1e-3, momentum=momentum, max_gradient_norm=0.0
+        )
         optimizer = settings.build(10, network.logical_axes())
         state = optimizer.init(params)
         for gradient in gradients:
@@ -86,15 +88,17 @@ def test_muon_without_momentum_forgets_the_gradient_before():
 
 def test_muon_needs_matrices():
     with pytest.raises(ValueError, match="the policy has no matrices"):
-        Optimizer(method="muon").build(1, policies.LinearNetwork(5, 4).logical_axes())
+        Optimizer(method="muon", learning_rate=1e-3).build(
+            1, policies.LinearNetwork(5, 4).logical_axes()
+        )
     with pytest.raises(ValueError, match="the policy has no matrices"):
-        Optimizer(method="muon").build(1)
+        Optimizer(method="muon", learning_rate=1e-3).build(1)
 
 
 def test_clipping_bounds_the_norm_that_the_method_sees():
     params = {"w": np.zeros(3, np.float32)}
     grads = {"w": np.array([300.0, 0.0, 400.0], np.float32)}
-    optimizer = Optimizer(max_gradient_norm=1.0).build(1)
+    optimizer = Optimizer(learning_rate=1e-3, max_gradient_norm=1.0).build(1)
     _, state = optimizer.update(grads, optimizer.init(params), params)
     first_moment = optax.tree_utils.tree_get(state, "mu")["w"]
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0, 0.8]), rtol=1e-5)

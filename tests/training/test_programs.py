@@ -34,7 +34,7 @@ def compiled(length, vocabulary, micro_batches=1, chunk=8):
     programs = Programs(
         network,
         algorithms.GRPO().build(context),
-        Optimizer().build(1),
+        Optimizer(learning_rate=1e-3).build(1),
         mesh,
         scoring=Scoring(remat="full", chunk=chunk),
         micro_batches=micro_batches,
@@ -85,7 +85,7 @@ def sharing_programs(network, mesh, **changes):
     return Programs(
         network,
         algorithms.GRPO().build(context)._replace(**changes),
-        Optimizer().build(1),
+        Optimizer(learning_rate=1e-3).build(1),
         mesh,
         scoring=Scoring(),
         samples=3,

@@ -38,7 +38,7 @@ def algorithm():
 
 
 def programs(sizes, method="adamw"):
-    optimizer = Optimizer(method=method).build(5, network().logical_axes())
+    optimizer = Optimizer(method=method, learning_rate=1e-3).build(5, network().logical_axes())
     scoring = Scoring(entropy_gradient=True)
     return Programs(network(), algorithm(), optimizer, mesh_lib.make(sizes), scoring=scoring)
 

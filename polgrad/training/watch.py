@@ -1,0 +1,83 @@
+"""What a run's own metrics say is wrong with it, in a line for the user, each said once."""
+
+import collections
+from collections.abc import Mapping
+
+from polgrad.training.config import TrainConfig
+
+COLLAPSE_STEPS, COLLAPSE_SHARE = 5, 0.25
+"""Entropy that falls below this share of its value within so many steps has collapsed."""
+SILENT_STEPS = 10
+"""Steps in a row with a gradient of exactly 0 before a line says so."""
+
+
+class Watch:
+    """Looks at the metrics of each step.
+
+    Args:
+      config: the run's settings, all filled in.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self._config = config
+        self._entropies: collections.deque[float] = collections.deque(maxlen=COLLAPSE_STEPS + 1)
+        self._without_gradient = 0
+        self._said: set[str] = set()
+
+    def lines(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+        """Warnings that this step gives rise to.
+
+        Args:
+          step: its number.
+          metrics: its metrics.
+
+        Returns:
+          Sentences, each at most once a run.
+        """
+        found = {
+            "length": self._length(metrics),
+            "entropy": self._entropy(metrics),
+            "gradient": self._gradient(metrics),
+            "skipped": self._skipped(metrics),
+        }
+        new = {kind: text for kind, text in found.items() if text and kind not in self._said}
+        self._said |= new.keys()
+        return [f"warning: step {step}: {text}" for text in new.values()]
+
+    def _length(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics.get("stopped") != 0.0:
+            return None
+        return (
+            "no sample ended before the length limit of rollouts.max_tokens "
+            f"{self._config.rollouts.max_tokens}; answers may be cut off (raise --rollouts.max-tokens)"
+        )
+
+    def _entropy(self, metrics: Mapping[str, float]) -> str | None:
+        entropy = metrics.get("entropy")
+        if entropy is None:
+            return None
+        self._entropies.append(entropy)
+        highest = max(self._entropies)
+        if not entropy < COLLAPSE_SHARE * highest:
+            return None
+        steps = len(self._entropies) - 1 - self._entropies.index(highest)
+        return (
+            f"entropy fell from {highest:.3g} to {entropy:.3g} nats in {steps} "
+            f"step{'s' if steps > 1 else ''}; samples become alike (lower "
+            f"--optimizer.learning-rate, now {self._config.optimizer.learning_rate:g})"
+        )
+
+    def _gradient(self, metrics: Mapping[str, float]) -> str | None:
+        silent = metrics.get("gradient_norm") == 0.0
+        self._without_gradient = self._without_gradient + 1 if silent else 0
+        if self._without_gradient < SILENT_STEPS:
+            return None
+        alike = metrics.get("uniform_groups") == 1.0
+        why = "; all rewards of a group were equal: no problem is solved sometimes" if alike else ""
+        return f"the gradient was exactly 0 in the last {SILENT_STEPS} steps{why}"
+
+    def _skipped(self, metrics: Mapping[str, float]) -> str | None:
+        skipped = metrics.get("skipped_updates", 0.0)
+        if not skipped:
+            return None
+        return f"{skipped:.0f} updates were skipped because their loss or gradient was not finite"
