@@ -73,7 +73,7 @@ def bad_files(tmp_path):
         (["--update.mini-batches", "3"], ["mini_batches", "3", "16"]),
         (["--algorithm", "rloo", "--update.epochs", "2"], ["rloo", "importance ratio", "epochs"]),
         (["--algorithm", "online_dpo", "--update.mini-batches", "8"], ["8", "the 4 rows"]),
-        (["--rollouts.top-p", "0.9"], ["top_p", "0.9"]),
+        (["--optimizer.learning-rate", "0"], ["learning_rate", "above 0"]),
         (["--rollouts.temperature", "0"], ["temperature", "above 0"]),
         (["--rollouts.group-size", "0"], ["group_size", "at least 1"]),
         (["--mesh", "data=3,fsdp=3"], ["needs 9 devices", "8"]),

@@ -2,12 +2,11 @@
 
 import difflib
 import hashlib
-import importlib.util
 import pathlib
-import sys
 from typing import NamedTuple
 
 import polgrad
+from polgrad import _user_files
 from polgrad.experiments.types import Experiment
 
 
@@ -70,19 +69,10 @@ def find(name: str) -> Found:
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"experiment {name!r} is unknown{hint} (known: {', '.join(known)})")
         path = known[name]
-    experiment = getattr(_load(path), "EXPERIMENT", None)
+    experiment = getattr(_user_files.load(path), "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise ValueError(
             f"{path} has EXPERIMENT of type {type(experiment).__name__}; expected an Experiment"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return Found(path.stem, path.resolve().parent.name, path, digest, experiment)
-
-
-def _load(path: pathlib.Path):
-    # The name keeps two experiments of one stem apart; dataclasses look their module up by it.
-    name = f"polgrad_experiment_{path.resolve().parent.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,17 +1,15 @@
 """Rewards by name, with weights: from `RewardSpec`s to one function that never raises."""
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import math
 import numbers
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from polgrad import _user_files
 from polgrad.rewards.score import Score
 
 Reward = Callable[..., Score | float | bool]
@@ -58,20 +56,7 @@ def absolute(target: str) -> str:
 
 def _load_module(place: str, target: str):
     if place.endswith(".py"):
-        # A name of its own: two files called my.py, or one called random.py, must not collide.
-        digest = hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
-        name = f"polgrad_user_{digest}_{Path(place).stem}"
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, place)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module
+        return _user_files.load(place)
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:

@@ -5,11 +5,9 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 import os
 import pathlib
-import sys
 import tempfile
 import types
 import zlib
@@ -19,7 +17,7 @@ import jax
 import numpy as np
 
 import polgrad
-from polgrad import data, policies
+from polgrad import _user_files, data, policies
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
 from polgrad.training import defaults, hosts
@@ -175,6 +173,8 @@ def _check(config: TrainConfig) -> None:
     for name, value in positive.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
+    config.optimizer.check("optimizer")
+    config.warm_start.optimizer.check("warm_start.optimizer")
     if config.seed < 0:
         raise ValueError(f"seed is {config.seed}; expected at least 0")
 
@@ -265,11 +265,7 @@ def _module(place: str) -> types.ModuleType:
         return importlib.import_module(place)
     if not os.path.isfile(place):
         raise ValueError(f"algorithm file {place!r} does not exist")
-    name = f"polgrad_algorithm_{pathlib.Path(place).stem}"
-    spec = importlib.util.spec_from_file_location(name, place)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _user_files.load(place)
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:

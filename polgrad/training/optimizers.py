@@ -43,21 +43,31 @@ class Optimizer:
     b2: float = 0.999
     epsilon: float = 1e-8
 
-    def __post_init__(self):
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+    def check(self, name: str = "optimizer") -> None:
+        """Checks the numbers that are given.
+
+        Args:
+          name: what this optimiser is called in messages.
+
+        Raises:
+          ValueError: a learning rate that is not above 0 and finite, a warm-up below 0.
+        """
+        rate = self.learning_rate
+        if rate is not None and not 0 < rate < math.inf:
             raise ValueError(
-                f"learning_rate is {self.learning_rate}, expected a number above 0 (at 0 no update "
+                f"{name}.learning_rate is {rate}, expected a finite number above 0 (at 0 no update "
                 "changes the policy)"
             )
         if self.warmup is not None and self.warmup < 0:
-            raise ValueError(f"warmup is {self.warmup}, expected at least 0")
+            raise ValueError(f"{name}.warmup is {self.warmup}, expected at least 0")
 
     def rate(self, updates: int) -> optax.Schedule:
         """The learning rate as a function of the update's number.
 
         Raises:
-          ValueError: `learning_rate` was left out. Only a run knows the kind of policy.
+          ValueError: as `check`; or `learning_rate` was left out, which only a run can fill in.
         """
+        self.check()
         if self.learning_rate is None:
             raise ValueError("learning_rate is None, expected a number above 0")
         warmup = self.warmup or 0

@@ -284,11 +284,44 @@ def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     assert 0 <= serving.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
 
 
+def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_path, capsys):
+    training.train(config(sums, tmp_path, steps=1, rollouts=Rollouts(prompts=4, group_size=4)))
+    said = capsys.readouterr().out
+    assert "first prompt, as the policy reads it: '" in said
+    assert "reward: shorter.py:shorter; the known answer '" in said and "' scores -0.1" in said
+    assert "held-out accuracy: polgrad.rewards.verifiers:exact_match; the known answer '" in said
+    assert "' scores 1\n" in said
+    assert "defaults for a small policy: " in said and "--rollouts.max-tokens 8" in said
+    assert "note: clip_low, clip_high, dual_clip have no effect: with one update" in said
+
+
+def test_a_run_without_one_finite_update_fails(sums, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Broken(algorithms.GRPO):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return super().surrogate(logp, behavior_logp, advantages, mask) * np.nan
+
+    with pytest.raises(loop.TrainingError, match="no update changed the policy: .*not finite in 2"):
+        training.train(config(sums, tmp_path, steps=2, settings=Broken()), quiet=True)
+
+
+def test_pairs_set_the_length_of_completions(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": f"{i}?", "chosen": "y" * 11, "rejected": "n"} for i in range(8)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = config(path, tmp_path / "run", algorithm="dpo", rollouts=Rollouts(prompts=4))
+    settings = dataclasses.replace(
+        settings, warm_start=WarmStart(), rewards=Rewards(), steps=1, data=Data()
+    )
+    assert training.train(settings, quiet=True).parts.config.rollouts.max_tokens == 12
+
+
 def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
-    bad = config(sums, tmp_path / "new", rollouts=Rollouts(top_p=0.9))
-    with pytest.raises(ValueError, match="rollouts.top_p is 0.9"):
-        building.build(bad)
-    for name, hint in (("grpo", "set its sampler_correction"), ("topr", "has no sampler_corr")):
+    for name, hint in (
+        ("grpo", "set its sampler_correction"),
+        ("kl_cov", "set its sampler_correction"),
+        ("topr", "has no sampler_corr"),
+    ):
         bad = config(sums, tmp_path / "new", algorithm=name, rollouts=Rollouts(weights="int8"))
         with pytest.raises(ValueError, match=f"rollouts.weights is 'int8'.*{hint}"):
             building.build(bad)

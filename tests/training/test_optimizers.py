@@ -110,3 +110,20 @@ def test_clipping_is_that_of_optax(size):
     ours, theirs = clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0)
     (found, _), (expected, _) = (c.update(grads, c.init(grads)) for c in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"learning_rate": 0.0},
+            "optimizer.learning_rate is 0.0, expected a finite number above 0",
+        ),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan"),
+        ({"learning_rate": 1.0, "warmup": -1}, "optimizer.warmup is -1, expected at least 0"),
+        ({}, "learning_rate is None"),
+    ],
+)
+def test_rates_that_cannot_be_used_are_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Optimizer(**settings).build(10)

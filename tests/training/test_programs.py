@@ -67,7 +67,7 @@ def test_the_state_is_overwritten_in_place(micro_batches):
     # The gradient, the head's share of it while a chunk is walked, and a chunk's logits; a state
     # that is not donated would be three copies of the parameters more.
     chunk = 4 * SEQUENCES * 4096
-    assert memory.temp_size_in_bytes < 3.5 * params + 2 * chunk
+    assert memory.temp_size_in_bytes < 3.8 * params + 2 * chunk
 
 
 def test_nothing_grows_with_tokens_times_vocabulary():

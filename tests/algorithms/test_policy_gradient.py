@@ -1,0 +1,320 @@
+"""GRPO and its kin as compositions of primitives, on stored rollouts in float64."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stored import GROUP, PROMPTS, T, stored_rollouts
+
+from polgrad import advantages, algorithms, losses, masking
+from polgrad.training.types import Context, Outputs
+
+OFF, ON = (Context(GROUP, T, PROMPTS, on_policy=flag) for flag in (False, True))
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def rollouts():
+    return jax.tree.map(jnp.asarray, stored_rollouts())
+
+
+def moved(experience, amount=0.3):
+    noise = np.random.default_rng(4).normal(0, amount, experience["mask"].shape)
+    return experience["behavior_logp"] + noise * experience["mask"]
+
+
+def loss_of(settings, experience, context=OFF):
+    """The algorithm's loss as a function of the log-probabilities."""
+    algorithm = settings.build(context)
+    _, batch, _ = algorithm.prepare(algorithm.init(None), experience, None)
+    return lambda logp: algorithm.loss(Outputs(logp), batch)[0]
+
+
+def assert_same(ours, theirs, at):
+    ours, theirs = jax.grad(ours)(at), jax.grad(theirs)(at)
+    assert abs(theirs).max() > 1e-4
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def by_group(x):
+    return x.reshape(PROMPTS, GROUP)
+
+
+def test_grpo_with_the_papers_kl():
+    experience = rollouts()
+    mask = experience["mask"] * experience["valid"][:, None]
+    weights = masking.weights(mask, mode="sequence")
+    advantage = advantages.group_relative(
+        by_group(experience["rewards"]), valid=by_group(experience["valid"])
+    ).reshape(-1, 1)
+
+    def paper(logp):
+        behavior = experience["behavior_logp"]
+        gap = experience["reference_logp"] - logp
+        kl = jax.lax.stop_gradient(jnp.exp(logp - behavior)) * (jnp.expm1(gap) - gap)
+        loss = losses.ppo_clip(logp, behavior, advantage) + 0.04 * kl
+        return masking.weighted_sum(loss, weights)
+
+    settings = algorithms.GRPO(reference_kl=0.04, reference_kl_form="k3")
+    assert_same(loss_of(settings, experience), paper, moved(experience))
+    assert any("KL(initial || policy)" in w for w in settings.build(OFF).warnings)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_the_kl_of_a_whole_answer_in_the_reward(name):
+    experience = rollouts()
+    mask = experience["mask"] * experience["valid"][:, None]
+    distance = (experience["behavior_logp"] - experience["reference_logp"]) * experience["mask"]
+    rewards = by_group(experience["rewards"] - 0.05 * distance.sum(1))
+    valid = by_group(experience["valid"])
+    if name == "rloo":
+        settings = algorithms.RLOO(reference_kl=0.05)
+        advantage = advantages.leave_one_out(rewards, valid=valid)
+        mode, surrogate = "sequence_sum", lambda logp, a: losses.reinforce(logp, a)
+    else:
+        settings = algorithms.GRPO(reference_kl=0.05, reference_kl_form="reward")
+        advantage = advantages.group_relative(rewards, valid=valid)
+        mode = "sequence"
+        surrogate = lambda logp, a: losses.ppo_clip(logp, experience["behavior_logp"], a)  # noqa: E731
+
+    def direct(logp):
+        return masking.weighted_sum(
+            surrogate(logp, advantage.reshape(-1, 1)), masking.weights(mask, mode=mode)
+        )
+
+    assert_same(loss_of(settings, experience), direct, moved(experience))
+    assert "reference" in settings.build(OFF).requires
+
+
+def test_reinforce_plus_plus_with_the_kl_of_each_token_in_the_reward():
+    experience = rollouts()
+    mask = experience["mask"] * experience["valid"][:, None]
+    rewards = advantages.kl_shaped_rewards(
+        experience["rewards"],
+        experience["behavior_logp"],
+        experience["reference_logp"],
+        mask,
+        beta=0.1,
+    )
+    advantage = advantages.reinforce_plus_plus(rewards, mask)
+
+    def direct(logp):
+        loss = losses.ppo_clip(logp, experience["behavior_logp"], advantage)
+        return masking.weighted_sum(loss, masking.weights(mask, mode="token"))
+
+    settings = algorithms.ReinforcePlusPlus(reference_kl=0.1)
+    assert_same(loss_of(settings, experience), direct, moved(experience))
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce_plus_plus"])
+def test_an_outcome_reward_survives_a_hole_at_the_end(name):
+    """The last token is masked: the reward belongs to the last token that counts."""
+    experience = rollouts()
+    experience["completion_lengths"] = jnp.full_like(experience["completion_lengths"], T)
+    experience["mask"] = jnp.ones_like(experience["mask"]).at[:, -2:].set(0.0)
+    algorithm = algorithms.find(name)().build(OFF)
+    _, batch, _ = algorithm.prepare((), experience, None)
+    other = {**experience, "rewards": experience["rewards"].at[0].add(3.0)}
+    _, changed, _ = algorithm.prepare((), other, None)
+    difference = abs(batch["advantages"] - changed["advantages"])
+    assert (difference[0, :-2] > 0.1).all()
+
+
+def test_pairs_of_answers_that_begin_with_a_hole_count():
+    experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), rollouts())
+    mask = experience["mask"].at[:, :, 0].set(0.0).at[0, 1].set(0.0)
+    algorithm = algorithms.DPO().build(OFF)
+    _, batch, _ = algorithm.prepare((), {**experience, "mask": mask}, None)
+    both = (np.asarray(mask) > 0).any(-1).all(-1)
+    assert not both[0] and both.any()
+    np.testing.assert_allclose(batch["weights"], both / both.sum())
+
+
+def test_dapo_filters_groups_before_it_shapes_rewards():
+    experience = rollouts()
+    experience["rewards"] = experience["rewards"].at[:GROUP].set(1.0)
+    lengths = experience["completion_lengths"].at[:GROUP].set(jnp.array([1, 3, 5, 6]))
+    experience["completion_lengths"] = lengths
+    algorithm = algorithms.DAPO(overlong_buffer=4).build(OFF)
+    _, batch, metrics = algorithm.prepare((), experience, None)
+    assert metrics["uniform_groups"] == 1 / PROMPTS
+    assert not batch["weights"][:GROUP].any() and batch["weights"][GROUP:].any()
+
+
+def test_dapo_punishes_overlong_answers_over_a_fifth_of_the_length():
+    context = Context(GROUP, 20, PROMPTS, on_policy=False)
+    experience = {"rewards": jnp.zeros(4), "completion_lengths": jnp.array([16, 17, 18, 20])}
+    shaped = algorithms.DAPO().shaped_rewards(experience, context)
+    np.testing.assert_allclose(shaped, [0, -0.25, -0.5, -1])
+    assert algorithms.DAPO().dual_clip is None
+
+
+# Two tokens a sequence; ratios of 0.5 and 2 with advantages of both signs.
+LOG2 = np.log(2.0)
+CLIPPED = {
+    # ratio > 1.2 with A > 0, ratio < 0.8 with A < 0
+    "grpo": [[0, 1], [1, 0]],
+    # the mean log ratio of both rows is 0 or log(2) / 2: one ratio a sequence
+    "gspo": [[0, 0], [0, 0]],
+    "clip_cov": [[0, 0], [0, 0]],
+}
+
+
+@pytest.mark.parametrize("name", sorted(CLIPPED))
+def test_the_clip_fraction_counts_the_tokens_without_gradient(name):
+    settings = algorithms.find(name)()
+    logp = jnp.array([[-LOG2, LOG2], [-LOG2, LOG2]])
+    behavior, mask = jnp.zeros((2, 2)), jnp.ones((2, 2))
+    advantage = jnp.array([[1.0], [-1.0]])
+    clipped = settings.clipped(logp, behavior, advantage, mask)
+    np.testing.assert_array_equal(clipped, np.array(CLIPPED[name], bool))
+    gradient = jax.grad(lambda x: settings.surrogate(x, behavior, advantage, mask).sum())(logp)
+    np.testing.assert_array_equal(clipped, gradient == 0)
+
+
+@pytest.mark.parametrize("settings", [
+    algorithms.GRPO(clip_low=0.1, clip_high=0.3, dual_clip=1.5),
+    algorithms.GSPO(clip_low=0.05, clip_high=0.1),
+    algorithms.ClipCov(clip_low=0.1, clip_high=0.1),
+    algorithms.ReinforcePlusPlus(dual_clip=1.5),
+    algorithms.CISPO(),
+    algorithms.SAPO(),
+])  # fmt: skip
+def test_clipped_tokens_are_those_without_gradient(settings):
+    experience = rollouts()
+    logp, mask = moved(experience, 0.6), experience["mask"]
+    advantage = jnp.asarray(np.random.default_rng(1).normal(size=(len(mask), 1)))
+    behavior = experience["behavior_logp"]
+    gradient = jax.grad(lambda x: settings.surrogate(x, behavior, advantage, mask).sum())(logp)
+    clipped = settings.clipped(logp, behavior, advantage, mask)
+    counted = np.asarray(mask) > 0
+    if clipped is None:
+        assert (np.asarray(gradient)[counted] != 0).all()
+    else:
+        np.testing.assert_array_equal(np.asarray(gradient == 0)[counted], clipped[counted])
+        assert 0 < clipped[counted].sum() < counted.sum()
+
+
+def test_cispo_reports_capped_ratios_and_kl_cov_its_selection():
+    logp = jnp.log(jnp.array([[0.5, 2.0, 6.0]]))
+    outputs, batch = Outputs(logp), {"mask": jnp.ones((1, 3)), "advantages": jnp.ones((1, 1))}
+    capped, count = algorithms.CISPO().metrics(outputs, batch, jnp.zeros((1, 3)))["capped_fraction"]
+    assert (capped, count) == (1, 3)
+    batch["selected"] = jnp.array([[True, True, False]])
+    metrics = algorithms.KLCov().metrics(outputs, batch, jnp.zeros((1, 3)))
+    assert metrics.keys() == {"selected_fraction"} and metrics["selected_fraction"][0] == 2
+
+
+def test_a_loss_that_uses_an_entropy_it_did_not_ask_for_fails():
+    from polgrad.policies import LinearNetwork
+    from polgrad.training.scoring import Scoring
+    from polgrad.training.step import make_gradient
+
+    @dataclasses.dataclass(frozen=True)
+    class Bonus(algorithms.GRPO):
+        def loss(self, outputs, batch, context):
+            loss, metrics = super().loss(outputs, batch, context)
+            return loss - 0.5 * (outputs.entropy * batch["weights"]).sum(), metrics
+
+    network, experience = LinearNetwork(11, 4), rollouts()
+    algorithm = Bonus().build(OFF)
+    _, batch, _ = algorithm.prepare((), experience, None)
+    params = network.init(jax.random.key(0))
+    with pytest.raises(TypeError, match="NoneType") as error:
+        make_gradient(network, algorithm, Scoring())(params, batch, jax.random.key(0))
+    assert any("requires" in note for note in error.value.__notes__)
+    asked = algorithm._replace(requires=frozenset({"entropy"}))
+    scoring = Scoring(entropy_gradient=True)
+    _, with_bonus, _ = make_gradient(network, asked, scoring)(params, batch, None)
+    plain = algorithms.GRPO().build(OFF)
+    _, without, metrics = make_gradient(network, plain, Scoring())(params, batch, None)
+    assert any(
+        (abs(a - b) > 1e-3).any() for a, b in zip(*map(jax.tree.leaves, (with_bonus, without)))
+    )
+    assert {"entropy", "kl_reference", "clip_fraction"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "rloo",
+                                  "clip_cov", "kl_cov", "nft", "disco", "online_dpo"])  # fmt: skip
+def test_groups_whose_gradient_would_be_0_are_refused(name):
+    with pytest.raises(ValueError, match="rollouts.group_size is 1, expected at least 2"):
+        algorithms.find(name)().build(Context(1, T, PROMPTS, on_policy=False))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "reinforce_plus_plus", "ppo", "topr", "f_dpg"])
+def test_other_algorithms_take_groups_of_one(name):
+    algorithms.find(name)().build(Context(1, T, PROMPTS, on_policy=False))
+
+
+def test_whether_a_loss_corrects_for_older_samples_is_seen_from_its_gradient():
+    @dataclasses.dataclass(frozen=True)
+    class Plain(algorithms.GroupRelative):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return -advantages * jnp.exp(logp - jax.lax.stop_gradient(logp))
+
+    @dataclasses.dataclass(frozen=True)
+    class Ratio(algorithms.GroupRelative):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return -advantages * jnp.exp(logp - behavior_logp)
+
+    assert not Plain().build(OFF).reuse and Ratio().build(OFF).reuse
+    wanted = {"reinforce": False, "rloo": False}
+    for name in ("grpo", "gspo", "cispo", "sapo", "clip_cov", "kl_cov", "reinforce", "rloo"):
+        assert algorithms.find(name)().build(OFF).reuse == wanted.get(name, True), name
+
+
+def test_a_surrogate_of_the_wrong_shape_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(algorithms.GroupRelative):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return (logp - behavior_logp).sum(-1)
+
+    experience = rollouts()
+    with pytest.raises(
+        ValueError, match=r"Wrong.surrogate returned shape \[16\], expected \[16, 6\]"
+    ):
+        loss_of(Wrong(), experience)(moved(experience))
+
+
+NUMBERS = [
+    (algorithms.GRPO, {"reference_kl": 0.1, "clip_low": 0.1, "clip_high": 0.1, "dual_clip": 1.5}),
+    (algorithms.GRPO, {"sampler_correction": 1.2}),
+    (algorithms.CISPO, {"cap_low": 0.9, "cap_high": 1.1}),
+    (algorithms.SAPO, {"tau_positive": 2.0, "tau_negative": 2.0}),
+    (algorithms.RLOO, {"reference_kl": 0.1}),
+    (algorithms.ReinforcePlusPlus, {"reference_kl": 0.1}),
+    (algorithms.PPO, {"reference_kl": 0.1, "value_clip": 0.1, "lambda_": 0.5, "discount": 0.9}),
+    (algorithms.TOPR, {"baseline": 0.3, "scale": 1.5}),
+    (algorithms.NFT, {"epsilon": 0.5, "negative_weight": 0.5}),
+    (algorithms.DPO, {"beta": 0.3, "label_smoothing": 0.1}),
+    (algorithms.NashMD, {"tau": 0.1, "reward_scale": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("found", "numbers"), NUMBERS)
+def test_numbers_can_be_swept_under_vmap(found, numbers):
+    experience = rollouts()
+    context = ON if "sampler_correction" in numbers else OFF
+    if found is algorithms.DPO:
+        experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), experience)
+    logp = moved(experience)
+
+    def gradient(values):
+        algorithm = found(**values).build(context)
+        _, batch, _ = algorithm.prepare(algorithm.init(None), experience, None)
+        return jax.grad(
+            lambda x: algorithm.loss(Outputs(x, values=1.3 * experience["values"]), batch)[0]
+        )(logp)
+
+    sweep = {k: jnp.array([v, 0.9 * v]) for k, v in numbers.items()}
+    both = jax.vmap(gradient)(sweep)
+    for i in range(2):
+        alone = gradient({k: float(v[i]) for k, v in sweep.items()})
+        np.testing.assert_allclose(both[i], alone, atol=1e-12)
+    assert abs(both[0] - both[1]).max() > 1e-9

@@ -1,0 +1,46 @@
+"""Warnings that a run's metrics give rise to, each once."""
+
+from polgrad.training.config import Rollouts, TrainConfig
+from polgrad.training.optimizers import Optimizer
+from polgrad.training.watch import Watch
+
+CONFIG = TrainConfig(rollouts=Rollouts(max_tokens=8), optimizer=Optimizer(learning_rate=1e-3))
+
+
+def lines(rows):
+    watch = Watch(CONFIG)
+    return [line for step, row in enumerate(rows, 1) for line in watch.lines(step, row)]
+
+
+def test_nothing_is_said_of_a_healthy_run():
+    rows = [{"stopped": 0.9, "entropy": 2 - 0.05 * i, "gradient_norm": 0.1} for i in range(30)]
+    assert lines(rows) == []
+
+
+def test_answers_that_are_all_cut_off():
+    found = lines([{"stopped": 0.1}, {"stopped": 0.0}, {"stopped": 0.0}])
+    assert len(found) == 1
+    assert found[0].startswith("warning: step 2: no sample ended before the length limit")
+    assert "rollouts.max_tokens 8" in found[0]
+
+
+def test_entropy_that_collapses_within_a_few_steps():
+    found = lines([{"entropy": e} for e in (1.95, 1.9, 0.35, 0.3)])
+    assert len(found) == 1 and "entropy fell from 1.95 to 0.35 nats in 2 steps" in found[0]
+    assert "now 0.001" in found[0]
+    slow = [{"entropy": 2.0 * 0.8**i} for i in range(30)]  # a third in five steps
+    assert lines(slow) == []
+
+
+def test_a_gradient_of_exactly_0_for_many_steps():
+    silent = {"gradient_norm": 0.0, "uniform_groups": 1.0}
+    assert lines([silent] * 9 + [{"gradient_norm": 0.1}] + [silent] * 9) == []
+    found = lines([silent] * 30)
+    assert len(found) == 1 and "step 10: the gradient was exactly 0 in the last 10" in found[0]
+    assert "all rewards of a group were equal" in found[0]
+    assert "groups" not in lines([{"gradient_norm": 0.0}] * 10)[0]
+
+
+def test_updates_that_were_skipped():
+    found = lines([{"skipped_updates": 0.0}, {"skipped_updates": 2.0}, {"skipped_updates": 1.0}])
+    assert len(found) == 1 and "2 updates were skipped" in found[0]
