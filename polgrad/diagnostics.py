@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames, divergences
+from polgrad import _checks, divergences
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio
 from polgrad.masking import masked_mean, reduce
+from polgrad.ratios import importance_ratio
 
 __all__ = [
     "EntropyLaw",
@@ -29,8 +29,6 @@ __all__ = [
     "pair_accuracy",
     "ratio",
 ]
-
-__getattr__ = _renames.finder(__name__)
 
 
 class RatioStatistics(NamedTuple):

@@ -9,12 +9,11 @@ the tokens of a short micro-batch more weight than those of a long one.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames
+from polgrad import _checks
 from polgrad._dtypes import accumulate
 
 __all__ = ["masked_mean", "reduce", "sequence_sum", "weighted_sum", "weights"]
 
-__getattr__ = _renames.finder(__name__)
 
 _MODES = ("token", "sequence", "sequence_sum", "constant")
 

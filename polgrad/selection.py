@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames
+from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad.masking import masked_mean
 
 __all__ = ["covariance_band", "covariance_top", "high_entropy", "token_covariance"]
-
-__getattr__ = _renames.finder(__name__)
 
 
 def token_covariance(

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import LIMIT
 from polgrad._scalars import in_range
 from polgrad.losses.ranking import answers
+from polgrad.ratios import LIMIT
 
 __all__ = ["OrderedPairs", "best_of_n", "ordered_pairs", "reward_weighted"]
 

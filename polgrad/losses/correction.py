@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, impossible, log_ratio
 from polgrad.divergences import kl_estimate
 from polgrad.masking import masked_mean, sequence_sum
+from polgrad.ratios import importance_ratio, impossible, log_ratio
 
 __all__ = [
     "normalized_weights",

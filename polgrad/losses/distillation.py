@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
 from polgrad._scalars import in_range
 from polgrad.divergences import categorical_kl
 from polgrad.losses.kl import kl_penalty
 from polgrad.losses.policy_gradient import ppo_clip
+from polgrad.ratios import log_ratio, penalty_log_ratio
 
 __all__ = [
     "distillation_advantages",
@@ -201,7 +201,8 @@ def top_k_kl(
         the result a divergence; without it the result may be negative.
 
     Returns:
-      [...], in nats, float32 or wider. Log ratios are clamped to +-20 nats.
+      [...], in nats, float32 or wider. The value of a log ratio is clamped to +-20 nats, its
+      gradient is not.
 
     Raises:
       ValueError: shapes that differ; k outside 1..V; an unknown `of`.
@@ -223,4 +224,4 @@ def top_k_kl(
     logp, teacher_logp = (
         jnp.take_along_axis(jax.nn.log_softmax(x), place, axis=-1) for x in (logits, teacher_logits)
     )
-    return jnp.sum(jnp.exp(logp) * log_ratio(logp, teacher_logp), axis=-1)
+    return jnp.sum(jnp.exp(logp) * penalty_log_ratio(logp, teacher_logp), axis=-1)

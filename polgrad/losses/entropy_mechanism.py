@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad.losses.policy_gradient import ppo_clip
+from polgrad.ratios import importance_ratio, penalty_log_ratio
 
 __all__ = ["clip_cov", "kl_cov"]
 
@@ -76,7 +76,8 @@ def kl_cov(
       kl_coefficient: strength of the hold, non-negative.
 
     Returns:
-      Token losses [B, T]. The log ratio is clamped to +-20.
+      Token losses [B, T]. The ratio is clamped to exp(+-20) without gradient beyond; the value of
+      the penalty to 20 nats, with its slope.
 
     Raises:
       ValueError: shapes that do not match.
@@ -88,7 +89,7 @@ def kl_cov(
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, selected=selected)
     fixed = accumulate(jax.lax.stop_gradient(advantages))
-    difference = log_ratio(logp, behavior_logp)
+    difference = penalty_log_ratio(logp, behavior_logp)
     # jax differentiates abs at 0 to 1, which would push every selected token down.
     distance = difference * jnp.sign(difference)
     held = jnp.where(jnp.asarray(selected) != 0, kl_coefficient * distance, 0.0)

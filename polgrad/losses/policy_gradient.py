@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, impossible, log_ratio
 from polgrad.masking import masked_mean
+from polgrad.ratios import importance_ratio, impossible, log_ratio
 
 __all__ = ["cispo", "gspo", "gspo_token", "ppo_clip", "reinforce", "sapo"]
 
@@ -71,7 +71,7 @@ def ppo_clip(
       dual_clip: largest ratio that counts for a negative advantage, above 1; None for no bound.
 
     Returns:
-      Token losses [B, T]. Log-probabilities of minus infinity follow `_log_ratio.log_ratio`:
+      Token losses [B, T]. Log-probabilities of minus infinity follow `ratios.log_ratio`:
       a token that the current policy excludes has ratio 0, one that the behaviour policy
       excludes exp(20), both without gradient.
 

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT, impossible, log_ratio
 from polgrad._scalars import in_range
 from polgrad.losses.policy_gradient import gspo, ppo_clip, reinforce
 from polgrad.masking import masked_mean, sequence_sum
+from polgrad.ratios import LIMIT, impossible, log_ratio
 
 __all__ = ["gmpo", "luspo", "ppo_clip_sequence", "vespo", "vespo_weights"]
 

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad.losses.dpo import dpo
+from polgrad.ratios import finite
 
 __all__ = ["imitation", "implicit_value", "rpo", "rpo_average"]
 

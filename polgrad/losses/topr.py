@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT
+from polgrad.ratios import LIMIT
 
 __all__ = ["baseline_for_fraction", "effective_positive_fraction", "topr", "topr_weights"]
 
