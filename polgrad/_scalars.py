@@ -23,9 +23,9 @@ def in_range(
 ) -> None:
     """Raises ValueError unless low <= value <= high (low < value with `above`, < high with `below`).
 
-    NaN is in no range. Of an array, every entry must be in it.
+    NaN is in no range. Of an array, every entry must be in it. An end may be traced too.
     """
-    if isinstance(value, jax.core.Tracer):
+    if any(isinstance(x, jax.core.Tracer) for x in (value, low, high)):
         return
     over = low < value if above else low <= value
     if np.all(over & (value < high if below else value <= high)):
