@@ -36,6 +36,7 @@ OTHER = 4  # of axes that SIZES does not name
 # Arguments without a default that are no arrays.
 _NUMBERS: Mapping[str, object] = {
     "a": 0.2,
+    "adversary_weight": 0.5,
     "alpha": 0.5,
     "annotators": 4,
     "b": 0.1,
@@ -48,6 +49,7 @@ _NUMBERS: Mapping[str, object] = {
     "eta": 0.5,
     "exponent": 0.5,
     "flip_rate": 0.1,
+    "inverse_step": 0.5,
     "iterations": 4,
     "label_smoothing": 0.1,
     "lambda_": 2.0,

@@ -20,7 +20,7 @@ def x64():
 
 def sppo_pair(chosen, rejected, *, beta):
     ones = jnp.ones_like(chosen)
-    return losses.sppo(chosen, ones, eta=beta) + losses.sppo(rejected, 0 * ones, eta=beta)
+    return losses.sppo(chosen, ones, eta=1 / beta) + losses.sppo(rejected, 0 * ones, eta=1 / beta)
 
 
 def xpo(chosen, rejected, *, beta):
