@@ -155,7 +155,7 @@ def duality_gap(
       policy: probabilities, [N]; zero where the reference is (otherwise the gap is infinite).
       reference: probabilities, [N].
       preference: P(i beats j).
-      tau: strength of the KL to the reference, >= 0; a Python number.
+      tau: strength of the KL to the reference, >= 0.
 
     Returns:
       The gap, a scalar >= 0 up to rounding.
@@ -165,11 +165,12 @@ def duality_gap(
     """
     rates = win_rates(preference, policy)
     value = policy_win_rate(preference, policy, policy)
-    if tau == 0:
-        return 2.0 * (jnp.max(rates) - value)
-    best = tau * jax.nn.logsumexp(_log(reference) + rates / tau)
+    free = jnp.asarray(tau) == 0.0
+    safe = jnp.where(free, 1.0, tau)
+    best = safe * jax.nn.logsumexp(_log(reference) + rates / safe)
     held = jnp.where(policy > 0.0, _log(policy) - _log(reference), 0.0)
-    return 2.0 * (best + tau * jnp.sum(policy * held) - value)
+    gap = 2.0 * (best + safe * jnp.sum(policy * held) - value)
+    return jnp.where(free, 2.0 * (jnp.max(rates) - value), gap)
 
 
 def regularized_nash(

@@ -151,8 +151,8 @@ def kdrl(
       beta: strength of the teacher, non-negative; 0.005 falling to 0.001 in the paper
         (`annealed_coefficient`), 0.01 to 0.2 in small worlds. May be traced.
       distilled: sequences with the teacher's term (`distillation_mask`), [B]; None for all.
-      clip_low: how far the ratio may fall below 1.
-      clip_high: how far it may rise above 1.
+      clip_low: how far the ratio may fall below 1, in [0, 1].
+      clip_high: how far it may rise above 1, non-negative.
       gradient: "k2", the gradient of the reverse KL, or "k3", of the forward one.
       correct_ratio: whether the teacher's term is multiplied by the stopped importance ratio,
         which makes it exact for samples of an older student.
@@ -161,7 +161,7 @@ def kdrl(
       Token losses [B, T].
 
     Raises:
-      ValueError: shapes that do not match; beta below 0; unknown gradient.
+      ValueError: shapes that do not match; beta or a clip out of range; unknown gradient.
 
     References:
       Xu et al., KDRL: Post-training reasoning LLMs via unified knowledge distillation and

@@ -6,8 +6,6 @@ reference-free forms (a uniform reference). A mixture is written as a sum, for e
 et al. 2024, arXiv:2411.10442): 0.8 `dpo` + 0.2 `bco` + `imitation` of the chosen answer.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -133,8 +131,8 @@ def exo(
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     # log(1 - q) = log q - z: one logarithm serves both.
     q, log_q = jax.nn.sigmoid(margin), log_sigmoid(margin)
-    right = q * (log_q - math.log1p(-epsilon))
-    return right + jax.nn.sigmoid(-margin) * (log_q - margin - math.log(epsilon))
+    right = q * (log_q - jnp.log1p(-epsilon))
+    return right + jax.nn.sigmoid(-margin) * (log_q - margin - jnp.log(epsilon))
 
 
 def exponential_margin(
