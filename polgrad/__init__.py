@@ -22,6 +22,7 @@ _SUBMODULES = (
     "losses",
     "masking",
     "policies",
+    "ratios",
     "rewards",
     "rollouts",
     "selection",

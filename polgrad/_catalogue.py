@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 ROOMS = (
+    "ratios",
     "masking",
     "selection",
     "diagnostics",

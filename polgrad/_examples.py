@@ -6,6 +6,7 @@ anywhere; only an argument of an unknown kind has to be added here.
 """
 
 import inspect
+import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -33,9 +34,10 @@ SIZES = {
 }
 OTHER = 4  # of axes that SIZES does not name
 
-# Arguments without a default that are no arrays.
+# Arguments without a default that are numbers.
 _NUMBERS: Mapping[str, object] = {
     "a": 0.2,
+    "adversary_weight": 0.5,
     "alpha": 0.5,
     "annotators": 4,
     "b": 0.1,
@@ -48,6 +50,7 @@ _NUMBERS: Mapping[str, object] = {
     "eta": 0.5,
     "exponent": 0.5,
     "flip_rate": 0.1,
+    "inverse_step": 0.5,
     "iterations": 4,
     "label_smoothing": 0.1,
     "lambda_": 2.0,
@@ -145,7 +148,9 @@ def draw(
     for parameter in inspect.signature(primitive.function).parameters.values():
         name, annotation = parameter.name, array_annotation(parameter.annotation)
         required = parameter.default is parameter.empty
-        if annotation is not None and (required or name in ("mask", "valid", *optional)):
+        if required and name in _NUMBERS and float in typing.get_args(parameter.annotation):
+            settings[name] = _NUMBERS[name]
+        elif annotation is not None and (required or name in ("mask", "valid", *optional)):
             arrays[name] = _rounded(_value(name, annotation, _shape(annotation, sizes), random))
         elif required:
             settings[name] = _other(primitive, name)

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 _EVERYWHERE = {"nothing valid": "nothing valid anywhere", "NaN reward": "all rewards NaN"}
 # Rooms whose functions losses are made of: here gradients have to be finite too.
-_DIFFERENTIABLE = ("masking", "advantages", "losses")
+_DIFFERENTIABLE = ("ratios", "masking", "advantages", "losses")
 
 
 class Examination(NamedTuple):

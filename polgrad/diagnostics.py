@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames, divergences
+from polgrad import _checks, divergences
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio
+from polgrad._scalars import clip_widths
 from polgrad.masking import masked_mean, reduce
+from polgrad.ratios import importance_ratio
 
 __all__ = [
     "EntropyLaw",
@@ -29,8 +30,6 @@ __all__ = [
     "pair_accuracy",
     "ratio",
 ]
-
-__getattr__ = _renames.finder(__name__)
 
 
 class RatioStatistics(NamedTuple):
@@ -91,17 +90,18 @@ def clip_fraction(
       behavior_logp: log-probabilities under the policy that sampled, [B, T].
       advantages: [B, T] or [B, 1].
       mask: 1 where a token counts, [B, T].
-      clip_low: as in the loss.
-      clip_high: as in the loss.
+      clip_low: how far the ratio may fall below 1, in [0, 1], as in the loss.
+      clip_high: how far it may rise above 1, non-negative, as in the loss.
 
     Returns:
       A scalar in [0, 1], stopped; 0 if nothing is valid.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
+    clip_widths(clip_low, clip_high)
     ratios = jax.lax.stop_gradient(importance_ratio(logp, behavior_logp))
     advantages = jnp.asarray(advantages)
     above = (advantages > 0) & (ratios > 1.0 + clip_high)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from polgrad import _checks, _renames
+from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad._softplus import softplus
+from polgrad.ratios import importance_ratio, log_ratio, penalty_log_ratio
 
 __all__ = [
     "FDivergence",
@@ -38,7 +38,6 @@ __all__ = [
     "total_variation",
 ]
 
-__getattr__ = _renames.finder(__name__)
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -91,13 +90,14 @@ def categorical_kl(
 
     Returns:
       KL without the last axis, >= 0 up to rounding. The log ratio of one outcome is clamped to
-      +-20 nats: an outcome that only the reference excludes counts 20 nats, not infinity.
+      +-20 nats, its gradient is not: an outcome that only the reference excludes counts 20 nats,
+      not infinity, and carries no gradient of the ratio.
     """
     logp, probabilities = _log_softmax(logits)
     reference_logp, _ = _log_softmax(reference_logits)
-    # log_ratio stops its second argument; read backwards it carries the reference's gradient.
-    backwards = log_ratio(reference_logp, logp)
-    ratio = log_ratio(logp, reference_logp) - backwards + jax.lax.stop_gradient(backwards)
+    # A log ratio stops its second argument; read backwards it carries the reference's gradient.
+    backwards = penalty_log_ratio(reference_logp, logp)
+    ratio = penalty_log_ratio(logp, reference_logp) - backwards + jax.lax.stop_gradient(backwards)
     return jnp.sum(probabilities * ratio, axis=-1)
 
 

@@ -9,12 +9,12 @@ the tokens of a short micro-batch more weight than those of a long one.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames
+from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._scalars import in_range
 
 __all__ = ["masked_mean", "reduce", "sequence_sum", "weighted_sum", "weights"]
 
-__getattr__ = _renames.finder(__name__)
 
 _MODES = ("token", "sequence", "sequence_sum", "constant")
 
@@ -61,8 +61,7 @@ def weights(
         raise ValueError(f"length is {length}, expected a number exactly when mode is 'constant'")
     valid = _indicator(mask)
     if mode == "constant":
-        if not length > 0:
-            raise ValueError(f"length is {length}, expected a positive number of tokens")
+        in_range("length", length, low=0.0, above=True)
         return valid / (max(valid.shape[0], 1) * length)
     if mode == "token":
         return valid / jnp.maximum(jnp.sum(valid), 1)

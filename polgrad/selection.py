@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks, _renames
+from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._scalars import in_range
 from polgrad.masking import masked_mean
 
 __all__ = ["covariance_band", "covariance_top", "high_entropy", "token_covariance"]
-
-__getattr__ = _renames.finder(__name__)
 
 
 def token_covariance(
@@ -97,8 +96,7 @@ def covariance_band(
         (arXiv:2505.22617), equations 11-12.
     """
     _check_fraction(fraction)
-    if not low < high:
-        raise ValueError(f"low is {low}, expected low < high = {high}")
+    in_range("low", low, high=high, below=True)
     _checks.same_shape("[B, T]", logp=logp, noise=noise)
     covariance = token_covariance(logp, advantages, mask)
     candidate = (covariance > low) & (covariance < high)
@@ -199,5 +197,4 @@ def _largest(score, count):
 
 
 def _check_fraction(fraction):
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"fraction is {fraction}, expected a share in (0, 1], not a percentage")
+    in_range("fraction", fraction, low=0.0, high=1.0, above=True)

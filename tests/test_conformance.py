@@ -9,7 +9,7 @@ import pages
 import pytest
 
 from polgrad import conformance, losses
-from polgrad._log_ratio import log_ratio
+from polgrad.ratios import log_ratio
 
 card_of = functools.cache(conformance.check)
 

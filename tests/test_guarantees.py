@@ -5,6 +5,8 @@ What is found is the table in docs/guarantees.md.
 """
 
 import functools
+import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _guarantees, advantages, losses, masking
+from polgrad import _examples, _guarantees, advantages, losses, masking
 from polgrad._catalogue import Primitive
 from polgrad.curricula import bandit
 
@@ -123,3 +125,76 @@ def test_a_primitive_keeps_what_the_table_says(name):
 def test_settings_keep_it_too(name):
     primitive, optional = VARIANTS[name]
     check(primitive, _guarantees.examine(primitive, optional=optional))
+
+
+# --- Every number can be swept ------------------------------------------------------------------
+
+PAIR = tuple[float, float]
+# Numbers whose default is None.
+UNSET = {
+    "clip": 0.5,
+    "clip_logits": 0.25,
+    "dual_clip": 2.0,
+    "fraction": 0.5,
+    "length": 3.0,
+    "max_margin": 1.0,
+    "student_margin": 0.5,
+}
+# What else a number needs: optional arrays, and settings.
+CONSTANT = (), {"mode": "constant"}
+NEEDS = {
+    ("curricula.filtration.threshold_filter", "share"): (("noise",), {}),
+    ("curricula.large_margin_pairs", "student_margin"): (("teacher",), {}),
+    ("losses.value_loss", "clip"): (("old_values",), {}),
+    ("masking.reduce", "length"): CONSTANT,
+    ("masking.weights", "length"): CONSTANT,
+}
+# Numbers that fix how many rows a result has.
+SHAPES = {("curricula.mix_replay", "fraction"), ("curricula.mix_replay", "decay")}
+
+
+def numbers(primitive):
+    """Keywords that take a float. Integers are static: they fix a shape or the length of a loop."""
+    for name, parameter in inspect.signature(primitive.function).parameters.items():
+        kinds = {parameter.annotation, *typing.get_args(parameter.annotation)}
+        if kinds & {float, PAIR} and (primitive.name, name) not in SHAPES:
+            yield name, parameter.default, PAIR in kinds
+
+
+def two_values(default, pair, unset):
+    """A value of a number and another one."""
+    if pair:
+        low, high = (0.5, 1.5) if default is None else default
+        return (low, high), (0.25 * low, high + 0.5)
+    value = unset if default is None else default
+    other = {0.0: 0.25, np.inf: 2.0, -np.inf: -2.0}.get(value, 0.75 * value)
+    return value, other
+
+
+SWEPT = sorted(name for name, primitive in PRIMITIVES.items() if any(numbers(primitive)))
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_every_number_can_be_swept(name):
+    """Each number, traced and under `vmap`, gives what its values give one by one."""
+    primitive = PRIMITIVES[name]
+    for keyword, default, pair in numbers(primitive):
+        optional, more = NEEDS.get((name, keyword), ((), {}))
+        example = _examples.draw(primitive, np.random.default_rng(0), optional=optional)
+        settings = example.settings | more
+        if keyword in example.arrays:  # an array of numbers, which is vmapped above
+            continue
+        if default is inspect.Parameter.empty:
+            default = settings[keyword]
+        values = two_values(default, pair, UNSET.get(keyword))
+        settings.pop(keyword, None)
+        call = functools.partial(primitive.function, **example.arrays, **settings)
+
+        def at(value, call=call, keyword=keyword):
+            return call(**{keyword: value})
+
+        stacked = jax.tree.map(lambda *x: jnp.stack([*map(jnp.asarray, x)]), *values)
+        together = jax.tree.leaves(jax.jit(jax.vmap(at))(stacked))
+        for place, value in enumerate(values):
+            for x, y in zip(jax.tree.leaves(at(value)), together, strict=True):
+                np.testing.assert_allclose(x, y[place], rtol=1e-4, atol=1e-5, err_msg=keyword)

@@ -10,7 +10,7 @@ import polgrad
 ROOT = pathlib.Path(polgrad.__file__).parent
 # From the top down; what is not named here (checks, number types) is a helper of all.
 FLOORS = (
-    {"divergences", "masking", "selection", "diagnostics", "statistics", "frontiers"},
+    {"ratios", "divergences", "masking", "selection", "diagnostics", "statistics", "frontiers"},
     {"advantages", "losses", "games"},
     {"policies", "data", "rewards", "environments"},
     {"rollouts", "curricula"},

@@ -1,12 +1,15 @@
 """Range checks: ends, NaN, and traced values."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from polgrad._scalars import in_range
+from polgrad import diagnostics, losses
+from polgrad._scalars import in_range, limits
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1, jnp.float32(1.0)])
@@ -44,3 +47,51 @@ def test_traced_values_pass():
         return x
 
     assert jax.jit(f)(-1.0) == -1.0
+
+
+def test_a_traced_end_lets_every_value_pass():
+    def f(end):
+        in_range("x", 3.0, high=end)
+        return end
+
+    np.testing.assert_array_equal(jax.vmap(f)(jnp.array([1.0, 2.0])), [1.0, 2.0])
+
+
+def test_limits_are_a_pair_in_order():
+    assert limits("clip", (0.0, 2.0)) is None
+    with pytest.raises(
+        ValueError, match=r"clip is \(3.0, 2.0\), expected \(low, high\) with 0 <= low"
+    ):
+        limits("clip", (3.0, 2.0))
+    with pytest.raises(ValueError, match=r"clip is \(-1.0, 2.0\)"):
+        limits("clip", (-1.0, 2.0))
+
+
+X, MASK = jnp.zeros((2, 3)), jnp.ones((2, 3))
+# Losses whose clip is a distance of a ratio from 1, and the share that is clipped.
+CLIPPED = {
+    "ppo_clip": functools.partial(losses.ppo_clip, X, X, X),
+    "ppo_clip_sequence": functools.partial(losses.ppo_clip_sequence, X, X, X[:, 0], MASK),
+    "gspo": functools.partial(losses.gspo, X, X, X[:, 0], MASK),
+    "gspo_token": functools.partial(losses.gspo_token, X, X, X, MASK),
+    "luspo": functools.partial(losses.luspo, X, X, X[:, 0], MASK),
+    "clip_cov": functools.partial(losses.clip_cov, X, X, X, MASK),
+    "kdrl": functools.partial(losses.kdrl, X, X, X, X, beta=0.1),
+    "clip_fraction": functools.partial(diagnostics.clip_fraction, X, X, X, MASK),
+}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"clip_low": -0.1}, r"clip_low is -0.1, expected a number in \[0, 1\]"),
+        ({"clip_low": 1.1}, r"clip_low is 1.1, expected a number in \[0, 1\]"),
+        ({"clip_high": -0.1}, r"clip_high is -0.1, expected a number in \[0, inf\]"),
+    ],
+)
+def test_a_clip_that_is_no_distance_from_one_is_refused(name, settings, message):
+    CLIPPED[name](clip_low=0.0, clip_high=0.0)
+    CLIPPED[name](clip_low=1.0, clip_high=math.inf)
+    with pytest.raises(ValueError, match=message):
+        CLIPPED[name](**settings)

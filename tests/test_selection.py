@@ -121,7 +121,7 @@ def test_no_gradient():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="fraction is 2.0, expected a share .* percentage"):
+    with pytest.raises(ValueError, match=r"fraction is 2.0, expected a number in \(0, 1\]"):
         selection.covariance_top(LOGP, ADVANTAGES, MASK, fraction=2.0)
     with pytest.raises(ValueError, match="low is 5.0"):
         selection.covariance_band(LOGP, ADVANTAGES, MASK, NOISE, low=5.0, high=5.0)

@@ -25,8 +25,8 @@ class Settings:
       cycle: weight of rock-paper-scissors, in nats.
       spread: standard deviation of the reference's logits.
       tau: strength of the KL to the reference in the game.
-      eta: inverse step of mirror descent, INPO and SPPO.
-      small_eta: that of the arm with too large a step.
+      inverse_step: reciprocal of the step of mirror descent, INPO and SPPO.
+      small_inverse_step: the same in the arm with too large a step.
       beta: of iterative DPO, whose anchor is the reference.
       previous_beta: of DPO whose anchor is the policy of the last iteration.
       iterations: rounds of sampling, labelling and minimising.
@@ -41,8 +41,8 @@ class Settings:
     cycle: float = 2.0
     spread: float = 0.7
     tau: float = 0.05
-    eta: float = 0.5
-    small_eta: float = 0.15
+    inverse_step: float = 0.5
+    small_inverse_step: float = 0.15
     beta: float = 0.1
     previous_beta: float = 0.5
     iterations: int = 30
@@ -59,9 +59,10 @@ class Logps(NamedTuple):
     previous: Array
 
 
-def inpo(chosen: Logps, rejected: Logps, *, eta: float, tau: float) -> Array:
+def inpo(chosen: Logps, rejected: Logps, *, inverse_step: float, tau: float) -> Array:
     sides = [x for pair in zip(chosen, rejected) for x in pair]
-    return losses.inpo(losses.inpo_contrast(*sides, eta=eta, tau=tau), eta=eta)
+    contrast = losses.inpo_contrast(*sides, inverse_step=inverse_step, tau=tau)
+    return losses.inpo(contrast, inverse_step=inverse_step)
 
 
 def dpo(chosen: Logps, rejected: Logps, *, anchor: str, beta: float) -> Array:
@@ -76,13 +77,15 @@ def sppo(chosen: Logps, rejected: Logps, *, eta: float) -> Array:
     return won + lost
 
 
-# Losses of (chosen, rejected) answers; with tau = eta INPO is IPO against the reference.
+# Losses of (chosen, rejected) answers; with tau = inverse_step INPO is IPO against the reference.
 OBJECTIVES: dict[str, Callable[[Logps, Logps, Settings], Array]] = {
-    "inpo": lambda w, r, s: inpo(w, r, eta=s.eta, tau=s.tau),
-    "inpo_without_kl": lambda w, r, s: inpo(w, r, eta=s.eta, tau=0.0),
-    "inpo_small_eta": lambda w, r, s: inpo(w, r, eta=s.small_eta, tau=s.tau),
-    "online_ipo": lambda w, r, s: inpo(w, r, eta=s.tau, tau=s.tau),
-    "sppo": lambda w, r, s: sppo(w, r, eta=s.eta),
+    "inpo": lambda w, r, s: inpo(w, r, inverse_step=s.inverse_step, tau=s.tau),
+    "inpo_without_kl": lambda w, r, s: inpo(w, r, inverse_step=s.inverse_step, tau=0.0),
+    "inpo_small_inverse_step": lambda w, r, s: inpo(
+        w, r, inverse_step=s.small_inverse_step, tau=s.tau
+    ),
+    "online_ipo": lambda w, r, s: inpo(w, r, inverse_step=s.tau, tau=s.tau),
+    "sppo": lambda w, r, s: sppo(w, r, eta=1.0 / s.inverse_step),
     "iterative_dpo": lambda w, r, s: dpo(w, r, anchor="reference", beta=s.beta),
     "dpo_on_previous": lambda w, r, s: dpo(w, r, anchor="previous", beta=s.previous_beta),
 }
@@ -151,7 +154,7 @@ def exact(key: Array, settings: Settings) -> dict[str, Array]:
             jnp.exp(logp),
             jnp.exp(game.reference),
             game.preference,
-            eta=1.0 / settings.eta,
+            eta=1.0 / settings.inverse_step,
             tau=settings.tau,
         )
         return jnp.log(step)

@@ -25,7 +25,6 @@ Rewards of tokens (token_rewards.py)
   delay_to_last, delay_to_delimiters, shape_to_zero   the same sum, paid elsewhere
 """
 
-from polgrad import _renames
 from polgrad.advantages.baselines import (
     MovingAverage,
     batch_baseline,
@@ -109,5 +108,3 @@ __all__ = [
     "vtrace",
     "whiten",
 ]
-
-__getattr__ = _renames.finder(__name__)

@@ -306,7 +306,7 @@ def reinforce_plus_plus(
     rows = jnp.shape(mask)[0]
     if group_size < 1 or rows % group_size:
         raise ValueError(f"group_size is {group_size}, expected a divisor of B = {rows}")
-    if discount != 1.0:
+    if not isinstance(discount, jax.core.Tracer) and discount != 1.0:
         raise ValueError(f"discount is {discount}, expected 1 when group_size is given")
     scores = sequence_sum(token_rewards, mask).reshape(-1, group_size)
     present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)

@@ -6,8 +6,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.ratios import finite
 
 __all__ = [
     "dynamic_sampling_filter",
@@ -49,7 +49,7 @@ def regularized_rewards(
 
 
 def overlong_penalty(
-    lengths: Num[Array, "..."], *, max_length: int, buffer: int
+    lengths: Num[Array, "..."], *, max_length: float, buffer: float
 ) -> Float[Array, "..."]:
     """DAPO's soft punishment of overlong completions, to be added to the reward.
 
@@ -71,8 +71,7 @@ def overlong_penalty(
     References:
       Yu et al., DAPO, 2025 (arXiv:2503.14476), equation 13.
     """
-    if not 1 <= buffer <= max_length:
-        raise ValueError(f"buffer is {buffer}, expected 1 <= buffer <= max_length = {max_length}")
+    in_range("buffer", buffer, low=1.0, high=max_length)
     return jnp.clip((max_length - buffer - accumulate(lengths)) / buffer, -1.0, 0.0)
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
 from polgrad._scalars import in_range
+from polgrad.ratios import log_ratio
 
 __all__ = [
     "delay_to_delimiters",

@@ -28,7 +28,6 @@ filtered_policy                 the policy that this amounts to, exactly (filter
 reward_calibration              which filter suits a reward model
 """
 
-from polgrad import _renames
 from polgrad.curricula import bandit, filtration, windows
 from polgrad.curricula.balancing import anna_karenina_select
 from polgrad.curricula.by_score import select_by_score
@@ -85,5 +84,3 @@ __all__ = [
     "select_by_score",
     "windows",
 ]
-
-__getattr__ = _renames.finder(__name__)

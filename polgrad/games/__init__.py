@@ -1,6 +1,5 @@
 """Exact tabular objects: the ground truth that tests and experiments compare with."""
 
-from polgrad import _renames
 from polgrad.games.adversarial import adversarial_reward_objective, uncovered_mass
 from polgrad.games.bandits import (
     Frontier,
@@ -121,5 +120,3 @@ __all__ = [
     "uncovered_mass",
     "win_rates",
 ]
-
-__getattr__ = _renames.finder(__name__)

@@ -18,11 +18,11 @@ def adversarial_reward_objective(
     preferred: Float[Array, "... A A"],
     *,
     beta: float,
-    eta: float,
+    adversary_weight: float,
 ) -> Float[Array, "..."]:
     """What the adversary of RPO minimises: the best policy's gain, and the misfit to the pairs.
 
-        eta (beta log sum reference exp(r / beta) - E_baseline[r])
+        adversary_weight (beta log sum reference exp(r / beta) - E_baseline[r])
           + sum_ij preferred_ij softplus(r_j - r_i)
 
     Convex in the rewards and blind to a constant added to all. Its minimiser r gives the policy
@@ -35,7 +35,7 @@ def adversarial_reward_objective(
       baseline: probabilities of the policy that answers are compared with, [..., A].
       preferred: weight of the pairs in which i was preferred to j, [..., A, A].
       beta: strength of the KL, > 0.
-      eta: strength of the adversary, >= 0.
+      adversary_weight: strength of the adversary, >= 0; eta in the paper.
 
     Returns:
       The objective, [...].
@@ -48,7 +48,7 @@ def adversarial_reward_objective(
       equation 3.2 and theorem 5.6.
     """
     in_range("beta", beta, low=0.0, above=True)
-    in_range("eta", eta, low=0.0)
+    in_range("adversary_weight", adversary_weight, low=0.0)
     _checks.same_shape("[..., A]", rewards=rewards, log_reference=log_reference, baseline=baseline)
     shape = jnp.shape(rewards)
     _checks.shape("preferred", preferred, (*shape, shape[-1]), "[..., A, A]")
@@ -56,7 +56,7 @@ def adversarial_reward_objective(
     gain = kl_regularized_value(log_reference, rewards, beta=beta)
     gain -= jnp.sum(jnp.asarray(baseline) * rewards, axis=-1)
     misfit = softplus(rewards[..., None, :] - rewards[..., :, None])
-    return eta * gain + jnp.sum(jnp.asarray(preferred) * misfit, axis=(-2, -1))
+    return adversary_weight * gain + jnp.sum(jnp.asarray(preferred) * misfit, axis=(-2, -1))
 
 
 def uncovered_mass(

@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
 from polgrad._scalars import in_range
 from polgrad.divergences import categorical_entropy
+from polgrad.ratios import log_ratio
 
 __all__ = [
     "differential_information",

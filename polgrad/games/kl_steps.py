@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
+from polgrad.ratios import log_ratio
 
 __all__ = ["forward_kl_gradient", "log_odds_change", "reverse_kl_gradient"]
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad._scalars import in_range
 from polgrad.games.preference import policy_win_rate, win_rates
 
 __all__ = [
@@ -33,6 +34,12 @@ def _mixture(policy: Array, reference: Array, weight: Array | float) -> Array:
 
 def _scaled(weight: Array | float, logits: Array) -> Array:
     return jnp.where(jnp.asarray(weight) > 0.0, weight * logits, 0.0)
+
+
+def check_step(eta: Array | float, tau: Array | float) -> None:
+    """Raises ValueError unless eta > 0 and 0 <= tau <= 1 / eta, up to rounding."""
+    in_range("eta", eta, low=0.0, above=True)
+    in_range("tau", tau, low=0.0, high=(1.0 + 1e-6) / eta)
 
 
 def nash_md_step(
@@ -61,9 +68,13 @@ def nash_md_step(
     Returns:
       The next policy, [N].
 
+    Raises:
+      ValueError: if eta or tau is out of range.
+
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886), section 5.
     """
+    check_step(eta, tau)
     logits = _mixture(policy, reference, eta * tau)
     return jax.nn.softmax(logits + eta * win_rates(preference, jax.nn.softmax(logits)))
 
@@ -91,9 +102,13 @@ def self_play_step(
     Returns:
       The next policy, [N].
 
+    Raises:
+      ValueError: if eta or tau is out of range.
+
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886).
     """
+    check_step(eta, tau)
     logits = _mixture(policy, reference, eta * tau)
     return jax.nn.softmax(logits + eta * win_rates(preference, policy))
 
@@ -140,7 +155,7 @@ def duality_gap(
       policy: probabilities, [N]; zero where the reference is (otherwise the gap is infinite).
       reference: probabilities, [N].
       preference: P(i beats j).
-      tau: strength of the KL to the reference, >= 0; a Python number.
+      tau: strength of the KL to the reference, >= 0.
 
     Returns:
       The gap, a scalar >= 0 up to rounding.
@@ -150,11 +165,12 @@ def duality_gap(
     """
     rates = win_rates(preference, policy)
     value = policy_win_rate(preference, policy, policy)
-    if tau == 0:
-        return 2.0 * (jnp.max(rates) - value)
-    best = tau * jax.nn.logsumexp(_log(reference) + rates / tau)
+    free = jnp.asarray(tau) == 0.0
+    safe = jnp.where(free, 1.0, tau)
+    best = safe * jax.nn.logsumexp(_log(reference) + rates / safe)
     held = jnp.where(policy > 0.0, _log(policy) - _log(reference), 0.0)
-    return 2.0 * (best + tau * jnp.sum(policy * held) - value)
+    gap = 2.0 * (best + safe * jnp.sum(policy * held) - value)
+    return jnp.where(free, 2.0 * (jnp.max(rates) - value), gap)
 
 
 def regularized_nash(

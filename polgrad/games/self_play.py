@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from polgrad import _checks
 from polgrad._scalars import in_range
-from polgrad.games.nash_md import _mixture, regularized_best_response, self_play_step
+from polgrad.games.nash_md import _mixture, check_step, regularized_best_response, self_play_step
 
 __all__ = [
     "SelfPlay",
@@ -37,7 +37,7 @@ def smoothed_policy(
 ) -> Float[Array, "N"]:
     """The geometric mixture policy^(1 - w) reference^w / Z of two tabular policies.
 
-    With w = tau / eta it is the centre of a step of mirror descent whose KL to the reference has
+    With w = eta tau it is the centre of a step eta of mirror descent whose KL to the reference has
     strength tau (`policies.geometric_mixture` is the same on logits).
 
     Args:
@@ -72,39 +72,36 @@ def soft_policy_iteration(
 ) -> SelfPlay:
     """Exact DNO: each policy re-weighted by its answers' win rates against itself.
 
-        next ~ policy exp(preference @ policy / eta)
+        next ~ policy exp(eta preference @ policy)
 
-    With a reference the policy is first mixed with it (`smoothed_policy` of weight tau / eta):
-    `self_play_step` of step 1 / eta. Without one the average policy tends to the Nash policy,
-    and the last one spirals out of an interior Nash policy.
+    each step a `self_play_step`: with tau > 0 the policy is first mixed with the reference
+    (`smoothed_policy` of weight eta tau). With tau = 0 the average policy tends to the Nash policy,
+    and the last policy moves away from an interior Nash policy in a spiral.
 
     Args:
       policy: probabilities to start from, [N].
       preference: P(i beats j).
-      eta: the inverse step, > 0.
+      eta: step, > 0. The paper's eta is the reciprocal.
       iterations: number of steps, at least 1.
-      reference: probabilities, [N]; None for no KL.
-      tau: strength of the KL to the reference, in [0, eta]; above 0 with a reference alone.
+      reference: probabilities, [N]; None for the policy to start from.
+      tau: strength of the KL to the reference, in [0, 1 / eta]; 0 for no KL.
 
     Returns:
       `SelfPlay(last, average)`.
 
     Raises:
-      ValueError: numbers out of range; `tau` without a reference.
+      ValueError: numbers out of range.
 
     References:
       Rosset et al., Direct Nash Optimization, 2024 (arXiv:2404.03715). Freund and Schapire,
       Adaptive game playing using multiplicative weights, 1999.
     """
-    in_range("eta", eta, low=0.0, above=True)
-    in_range("tau", tau, low=0.0, high=eta)
+    check_step(eta, tau)
     in_range("iterations", iterations, low=1)
-    if reference is None and tau > 0:
-        raise ValueError(f"tau is {tau} without a reference, expected 0")
     reference = policy if reference is None else reference
 
     def play(state, _):
-        after = self_play_step(state, reference, preference, eta=1.0 / eta, tau=tau)
+        after = self_play_step(state, reference, preference, eta=eta, tau=tau)
         return after, state
 
     last, played = jax.lax.scan(play, jnp.asarray(policy), length=iterations)

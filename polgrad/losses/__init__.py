@@ -98,7 +98,6 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
   normalized_weights              scales weights to a mean of 1
 """
 
-from polgrad import _renames
 from polgrad.losses import ranking, targets
 from polgrad.losses.absolute_pairs import apo_down, apo_zero, bco, nca
 from polgrad.losses.best_of_n import OrderedPairs, best_of_n, ordered_pairs, reward_weighted
@@ -360,5 +359,3 @@ __all__ = [
     "wpo_weight",
     "xpo",
 ]
-
-__getattr__ = _renames.finder(__name__)

@@ -3,8 +3,8 @@
 from jaxtyping import Array
 
 from polgrad import _checks
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.ratios import finite
 
 __all__ = ["finite_pair"]
 

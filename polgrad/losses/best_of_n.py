@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import LIMIT
-from polgrad._scalars import in_range
+from polgrad._scalars import in_range, limits
 from polgrad.losses.ranking import answers
+from polgrad.ratios import LIMIT
 
 __all__ = ["OrderedPairs", "best_of_n", "ordered_pairs", "reward_weighted"]
 
@@ -144,10 +144,8 @@ def reward_weighted(
         count = jnp.sum(counted, axis=-1, keepdims=True)
         weights = count * jax.nn.softmax(scaled, axis=-1, where=counted)
     if clip is not None:
-        low, high = clip
-        if not 0.0 <= low <= high:
-            raise ValueError(f"clip is {clip}, expected (lowest, highest), 0 <= lowest <= highest")
-        weights = jnp.clip(weights, low, high)
+        limits("clip", clip)
+        weights = jnp.clip(weights, *clip)
     return jnp.where(counted, -weights * logp, 0.0)
 
 

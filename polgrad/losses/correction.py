@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, impossible, log_ratio
+from polgrad._scalars import in_range
 from polgrad.divergences import kl_estimate
 from polgrad.masking import masked_mean, sequence_sum
+from polgrad.ratios import importance_ratio, impossible, log_ratio
 
 __all__ = [
     "normalized_weights",
@@ -66,8 +67,8 @@ def truncated_importance_weights(
     """
     _checks.choice("level", level, ("token", "sequence"))
     _checks.choice("mode", mode, ("truncate", "mask"))
-    if not 0.0 <= floor <= cap:
-        raise ValueError(f"floor is {floor}, expected 0 <= floor <= cap = {cap}")
+    in_range("cap", cap, low=0.0)
+    in_range("floor", floor, low=0.0, high=cap)
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
     logp, behavior_logp = jax.lax.stop_gradient((logp, behavior_logp))
@@ -127,17 +128,23 @@ def rejection_mask(
     *,
     kind: str = "k1",
     level: str = "token",
-    low: float = -math.inf,
+    low: float = -math.log(2.0),
     high: float = math.log(2.0),
 ) -> Bool[Array, "B T"]:
     """Tells which tokens to keep: those where trainer and sampler agree, alone or as a sequence.
 
         kept where low <= s <= high
         s = k1 = -x, k2 = x^2 / 2 or k3 = exp(x) - 1 - x,   x = logp - behavior_logp
-        level "token":  s of the token;  "sum", "mean", "max":  of s over the sequence's tokens
+        level "token":        s of the token
+        level "sum", "mean":  sum or mean of s over the sequence's tokens
+        level "max":          every s of the sequence, the largest and the smallest
 
-    The estimators are those of KL(sampler || trainer) on the sampler's own tokens. With k1 the
-    band is one of ratios: low = -log c, high = log c keeps trainer / sampler within [1/c, c].
+    With k1 the bounds are bounds of the ratio: low = -log c, high = log c keeps trainer / sampler
+    within [1/c, c]. By default a token is kept if its ratio lies in [1/2, 2]. Tokens of a small
+    ratio are rejected as well as tokens of a large one; `truncated_importance_weights` with mode
+    "mask" rejects only the large ones (above 2), because a small ratio is a small weight.
+
+    The estimators are those of KL(sampler || trainer) on the sampler's own tokens.
 
     Args:
       logp: log-probabilities under the trainer's policy at sampling time, in nats, [B, T].
@@ -145,8 +152,9 @@ def rejection_mask(
       mask: 1 where a token counts, [B, T].
       kind: "k1", "k2" or "k3".
       level: "token", or "sum", "mean" or "max" to keep or reject whole sequences.
-      low: smallest statistic that is kept, in nats; only k1 can be negative.
-      high: largest statistic that is kept, in nats.
+      low: smallest statistic that is kept, in nats: with k1 the ratio may rise to exp(-low).
+        k2 and k3 are never negative.
+      high: largest statistic that is kept, in nats: with k1 the ratio may fall to exp(-high).
 
     Returns:
       True for the tokens to keep, [B, T]; False where masked. A token that one of the two excludes
@@ -159,8 +167,7 @@ def rejection_mask(
       Yao et al., Your efficient RL framework secretly brings you off-policy RL training, 2025.
     """
     _checks.choice("level", level, ("token", "sum", "mean", "max"))
-    if not low <= high:
-        raise ValueError(f"low is {low}, expected low <= high = {high}")
+    in_range("low", low, high=high)
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
     valid = jnp.asarray(mask) != 0
@@ -169,9 +176,10 @@ def rejection_mask(
         statistic = sequence_sum(statistic, valid)[:, None]
     elif level == "mean":
         statistic = masked_mean(statistic, valid, axis=-1)[:, None]
-    elif level == "max":
-        statistic = jnp.max(statistic, axis=-1, where=valid, initial=-jnp.inf, keepdims=True)
-    return valid & (statistic >= low) & (statistic <= high)
+    inside = (statistic >= low) & (statistic <= high)
+    if level == "max":
+        inside = jnp.all(inside | ~valid, axis=-1, keepdims=True)
+    return valid & inside
 
 
 def normalized_weights(

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid
 from polgrad.masking import masked_mean
+from polgrad.ratios import importance_ratio, penalty_log_ratio
 
 __all__ = ["behavior_kl", "disco", "disco_b", "kl_hinge", "sequence_score"]
 
@@ -174,14 +174,14 @@ def behavior_kl(
 
     Returns:
       Estimates in nats, same shape, float32 or wider, to be averaged over all tokens of the
-      batch. Log ratios are clamped to +-20 without gradient beyond.
+      batch. Beyond +-20 nats the value and the slope are those at +-20 nats.
 
     Raises:
       ValueError: shapes that differ; unknown kind.
     """
     _checks.choice("kind", kind, ("k1", "k3"))
     _checks.same_shape("one a token", logp=logp, behavior_logp=behavior_logp)
-    difference = log_ratio(logp, behavior_logp)
+    difference = penalty_log_ratio(logp, behavior_logp)
     return -difference if kind == "k1" else jnp.expm1(difference) - difference
 
 

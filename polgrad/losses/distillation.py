@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
 from polgrad._scalars import in_range
 from polgrad.divergences import categorical_kl
 from polgrad.losses.kl import kl_penalty
 from polgrad.losses.policy_gradient import ppo_clip
+from polgrad.ratios import log_ratio, penalty_log_ratio
 
 __all__ = [
     "distillation_advantages",
@@ -151,8 +151,8 @@ def kdrl(
       beta: strength of the teacher, non-negative; 0.005 falling to 0.001 in the paper
         (`annealed_coefficient`), 0.01 to 0.2 in small worlds. May be traced.
       distilled: sequences with the teacher's term (`distillation_mask`), [B]; None for all.
-      clip_low: how far the ratio may fall below 1.
-      clip_high: how far it may rise above 1.
+      clip_low: how far the ratio may fall below 1, in [0, 1].
+      clip_high: how far it may rise above 1, non-negative.
       gradient: "k2", the gradient of the reverse KL, or "k3", of the forward one.
       correct_ratio: whether the teacher's term is multiplied by the stopped importance ratio,
         which makes it exact for samples of an older student.
@@ -161,7 +161,7 @@ def kdrl(
       Token losses [B, T].
 
     Raises:
-      ValueError: shapes that do not match; beta below 0; unknown gradient.
+      ValueError: shapes that do not match; beta or a clip out of range; unknown gradient.
 
     References:
       Xu et al., KDRL: Post-training reasoning LLMs via unified knowledge distillation and
@@ -201,7 +201,8 @@ def top_k_kl(
         the result a divergence; without it the result may be negative.
 
     Returns:
-      [...], in nats, float32 or wider. Log ratios are clamped to +-20 nats.
+      [...], in nats, float32 or wider. The value of a log ratio is clamped to +-20 nats, its
+      gradient is not.
 
     Raises:
       ValueError: shapes that differ; k outside 1..V; an unknown `of`.
@@ -223,4 +224,4 @@ def top_k_kl(
     logp, teacher_logp = (
         jnp.take_along_axis(jax.nn.log_softmax(x), place, axis=-1) for x in (logits, teacher_logits)
     )
-    return jnp.sum(jnp.exp(logp) * log_ratio(logp, teacher_logp), axis=-1)
+    return jnp.sum(jnp.exp(logp) * penalty_log_ratio(logp, teacher_logp), axis=-1)

@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
 from polgrad.losses._pairs import finite_pair
+from polgrad.ratios import finite
 
 __all__ = ["dpo", "implicit_reward", "ipo", "plackett_luce", "preference_margin"]
 

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, log_ratio
+from polgrad._scalars import in_range
 from polgrad.losses.policy_gradient import ppo_clip
+from polgrad.ratios import importance_ratio, penalty_log_ratio
 
 __all__ = ["clip_cov", "kl_cov"]
 
@@ -35,14 +36,14 @@ def clip_cov(
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
       selected: True for the tokens to leave out, [B, T]; see `selection.covariance_band`.
-      clip_low: how far the ratio may fall below 1; the paper opens the range to 1.
-      clip_high: how far it may rise above 1; the paper opens the range to 1.
+      clip_low: how far the ratio may fall below 1, in [0, 1]; the paper opens the range to 1.
+      clip_high: how far it may rise above 1, non-negative; the paper opens the range to 1.
 
     Returns:
       Token losses [B, T]; selected tokens have loss and gradient 0.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
 
     References:
       Cui et al., The entropy mechanism of RL for reasoning language models, 2025
@@ -61,7 +62,7 @@ def kl_cov(
     *,
     kl_coefficient: float = 1.0,
 ) -> Float[Array, "B T"]:
-    """The unclipped ratio loss, with the selected tokens held near the behaviour policy.
+    """KL-Cov: the unclipped ratio loss, with a penalty on the selected tokens.
 
         loss = -r A + kl_coefficient |logp - behavior_logp| where selected,   r the ratio
 
@@ -72,14 +73,15 @@ def kl_cov(
       logp: log-probabilities under the current policy, in nats, [B, T].
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
-      selected: True for the tokens to hold, [B, T]; see `selection.covariance_top`.
-      kl_coefficient: strength of the hold, non-negative.
+      selected: True for the tokens with the penalty, [B, T]; see `selection.covariance_top`.
+      kl_coefficient: strength of the penalty, non-negative.
 
     Returns:
-      Token losses [B, T]. The log ratio is clamped to +-20.
+      Token losses [B, T]. The ratio is clamped to exp(+-20) without gradient beyond; the value of
+      the penalty to 20 nats, with its slope.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; kl_coefficient below 0.
 
     References:
       Cui et al., The entropy mechanism of RL for reasoning language models, 2025
@@ -87,8 +89,9 @@ def kl_cov(
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, selected=selected)
+    in_range("kl_coefficient", kl_coefficient, low=0.0)
     fixed = accumulate(jax.lax.stop_gradient(advantages))
-    difference = log_ratio(logp, behavior_logp)
+    difference = penalty_log_ratio(logp, behavior_logp)
     # jax differentiates abs at 0 to 1, which would push every selected token down.
     distance = difference * jnp.sign(difference)
     held = jnp.where(jnp.asarray(selected) != 0, kl_coefficient * distance, 0.0)

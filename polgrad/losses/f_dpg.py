@@ -6,9 +6,9 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio
 from polgrad._scalars import in_range
 from polgrad.divergences import FDivergence
+from polgrad.ratios import importance_ratio
 
 __all__ = ["f_dpg", "f_dpg_pseudo_reward"]
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad import _checks, divergences
-from polgrad._log_ratio import LIMIT
 from polgrad._scalars import in_range
 from polgrad.losses.dpo import implicit_reward
+from polgrad.ratios import LIMIT
 
 __all__ = ["f_sft"]
 
@@ -64,28 +64,32 @@ def f_sft(
     if divergence.conjugate is None:
         raise ValueError(f"divergence is {divergence.name}, expected one with a conjugate")
     _checks.same_shape("one a token or answer", logp=logp, reference_logp=reference_logp)
-    in_range("guard", guard, low=-divergence.f_prime_infinity)
-    floor = -LIMIT if math.isinf(divergence.f_prime_infinity) else guard
-    value, zero, slope = _tangent(divergence, floor)
+    begin = -divergence.f_prime_infinity
+    in_range("guard", guard, low=begin)
+    floor = -LIMIT if math.isinf(begin) else guard
+    value, slope = _tangent(divergence, floor)
+
+    def guarded(v):
+        low = v < floor
+        # The logarithm is not to see what lies outside of its domain, not even in its gradient.
+        inside = -divergence.conjugate(-jnp.where(low, jnp.maximum(floor, 0.0) + 1.0, v))
+        return jnp.where(low, value + slope * (v - floor), inside)
 
     v = implicit_reward(logp, reference_logp, beta=beta)
-    low = v < floor
-    # The logarithm is not to see what lies outside of its domain, not even in its gradient.
-    inside = -divergence.conjugate(-jnp.where(low, max(floor, 0.0) + 1.0, v))
-    return (zero - jnp.where(low, value + slope * (v - floor), inside)) / beta
+    return (guarded(jnp.zeros_like(v)) - guarded(v)) / beta
 
 
-def _tangent(divergence: divergences.FDivergence, floor: float) -> tuple[float, float, float]:
-    """phi(floor), phi(0) as the guarded phi has it, and phi'(floor), as numbers."""
+def _tangent(divergence: divergences.FDivergence, floor) -> tuple[Array | float, Array | float]:
+    """phi(floor) and phi'(floor); numbers in float64 where the floor is a number."""
 
     def phi(v):
         return -divergence.conjugate(-v)
 
+    if isinstance(floor, jax.core.Tracer):
+        return jax.value_and_grad(phi)(accumulate(floor))
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        at = jnp.asarray(floor, jnp.float64)
-        value, slope = map(float, (phi(at), jax.grad(phi)(at)))
-        zero = float(phi(jnp.zeros_like(at))) if floor <= 0.0 else value - slope * floor
+        value, slope = map(float, jax.value_and_grad(phi)(jnp.asarray(floor, jnp.float64)))
     if not math.isfinite(slope):
         begin = -divergence.f_prime_infinity
         raise ValueError(f"guard is {floor}, expected more than {begin} for {divergence.name}")
-    return value, zero, slope
+    return value, slope

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad.losses.dpo import preference_margin
+from polgrad.ratios import finite
 
 __all__ = ["inpo", "inpo_contrast", "sppo"]
 
@@ -21,17 +21,18 @@ def inpo_contrast(
     chosen_previous_logp: Float[Array, "B"],
     rejected_previous_logp: Float[Array, "B"],
     *,
-    eta: float,
-    tau: float,
+    inverse_step: Float[Array, ""] | float,
+    tau: Float[Array, ""] | float,
 ) -> Float[Array, "B"]:
     """How much more the policy prefers the chosen answer than its two anchors do, in nats.
 
-    h = log policy(w) / policy(l) - (tau / eta) log reference(w) / reference(l)
-        - (1 - tau / eta) log previous(w) / previous(l),
+    h = log policy(w) / policy(l) - (tau / s) log reference(w) / reference(l)
+        - (1 - tau / s) log previous(w) / previous(l)
 
-    the average of two `preference_margin`s. With tau = eta the previous policy has no say, with
-    tau = 0 the reference has none. The mirror-descent step `games.self_play_step` (of step
-    1 / eta) has h = (P(w beats previous) - P(l beats previous)) / eta.
+    with s = `inverse_step`: the average of two `preference_margin`s. With tau = s the previous
+    policy does not occur, with tau = 0 the reference does not. The mirror-descent step
+    `games.self_play_step` of step eta = 1 / s has h = (P(w beats previous) - P(l beats previous)) /
+    s.
 
     Args:
       chosen_logp: log-probabilities of the preferred answers under the policy, SUMS over tokens;
@@ -42,22 +43,23 @@ def inpo_contrast(
       chosen_previous_logp: under the policy of the last iteration, which also drew the pairs; no
         gradient flows through it.
       rejected_previous_logp: under the policy of the last iteration.
-      eta: the inverse step of mirror descent, > 0 (0.005 in the paper).
-      tau: strength of the KL to the reference, in [0, eta] (eta / 3 in the paper).
+      inverse_step: s, the reciprocal of the step of mirror descent, > 0 (0.005 in the paper, which
+        calls it eta).
+      tau: strength of the KL to the reference, in [0, inverse_step] (a third of it in the paper).
 
     Returns:
       Contrasts, [B], for `inpo`; their sign changes when the answers swap. Infinite log ratios
       count +-20 nats, undefined ones 0, both without gradient.
 
     Raises:
-      ValueError: if shapes differ, `eta` is not positive or `tau` lies outside [0, eta].
+      ValueError: if shapes differ, `inverse_step` is not positive or `tau` lies outside
+        [0, inverse_step].
 
     References:
       Zhang et al., Iterative Nash Policy Optimization, 2024 (arXiv:2407.00617), equation 6.
     """
-    in_range("eta", eta, low=0.0, above=True)
-    in_range("tau", tau, low=0.0)
-    in_range("tau / eta", tau / eta, high=1.0)
+    in_range("inverse_step", inverse_step, low=0.0, above=True)
+    in_range("tau", tau, low=0.0, high=inverse_step)
     _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
     _checks.same_shape(
         "[B]",
@@ -71,61 +73,63 @@ def inpo_contrast(
     pair = chosen_logp, rejected_logp
     to_reference = preference_margin(*pair, chosen_reference_logp, rejected_reference_logp)
     to_previous = preference_margin(*pair, chosen_previous_logp, rejected_previous_logp)
-    return tau / eta * to_reference + (1.0 - tau / eta) * to_previous
+    weight = tau / inverse_step
+    return weight * to_reference + (1.0 - weight) * to_previous
 
 
 def inpo(
     contrast: Float[Array, "B"],
     preference: Float[Array, "B"] | None = None,
     *,
-    eta: float,
+    inverse_step: Float[Array, ""] | float,
 ) -> Float[Array, "B"]:
     """INPO: regression whose minimiser is one step of mirror descent in a preference game.
 
-    loss = (contrast - (preference - 1/2) / eta)^2, and (contrast - 1 / (2 eta))^2 for pairs that
-    are ordered by a label. Both have the gradient of the loss with the exact target
-    (P(w beats previous) - P(l beats previous)) / eta, PROVIDED that both answers are drawn from
-    the previous policy; for pairs from elsewhere the step is against whoever drew them. Repeat
+    loss = (contrast - (preference - 1/2) / s)^2, and (contrast - 1 / (2 s))^2 for pairs that are
+    ordered by a label, with s = `inverse_step`. Both have the gradient of the loss with the exact
+    target (P(w beats previous) - P(l beats previous)) / s, PROVIDED that both answers are drawn
+    from the previous policy; for pairs from another policy the step is against that policy. Repeat
     with the minimiser as the new previous policy: the last iterate tends to the Nash policy of
     the KL-regularised game.
 
-    Minimise to near convergence, from the previous policy. With tau = eta it is online `ipo`;
-    so is the first iteration, where the previous policy is the reference (`beta` = eta).
+    Minimise to near convergence, from the previous policy. With tau = s it is online `ipo`; so is
+    the first iteration, where the previous policy is the reference (`beta` = s).
 
     Args:
-      contrast: of pairs of answers, from `inpo_contrast` with the same `eta`.
+      contrast: of pairs of answers, from `inpo_contrast` with the same `inverse_step`.
       preference: P(first answer beats second), in [0, 1], for pairs in any order: the soft label,
         of lower variance. By default the first answer is the one that a label preferred.
-      eta: the inverse step of mirror descent, > 0 (0.005 in the paper: the target is 100 nats).
+      inverse_step: s, the reciprocal of the step of mirror descent, > 0 (0.005 in the paper, which
+        calls it eta: the target is 100 nats).
 
     Returns:
       Losses, [B], >= 0, to be averaged over pairs. A pair of equal answers has no gradient; an
       infinite contrast counts +-20 nats, an undefined one 0, both without gradient.
 
     Raises:
-      ValueError: if shapes differ or `eta` is not positive.
+      ValueError: if shapes differ or `inverse_step` is not positive.
 
     References:
       Zhang et al., Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via
       No-Regret Learning, 2024 (arXiv:2407.00617).
     """
-    in_range("eta", eta, low=0.0, above=True)
+    in_range("inverse_step", inverse_step, low=0.0, above=True)
     _checks.rank("contrast", contrast, 1, "[B], one value a pair")
     if preference is None:
-        return jnp.square(finite(contrast) - 0.5 / eta)
+        return jnp.square(finite(contrast) - 0.5 / inverse_step)
     _checks.same_shape("[B]", contrast=contrast, preference=preference)
-    target = (jax.lax.stop_gradient(accumulate(preference)) - 0.5) / eta
+    target = (jax.lax.stop_gradient(accumulate(preference)) - 0.5) / inverse_step
     return jnp.square(finite(contrast) - target)
 
 
 def sppo(
-    logratio: Float[Array, "B"], win_rate: Float[Array, "B"], *, eta: float
+    logratio: Float[Array, "B"], win_rate: Float[Array, "B"], *, eta: Float[Array, ""] | float
 ) -> Float[Array, "B"]:
     """SPPO: each answer's log-ratio regressed on its win rate against the previous policy.
 
-    loss = (log policy / previous - (win_rate - 1/2) / eta)^2: multiplicative weights with the
-    normaliser taken as exp(1 / (2 eta)). Unlike `inpo` it looks at one answer at a time, and
-    nothing holds it to a reference. The loss of a pair ("SPPO-hard") is
+    loss = (log policy / previous - eta (win_rate - 1/2))^2: multiplicative weights of step eta
+    with the normaliser taken as exp(eta / 2). Unlike `inpo` it looks at one answer at a time, and
+    it has no KL to a reference. The loss of a pair ("SPPO-hard") is
     sppo(chosen, 1) + sppo(rejected, 0).
 
     Args:
@@ -133,7 +137,7 @@ def sppo(
         gradient of the previous policy when forming it.
       win_rate: estimates of P(answer beats previous policy), in [0, 1]; one 0 / 1 comparison
         with a sample of the previous policy will do.
-      eta: the inverse step, > 0 (0.001 in the paper, which writes eta for our 1 / eta).
+      eta: step, > 0 (1e3 in the paper; TRL's beta for this loss is 1 / eta).
 
     Returns:
       Losses, [B], >= 0, to be averaged over answers. An infinite log ratio counts +-20 nats, an
@@ -149,5 +153,5 @@ def sppo(
     in_range("eta", eta, low=0.0, above=True)
     _checks.rank("logratio", logratio, 1, "[B], one value an answer")
     _checks.same_shape("[B]", logratio=logratio, win_rate=win_rate)
-    target = (jax.lax.stop_gradient(accumulate(win_rate)) - 0.5) / eta
+    target = eta * (jax.lax.stop_gradient(accumulate(win_rate)) - 0.5)
     return jnp.square(finite(logratio) - target)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad.divergences import kl_estimate
+from polgrad.ratios import importance_ratio, penalty_log_ratio
 
 __all__ = ["kl_penalty"]
 
@@ -48,8 +48,9 @@ def kl_penalty(
         for samples of the current policy.
 
     Returns:
-      Penalties in nats, same shape, float32 or wider. Log ratios are clamped to +-20 without
-      gradient beyond; both log-probabilities minus infinity give 0.
+      Penalties in nats, same shape, float32 or wider. The value is that of a log ratio within
+      +-20 nats. The gradient beyond is the one at +-20 nats (19 and 900 nats pull back alike),
+      except that a log-probability of minus infinity has none; two of them give 0.
 
     Raises:
       ValueError: shapes that differ; unknown names; gradient "k1".
@@ -68,7 +69,7 @@ def kl_penalty(
     _checks.choice("gradient", gradient, ("k2", "k3"))
     _checks.choice("value", value, ("k1", "k2", "k3"))
     _checks.same_shape("one reference a sample", logp=logp, reference_logp=reference_logp)
-    difference = log_ratio(logp, reference_logp)
+    difference = penalty_log_ratio(logp, reference_logp)
     if gradient == "k2":
         slope = 0.5 * jnp.square(difference)
     else:

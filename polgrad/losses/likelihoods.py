@@ -6,10 +6,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad.divergences import FDivergence
 from polgrad.masking import masked_mean
+from polgrad.ratios import finite
 
 __all__ = ["desensitized_logp", "f_dpo_score", "wpo_weight"]
 

@@ -6,7 +6,6 @@ own annotators (`games.fit_annotator_mixture` does both in a table), and the pol
 the group that it serves worst. The groups are the last axis.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -15,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid
 from polgrad.losses.reward_model import bradley_terry
+from polgrad.ratios import finite
 
 __all__ = [
     "SoftAssignment",
@@ -229,12 +228,12 @@ def maxmin_weights(
 
     MaxMin-RLHF gives the MEAN rewards of a batch, minus beta KL if they differ in it, and trains
     a step for the group with the smallest. Given the rewards of each sample instead, it takes the
-    minimum sample by sample, which is a lower bound of the objective: E min <= min E. An infinite
-    temperature is the utilitarian mean.
+    minimum sample by sample, which is a lower bound of the objective: E min <= min E. temperature =
+    infinity weighs all groups equally.
 
     Args:
       rewards: of each group, [..., U], on comparable scales (`standardize_groups`).
-      temperature: in units of the reward, >= 0; 0 in the paper. A Python number.
+      temperature: in units of the reward, >= 0; 0 in the paper.
 
     Returns:
       Weights, [..., U], that sum to 1, without gradient; the first of equal groups at temperature
@@ -251,15 +250,13 @@ def maxmin_weights(
         raise ValueError("rewards has shape [], expected [..., U] with the groups on the last axis")
     rewards = accumulate(jax.lax.stop_gradient(rewards))
     known = jnp.isfinite(rewards)
-    if temperature == 0.0:
-        worst = jnp.argmin(jnp.where(known, rewards, jnp.inf), axis=-1)
-        weights = jax.nn.one_hot(worst, rewards.shape[-1], dtype=rewards.dtype)
-    else:
-        scale = 0.0 if math.isinf(temperature) else 1.0 / temperature
-        logits = -jnp.where(known, rewards, 0.0) * scale
-        some = known | ~jnp.any(known, axis=-1, keepdims=True)
-        weights = jax.nn.softmax(jnp.where(some, logits, -jnp.inf), axis=-1)
-    return jnp.where(known, weights, 0.0)
+    worst = jnp.argmin(jnp.where(known, rewards, jnp.inf), axis=-1)
+    hard = jax.nn.one_hot(worst, rewards.shape[-1], dtype=rewards.dtype)
+    cold = jnp.asarray(temperature) == 0.0
+    logits = -jnp.where(known, rewards, 0.0) / jnp.where(cold, 1.0, temperature)
+    some = known | ~jnp.any(known, axis=-1, keepdims=True)
+    soft = jax.nn.softmax(jnp.where(some, logits, -jnp.inf), axis=-1)
+    return jnp.where(known, jnp.where(cold, hard, soft), 0.0)
 
 
 def exponentiated_weights(

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
+from polgrad.ratios import finite
 
 __all__ = ["nash_md"]
 

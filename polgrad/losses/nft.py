@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad._scalars import in_range
+from polgrad.ratios import bounded, importance_ratio, penalty_log_ratio
 
 __all__ = ["implicit_negative_policy", "nft", "nft_prompt_weight"]
 
@@ -34,10 +34,10 @@ def nft(
         R = pi / behavior,   p the success rate of the answer's question
         loss = -r log R - negative_weight (1 - r) log max_v((1 - p R) / (1 - p), epsilon)
 
-    max_v clips the value and passes the gradient of what it clips. So a right token has the
-    gradient -grad log pi whatever R is, and a wrong one + p R / ((1 - p) max(.., epsilon)) grad
-    log pi: it fades as the policy leaves the token, and 1 / epsilon bounds how strongly a token
-    that the policy has come to prefer is pushed down. On-policy, times `nft_prompt_weight`, it is
+    max_v(x, epsilon) returns max(x, epsilon) and has the gradient of x everywhere (a
+    straight-through estimator). The gradient of a right token is therefore -grad log pi for every
+    R. That of a wrong token is p R / ((1 - p) max(x, epsilon)) grad log pi: it vanishes as R goes
+    to 0, and epsilon bounds it where R is large. On-policy, times `nft_prompt_weight`, it is
     Dr. GRPO or GRPO; without negatives it is rejection fine-tuning.
 
     Args:
@@ -52,9 +52,10 @@ def nft(
     Returns:
       Token losses [B, T], to be multiplied by `nft_prompt_weight` (0 for a group that is all
       right or all wrong) and reduced by mode "token". With epsilon = 1 the value of a wrong
-      token with R >= 1 is 0 while its gradient lives: the loss does not tell the progress. Log
-      ratios are clamped to +-20; a token that either policy excludes has no gradient. Where the
-      reward or the success rate is NaN, 0.
+      token with R >= 1 is 0 although its gradient is not: the value does not show progress. The
+      value of a right token's log ratio is clamped to +-20 nats and keeps its gradient; the ratio
+      of a wrong token is clamped to exp(+-20) without gradient beyond. A token that either policy
+      excludes has no gradient. Where the reward or the success rate is NaN, 0.
 
     Raises:
       ValueError: shapes that do not match; epsilon or negative_weight out of range.
@@ -74,9 +75,9 @@ def nft(
     known = jnp.isfinite(rewards) & jnp.isfinite(rate)
     rewards = jnp.where(known, rewards, 0.0)[:, None]
     rate = jnp.clip(jnp.where(known, rate, 0.5), *_RATES)[:, None]
-    positive = log_ratio(logp, behavior_logp)
+    positive = penalty_log_ratio(logp, behavior_logp)
     left = (1.0 - rate * importance_ratio(logp, behavior_logp)) / (1.0 - rate)
-    negative = jnp.log(_floor(left, epsilon))
+    negative = jnp.log(bounded(left, low=epsilon, high=jnp.inf))
     loss = -rewards * positive - negative_weight * (1.0 - rewards) * negative
     return jnp.where(known[:, None], loss, 0.0)
 
@@ -136,9 +137,3 @@ def implicit_negative_policy(
     some = p < 1.0
     left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
     return jnp.where(some, left, behavior)
-
-
-def _floor(x: Array, smallest: float) -> Array:
-    """max(x, smallest) whose gradient is that of x everywhere."""
-    # Not x + stop(max - x): for a ratio of exp(20) that sum rounds to 0, below the floor.
-    return jax.lax.stop_gradient(jnp.maximum(x, smallest)) + (x - jax.lax.stop_gradient(x))

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import log_ratio
 from polgrad._scalars import in_range
 from polgrad.losses.policy_gradient import cispo, reinforce
+from polgrad.ratios import penalty_log_ratio
 
 __all__ = ["dppo_kl", "dppo_tv", "dro"]
 
@@ -38,8 +38,9 @@ def dro(
       beta: strength of the square, in units of the advantage a nat, non-negative.
 
     Returns:
-      Token losses [B, T]. Where either log-probability is minus infinity the square is constant
-      (log ratio +-20, or 0 where both are).
+      Token losses [B, T]. Beyond 20 nats the square keeps the value and the slope that it has at
+      20 nats. Where either log-probability is minus infinity it is constant (log ratio +-20, or 0
+      where both are).
 
     Raises:
       ValueError: shapes that do not match; beta below 0.
@@ -50,7 +51,7 @@ def dro(
     """
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
     in_range("beta", beta, low=0.0)
-    held = 0.5 * beta * jnp.square(log_ratio(logp, behavior_logp))
+    held = 0.5 * beta * jnp.square(penalty_log_ratio(logp, behavior_logp))
     return reinforce(logp, advantages) + held
 
 

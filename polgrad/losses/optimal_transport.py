@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import finite
 from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
+from polgrad.ratios import finite
 
 __all__ = ["aot", "aot_unpaired"]
 

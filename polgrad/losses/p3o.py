@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite, importance_ratio, log_ratio
 from polgrad._scalars import in_range
+from polgrad.ratios import finite, importance_ratio, penalty_log_ratio
 
 __all__ = ["p3o_v1", "p3o_v2", "pairwise_policy_gradient"]
 
@@ -173,7 +173,8 @@ def _pairs(logp, behavior_logp, rewards, valid) -> _Pairs:
         present &= jnp.asarray(valid) != 0
     logp, behavior_logp = (jnp.where(present, accumulate(x), 0.0) for x in (logp, behavior_logp))
     rewards = jnp.where(present, rewards, 0.0)
-    ratio, moved = importance_ratio(logp, behavior_logp), log_ratio(logp, behavior_logp)
+    # As in DPO, the log ratio of two samples is a margin: it is bounded, and keeps its slope.
+    ratio, moved = importance_ratio(logp, behavior_logp), penalty_log_ratio(logp, behavior_logp)
     before = jax.lax.stop_gradient(finite(behavior_logp))
     different = ~jnp.eye(rewards.shape[-1], dtype=bool)
     return _Pairs(

@@ -6,23 +6,18 @@ reference-free forms (a uniform reference). A mixture is written as a sum, for e
 et al. 2024, arXiv:2411.10442): 0.8 `dpo` + 0.2 `bco` + `imitation` of the chosen answer.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad import _checks
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid, softplus
 from polgrad.losses._pairs import finite_pair
 from polgrad.losses.dpo import dpo
+from polgrad.ratios import bounded, finite
 
 __all__ = ["discopop", "exo", "exponential_margin", "hinge", "linear_margin", "robust_dpo", "xpo"]
-
-# Beyond this margin an exponential is constant.
-_LIMIT = 50.0
 
 
 def hinge(
@@ -78,8 +73,8 @@ def robust_dpo(
       beta: strength of the KL to the reference, > 0.
       flip_rate: probability that a label is reversed, in [0, 0.5); one number, or one a pair.
         The variance grows like 1 / (1 - 2 flip_rate)^2; rather under- than overstate it.
-      max_margin: |z| beyond which a pair counts this margin, without gradient; None for no limit
-        (the paper), about 10 in practice.
+      max_margin: largest z: a pair of a larger margin counts this one, without gradient. None for
+        no limit (the paper), about 10 in practice. A pair in the wrong order keeps its gradient.
 
     Returns:
       Losses, [B], to be averaged over pairs; `dpo` itself for flip rate 0. An infinite log ratio
@@ -96,7 +91,7 @@ def robust_dpo(
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     if max_margin is not None:
         in_range("max_margin", max_margin, low=0.0, above=True)
-        margin = _bounded(margin, max_margin)
+        margin = jnp.where(margin > max_margin, max_margin, margin)
     return softplus(-margin) - flip_rate / (1.0 - 2.0 * flip_rate) * margin
 
 
@@ -136,8 +131,8 @@ def exo(
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
     # log(1 - q) = log q - z: one logarithm serves both.
     q, log_q = jax.nn.sigmoid(margin), log_sigmoid(margin)
-    right = q * (log_q - math.log1p(-epsilon))
-    return right + jax.nn.sigmoid(-margin) * (log_q - margin - math.log(epsilon))
+    right = q * (log_q - jnp.log1p(-epsilon))
+    return right + jax.nn.sigmoid(-margin) * (log_q - margin - jnp.log(epsilon))
 
 
 def exponential_margin(
@@ -155,8 +150,9 @@ def exponential_margin(
       beta: strength of the KL to the reference, > 0.
 
     Returns:
-      Losses, [B], > 0, to be averaged over pairs; 1 where policy = reference. Margins beyond +-50
-      count +-50, an infinite log ratio +-20 nats, an undefined one 0, all without gradient.
+      Losses, [B], > 0, to be averaged over pairs; 1 where policy = reference. Margins z beyond
+      +-20 count +-20, with the slope that they have there. An infinite log ratio counts +-20
+      nats, an undefined one 0, both without gradient.
 
     Raises:
       ValueError: if shapes differ or `beta` is not positive.
@@ -166,13 +162,13 @@ def exponential_margin(
       2024 (arXiv:2401.01335). Tang et al., Generalized Preference Optimization, 2024
       (arXiv:2402.05749).
     """
-    return jnp.exp(-_bounded(beta * _margin(chosen_logratio, rejected_logratio, beta)))
+    return jnp.exp(-bounded(beta * _margin(chosen_logratio, rejected_logratio, beta)))
 
 
 def linear_margin(
     chosen_logratio: Float[Array, "B"], rejected_logratio: Float[Array, "B"], *, beta: float = 0.1
 ) -> Float[Array, "B"]:
-    """The margin itself: every pair pulls alike, and forever.
+    """The margin itself: every pair has the same gradient, which never vanishes.
 
     loss = 1 - z, z = beta (chosen - rejected). NO LOWER BOUND: an integral probability metric
     when the policy's class is bounded, otherwise stop early. At the reference its gradient is
@@ -220,8 +216,8 @@ def discopop(
 
     Returns:
       Losses, [B], >= 0, to be averaged over pairs; (1 + log 2) / 2 where policy = reference.
-      Margins beyond +-50 count +-50 in the exponential part. An infinite log ratio counts +-20
-      nats, an undefined one 0, all without gradient.
+      Margins z beyond +-20 count +-20 in the exponential part, with the slope that they have
+      there. An infinite log ratio counts +-20 nats, an undefined one 0, both without gradient.
 
     Raises:
       ValueError: if shapes differ, or `beta` or `tau` is not positive.
@@ -232,7 +228,7 @@ def discopop(
     """
     in_range("tau", tau, low=0.0, above=True)
     margin = beta * _margin(chosen_logratio, rejected_logratio, beta)
-    near = _bounded(margin)
+    near = bounded(margin)
     # m exp(-z) in one exponent: at z << 0 the factors are 0 and infinity.
     exponential = jnp.exp(log_sigmoid(near / tau) - near)
     return jax.nn.sigmoid(-margin / tau) * softplus(-margin) + exponential
@@ -277,11 +273,6 @@ def xpo(
         "[B]", chosen_logratio=chosen_logratio, reference_sample_logp=reference_sample_logp
     )
     return preference + alpha * finite(reference_sample_logp)
-
-
-def _bounded(margin: Array, limit: float = _LIMIT) -> Array:
-    """Margins within +-limit; beyond, the limit without gradient (a sign has none)."""
-    return jnp.where(jnp.abs(margin) <= limit, margin, jnp.sign(margin) * limit)
 
 
 def _margin(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> Array:

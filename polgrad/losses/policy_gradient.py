@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import importance_ratio, impossible, log_ratio
+from polgrad._scalars import clip_widths, in_range
 from polgrad.masking import masked_mean
+from polgrad.ratios import importance_ratio, impossible, log_ratio
 
 __all__ = ["cispo", "gspo", "gspo_token", "ppo_clip", "reinforce", "sapo"]
 
@@ -66,17 +67,19 @@ def ppo_clip(
       logp: log-probabilities under the current policy, in nats, [B, T].
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
-      clip_low: how far the ratio may fall below 1, in [0, 1].
-      clip_high: how far it may rise above 1, non-negative ("clip-higher" uses 0.28).
+      clip_low: how far the ratio may fall below 1, in [0, 1]: a distance, 0.2 for a lower bound of
+        0.8.
+      clip_high: how far it may rise above 1, non-negative: a distance, 0.2 for an upper bound of
+        1.2 ("clip-higher" uses 0.28).
       dual_clip: largest ratio that counts for a negative advantage, above 1; None for no bound.
 
     Returns:
-      Token losses [B, T]. Log-probabilities of minus infinity follow `_log_ratio.log_ratio`:
+      Token losses [B, T]. Log-probabilities of minus infinity follow `ratios.log_ratio`:
       a token that the current policy excludes has ratio 0, one that the behaviour policy
       excludes exp(20), both without gradient.
 
     Raises:
-      ValueError: shapes that do not match; dual_clip not above 1.
+      ValueError: shapes that do not match; a clip or dual_clip out of range.
 
     References:
       Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv:1707.06347).
@@ -85,8 +88,9 @@ def ppo_clip(
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
-    if dual_clip is not None and not dual_clip > 1.0:
-        raise ValueError(f"dual_clip is {dual_clip}, expected a ratio above 1 or None")
+    clip_widths(clip_low, clip_high)
+    if dual_clip is not None:
+        in_range("dual_clip", dual_clip, low=1.0, above=True)
     fixed = _stopped(advantages)
     surrogate = _clip_surrogate(
         importance_ratio(logp, behavior_logp), fixed, clip_low=clip_low, clip_high=clip_high
@@ -117,15 +121,16 @@ def gspo(
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: one a sequence, [B]; stopped.
       mask: 1 where a token counts, [B, T].
-      clip_low: how far s may fall below 1.
-      clip_high: how far s may rise above 1.
+      clip_low: how far s may fall below 1, in [0, 1]. A ratio per token, much closer to 1 than
+        that of a sequence.
+      clip_high: how far s may rise above 1, non-negative.
 
     Returns:
       Sequence losses [B]; 0 for a row without a valid token. A sequence with a token that the
       current policy excludes has ratio 0 and no gradient.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
 
     References:
       Zheng et al., Group sequence policy optimization, 2025 (arXiv:2507.18071).
@@ -133,6 +138,7 @@ def gspo(
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
     _checks.shape("advantages", advantages, (jnp.shape(logp)[0],), "[B]")
+    clip_widths(clip_low, clip_high)
     ratio, valid = _sequence_ratio(logp, behavior_logp, mask)
     fixed = _stopped(advantages)
     surrogate = _clip_surrogate(ratio, fixed, clip_low=clip_low, clip_high=clip_high)
@@ -161,20 +167,22 @@ def gspo_token(
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
       mask: 1 where a token counts, [B, T].
-      clip_low: how far s may fall below 1.
-      clip_high: how far s may rise above 1.
+      clip_low: how far s may fall below 1, in [0, 1]. A ratio per token, much closer to 1 than
+        that of a sequence.
+      clip_high: how far s may rise above 1, non-negative.
 
     Returns:
       Token losses [B, T]; 0 where masked.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
 
     References:
       Zheng et al., Group sequence policy optimization, 2025 (arXiv:2507.18071).
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
+    clip_widths(clip_low, clip_high)
     ratio, _ = _sequence_ratio(logp, behavior_logp, mask)
     # log_ratio(logp, logp) is 0 with gradient 1, and 0 with gradient 0 at minus infinity.
     ratio = jax.lax.stop_gradient(ratio)[:, None] * jnp.exp(log_ratio(logp, logp))
@@ -214,8 +222,7 @@ def cispo(
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
-    if not 0.0 <= cap_low <= cap_high:
-        raise ValueError(f"cap_low is {cap_low}, expected 0 <= cap_low <= cap_high = {cap_high}")
+    in_range("cap_low", cap_low, low=0.0, high=cap_high)
     ratio = jax.lax.stop_gradient(importance_ratio(logp, behavior_logp))
     return -jnp.clip(ratio, cap_low, cap_high) * _stopped(advantages) * _score(logp)
 
@@ -254,9 +261,8 @@ def sapo(
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
-    for name, tau in (("tau_positive", tau_positive), ("tau_negative", tau_negative)):
-        if not tau > 0:
-            raise ValueError(f"{name} is {tau}, expected a positive temperature")
+    in_range("tau_positive", tau_positive, low=0.0, above=True)
+    in_range("tau_negative", tau_negative, low=0.0, above=True)
     fixed = _stopped(advantages)
     tau = jnp.where(fixed > 0, tau_positive, tau_negative)
     ratio = importance_ratio(logp, behavior_logp)

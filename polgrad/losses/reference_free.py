@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT, finite
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
 from polgrad.losses.supervised import imitation
+from polgrad.ratios import LIMIT, bounded, finite
 
 __all__ = ["alphapo", "cpo", "log_odds", "orpo", "simpo", "slic", "tpo"]
 
@@ -73,8 +73,8 @@ def alphapo(
       alpha: the bend, in [-4, 4]: beyond, its exponential is out of reach of float32.
 
     Returns:
-      Losses, [B], >= 0, to be averaged over pairs. A log-probability below -20 nats counts -20,
-      an undefined one 0, both without gradient.
+      Losses, [B], >= 0, to be averaged over pairs. An average below -20 nats counts -20, with the
+      slope that it has there; minus infinity counts -20 and an undefined one 0, without gradient.
 
     Raises:
       ValueError: if shapes differ, or a number is out of range.
@@ -92,9 +92,11 @@ def alphapo(
 
 def _bent(logp: Array, alpha: float) -> Array:
     """(1 - exp(-alpha logp)) / alpha, and logp for alpha = 0."""
-    logp = finite(logp)
-    logp = jnp.where(logp < -LIMIT, -LIMIT, logp)
-    return -jnp.expm1(-alpha * logp) / alpha if alpha else logp
+    logp = bounded(finite(logp), high=jnp.inf)
+    alpha = accumulate(alpha)
+    # Both branches of `where` are computed: the unused one must not divide by 0.
+    bend = jnp.where(alpha == 0.0, 1.0, alpha)
+    return jnp.where(alpha == 0.0, logp, -jnp.expm1(-bend * logp) / bend)
 
 
 def slic(
@@ -219,14 +221,12 @@ def log_odds(logp: Float[Array, "*B"]) -> Float[Array, "*B"]:
       logp: log-probabilities, <= 0, any shape.
 
     Returns:
-      Log-odds, same shape, float32 or wider. A probability above 1 - exp(-20) counts 20, one of 0
-      counts -20, both without gradient.
+      Log-odds, same shape, float32 or wider. A probability above 1 - exp(-20) counts 20 and has
+      the slope exp(20) of that probability; one of 0 counts -20, without gradient.
     """
-    logp = accumulate(logp)
-    certain = logp > -math.exp(-LIMIT)
-    safe = jnp.where(certain, -1.0, logp)
+    safe = bounded(finite(logp), low=-jnp.inf, high=-math.exp(-LIMIT))
     # log(1 - p) may lose digits for small p, where it is nothing next to log p.
-    return jnp.where(certain, LIMIT, finite(safe) - jnp.log(-jnp.expm1(safe)))
+    return safe - jnp.log(-jnp.expm1(safe))
 
 
 def orpo(

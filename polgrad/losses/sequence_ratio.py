@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT, impossible, log_ratio
 from polgrad._scalars import in_range
 from polgrad.losses.policy_gradient import gspo, ppo_clip, reinforce
 from polgrad.masking import masked_mean, sequence_sum
+from polgrad.ratios import LIMIT, impossible, log_ratio
 
 __all__ = ["gmpo", "luspo", "ppo_clip_sequence", "vespo", "vespo_weights"]
 
@@ -56,7 +56,7 @@ def ppo_clip_sequence(
       0 and no gradient.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
 
     References:
       Ahmadian et al., Back to basics, 2024 (arXiv:2402.14740); the clip as in TRL's trainer.
@@ -145,14 +145,14 @@ def luspo(
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: one a sequence, [B]; stopped.
       mask: 1 where a token counts, [B, T].
-      clip_low: how far the length-normalised ratio may fall below 1.
-      clip_high: how far it may rise above 1.
+      clip_low: how far the length-normalised ratio may fall below 1, in [0, 1].
+      clip_high: how far it may rise above 1, non-negative.
 
     Returns:
       Sequence losses [B]; 0 for a row without a valid token.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match; a clip out of range.
 
     References:
       Liu et al., Length-unbiased sequence policy optimization, 2026 (arXiv:2602.05261).

@@ -6,9 +6,9 @@ from jaxtyping import Array, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import finite
 from polgrad._scalars import in_range
 from polgrad.losses.dpo import dpo
+from polgrad.ratios import finite
 
 __all__ = ["imitation", "implicit_value", "rpo", "rpo_average"]
 
@@ -46,11 +46,11 @@ def rpo(
     baseline_logp: Float[Array, "B"],
     *,
     beta: float = 0.01,
-    eta: float = 0.005,
+    adversary_weight: Float[Array, ""] | float = 0.005,
 ) -> Float[Array, "B"]:
     """RPO: DPO plus imitation, which is DPO against the worst reward that explains the pairs.
 
-    loss = dpo - eta beta log policy(baseline answer)
+    loss = dpo - adversary_weight beta log policy(baseline answer)
 
     The imitation term is what is left of an adversary that picks the reward: it keeps answers
     that no pair shows from growing, where `dpo` does not care. It is not the "rpo_alpha" of
@@ -63,23 +63,25 @@ def rpo(
       baseline_logp: log-probabilities of baseline answers under the policy, SUMS over tokens: of
         the chosen answers in the paper's practice; any distribution that covers good answers.
       beta: strength of the KL to the reference, > 0 (0.01 or 0.05 in the paper).
-      eta: strength of the adversary, >= 0; of the order 1 / sqrt(pairs).
+      adversary_weight: strength of the adversary, >= 0; of the order 1 / sqrt(pairs). The paper
+        calls it eta.
 
     Returns:
-      Losses, [B], to be averaged over pairs; `dpo` for eta = 0. An infinite log ratio or
+      Losses, [B], to be averaged over pairs; `dpo` for adversary_weight = 0. An infinite log ratio or
       log-probability counts +-20 nats, an undefined one 0, both without gradient.
 
     Raises:
-      ValueError: if shapes differ, or `beta` or `eta` is out of range.
+      ValueError: if shapes differ, or `beta` or
+        `adversary_weight` is out of range.
 
     References:
       Liu et al., Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an
       Adversarial Regularizer, 2024 (arXiv:2405.16436).
     """
-    in_range("eta", eta, low=0.0)
+    in_range("adversary_weight", adversary_weight, low=0.0)
     preference = dpo(chosen_logratio, rejected_logratio, beta=beta)
     _checks.same_shape("[B]", chosen_logratio=chosen_logratio, baseline_logp=baseline_logp)
-    return preference + eta * beta * imitation(baseline_logp)
+    return preference + adversary_weight * beta * imitation(baseline_logp)
 
 
 def rpo_average(
@@ -89,14 +91,14 @@ def rpo_average(
     baseline_lengths: Num[Array, "B"],
     *,
     beta: float = 0.5,
-    eta: float = 0.2,
+    alpha: Float[Array, ""] | float = 0.2,
 ) -> Float[Array, "B"]:
     """RPO with the imitation term averaged over tokens: the form for short, reasoned answers.
 
-    loss = dpo - eta / T log policy(baseline answer), NOT multiplied by beta; T tokens
+    loss = dpo - alpha / T log policy(baseline answer), NOT multiplied by beta; T tokens
 
-    `rpo` with eta beta = eta' / T is this one with eta', so their numbers are far apart: 0.005
-    here would be hardly anything.
+    `rpo` with adversary_weight beta = alpha / T is this loss, so the two numbers differ much: the
+    0.005 of `rpo` would be a very weak imitation here.
 
     Args:
       chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
@@ -105,7 +107,7 @@ def rpo_average(
       baseline_logp: log-probabilities of baseline answers under the policy, sums over tokens.
       baseline_lengths: their numbers of tokens T.
       beta: strength of the KL to the reference, > 0.
-      eta: strength of the imitation, >= 0.
+      alpha: weight of the imitation, >= 0 (eta in the paper, `rpo_alpha` in TRL).
 
     Returns:
       Losses, [B], to be averaged over pairs. An empty baseline answer contributes 0 to the second
@@ -113,13 +115,13 @@ def rpo_average(
       without gradient.
 
     Raises:
-      ValueError: if shapes differ, or `beta` or `eta` is out of range.
+      ValueError: if shapes differ, or `beta` or `alpha` is out of range.
 
     References:
       Liu et al., Provably Mitigating Overoptimization in RLHF, 2024 (arXiv:2405.16436),
       appendix F.
     """
-    in_range("eta", eta, low=0.0)
+    in_range("alpha", alpha, low=0.0)
     preference = dpo(chosen_logratio, rejected_logratio, beta=beta)
     _checks.same_shape(
         "[B]",
@@ -127,7 +129,7 @@ def rpo_average(
         baseline_logp=baseline_logp,
         baseline_lengths=baseline_lengths,
     )
-    return preference + eta * imitation(baseline_logp, baseline_lengths)
+    return preference + alpha * imitation(baseline_logp, baseline_lengths)
 
 
 def implicit_value(logits: Float[Array, "... V"], *, beta: float = 1.0) -> Float[Array, "..."]:

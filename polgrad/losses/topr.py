@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT
+from polgrad._scalars import limits
+from polgrad.ratios import LIMIT
 
 __all__ = ["baseline_for_fraction", "effective_positive_fraction", "topr", "topr_weights"]
 
@@ -45,7 +46,8 @@ def topr_weights(
     References:
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286), table 1.
     """
-    _check_limits(positive=positive, negative=negative)
+    limits("positive", positive)
+    limits("negative", negative)
     _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
     _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp, rewards=rewards)
     logp, behavior_logp = accumulate(logp), accumulate(behavior_logp)
@@ -146,10 +148,3 @@ def baseline_for_fraction(
     p, q = accumulate(fraction), accumulate(target)
     total = p + q - 2.0 * p * q
     return (p - q) / jnp.where(total > 0.0, total, jnp.inf)
-
-
-def _check_limits(**limits: tuple[float, float]) -> None:
-    """Raises ValueError unless each pair of limits satisfies 0 <= low <= high."""
-    for name, (low, high) in limits.items():
-        if not 0.0 <= low <= high:
-            raise ValueError(f"{name} must be (low, high) with 0 <= low <= high, got {(low, high)}")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad._dtypes import accumulate
-from polgrad._log_ratio import LIMIT
+from polgrad.ratios import LIMIT, bounded
 
 __all__ = ["unlikelihood"]
 
@@ -24,8 +24,9 @@ def unlikelihood(logp: Float[Array, "..."]) -> Float[Array, "..."]:
       logp: log-probabilities of tokens to avoid under the current policy, in nats, <= 0.
 
     Returns:
-      Losses, same shape, >= 0, float32 or wider. A token of probability 0 contributes 0; a token
-      of probability above 1 - exp(-20) counts 20 nats. Both without gradient.
+      Losses, same shape, >= 0, float32 or wider. A token of probability 0 contributes 0 without
+      gradient. A token of probability above 1 - exp(-20) counts 20 nats and has the slope exp(20),
+      that of a token of probability 1 - exp(-20).
 
     References:
       Welleck et al., Neural Text Generation with Unlikelihood Training, 2019 (arXiv:1908.04319).
@@ -33,8 +34,7 @@ def unlikelihood(logp: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     logp = accumulate(logp)
     # -exp(-20) is where 1 - exp(logp) = exp(-20); nearer to 0 the loss has no more precision.
-    certain = logp > -math.exp(-LIMIT)
-    return jnp.where(certain, LIMIT, -_log1mexp(jnp.where(certain, -1.0, logp)))
+    return -_log1mexp(bounded(logp, low=-jnp.inf, high=-math.exp(-LIMIT)))
 
 
 def _log1mexp(x: Array) -> Array:

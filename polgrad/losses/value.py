@@ -55,8 +55,7 @@ def value_loss(
     plain = jnp.where(known, 0.5 * jnp.square(values - targets), 0.0)
     if clip is None:
         return plain
-    if not clip > 0:
-        raise ValueError(f"clip is {clip}, expected a positive number or None")
+    in_range("clip", clip, low=0.0, above=True)
     _checks.same_shape("one old value a value", values=values, old_values=old_values)
     old = accumulate(jax.lax.stop_gradient(old_values))
     held = jnp.clip(jax.lax.stop_gradient(values), old - clip, old + clip)

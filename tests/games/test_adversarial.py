@@ -26,7 +26,7 @@ def x64():
 def gain(rewards, log_reference, base, beta=1.0):
     zero = jnp.zeros((len(rewards), len(rewards)))
     return games.adversarial_reward_objective(
-        rewards, log_reference, base, zero, beta=beta, eta=1.0
+        rewards, log_reference, base, zero, beta=beta, adversary_weight=1.0
     )
 
 
@@ -52,7 +52,7 @@ def test_the_worst_reward_has_the_policy_that_rpo_finds():
                 baseline=BASE,
                 preferred=PREFERRED,
                 beta=BETA,
-                eta=ETA,
+                adversary_weight=ETA,
             )
         )
     )
@@ -63,7 +63,7 @@ def test_the_worst_reward_has_the_policy_that_rpo_finds():
     def rpo(logits):
         log_policy = jax.nn.log_softmax(logits)
         ratio = log_policy - log_reference
-        pairs = losses.rpo(ratio[i], ratio[j], log_policy[i], beta=BETA, eta=0.0)
+        pairs = losses.rpo(ratio[i], ratio[j], log_policy[i], beta=BETA, adversary_weight=0.0)
         imitation = ETA * BETA * BASE @ losses.imitation(log_policy)
         return PREFERRED.ravel() @ pairs + imitation
 
@@ -79,7 +79,7 @@ def test_misfit_by_hand_and_batches():
     rewards = np.array([[1.0, 5.0, 0.5], [0.0, 0.0, 0.0]])
     uniform = np.full((2, 3), 1 / 3)
     found = games.adversarial_reward_objective(
-        rewards, np.log(uniform), uniform, preferred, beta=1.0, eta=0.0
+        rewards, np.log(uniform), uniform, preferred, beta=1.0, adversary_weight=0.0
     )
     np.testing.assert_allclose(found, [2 * np.log1p(np.exp(-0.5)), 0.0], rtol=1e-12)
 
@@ -95,13 +95,13 @@ def test_bad_arguments():
     one, pairs = np.zeros(3), np.zeros((3, 3))
     objective = games.adversarial_reward_objective
     with pytest.raises(ValueError, match="beta"):
-        objective(one, one, one, pairs, beta=0.0, eta=1.0)
-    with pytest.raises(ValueError, match="eta"):
-        objective(one, one, one, pairs, beta=1.0, eta=-1.0)
+        objective(one, one, one, pairs, beta=0.0, adversary_weight=1.0)
+    with pytest.raises(ValueError, match="adversary_weight"):
+        objective(one, one, one, pairs, beta=1.0, adversary_weight=-1.0)
     with pytest.raises(ValueError, match="baseline"):
-        objective(one, one, one[:2], pairs, beta=1.0, eta=1.0)
+        objective(one, one, one[:2], pairs, beta=1.0, adversary_weight=1.0)
     with pytest.raises(ValueError, match="preferred"):
-        objective(one, one, one, pairs[:2], beta=1.0, eta=1.0)
+        objective(one, one, one, pairs[:2], beta=1.0, adversary_weight=1.0)
     with pytest.raises(ValueError, match="covered"):
         games.uncovered_mass(one, one[:2])
 

@@ -273,3 +273,18 @@ def test_unregularised_gap_and_boundary_policies():
     )
     forgotten = nash_md_step(rock, reference, games.rps_game(), eta=2.0, tau=0.5)
     assert np.all(np.isfinite(forgotten)) and np.all(forgotten > 0.0)
+
+
+@pytest.mark.parametrize("step", [nash_md_step, self_play_step])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"eta": 0.0, "tau": 0.1}, "eta is 0"),
+        ({"eta": 2.0, "tau": -0.1}, "tau is -0.1"),
+        ({"eta": 2.0, "tau": 0.6}, r"tau is 0.6, expected a number in \[0, 0.5\]"),
+    ],
+)
+def test_steps_out_of_range(step, settings, message):
+    policy = jnp.array([0.5, 0.3, 0.2])
+    with pytest.raises(ValueError, match=message):
+        step(policy, policy, games.rps_game(), **settings)

@@ -73,7 +73,7 @@ LEVELS = {
     "token": lambda s: s,
     "sum": lambda s: s.sum(1, keepdims=True),
     "mean": lambda s: s.mean(1, keepdims=True),
-    "max": lambda s: s.max(1, keepdims=True),
+    "max": lambda s: s,
 }
 
 
@@ -84,16 +84,42 @@ def test_rejection_by_every_statistic_and_level(kind, level):
     statistic = LEVELS[level](KINDS[kind][:, :3])
     low, high = -0.3, 1.4
     expected = np.zeros((2, 4), bool)
-    expected[:, :3] = (statistic >= low) & (statistic <= high)
+    inside = (statistic >= low) & (statistic <= high)
+    expected[:, :3] = inside.all(1, keepdims=True) if level == "max" else inside
     settings = {"kind": kind, "level": level, "low": low, "high": high}
     kept = run(losses.rejection_mask, X, np.zeros_like(X), mask, **settings)
     np.testing.assert_array_equal(kept, expected)
 
 
-def test_the_default_band_has_half_the_ratio_as_its_floor():
-    ratios = np.array([[0.501, 0.499, 40.0, 1.0]])
+def test_the_default_band_keeps_ratios_between_a_half_and_two():
+    ratios = np.array([[0.501, 0.499, 1.99, 2.01]])
     kept = run(losses.rejection_mask, np.log(ratios), np.zeros((1, 4)), np.ones((1, 4)))
-    np.testing.assert_array_equal(kept, [[True, False, True, True]])
+    np.testing.assert_array_equal(kept, [[True, False, True, False]])
+
+
+RATIOS = np.array([[0.1, 0.6, 1.5, 1000.0]])
+SAMPLER = np.zeros((1, 4)), np.ones((1, 4))
+
+
+def test_by_default_no_function_of_this_file_lets_a_ratio_of_1000_pass():
+    x = np.log(RATIOS)
+    kept = run(losses.rejection_mask, x, *SAMPLER)
+    np.testing.assert_array_equal(kept, [[False, True, True, False]])
+    for kind in ("k2", "k3"):
+        assert not run(losses.rejection_mask, x, *SAMPLER, kind=kind)[0, 3]
+    # A masked weight is the ratio itself: small ratios may stay.
+    weights = run(losses.truncated_importance_weights, x, *SAMPLER, mode="mask")
+    np.testing.assert_allclose(weights, [[0.1, 0.6, 1.5, 0.0]], rtol=1e-6)
+    weights = run(losses.truncated_importance_weights, x, *SAMPLER)
+    np.testing.assert_allclose(weights, [[0.1, 0.6, 1.5, 2.0]], rtol=1e-6)
+
+
+def test_the_level_max_rejects_a_sequence_with_one_token_on_either_side():
+    agree = np.zeros((1, 4))
+    assert np.all(run(losses.rejection_mask, agree, *SAMPLER, level="max"))
+    for x in (-3.0, 3.0):
+        one = agree + np.array([[0.0, x, 0.0, 0.0]])
+        assert not np.any(run(losses.rejection_mask, one, *SAMPLER, level="max"))
 
 
 def test_the_band_holds_its_ends_and_a_lone_sequence_its_tokens():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polgrad import games, losses
 
 PREVIOUS = np.array([0.6, 0.3, 0.1])
-ETA = 0.5
+INVERSE_STEP = 0.5
 FIRST, SECOND = (x.ravel() for x in np.indices((3, 3)))
 numbers = st.floats(-10.0, 10.0, width=32)
 
@@ -29,7 +29,7 @@ def population(logits, sampler, rewards):
     ratio = jax.nn.log_softmax(logits) - jnp.log(PREVIOUS)
     pairs = jnp.outer(sampler, sampler).ravel()
     return pairs @ losses.dno(
-        ratio[FIRST], ratio[SECOND], rewards[FIRST] - rewards[SECOND], eta=ETA
+        ratio[FIRST], ratio[SECOND], rewards[FIRST] - rewards[SECOND], inverse_step=INVERSE_STEP
     )
 
 
@@ -37,7 +37,7 @@ def population(logits, sampler, rewards):
 def test_the_minimiser_is_soft_policy_iteration(sampler, x64):
     rewards = games.win_rates(games.rps_game(), PREVIOUS)
     np.testing.assert_allclose(rewards, [0.6, 0.25, 0.65], atol=1e-12)
-    weights = PREVIOUS * np.exp(np.asarray(rewards) / ETA)
+    weights = PREVIOUS * np.exp(np.asarray(rewards) / INVERSE_STEP)
     target = weights / weights.sum()
     np.testing.assert_allclose(target, (0.698086, 0.173330, 0.128584), atol=1e-6)
     wins = games.policy_win_rate(games.rps_game(), target, PREVIOUS)
@@ -56,36 +56,40 @@ def test_the_minimiser_is_soft_policy_iteration(sampler, x64):
 def test_value_and_gradient_by_formula(first, second, gap):
     args = [np.full(2, x, np.float32) for x in (first, second, gap)]
     value, (up, down, to_gap) = both(*args)
-    z, p = ETA * (first - second), 1 / (1 + math.exp(-gap))
+    z, p = INVERSE_STEP * (first - second), 1 / (1 + math.exp(-gap))
     expected = p * np.logaddexp(0, -z) + (1 - p) * np.logaddexp(0, z)
     np.testing.assert_allclose(value, 2 * expected, rtol=1e-5, atol=1e-6)
-    push = ETA * (1 / (1 + math.exp(-z)) - p)
+    push = INVERSE_STEP * (1 / (1 + math.exp(-z)) - p)
     np.testing.assert_allclose(up, push, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(down, -push, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(to_gap, 0.0)
 
 
-both = jax.jit(jax.value_and_grad(lambda *x: losses.dno(*x, eta=ETA).sum(), argnums=(0, 1, 2)))
+both = jax.jit(
+    jax.value_and_grad(
+        lambda *x: losses.dno(*x, inverse_step=INVERSE_STEP).sum(), argnums=(0, 1, 2)
+    )
+)
 
 
 def test_hard_labels_are_dpo_from_the_previous_policy():
     first, second = np.array([1.0, -0.5, 0.0]), np.array([0.25, 2.0, 0.0])
     hard = np.full(3, np.inf)
-    found = run(losses.dno, first, second, hard, eta=0.3)
+    found = run(losses.dno, first, second, hard, inverse_step=0.3)
     expected = run(losses.dpo, first, second, beta=0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert float(found[2]) == pytest.approx(math.log(2.0), rel=1e-6)
-    found = run(losses.dno, second, first, -hard, eta=0.3)
+    found = run(losses.dno, second, first, -hard, inverse_step=0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    slope = grad(lambda a, b: losses.dno(a, b, jnp.full(3, jnp.inf), eta=0.3).sum())
+    slope = grad(lambda a, b: losses.dno(a, b, jnp.full(3, jnp.inf), inverse_step=0.3).sum())
     assert float(slope(first, second)[2]) == pytest.approx(-0.15, rel=1e-6)
 
 
 def test_constants_cancel():
     first, second, gap = np.random.default_rng(1).normal(size=(3, 3))
-    plain = run(losses.dno, first, second, gap, eta=0.7)
+    plain = run(losses.dno, first, second, gap, inverse_step=0.7)
     np.testing.assert_allclose(
-        run(losses.dno, first + 3, second + 3, gap, eta=0.7), plain, rtol=1e-5
+        run(losses.dno, first + 3, second + 3, gap, inverse_step=0.7), plain, rtol=1e-5
     )
 
 
@@ -94,28 +98,32 @@ def test_edges_are_finite():
     first = np.array([-inf, inf, nan, 1.0])
     second = np.array([0.0, 0.0, 0.0, 0.0])
     gap = np.array([0.0, 0.0, 0.0, nan])
-    found = run(losses.dno, first, second, gap, eta=ETA)
+    found = run(losses.dno, first, second, gap, inverse_step=INVERSE_STEP)
     ten = 5.0 + math.log1p(math.exp(-10.0))
     np.testing.assert_allclose(found, [ten, ten, math.log(2.0), 0.0], rtol=1e-6)
-    slopes = grad(lambda *x: losses.dno(*x, eta=ETA).sum(), argnums=(0, 1, 2))(first, second, gap)
+    slopes = grad(lambda *x: losses.dno(*x, inverse_step=INVERSE_STEP).sum(), argnums=(0, 1, 2))(
+        first, second, gap
+    )
     assert np.all(np.isfinite(slopes))
     np.testing.assert_array_equal(slopes[0], 0.0)
 
 
 def test_bad_arguments_and_formats():
     x = jnp.zeros(2)
-    for eta in (0.0, -1.0):
-        with pytest.raises(ValueError, match="eta"):
-            losses.dno(x, x, x, eta=eta)
+    for inverse_step in (0.0, -1.0):
+        with pytest.raises(ValueError, match="inverse_step"):
+            losses.dno(x, x, x, inverse_step=inverse_step)
     with pytest.raises(ValueError, match="first_logratio has shape"):
-        losses.dno(x[None], x[None], x[None], eta=1.0)
+        losses.dno(x[None], x[None], x[None], inverse_step=1.0)
     with pytest.raises(ValueError, match="second_logratio has shape"):
-        losses.dno(x, jnp.zeros(3), x, eta=1.0)
+        losses.dno(x, jnp.zeros(3), x, inverse_step=1.0)
     with pytest.raises(ValueError, match="reward_gap has shape"):
-        losses.dno(x, x, jnp.zeros(3), eta=1.0)
-    assert losses.dno(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0), eta=1.0).shape == (0,)
+        losses.dno(x, x, jnp.zeros(3), inverse_step=1.0)
+    assert losses.dno(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0), inverse_step=1.0).shape == (0,)
     low = jnp.asarray([1.0, -2.0], jnp.bfloat16)
-    found = run(losses.dno, low, low[::-1], low, eta=1.0)
+    found = run(losses.dno, low, low[::-1], low, inverse_step=1.0)
     assert found.dtype == jnp.float32
-    wanted = run(losses.dno, *(x.astype(jnp.float32) for x in (low, low[::-1], low)), eta=1.0)
+    wanted = run(
+        losses.dno, *(x.astype(jnp.float32) for x in (low, low[::-1], low)), inverse_step=1.0
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-6)

@@ -6,7 +6,7 @@ from compiled import grad, run
 from enumeration import TabularPolicy, expected_gradient
 
 from polgrad import divergences, losses
-from polgrad._log_ratio import importance_ratio
+from polgrad.ratios import importance_ratio
 
 POLICY = TabularPolicy(vocabulary=4, length=1)
 LOGITS = np.array([[[0.5, -0.3, 0.1, 0.9]]])

@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 
 from polgrad import advantages, losses, masking
-from polgrad.losses.nft import _floor
+from polgrad.ratios import bounded
 
 BEHAVIOR = np.array([0.4, 0.3, 0.2, 0.1])
 SUCCESS = np.array([0.9, 0.3, 0.1, 0.5])
@@ -128,7 +128,7 @@ def test_without_negatives_it_is_rejection_fine_tuning():
 
 def test_the_clip_of_values_passes_every_gradient():
     x = jnp.array([-3.0, 0.0, 0.5, 1.0, 2.0])
-    value, gradient = value_and_grad(lambda x: _floor(x, 1.0).sum())(x)
+    value, gradient = value_and_grad(lambda x: bounded(x, low=1.0, high=jnp.inf).sum())(x)
     assert float(value) == 1.0 * 4 + 2.0
     np.testing.assert_array_equal(gradient, 1.0)
 

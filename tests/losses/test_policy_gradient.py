@@ -126,7 +126,7 @@ def test_on_policy_gspo_has_the_token_mean_of_reinforce():
     np.testing.assert_allclose(gradient, -ADVANTAGES * MASK / counts, rtol=1e-6)
 
 
-@pytest.mark.parametrize("width", [3e-4, 0.05, 10.0])
+@pytest.mark.parametrize("width", [3e-4, 0.05, 1.0])
 def test_gspo_equals_gspo_token_for_constant_advantages(width):
     behavior = LOGP + RNG.normal(0, 0.1, size=LOGP.shape).astype(np.float32)
     rows = MASK.any(1)

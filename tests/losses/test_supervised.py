@@ -32,19 +32,23 @@ PAIR = np.array([1.0]), np.array([-0.5])
 def test_rpo_by_hand_and_its_slope():
     logp = jnp.array([-10.0])
     np.testing.assert_allclose(losses.rpo(*PAIR, logp, beta=0.1), 0.625957, atol=1e-6)
-    np.testing.assert_array_equal(losses.rpo(*PAIR, logp, eta=0.0), losses.dpo(*PAIR, beta=0.01))
-    loss = lambda x: losses.rpo(x + 11.0, PAIR[1], x, beta=0.1, eta=0.3).sum()  # noqa: E731
+    np.testing.assert_array_equal(
+        losses.rpo(*PAIR, logp, adversary_weight=0.0), losses.dpo(*PAIR, beta=0.01)
+    )
+    loss = lambda x: losses.rpo(x + 11.0, PAIR[1], x, beta=0.1, adversary_weight=0.3).sum()  # noqa: E731
     sigma = 1 / (1 + math.exp(0.15))
     np.testing.assert_allclose(jax.grad(loss)(logp), -0.1 * (sigma + 0.3), rtol=1e-12)
     np.testing.assert_array_equal(
-        losses.rpo(*PAIR, logp), losses.rpo(*PAIR, logp, beta=0.01, eta=0.005)
+        losses.rpo(*PAIR, logp), losses.rpo(*PAIR, logp, beta=0.01, adversary_weight=0.005)
     )
 
 
-def test_rpo_average_is_rpo_with_eta_over_the_length():
+def test_rpo_average_is_rpo_with_alpha_over_the_length():
     logp, lengths = jnp.array([-10.0]), jnp.array([5.0])
-    average = losses.rpo_average(*PAIR, logp, lengths, beta=0.1, eta=0.3 * 0.1 * 5)
-    np.testing.assert_allclose(average, losses.rpo(*PAIR, logp, beta=0.1, eta=0.3), rtol=1e-12)
+    average = losses.rpo_average(*PAIR, logp, lengths, beta=0.1, alpha=0.3 * 0.1 * 5)
+    np.testing.assert_allclose(
+        average, losses.rpo(*PAIR, logp, beta=0.1, adversary_weight=0.3), rtol=1e-12
+    )
     np.testing.assert_allclose(
         losses.rpo_average(*PAIR, logp, lengths), math.log1p(math.exp(-0.75)) + 0.4, rtol=1e-9
     )
@@ -68,12 +72,12 @@ def test_bad_arguments():
     zero = jnp.zeros(2)
     with pytest.raises(ValueError, match="lengths"):
         losses.imitation(zero, jnp.zeros(3))
-    with pytest.raises(ValueError, match="eta"):
-        losses.rpo(zero, zero, zero, eta=-0.1)
+    with pytest.raises(ValueError, match="adversary_weight"):
+        losses.rpo(zero, zero, zero, adversary_weight=-0.1)
     with pytest.raises(ValueError, match="baseline_logp"):
         losses.rpo(zero, zero, jnp.zeros(3))
-    with pytest.raises(ValueError, match="eta"):
-        losses.rpo_average(zero, zero, zero, zero, eta=-0.1)
+    with pytest.raises(ValueError, match="alpha"):
+        losses.rpo_average(zero, zero, zero, zero, alpha=-0.1)
     with pytest.raises(ValueError, match="baseline_lengths"):
         losses.rpo_average(zero, zero, zero, jnp.zeros(3))
     with pytest.raises(ValueError, match="beta"):

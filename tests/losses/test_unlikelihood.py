@@ -49,9 +49,10 @@ def test_precise_where_one_minus_p_cancels():
 def test_edges_are_finite():
     logp = jnp.array([0.0, -1e-12, 1e-8, -jnp.inf, -1.0])
     loss = run(losses.unlikelihood, logp)
-    np.testing.assert_array_equal(loss[:4], [20.0, 20.0, 20.0, 0.0])
+    np.testing.assert_allclose(loss[:4], [20.0, 20.0, 20.0, 0.0], rtol=1e-6)
     slope = grad(lambda x: losses.unlikelihood(x).sum())(logp)
-    np.testing.assert_array_equal(slope[:4], 0.0)
+    # A token to avoid that is almost certain is still pushed away.
+    np.testing.assert_allclose(slope[:4], [*[math.exp(20.0)] * 3, 0.0], rtol=1e-6)
     assert slope[4] > 0
 
 
@@ -60,4 +61,4 @@ def test_where_certainty_begins_and_what_cannot_be():
         edge = jnp.array([-math.exp(-20.0), -jnp.inf, 0.0])
         np.testing.assert_allclose(losses.unlikelihood(edge), [20.0, 0.0, 20.0], rtol=1e-9)
         slope = jax.grad(lambda x: losses.unlikelihood(x).sum())(edge)
-        np.testing.assert_allclose(slope, [math.exp(20.0), 0.0, 0.0], rtol=1e-6)
+        np.testing.assert_allclose(slope, [math.exp(20.0), 0.0, math.exp(20.0)], rtol=1e-6)

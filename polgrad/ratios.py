@@ -1,0 +1,167 @@
+"""Log ratios of two policies with a defined value and gradient for every pair of log-probabilities.
+
+Two kinds of term are made of logp - behavior_logp, and they need different gradients far away:
+
+  importance ratios   `log_ratio`, `importance_ratio`: clamped to +-20 nats, no gradient beyond.
+                      A weight of exp(20) carries no information.
+  penalties           `penalty_log_ratio`: the value is clamped to +-20 nats, the gradient is not.
+                      A KL term must pull back a policy however far it has moved.
+
+Use `log_ratio` in a new surrogate and `penalty_log_ratio` in a new penalty.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from polgrad._dtypes import accumulate
+
+__all__ = [
+    "LIMIT",
+    "bounded",
+    "finite",
+    "impossible",
+    "importance_ratio",
+    "log_ratio",
+    "penalty_log_ratio",
+]
+
+LIMIT = 20.0
+"""Largest log ratio, in nats: exp(20) = 4.9e8 still squares and sums in float32."""
+
+
+def log_ratio(logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The log of an importance ratio, clamped without gradient beyond the clamp.
+
+        x = clip(logp - behavior_logp, -20, 20), computed in float32 or wider
+
+    For surrogates. A penalty needs `penalty_log_ratio`. Minus infinity means that a policy never
+    makes the token:
+
+    | logp   | behavior_logp | log ratio | gradient |
+    |--------|---------------|-----------|----------|
+    | finite | finite        | clipped   | 1 within +-20, else 0 |
+    | -inf   | finite        | -20 (`importance_ratio` is exactly 0) | 0 |
+    | finite | -inf          | +20       | 0        |
+    | -inf   | -inf          | 0         | 0        |
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, any shape; the only argument
+        that a gradient flows through.
+      behavior_logp: log-probabilities under the policy that sampled (or any other to compare
+        with), broadcastable to `logp`; stopped.
+
+    Returns:
+      Log ratios in [-20, 20], same shape, float32 or wider.
+    """
+    difference, edge, live = _parts(logp, behavior_logp)
+    inside = jnp.abs(jax.lax.stop_gradient(difference)) <= LIMIT
+    # jnp.clip would pass half of the gradient exactly at the limit.
+    clipped = jnp.where(inside, difference, jax.lax.stop_gradient(jnp.sign(difference)) * LIMIT)
+    return jnp.where(live, clipped, edge)
+
+
+def penalty_log_ratio(
+    logp: Float[Array, "..."], reference_logp: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The log ratio of a penalty: its value is clamped, and its gradient is always 1.
+
+        value     clip(logp - reference_logp, -20, 20), computed in float32 or wider
+        gradient  that of logp, also beyond +-20 nats
+
+    A penalty f of this log ratio x is bounded, and beyond 20 nats it keeps the slope f'(+-20) that
+    it has there, as Huber's loss does. With `log_ratio` its gradient would be 0 as soon as the
+    policy is 20 nats away, for a sum over 400 tokens after 0.05 nats of drift a token.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, any shape; the only argument
+        that a gradient flows through.
+      reference_logp: log-probabilities under the policy to stay near, broadcastable to `logp`;
+        stopped.
+
+    Returns:
+      Log ratios in [-20, 20], same shape, float32 or wider. Where a log-probability is minus
+      infinity they are those of `log_ratio`, without gradient.
+    """
+    difference, edge, live = _parts(logp, reference_logp)
+    return jnp.where(live, bounded(difference), edge)
+
+
+def bounded(
+    x: Float[Array, "..."],
+    *,
+    low: Float[Array, ""] | float = -LIMIT,
+    high: Float[Array, ""] | float = LIMIT,
+) -> Float[Array, "..."]:
+    """Clips the value and keeps the gradient: clip(x, low, high) with derivative 1 everywhere.
+
+    For a penalty or a margin inside an exponential, which must not overflow and must not stop
+    pulling either. `jnp.clip` has derivative 0 outside of the interval.
+
+    Args:
+      x: numbers, any shape; infinite ones have no gradient.
+      low: smallest value.
+      high: largest value.
+
+    Returns:
+      Numbers in [low, high], same shape, float32 or wider.
+    """
+    x = accumulate(x)
+    safe = jnp.where(jnp.isinf(x), 0.0, x)  # inf - inf is NaN
+    # safe - stop(safe) is exactly 0; x + stop(clip(x) - x) would lose digits of a large x.
+    return jax.lax.stop_gradient(jnp.clip(x, low, high)) + (safe - jax.lax.stop_gradient(safe))
+
+
+def finite(ratios: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Makes ready-made log ratios finite: infinite ones become +-20 and undefined ones 0.
+
+    Finite log ratios stay as they are, however large: the margin of `losses.dpo` is free.
+
+    Args:
+      ratios: differences of log-probabilities, or log-probabilities, in nats, any shape.
+
+    Returns:
+      Finite numbers, same shape, float32 or wider; no gradient where one was replaced.
+    """
+    return jnp.nan_to_num(accumulate(ratios), nan=0.0, posinf=LIMIT, neginf=-LIMIT)
+
+
+def impossible(logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """Tells where the importance ratio is exactly 0: only the current policy excludes the sample.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, any shape.
+      behavior_logp: log-probabilities under the sampling policy, broadcastable to `logp`.
+
+    Returns:
+      True where `logp` is minus infinity and `behavior_logp` is not, same shape.
+    """
+    return (jnp.asarray(logp) == -jnp.inf) & (jnp.asarray(behavior_logp) != -jnp.inf)
+
+
+def importance_ratio(
+    logp: Float[Array, "..."], behavior_logp: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Computes exp(`log_ratio`), exactly 0 where the current policy excludes the sample.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, any shape.
+      behavior_logp: log-probabilities under the sampling policy, broadcastable to `logp`;
+        stopped.
+
+    Returns:
+      Ratios in {0} and [exp(-20), exp(20)], same shape, float32 or wider.
+    """
+    return jnp.where(impossible(logp, behavior_logp), 0.0, jnp.exp(log_ratio(logp, behavior_logp)))
+
+
+def _parts(logp, behavior_logp):
+    """The difference where both are finite (else 0), its value elsewhere, and where they are."""
+    current = accumulate(logp)
+    behavior = accumulate(jax.lax.stop_gradient(behavior_logp))
+    live = (current != -jnp.inf) & (behavior != -jnp.inf)
+    # Both operands are replaced before the subtraction: -inf - -inf is NaN, and a NaN that a later
+    # `where` hides still stops a run under jax_debug_nans.
+    difference = jnp.where(live, current, 0.0) - jnp.where(live, behavior, 0.0)
+    edge = LIMIT * ((behavior == -jnp.inf).astype(difference.dtype) - (current == -jnp.inf))
+    return difference, edge, live
