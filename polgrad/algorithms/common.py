@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from polgrad import masking
-from polgrad._log_ratio import importance_ratio
+from polgrad.ratios import importance_ratio
 from polgrad.training.types import Batch, Context, Outputs
 
 SEQUENCES = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")

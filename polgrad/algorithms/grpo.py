@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from polgrad import losses, masking
-from polgrad._log_ratio import importance_ratio, log_ratio
 from polgrad.algorithms import common
 from polgrad.algorithms.policy_gradient import Aggregation, GroupRelative
+from polgrad.ratios import importance_ratio, log_ratio
 
 
 @dataclasses.dataclass(frozen=True)
