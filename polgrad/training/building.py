@@ -20,7 +20,7 @@ import polgrad
 from polgrad import _user_files, data, policies
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
-from polgrad.training import defaults, hosts
+from polgrad.training import abstract, defaults, hosts
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.config import Hosts, TrainConfig, as_json
 from polgrad.training.types import Algorithm, Context
@@ -114,6 +114,9 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     config, policy, tokenizer, chosen = _policy(config, first, train, test)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
+    abstract.check(
+        algorithm, _context(config, train), prompts=config.rollouts.prompts, prompt_length=1
+    )
     _check_rounded(config, settings)
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
@@ -145,13 +148,16 @@ def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algori
     """The algorithm for a run of this size; a completion's length may still be open."""
     if isinstance(settings, Algorithm):
         return settings
-    return settings.build(
-        Context(
-            group_size=config.rollouts.group_size,
-            max_tokens=config.rollouts.max_tokens or 1,
-            num_prompts=len(train),
-            on_policy=config.on_policy,
-        )
+    return settings.build(_context(config, train))
+
+
+def _context(config: TrainConfig, train: data.Source) -> Context:
+    return Context(
+        group_size=config.rollouts.group_size,
+        # Before it is chosen, a completion may have any length.
+        max_tokens=config.rollouts.max_tokens or 2**30,
+        num_prompts=len(train),
+        on_policy=config.on_policy,
     )
 
 

@@ -21,8 +21,8 @@ from jax.sharding import AxisType, Mesh
 
 from polgrad.policies import TransformerNetwork, shapes
 from polgrad.rollouts import Sampling, sampler
+from polgrad.training import abstract, program_costs, sampling_weights
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import program_costs, sampling_weights
 from polgrad.training.building import find_algorithm
 from polgrad.training.chips import CHIPS, Chip
 from polgrad.training.optimizers import Optimizer
@@ -242,13 +242,13 @@ class _Step:
         self.tokens = what.length - what.prompt_length
         settings = find_algorithm(what.algorithm)
         settings = settings() if isinstance(settings, type) else settings
-        context = Context(
+        self.context = Context(
             group_size=what.group_size,
             max_tokens=self.tokens,
             num_prompts=what.sequences,
             on_policy=True,
         )
-        self.algorithm = settings.build(context)
+        self.algorithm = settings.build(self.context)
         if self.algorithm.requires and "values" in self.algorithm.requires:
             config = dataclasses.replace(self.network.config, value_head=True)
             self.network = TransformerNetwork(config)
@@ -322,21 +322,13 @@ class _Step:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def _experience(self):
-        rows, tokens = self.what.sequences, self.tokens
-        experience = {
-            "prompts": self._array((rows, self.what.prompt_length), jnp.int32),
-            "prompt_ids": self._array((rows // self.what.group_size,), jnp.uint32),
-            "completions": self._array((rows, tokens), jnp.int32),
-        }
-        for name in ("prompt_lengths", "completion_lengths"):
-            experience[name] = self._array((rows,), jnp.int32)
-        for name in ("mask", "behavior_logp", "reference_logp"):
-            experience[name] = self._array((rows, tokens), jnp.float32)
-        experience["values"] = self._array((rows, tokens + 1), jnp.float32)
-        experience["rewards"] = self._array((rows,), jnp.float32)
-        for name in ("valid", "stopped"):
-            experience[name] = self._array((rows,), jnp.bool)
-        return experience
+        shapes = abstract.experience(
+            self.algorithm,
+            self.context,
+            prompts=self.what.sequences // self.what.group_size,
+            prompt_length=self.what.prompt_length,
+        )
+        return {name: self._array(x.shape, x.dtype) for name, x in shapes.items()}
 
     def _batch(self):
         key = jax.eval_shape(lambda: jax.random.key(0))

@@ -295,6 +295,25 @@ def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_
     assert "note: clip_low, clip_high, dual_clip have no effect: with one update" in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (algorithms.GRPO(clip_low=-0.1), "clip_low is -0.1"),
+        (algorithms.GRPO(clip_high=float("nan")), "clip_high is nan"),
+        (algorithms.DAPO(overlong_buffer=9), "buffer is 9, expected .*max_length = 3"),
+        (algorithms.ClipCov(fraction=2.0), "fraction is 2"),
+        (algorithms.PPO(lambda_=1.5), "lambda_ is 1.5"),
+        (algorithms.NFT(epsilon=0.0), "epsilon is 0"),
+        (algorithms.TOPR(positive=(2.0, 1.0)), "positive is"),
+        (algorithms.DisCO(tau=-1.0), "tau is -1"),
+    ],
+)
+def test_settings_of_an_algorithm_are_checked_at_the_start(sums, tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words):
+        building.build(config(sums, tmp_path / "new", settings=settings))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_without_one_finite_update_fails(sums, tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Broken(algorithms.GRPO):
