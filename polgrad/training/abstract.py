@@ -64,4 +64,8 @@ def check(algorithm: Algorithm, context: Context, *, prompts: int, prompt_length
         )
         return metrics, algorithm.loss(outputs, algorithm.select(outputs, batch, key))
 
-    jax.eval_shape(step, key, given)
+    try:
+        jax.eval_shape(step, key, given)
+    except ValueError as error:
+        # jax appends a paragraph about its own frames.
+        raise ValueError(str(error).partition("\n---")[0]) from error
