@@ -8,7 +8,7 @@ from collections.abc import Collection
 import chex
 import jax.numpy as jnp
 
-__all__ = ["choice", "rank", "same_shape", "shape", "token_advantages"]
+__all__ = ["choice", "groups", "rank", "same_shape", "shape", "token_advantages"]
 
 
 def shape(name: str, x, expected: tuple[int | None, ...], meaning: str) -> None:
@@ -60,6 +60,24 @@ def token_advantages(advantages, logp) -> None:
             f"advantages has shape {list(given)}, expected [B, T] = [{rows}, {columns}] "
             f"or [B, 1] = [{rows}, 1]"
         )
+
+
+def groups(name: str, x) -> None:
+    """Raises ValueError unless `x` is [..., G] with at least one axis before the group.
+
+    Rank 1 is refused because it means two things: the G samples of one prompt, or (in the layout
+    of other libraries) the samples of all prompts, whose statistics would then be taken as one
+    group's.
+    """
+    if jnp.ndim(x) > 1:
+        return
+    if jnp.ndim(x) == 0:
+        raise ValueError(f"{name} has shape [], expected [..., G] with the group on the last axis")
+    raise ValueError(
+        f"{name} has shape {list(jnp.shape(x))}, expected [..., G] with the group on the last axis "
+        f"(write {name}.reshape(-1, G) for groups of G samples one after the other, {name}[None] "
+        "for one group)"
+    )
 
 
 def choice(name: str, value: str, allowed: Collection[str]) -> None:

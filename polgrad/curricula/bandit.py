@@ -347,6 +347,9 @@ def unnormalized(
     Returns:
       Payments, same shape; 0 for invalid samples.
 
+    Raises:
+      ValueError: shapes that differ; rank 0 or 1.
+
     References:
       Chen et al., Self-Evolving Curriculum for LLM Reasoning, 2025 (arXiv:2505.14970), code.
     """
