@@ -301,6 +301,7 @@ def reinforce_plus_plus(
     """
     _checks.rank("token_rewards", token_rewards, 2, "[B, T]")
     _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
+    token_rewards = accumulate(token_rewards)
     wrong = (jnp.asarray(mask) != 0) & ~jnp.isfinite(token_rewards)
     mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, mask)
     if group_size is None:

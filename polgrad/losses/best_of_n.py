@@ -27,12 +27,12 @@ class OrderedPairs(NamedTuple):
     Attributes:
       chosen_logratio: of the answers with the higher reward, M = G (G - 1) / 2 pairs.
       rejected_logratio: of the others.
-      mask: 1 where the rewards differ by enough.
+      valid: 1 where the rewards differ by enough.
     """
 
     chosen_logratio: Float[Array, "... M"]
     rejected_logratio: Float[Array, "... M"]
-    mask: Float[Array, "... M"]
+    valid: Float[Array, "... M"]
 
 
 def best_of_n(
@@ -170,7 +170,7 @@ def ordered_pairs(
       valid: False for samples to leave out; None for none.
 
     Returns:
-      Pairs on the last axis. A pair that the mask leaves out holds zeros, without gradient.
+      Pairs on the last axis. A pair that is not valid holds zeros, without gradient.
 
     Raises:
       ValueError: shapes that differ; rank 0 or 1; threshold below 0.
@@ -183,12 +183,12 @@ def ordered_pairs(
     logratio, rewards, counted = answers(valid, logratio=logratio, rewards=rewards)
     first, second = jnp.triu_indices(rewards.shape[-1], k=1)
     gap = rewards[..., first] - rewards[..., second]
-    mask = (jnp.abs(gap) > threshold) & counted[..., first] & counted[..., second]
+    made = (jnp.abs(gap) > threshold) & counted[..., first] & counted[..., second]
     swap = gap < 0.0
     chosen = jnp.where(swap, logratio[..., second], logratio[..., first])
     rejected = jnp.where(swap, logratio[..., first], logratio[..., second])
-    kept = [jnp.where(mask, x, 0.0) for x in (chosen, rejected)]
-    return OrderedPairs(*kept, mask.astype(rewards.dtype))
+    kept = [jnp.where(made, x, 0.0) for x in (chosen, rejected)]
+    return OrderedPairs(*kept, made.astype(rewards.dtype))
 
 
 def _first(hit):
