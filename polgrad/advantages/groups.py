@@ -303,7 +303,7 @@ def reinforce_plus_plus(
     _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
     token_rewards = accumulate(token_rewards)
     wrong = (jnp.asarray(mask) != 0) & ~jnp.isfinite(token_rewards)
-    mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, mask)
+    mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, jnp.asarray(mask))
     if group_size is None:
         return whiten(_returns(token_rewards, discount, mask), mask)
     rows = jnp.shape(mask)[0]

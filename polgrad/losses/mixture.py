@@ -72,7 +72,7 @@ def annotator_loglikelihood(
         counted &= (jnp.asarray(valid) != 0)[:, None]
     logs = jnp.where(counted, log_sigmoid(finite(margins)), 0.0)
     # Segments outside of [0, annotators) are dropped.
-    return jax.ops.segment_sum(logs, annotator, num_segments=annotators)
+    return jax.ops.segment_sum(logs, jnp.asarray(annotator), num_segments=annotators)
 
 
 def hard_assignment(
