@@ -181,13 +181,12 @@ same calls and fails where this page says something else. It also shows that eac
 the same under `vmap` as alone, accumulates bfloat16 in float32 (but for games, which are exact
 tables in float32 or float64), and has finite values and gradients in all of these situations, those
 with several NaNs, with -900 nats and with minus infinity under the mask included. (Two kinds are
-exempt, and say so: rewards in, rewards or returns out keep a NaN, so that it is still known for
-what it is; and logarithms of 0 are minus infinity.)
+exempt, and say so: functions that map rewards to rewards or returns pass a NaN through, so that
+later code can detect it; and logarithms of 0 are minus infinity.)
 
-A cell tells what the changed row (of a group, sequence or sample; the changed entry for minus
-infinity and NaN) becomes: a number where it is always that one, else that it is finite. "No
-gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no
-such input.
+Each cell gives the function's value for the affected row (of a group, sequence or sample; the
+affected entry for minus infinity and NaN): the number if it is always the same, else "finite". "No
+gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no such input.
 
 - *gradient reaches*: arguments with a gradient that is not 0. For a loss: what is learned.
 - *nothing valid*, *one valid*: `mask` or `valid` is 0 in the whole row, or but for its first entry.
@@ -250,7 +249,8 @@ ADVANTAGES = """
 ## Advantages of a group
 
 REINFORCE with four samples of the bandit a group, each group on its own. *Scale*: length of the
-expected gradient along the policy gradient, over the latter's. *Bias*: what is not along it.
+expected gradient along the policy gradient, over the latter's. *Bias*: length of the component orthogonal to the policy gradient, over that of
+the parallel one.
 *Variance*: at unit scale, over that of `advantages.leave_one_out`.
 
 """

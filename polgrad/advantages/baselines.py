@@ -76,7 +76,7 @@ def gpg(
         A_i = alpha (R_i - mean R) / scale,   alpha = samples / samples in groups with a spread
 
     A group whose rewards are all equal has no gradient and dilutes the mean of the batch; alpha
-    gives back what it takes. For `reinforce` losses; call it on the whole batch.
+    rescales so that the gradient does not shrink when many groups are uniform. For `reinforce` losses; call it on the whole batch.
 
     Args:
       rewards: one a sample, [..., G]; all leading axes are the batch.
@@ -155,8 +155,8 @@ def gdpo(
 
         A = normalise over the batch(sum_k weight_k group_relative(R_k))
 
-    Normalising the sum of the rewards instead gives samples with different mixtures of them the
-    same advantage, and the widest reward the word. Call it on the whole batch.
+    If the rewards are summed first, different combinations of rewards can get equal advantages, and
+    the reward with the largest variance dominates. Call it on the whole batch.
 
     Args:
       rewards: K rewards a sample, [K, ..., G].
