@@ -13,6 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Hundreds of small programs run once each: most of the time goes into compiling them well.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false",
+)
 
 from polgrad import _catalogue, _guarantees, advantages, conformance, divergences, losses
 from polgrad._catalogue import Primitive
@@ -67,35 +73,46 @@ def entry(primitive: Primitive) -> str:
     return "\n".join(filter(None, parts))
 
 
+# A function is recommended by `name` or `name(settings)`; one in parentheses is only mentioned.
+_NAMED = re.compile(r"`([\w.]+)(?:\(([^`]*)\))?`")
+_ASIDE = re.compile(r"(`[^`]*`)|\([^()`]*(?:`[^`]*`[^()`]*)*\)")
+
+
 @functools.cache
 def situations() -> dict[str, list[str]]:
-    """From each function to the lines of choosing.md that name it."""
+    """From each function to the situations in which choosing.md recommends it."""
     found = {}
     names = [p.name for p in _catalogue.primitives()]
     for text in (HERE / "choosing.md").read_text().splitlines():
         cells = [cell.strip() for cell in text.strip("|").split("|")]
         row = len(cells) == 2 and text.startswith("|")
-        for word in re.findall(r"`([\w.]+)", cells[1]) if row else ():
+        for word, arguments in _NAMED.findall(_ASIDE.sub(r"\1", cells[1])) if row else ():
             for name in names:
                 if name == word or ("." not in word and name.partition(".")[2] == word):
-                    found.setdefault(name, []).append(cells[0])
+                    settings = f" (with `{arguments}`)" if arguments else ""
+                    found.setdefault(name, []).append(cells[0] + settings)
     return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
 def formula(paragraphs: list[str]) -> Iterator[str]:
-    """The first paragraph with an equation, and the display that it announces."""
-    for paragraph, after in itertools.zip_longest(paragraphs, paragraphs[1:], fillvalue=""):
-        if " = " in paragraph:
-            yield shown(paragraph)
-            if paragraph.rstrip().endswith(":"):
-                yield shown(after)
+    """The first paragraph with an equation, to the end of its sentence, displays included."""
+    first = next((i for i, text in enumerate(paragraphs) if " = " in text), len(paragraphs))
+    for text, after in itertools.pairwise([*paragraphs[first:], ""]):
+        yield shown(text)
+        ended = is_display(text) or text.rstrip().endswith((".", ")"))
+        if not (is_display(after) or (after and not ended) or after[:1].islower()):
             return
 
 
-def shown(paragraph: str) -> str:
+def is_display(paragraph: str) -> bool:
     """What is indented in a docstring is a display."""
+    return paragraph.startswith("  ")
+
+
+def shown(paragraph: str) -> str:
+    """A paragraph of a page, a display as code."""
     text = inspect.cleandoc(paragraph)
-    return f"```\n{text}\n```\n" if paragraph.startswith("  ") else f"{text}\n"
+    return f"```\n{text}\n```\n" if is_display(paragraph) else f"{text}\n"
 
 
 def returned(function: Callable) -> str:
@@ -164,13 +181,12 @@ same calls and fails where this page says something else. It also shows that eac
 the same under `vmap` as alone, accumulates bfloat16 in float32 (but for games, which are exact
 tables in float32 or float64), and has finite values and gradients in all of these situations, those
 with several NaNs, with -900 nats and with minus infinity under the mask included. (Two kinds are
-exempt, and say so: rewards in, rewards or returns out keep a NaN, so that it is still known for
-what it is; and logarithms of 0 are minus infinity.)
+exempt, and say so: functions that map rewards to rewards or returns pass a NaN through, so that
+later code can detect it; and logarithms of 0 are minus infinity.)
 
-A cell tells what the changed row (of a group, sequence or sample; the changed entry for minus
-infinity and NaN) becomes: a number where it is always that one, else that it is finite. "No
-gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no
-such input.
+Each cell gives the function's value for the affected row (of a group, sequence or sample; the
+affected entry for minus infinity and NaN): the number if it is always the same, else "finite". "No
+gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no such input.
 
 - *gradient reaches*: arguments with a gradient that is not 0. For a loss: what is learned.
 - *nothing valid*, *one valid*: `mask` or `valid` is 0 in the whole row, or but for its first entry.
@@ -233,7 +249,8 @@ ADVANTAGES = """
 ## Advantages of a group
 
 REINFORCE with four samples of the bandit a group, each group on its own. *Scale*: length of the
-expected gradient along the policy gradient, over the latter's. *Bias*: what is not along it.
+expected gradient along the policy gradient, over the latter's. *Bias*: length of the component orthogonal to the policy gradient, over that of
+the parallel one.
 *Variance*: at unit scale, over that of `advantages.leave_one_out`.
 
 """
@@ -351,10 +368,10 @@ PAGES = {
 
 
 def main() -> None:
-    """Writes the pages named on the command line, or all."""
-    for name in sys.argv[1:] or PAGES:
-        page, path = PAGES[name]
-        path.write_text(page())
+    """Writes the pages named on the command line, or all; none if one cannot be made."""
+    made = {path: page() for page, path in (PAGES[name] for name in sys.argv[1:] or PAGES)}
+    for path, text in made.items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

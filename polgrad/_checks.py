@@ -1,48 +1,42 @@
-"""Static shape checks whose message names the argument, what came and what was expected.
+"""Static checks whose message names the argument, what came and what was expected.
 
-They go through chex, so they run once at trace time and `chex.disable_asserts()` silences them.
+They look at shapes, which are known when a function is traced, so a compiled call does not pay for
+them. Nested lists of numbers have a shape as arrays have.
 """
 
 from collections.abc import Collection
 
-import chex
 import jax.numpy as jnp
 
-__all__ = ["choice", "rank", "same_shape", "shape", "token_advantages"]
+__all__ = ["choice", "groups", "rank", "same_shape", "shape", "token_advantages"]
 
 
 def shape(name: str, x, expected: tuple[int | None, ...], meaning: str) -> None:
     """Raises ValueError unless `x` has the shape `expected` (None: any size)."""
-    try:
-        chex.assert_shape(x, expected)
-    except AssertionError as error:
-        wanted = "[" + ", ".join("any" if n is None else str(n) for n in expected) + "]"
-        raise ValueError(
-            f"{name} has shape {list(jnp.shape(x))}, expected {meaning} = {wanted}"
-        ) from error
+    given = jnp.shape(x)
+    if len(given) == len(expected) and all(m in (n, None) for n, m in zip(given, expected)):
+        return
+    wanted = "[" + ", ".join("any" if n is None else str(n) for n in expected) + "]"
+    raise ValueError(f"{name} has shape {list(given)}, expected {meaning} = {wanted}")
 
 
 def rank(name: str, x, expected: int, meaning: str) -> None:
     """Raises ValueError unless `x` has `expected` axes."""
-    try:
-        chex.assert_rank(x, expected)
-    except AssertionError as error:
+    if jnp.ndim(x) != expected:
         raise ValueError(
             f"{name} has shape {list(jnp.shape(x))}, expected rank {expected}: {meaning}"
-        ) from error
+        )
 
 
 def same_shape(meaning: str, **arrays) -> None:
     """Raises ValueError unless all arrays have the shape of the first."""
     (first, reference), *others = arrays.items()
     for name, x in others:
-        try:
-            chex.assert_equal_shape([reference, x])
-        except AssertionError as error:
+        if jnp.shape(x) != jnp.shape(reference):
             raise ValueError(
                 f"{name} has shape {list(jnp.shape(x))}, expected {meaning} = "
                 f"{list(jnp.shape(reference))}, the shape of {first}"
-            ) from error
+            )
 
 
 def token_advantages(advantages, logp) -> None:
@@ -60,6 +54,24 @@ def token_advantages(advantages, logp) -> None:
             f"advantages has shape {list(given)}, expected [B, T] = [{rows}, {columns}] "
             f"or [B, 1] = [{rows}, 1]"
         )
+
+
+def groups(name: str, x) -> None:
+    """Raises ValueError unless `x` is [..., G] with at least one axis before the group.
+
+    Rank 1 is refused because it means two things: the G samples of one prompt, or (in the layout
+    of other libraries) the samples of all prompts, whose statistics would then be taken as one
+    group's.
+    """
+    if jnp.ndim(x) > 1:
+        return
+    if jnp.ndim(x) == 0:
+        raise ValueError(f"{name} has shape [], expected [..., G] with the group on the last axis")
+    raise ValueError(
+        f"{name} has shape {list(jnp.shape(x))}, expected [..., G] with the group on the last axis "
+        f"(write {name}.reshape(-1, G) for groups of G samples one after the other, {name}[None] "
+        "for one group)"
+    )
 
 
 def choice(name: str, value: str, allowed: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 
 _TOKEN_FIELDS = ("tokens", "mask", "prefix")
-_STALENESS = (0.0, 0.1, 0.5, 1.0)
+STALENESS = (0.0, 0.1, 0.5, 1.0)
 EXACT = 1e-7  # relative; the sums are in float64, user code may hold float32 constants
 
 # Argument names that are recognised, and what they stand for.
@@ -28,16 +28,18 @@ _ROLES = {
     "mask": "mask",
     "selected": "selected",
 }
-# Arguments of other names are taken by position.
-_POSITIONS = {
-    2: ("logp", "advantages"),
-    3: ("logp", "behavior_logp", "advantages"),
-    4: ("logp", "behavior_logp", "advantages", "mask"),
+_PAIR_ROLES = {
+    "chosen_logratio": "chosen",
+    "rejected_logratio": "rejected",
+    "chosen_logp": "chosen",
+    "rejected_logp": "rejected",
 }
 LAYOUTS = {
     "token": "logp [B, T], advantages [B, 1]",
     "mixed": "logp [B, T], advantages [B]",
     "sequence": "logp [B], advantages [B]",
+    "group": "logp [B, G], rewards [B, G]",
+    "pair": "chosen [B], rejected [B]",
 }
 
 
@@ -82,46 +84,98 @@ class Batch(NamedTuple):
     mask: Array  # [B, T]
 
 
+class Pairs(NamedTuple):
+    """Log ratios (or log-probabilities) of preferred answers and of the others."""
+
+    chosen: Array  # [B]
+    rejected: Array  # [B]
+
+
 class Call:
-    """An objective as a function of a `Batch`, with its signature and layout found out."""
+    """An objective as a function of a `Batch` or of `Pairs`, with its layout found out."""
 
     def __init__(self, objective: Callable, layout: str | None):
-        self.objective, self.roles = objective, _roles(objective)
+        self.objective = objective
         inner = objective.func if isinstance(objective, functools.partial) else objective
         self.name = getattr(inner, "__name__", type(inner).__name__)
         if layout is not None and layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}, expected one of {', '.join(LAYOUTS)}")
-        self.layout = self._find_layout([layout] if layout else list(LAYOUTS))
+        names = _arguments(objective)
+        pairs = set(names) <= _PAIR_ROLES.keys()
+        self.roles = {name: (_PAIR_ROLES if pairs else _ROLES)[name] for name in names}
+        self.has_reference = "chosen_logratio" in names
+        possible = ["pair"] if pairs else [name for name in LAYOUTS if name != "pair"]
+        if layout is not None and layout not in possible:
+            raise ValueError(
+                f"layout is {layout!r}, but the arguments ({', '.join(names)}) are those of "
+                f"{', '.join(map(repr, possible))}"
+            )
+        self.layout = self._find_layout([layout] if layout else possible)
+        self.ndim = jax.eval_shape(self._raw, self.example()).ndim
         # (losses [B], gradients of their sum in every argument), in one compiled function.
         self.evaluate = jax.jit(self._evaluate)
+        self._refuse_without_gradient()
+
+    def example(self) -> "Batch | Pairs":
+        """Ordinary arguments."""
+        if self.layout == "pair":
+            return _pairs()
+        batch = _batch()
+        if self.layout == "group":
+            rewards = np.random.default_rng(1).normal(size=batch.logp.shape)
+            return _full(batch)._replace(advantages=rewards)
+        return batch
+
+    def learned(self, gradient: "Batch | Pairs") -> np.ndarray:
+        """The gradients in what is learned, stacked: in logp, or in both answers of the pairs."""
+        arrays = gradient if self.layout == "pair" else gradient[:1]
+        return np.stack([np.asarray(x) for x in arrays])
 
     def _find_layout(self, candidates: list[str]) -> str:
         complaints = []
         for candidate in candidates:
             self.layout = candidate
+            batch = self.example()
             try:
-                shape = jax.eval_shape(self._raw, _batch()).shape
+                shape = jax.eval_shape(self._raw, batch).shape
             except (ValueError, TypeError, IndexError, AssertionError) as error:
                 complaints.append(f"{candidate} ({LAYOUTS[candidate]}): {error}")
                 continue
-            if shape in ((), _batch().logp.shape, _batch().logp.shape[:1]):
+            if shape in ((), batch[0].shape, batch[0].shape[:1]):
                 return candidate
-            complaints.append(f"{candidate}: returned shape {list(shape)}, expected [B, T] or [B]")
+            complaints.append(
+                f"{candidate}: returned shape {list(shape)}, expected one loss a row or an entry"
+            )
         raise ValueError("objective fits no layout: " + "; ".join(complaints))
 
-    def _raw(self, batch: Batch) -> jax.Array:
-        given = batch._asdict() | {"selected": jnp.zeros(batch.mask.shape, bool)}
+    def _refuse_without_gradient(self) -> None:
+        """Weights, masks and metrics have the arguments of a loss, but no gradient."""
+        example = self.example()
+        output = jax.eval_shape(self._raw, example)
+        if self.layout != "pair":
+            example = example._replace(behavior_logp=example.logp)  # inside of every clip
+        real = jnp.issubdtype(output.dtype, jnp.floating)
+        if real and np.any(self.learned(self.evaluate(example)[1]) != 0.0):
+            return
+        first = "chosen" if self.layout == "pair" else "logp"
+        raise ValueError(
+            f"objective returns {output.dtype} without a gradient in {first}, expected losses: "
+            "weights, masks and metrics have no layout"
+        )
+
+    def _raw(self, batch: "Batch | Pairs") -> jax.Array:
+        given = batch._asdict()
+        if self.layout != "pair":
+            given |= {"selected": jnp.zeros(batch.mask.shape, bool)}
         if self.layout == "token":
             given["advantages"] = batch.advantages[:, None]
         if self.layout == "sequence":
             given["logp"] = _sequence_sum(batch.logp, batch.mask)
             given["behavior_logp"] = _sequence_sum(batch.behavior_logp, batch.mask)
             given["mask"] = jnp.any(batch.mask > 0, axis=-1)
-        positional = [given[role] for role, name in self.roles if name is None]
-        named = {name: given[role] for role, name in self.roles if name is not None}
-        return self.objective(*positional, **named)
+        return self.objective(**{name: given[role] for name, role in self.roles.items()})
 
-    def _evaluate(self, batch: Batch) -> tuple[jax.Array, Batch]:
+    def _evaluate(self, batch: "Batch | Pairs") -> tuple[jax.Array, "Batch | Pairs"]:
         def total(batch):
             loss = self._raw(batch)
             losses = _sequence_sum(loss, batch.mask) if loss.ndim == 2 else loss
@@ -135,22 +189,26 @@ def _sequence_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask > 0, x, 0.0), axis=-1)
 
 
-def _roles(objective: Callable) -> list[tuple[str, str | None]]:
-    """(role, keyword) of each argument to pass; keyword None means by position."""
+def _arguments(objective: Callable) -> list[str]:
+    """Names of the arguments to pass: those that are needed, and known ones with a default."""
     parameters = inspect.signature(objective).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    known = [p.name for p in parameters if p.name in _ROLES]
-    if set(needed) <= set(known) and {"logp", "advantages"} <= {_ROLES[n] for n in known}:
-        positional_only = any(p.kind is p.POSITIONAL_ONLY for p in parameters)
-        return [(_ROLES[n], None if positional_only else n) for n in known]
-    by_position = _POSITIONS.get(len(needed), ())
-    # A name that is known must stand where its role says.
-    if by_position and all(_ROLES.get(n, role) == role for n, role in zip(needed, by_position)):
-        return [(role, None) for role in by_position]
+    passed = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    needed = {p.name for p in passed if p.default is p.empty}
+    if any(p.kind is p.POSITIONAL_ONLY for p in passed):
+        raise ValueError("objective has arguments without a name, expected arguments by name")
+    if {_PAIR_ROLES.get(name) for name in needed} == {"chosen", "rejected"}:
+        return sorted(needed, key=lambda name: _PAIR_ROLES[name])
+    known = [p.name for p in passed if p.name in _ROLES]
+    if needed <= set(known) and {"logp", "advantages"} <= {_ROLES[n] for n in known}:
+        return known
+    unknown = sorted(needed - _ROLES.keys() - _PAIR_ROLES.keys())
     raise ValueError(
-        f"objective needs the arguments ({', '.join(needed)}), expected (logp, advantages), (logp, "
-        "behavior_logp, advantages) or (logp, behavior_logp, advantages, mask); bind others with "
-        "functools.partial"
+        f"objective needs the arguments ({', '.join(sorted(needed))}), which no layout has"
+        + (f" (unknown: {', '.join(unknown)})" if unknown else "")
+        + "; expected logp and advantages (or rewards), and perhaps behavior_logp (or old_logp), "
+        "mask, selected; or chosen_logratio and rejected_logratio (or chosen_logp and "
+        "rejected_logp). Bind other arguments with functools.partial, and give others' loss these "
+        "names with a lambda"
     )
 
 
@@ -206,7 +264,7 @@ def measure(call: Call, problem: Problem) -> list[Measurement]:
     _, reinforce = moments(score, policy, (returns - policy @ returns)[:, None] * mask)
 
     results = []
-    for staleness in _STALENESS:
+    for staleness in STALENESS:
         behavior_logp = token_logp(sequences, problem.logits + staleness * problem.noise)
         behavior_logp = np.asarray(behavior_logp)
         behavior = np.exp(behavior_logp.sum(-1))
@@ -224,19 +282,31 @@ def measure(call: Call, problem: Problem) -> list[Measurement]:
             "uncorrected REINFORCE": moments(score, behavior, weighted)[0],
             "policy gradient / length": moments(score, policy, weighted / length[:, None])[0],
         }
-        follows = [name for name, g in known.items() if distance(mean, g) < EXACT]
-        norms = max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
         results.append(
-            Measurement(
-                problem=problem.name,
-                staleness=staleness,
-                bias=distance(mean, exact),
-                cosine=float(mean @ exact / norms),
-                variance=float(variance / reinforce),
-                follows=follows[0] if follows else "none of the known",
-            )
+            measurement(problem.name, staleness, mean, exact, variance / reinforce, known)
         )
     return results
+
+
+def measurement(
+    problem: str,
+    staleness: float,
+    mean: np.ndarray,
+    exact: np.ndarray,
+    variance: float,
+    known: dict[str, np.ndarray],
+) -> Measurement:
+    """An expected gradient beside the exact one and others that are known."""
+    norms = max(np.linalg.norm(mean) * np.linalg.norm(exact), 1e-300)
+    follows = [name for name, g in known.items() if distance(mean, g) < EXACT]
+    return Measurement(
+        problem=problem,
+        staleness=staleness,
+        bias=distance(mean, exact),
+        cosine=float(mean @ exact / norms),
+        variance=float(variance),
+        follows=follows[0] if follows else "none of the known",
+    )
 
 
 def moments(score, weight, token_gradient) -> tuple[np.ndarray, float]:
@@ -265,7 +335,21 @@ def _batch() -> Batch:
     return Batch(logp * mask, behavior_logp * mask, advantages, mask)
 
 
-def _close(a, b, tolerance: float = EXACT) -> bool:
+def _full(batch: Batch) -> Batch:
+    """A batch whose mask hides nothing, with an entry in every place."""
+    random = np.random.default_rng(2)
+    logp = -random.uniform(0.1, 3.0, batch.logp.shape)
+    behavior_logp = logp + random.normal(0.0, 0.3, logp.shape)
+    return Batch(logp, behavior_logp, batch.advantages, np.ones_like(batch.mask))
+
+
+def _pairs() -> Pairs:
+    """Log ratios of pairs in the right and in the wrong order."""
+    random = np.random.default_rng(0)
+    return Pairs(*-random.uniform(0.1, 3.0, (2, 4)))
+
+
+def close(a, b, tolerance: float = EXACT) -> bool:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     # NaN is equal to nothing, itself included.
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= tolerance * (1.0 + np.abs(b))))
@@ -287,14 +371,14 @@ def check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
 
 def check_unreduced(call: Call) -> Check:
     """The loss is left to `masking.reduce`."""
-    if jax.eval_shape(call._raw, _batch()).ndim == 0:
-        return Check(False, "returns a scalar, expected [B, T] or [B]")
+    if call.ndim == 0:
+        return Check(False, "returns a scalar, expected one loss a row or an entry")
     return Check(True, "one loss a row or a token")
 
 
 def check_stopped(call: Call) -> Check:
     """No gradient reaches what is fixed once the samples are drawn."""
-    _, gradient = call.evaluate(_batch())
+    _, gradient = call.evaluate(call.example())
     leaks = [
         name
         for name in ("behavior_logp", "advantages")
@@ -307,11 +391,12 @@ def check_stopped(call: Call) -> Check:
 
 def check_micro_batches(call: Call) -> Check:
     """Splitting a batch changes nothing, so gradient accumulation and shards are exact."""
-    batch = _batch()
+    batch = call.example()
     losses, gradient = call.evaluate(batch)
-    parts = [call.evaluate(Batch(*(x[i : i + 1] for x in batch))) for i in range(4)]
+    parts = [call.evaluate(type(batch)(*(x[i : i + 1] for x in batch))) for i in range(4)]
     total, whole = sum(float(jnp.sum(part)) for part, _ in parts), float(jnp.sum(losses))
-    if _close(total, whole) and _close(np.concatenate([g.logp for _, g in parts]), gradient.logp):
+    joined = np.concatenate([call.learned(g) for _, g in parts], axis=1)
+    if close(total, whole) and close(joined, call.learned(gradient)):
         return Check(True, "losses and gradients of the parts add up to those of the batch")
     return Check(
         False,
@@ -322,11 +407,11 @@ def check_micro_batches(call: Call) -> Check:
 
 def check_permutation(call: Call) -> Check:
     """Rows are exchangeable."""
-    order, batch = np.array([2, 0, 3, 1]), _batch()
+    order, batch = np.array([2, 0, 3, 1]), call.example()
     losses, gradient = call.evaluate(batch)
-    moved_losses, moved = call.evaluate(Batch(*(x[order] for x in batch)))
-    same = _close(moved_losses, losses[order] if losses.ndim else losses)
-    if same and _close(moved.logp, gradient.logp[order]):
+    moved_losses, moved = call.evaluate(type(batch)(*(x[order] for x in batch)))
+    same = close(moved_losses, losses[order] if losses.ndim else losses)
+    if same and close(call.learned(moved), call.learned(gradient)[:, order]):
         return Check(True, "the order of rows does not matter")
     return Check(False, "the order of rows changes the loss or its gradient")
 
@@ -343,13 +428,13 @@ def check_padding(call: Call) -> Check:
             behavior_logp=np.where(hidden, -0.4, batch.behavior_logp),
         )
     )
-    if not (_close(dirty_losses, losses) and _close(np.where(hidden, 0.0, dirty.logp), kept)):
+    if not (close(dirty_losses, losses) and close(np.where(hidden, 0.0, dirty.logp), kept)):
         return Check(False, "values under mask = 0 change the loss or its gradient")
-    if not _close(np.asarray(dirty.logp)[hidden], np.zeros(hidden.sum())):
+    if not close(np.asarray(dirty.logp)[hidden], np.zeros(hidden.sum())):
         return Check(False, "a gradient flows into positions under mask = 0")
     pad = lambda x: np.pad(x, ((0, 0), (0, 2))) if x.ndim == 2 else x  # noqa: E731
     wide_losses, wide = call.evaluate(Batch(*map(pad, batch)))
-    if not (_close(wide_losses, losses) and _close(wide.logp[:, :3], gradient.logp)):
+    if not (close(wide_losses, losses) and close(wide.logp[:, :3], gradient.logp)):
         return Check(False, "masked columns at the end change the loss or its gradient")
     return Check(True, "what lies under mask = 0 does not matter")
 
@@ -365,12 +450,12 @@ def check_empty(call: Call) -> Check:
             behavior_logp=batch.behavior_logp * present,
         )
     )
-    if not _close(gradient.logp[1], np.zeros(3)) or (losses.ndim and not _close(losses[1], 0.0)):
+    if not close(gradient.logp[1], np.zeros(3)) or (losses.ndim and not close(losses[1], 0.0)):
         return Check(False, "an all-masked row has a loss or a gradient, or NaN")
-    if not _close(gradient.logp[others], call.evaluate(batch)[1].logp[others]):
+    if not close(gradient.logp[others], call.evaluate(batch)[1].logp[others]):
         return Check(False, "an all-masked row changes the gradient of the others")
     losses, gradient = call.evaluate(Batch(*map(np.zeros_like, batch)))
-    if not (_close(jnp.sum(losses), 0.0) and _close(gradient.logp, np.zeros((4, 3)))):
+    if not (close(jnp.sum(losses), 0.0) and close(gradient.logp, np.zeros((4, 3)))):
         return Check(False, "an all-masked batch has a loss or a gradient, or NaN")
     return Check(True, "all-masked rows and batches contribute 0")
 
@@ -392,11 +477,15 @@ def check_edges(call: Call) -> Check:
 def check_formats(call: Call) -> Check:
     """The arithmetic survives float32 and bfloat16 inputs."""
     # All see values that bfloat16 can hold, so that only the arithmetic differs.
-    rounded = [x.astype(jnp.bfloat16) for x in _batch()]
-    exact, gradient = call.evaluate(Batch(*(x.astype(jnp.float64) for x in rounded)))
+    batch = call.example()
+    kind, rounded = type(batch), [x.astype(jnp.bfloat16) for x in batch]
+    exact, gradient = call.evaluate(kind(*(x.astype(jnp.float64) for x in rounded)))
+    gradient = call.learned(gradient)
     for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)):
-        losses, found = call.evaluate(Batch(*(x.astype(dtype) for x in rounded)))
-        if not (_close(losses, exact, tolerance) and _close(found.logp, gradient.logp, tolerance)):
+        losses, found = call.evaluate(kind(*(x.astype(dtype) for x in rounded)))
+        if not (
+            close(losses, exact, tolerance) and close(call.learned(found), gradient, tolerance)
+        ):
             return Check(False, f"{dtype.__name__} differs from float64 by more than {tolerance}")
     return Check(True, "float32 and bfloat16 agree with float64")
 
@@ -445,6 +534,6 @@ def check_scale(call: Call) -> Check:
     """Twice the advantages, twice the gradient; a property, not a requirement."""
     batch = _batch()
     _, scaled = call.evaluate(batch._replace(advantages=3.0 * batch.advantages))
-    if _close(scaled.logp, 3.0 * call.evaluate(batch)[1].logp):
+    if close(scaled.logp, 3.0 * call.evaluate(batch)[1].logp):
         return Check(True, "gradients are proportional to the advantages", required=False)
     return Check(False, "a term beside the advantages is in the loss", required=False)

@@ -42,7 +42,7 @@ class AdvantageMeasurement(NamedTuple):
 
     Attributes:
       scale: length of the expected gradient along the policy gradient, over the latter's.
-      bias: norm of what is not along it, relative to what is.
+      bias: norm of the component orthogonal to the policy gradient, relative to the parallel one.
       variance: trace of the covariance of a group's gradient at unit scale, relative to
         leave-one-out's.
     """

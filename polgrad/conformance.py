@@ -6,8 +6,8 @@
     measure_kl(my_kl_term, place="loss")
     measure_advantages(my_baseline)
 
-An objective is a loss with polgrad's signature, from this package or from anybody's notebook.
-Nothing is sampled: the policies are small enough to sum over every completion in float64, so the
+An objective is a loss with polgrad's signature, from this package or from anybody's notebook:
+of tokens or sequences, of groups, or of preference pairs. Nothing is sampled: the policies are small enough to sum over every completion in float64, so the
 expected gradient, its bias and its variance are exact.
 """
 
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from polgrad import _conformance as kit
+from polgrad import _conformance_groups as groups
+from polgrad import _conformance_pairs as pairs
 from polgrad._conformance import Check, Measurement
 from polgrad._estimators import (
     AdvantageMeasurement,
@@ -88,49 +90,65 @@ class Card(NamedTuple):
 def check(objective: Callable, *, layout: str | None = None) -> Card:
     """Examines a loss on a bandit and on a tiny autoregressive policy, exactly.
 
-    The objective is called as objective(logp, advantages), objective(logp, behavior_logp,
-    advantages) or objective(logp, behavior_logp, advantages, mask); arguments are recognised by
-    these names (also `rewards`, `old_logp`, and `selected`, which is all False), otherwise by
-    position. Bind whatever else it needs with `functools.partial`. It returns unreduced losses
-    to minimise, [B, T] or [B].
+    Arguments are recognised by their names; an objective with other names has no layout and is
+    refused. Bind whatever else it needs with `functools.partial`, and give a loss from elsewhere
+    these names with a lambda.
 
-    Required: on-policy its expected gradient is the policy gradient (for completions of several
-    tokens also the one in which each completion's score is divided by its length); gradients
-    flow through `logp` alone; the losses of a batch are those of its parts; order and padding do
-    not matter; everything is finite for log-probabilities of minus infinity and empty rows;
-    float32 and bfloat16 agree with float64; and a sample whose ratio has moved against its
-    advantage is pulled back, which a clip on the wrong side would not do. Measured: bias and
-    variance off-policy. Noted: where the trust region ends, and whether the loss is proportional to
-    the advantages.
+        logp, advantages (or rewards); behavior_logp (or old_logp), mask, selected (all False)
+        chosen_logratio, rejected_logratio (or chosen_logp, rejected_logp)
+
+    It returns unreduced losses to minimise, one a row or an entry.
+
+    A policy-gradient loss (layouts "token", "mixed", "sequence") is required to follow the policy
+    gradient on-policy (for completions of several tokens also the one in which each completion's
+    score is divided by its length); to have no gradient in anything but `logp`; to give for a batch
+    the losses of its parts, in any order and with any padding; to be finite for log-probabilities
+    of minus infinity and for empty rows; to agree in float32 and bfloat16 with float64; and to pull
+    back a sample whose ratio has moved against its advantage, which a clip on the wrong side would
+    not do. Measured: bias and variance off-policy. Noted: where the trust region ends, and whether
+    the loss is proportional to the advantages.
+
+    A loss of groups ("group") is measured over all groups of independent samples, a loss of pairs
+    ("pair") over all labelled pairs, beside the exact gradient of `losses.dpo` with the same beta.
+    What they are required to do is what holds for any such loss; whether they follow the policy
+    gradient or DPO's is noted.
 
     Args:
       objective: the loss.
-      layout: "token" (logp [B, T], advantages [B, 1]), "mixed" (logp [B, T], advantages [B]) or
-        "sequence" (both [B]); by default the first of these that the objective accepts. Say
-        "sequence" for a sequence loss that does not check its shapes.
+      layout: "token" (logp [B, T], advantages [B, 1]), "mixed" (logp [B, T], advantages [B]),
+        "sequence" (both [B]), "group" (logp and rewards [B, G]) or "pair" (both [B]); by default the
+        first of these that the objective accepts. Say "sequence" or "group" for a loss that does
+        not check its shapes.
 
     Returns:
       A `Card`; `card.ok` is the verdict and `str(card)` the table.
 
     Raises:
-      ValueError: if the objective takes no arguments that are known, accepts none of the
-        layouts, or returns neither [B, T] nor [B] nor a scalar.
+      ValueError: if the objective has arguments that no layout has, accepts none of the layouts,
+        or returns something else than losses: another shape, or weights, masks and metrics, which
+        have no gradient.
     """
     with kit.exactly():
         call = kit.Call(objective, layout)
-        measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
-        checks = {
-            "on-policy gradient": kit.check_on_policy(measurements),
-            "unreduced": kit.check_unreduced(call),
-            "stopped arguments": kit.check_stopped(call),
-            "micro-batches": kit.check_micro_batches(call),
-            "permutation": kit.check_permutation(call),
-            "padding": kit.check_padding(call),
-            "empty rows": kit.check_empty(call),
-            "minus infinity": kit.check_edges(call),
-            "number formats": kit.check_formats(call),
-            "wins samples back": kit.check_recovery(call),
-            "trust region": kit.check_trust_region(call),
-            "scales with A": kit.check_scale(call),
-        }
+        examine = {"group": groups.examine, "pair": pairs.examine}.get(call.layout, _examine)
+        measurements, checks = examine(call)
     return Card(call.name, kit.LAYOUTS[call.layout], measurements, checks)
+
+
+def _examine(call: kit.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:
+    """Measurements and checks of a policy-gradient loss of tokens or sequences."""
+    measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
+    return measurements, {
+        "on-policy gradient": kit.check_on_policy(measurements),
+        "unreduced": kit.check_unreduced(call),
+        "stopped arguments": kit.check_stopped(call),
+        "micro-batches": kit.check_micro_batches(call),
+        "permutation": kit.check_permutation(call),
+        "padding": kit.check_padding(call),
+        "empty rows": kit.check_empty(call),
+        "minus infinity": kit.check_edges(call),
+        "number formats": kit.check_formats(call),
+        "wins samples back": kit.check_recovery(call),
+        "trust region": kit.check_trust_region(call),
+        "scales with A": kit.check_scale(call),
+    }

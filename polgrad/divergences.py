@@ -141,8 +141,8 @@ class FDivergence(NamedTuple):
       f_prime_infinity: lim f(u) / u, the price of policy mass outside the target's support; may
         be infinite.
       conjugate: s -> f*(s) = sup_t (t s - f(t)), for s < f_prime_infinity; None where it has no
-        closed form here. Total variation's and Pearson's are continued as the line and the
-        parabola that they are for f over all t.
+        closed form here. Outside of the domain t >= 0 the conjugates of total variation (s) and
+        Pearson's chi^2 (s + s^2 / 4) are extended analytically.
     """
 
     name: str

@@ -118,6 +118,7 @@ def weighted_sum(loss: Float[Array, "..."], weights: Float[Array, "..."]) -> Flo
       ValueError: if the shapes differ.
     """
     _checks.same_shape("one weight a term", loss=loss, weights=weights)
+    weights = jnp.asarray(weights)
     return jnp.sum(jnp.where(weights > 0, accumulate(loss), 0.0) * weights)
 
 

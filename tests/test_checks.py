@@ -1,8 +1,12 @@
+import inspect
+
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from polgrad import _checks, losses
+from polgrad import _catalogue, _checks, advantages, losses
 
 
 def test_messages_name_the_argument_what_came_and_what_was_expected():
@@ -28,3 +32,50 @@ def test_rank_one_advantages_are_refused_even_where_they_would_broadcast():
         jax.jit(losses.reinforce)(square, jnp.zeros(3))
     with pytest.raises(ValueError, match="advantages"):
         jax.vmap(losses.reinforce)(square[None], jnp.zeros((1, 3)))
+
+
+FLAT = jnp.arange(6.0) % 2
+# Everything that takes [..., G].
+GROUPED = {
+    p.name: p.function
+    for p in _catalogue.primitives()
+    if "[...,G]" in _catalogue.signature(p)
+    and not p.name.startswith(("losses.targets.", "advantages.gdpo"))
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_a_flat_array_of_several_prompts_is_refused_by_every_group_function(name):
+    """Two prompts of three samples as [6] would be one group of six."""
+    function, arrays = GROUPED[name], {}
+    for argument, parameter in inspect.signature(function).parameters.items():
+        annotation = _catalogue.array_annotation(parameter.annotation)
+        if parameter.default is parameter.empty and annotation is not None:
+            arrays[argument] = FLAT if annotation.dim_str == "... G" else jnp.asarray(0.0)
+    settings = {"beta": 0.1} if name == "losses.copg_group" else {}
+    message = r"has shape \[6\], expected \[..., G\].*reshape\(-1, G\) for groups"
+    with pytest.raises(ValueError, match=message):
+        function(**arrays, **settings)
+
+
+def test_several_rewards_of_a_flat_array_are_refused_too():
+    with pytest.raises(ValueError, match=r"rewards.reshape\(K, -1, G\)"):
+        advantages.gdpo(jnp.ones((2, 6)), jnp.ones(2))
+
+
+def test_a_list_is_an_array():
+    loss = losses.dpo([0.1], [0.2], beta=1.0)
+    np.testing.assert_allclose(loss, losses.dpo(jnp.array([0.1]), jnp.array([0.2]), beta=1.0))
+    with pytest.raises(ValueError, match=r"chosen_logratio has shape \[1, 1\], expected rank 1"):
+        losses.dpo([[0.1]], [[0.2]])
+
+
+def test_checks_do_not_depend_on_the_asserts_of_another_library():
+    chex.disable_asserts()
+    try:
+        with pytest.raises(ValueError, match="advantages"):
+            losses.reinforce(jnp.zeros((3, 3)), jnp.zeros(3))
+        with pytest.raises(ValueError, match="behavior_logp has shape"):
+            losses.ppo_clip(jnp.zeros((3, 3)), jnp.zeros(3), jnp.zeros((3, 3)))
+    finally:
+        chex.enable_asserts()

@@ -1,6 +1,7 @@
 """The kit accepts our losses and catches the mistakes that people make in theirs."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import conformance, losses
+from polgrad import _catalogue, _conformance, conformance, losses
 from polgrad.ratios import log_ratio
 
 card_of = functools.cache(conformance.check)
@@ -226,12 +227,152 @@ def test_the_sign_alone_fails_the_flipped_loss():
 # --- Signatures -------------------------------------------------------------------------------
 
 
-def test_arguments_by_position_and_by_name_agree():
-    by_position = conformance.check(
-        lambda lp, behavior_logp, a: losses.ppo_clip(lp, behavior_logp, a)
+def test_other_names_of_the_field_are_known():
+    other = conformance.check(
+        lambda logp, old_logp, rewards: losses.ppo_clip(logp, old_logp, rewards)
     )
-    assert by_position.checks == card_of(losses.ppo_clip).checks
-    assert by_position.measurements == card_of(losses.ppo_clip).measurements
+    assert other.checks == card_of(losses.ppo_clip).checks
+    assert other.measurements == card_of(losses.ppo_clip).measurements
+
+
+# Every function of losses that has a layout; all others are refused.
+LAYOUTS = {
+    "token": "cispo clip_cov dppo_kl dppo_tv gspo_token kl_cov ppo_clip reinforce sapo",
+    "mixed": "gmpo gspo luspo ppo_clip_sequence vespo",
+    "sequence": "topr",
+    "group": "best_of_n p3o_v1 p3o_v2 pairwise_policy_gradient reward_weighted",
+    "pair": "alphapo aot_unpaired apo_down apo_zero bco cpo discopop dpo exo exponential_margin "
+    "hinge ipo linear_margin nca orpo robust_dpo simpo",
+}
+
+
+def test_every_loss_has_a_layout_or_is_refused():
+    expected = {name: layout for layout, names in LAYOUTS.items() for name in names.split()}
+    found = {}
+    for primitive in _catalogue.primitives(("losses",)):
+        try:
+            with _conformance.exactly():
+                found[primitive.name] = _conformance.Call(primitive.function, None).layout
+        except ValueError as error:
+            assert re.search("which no layout has|fits no layout|no layout", str(error))
+    assert found == {f"losses.{name}": layout for name, layout in expected.items()}
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (losses.topr_weights, "float64 without a gradient in logp"),
+        (losses.vespo_weights, "float64 without a gradient in logp"),
+        (losses.off_policy_sequence_mask, "bool without a gradient in logp"),
+        (losses.kl_penalty, "unknown: reference_logp"),
+        (losses.disco, "unknown: scores"),
+        (lambda lp, adv: -lp * adv, "unknown: adv, lp"),
+    ],
+)
+def test_what_is_no_loss_or_has_other_names_is_refused_with_the_reason(function, words):
+    with pytest.raises(ValueError, match=words):
+        conformance.check(function)
+
+
+# --- Losses of pairs and of groups --------------------------------------------------------------
+
+
+def test_dpo_follows_dpo_and_its_relatives_what_they_are():
+    card = card_of(losses.dpo)
+    assert card.ok and card.layout == "chosen [B], rejected [B]"
+    assert all(m.follows == "DPO" and m.bias < 1e-12 for m in card.measurements)
+    np.testing.assert_allclose([m.variance for m in card.measurements], 1.0, rtol=1e-10)
+    assert card.checks["follows DPO"].ok and card.checks["margin alone"].ok
+    # At the reference a loss of the margin has the direction of DPO: linear_margin twice its size.
+    linear = card_of(losses.linear_margin)
+    start, *away = linear.measurements
+    np.testing.assert_allclose([start.bias, start.cosine, start.variance], [1.0, 1.0, 4.0])
+    assert all(m.follows == "none of the known" for m in away)
+
+
+def test_the_gradient_of_dpo_in_the_card_is_that_of_enumeration():
+    """By jax on the logits, for a beta that is bound; with a bandit's pairs written out."""
+    with jax.enable_x64(True):
+        problem = _conformance.problems()[0]
+        reference = jax.nn.log_softmax(problem.logits[0])
+        i, j = (x.ravel() for x in np.indices((4, 4)))
+        wins = jax.nn.sigmoid(problem.returns[i] - problem.returns[j])
+        weight = jnp.exp(reference[i] + reference[j]) * wins
+
+        def expected(logits, loss):
+            x = jax.nn.log_softmax(logits) - reference
+            return weight @ loss(x[i], x[j])
+
+        loss = functools.partial(losses.ipo, beta=0.7)
+        logits = problem.logits[0] + 0.5 * problem.noise[0]
+        dpo = functools.partial(losses.dpo, beta=0.7)
+        ours, dpos = (jax.grad(expected)(logits, x) for x in (loss, dpo))
+    measured = at(conformance.check(loss), "pairs", 0.5)
+    bias = np.linalg.norm(ours - dpos) / np.linalg.norm(dpos)
+    np.testing.assert_allclose(measured.bias, bias, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYOUTS["pair"].split())
+def test_our_losses_of_pairs_conform(name):
+    card = card_of(getattr(losses, name))
+    # As their docstrings say: quantiles are a statistic of the batch, and DiscoPOP rises at 0.
+    known = {"aot_unpaired": ("micro-batches",), "discopop": ("prefers chosen",)}
+    assert card.failures == known.get(name, ()), str(card)
+
+
+def swapped(chosen_logratio, rejected_logratio):
+    return losses.dpo(rejected_logratio, chosen_logratio)
+
+
+def averaged(chosen_logratio, rejected_logratio):
+    return losses.dpo(chosen_logratio, rejected_logratio).mean()
+
+
+def infinite(chosen_logratio, rejected_logratio):
+    return -jax.nn.log_sigmoid(0.1 * (chosen_logratio - rejected_logratio))
+
+
+@pytest.mark.parametrize(
+    "wrong, failure",
+    [(swapped, "prefers chosen"), (averaged, "unreduced"), (infinite, "minus infinity")],
+)
+def test_a_wrong_loss_of_pairs_is_caught(wrong, failure):
+    assert failure in card_of(wrong).failures
+
+
+def test_a_loss_of_groups_is_measured_over_all_groups():
+    card = card_of(losses.pairwise_policy_gradient)
+    assert card.ok and card.layout == "logp [B, G], rewards [B, G]"
+    for m in card.measurements:  # exact off-policy too, by its theorem
+        assert m.follows == "policy gradient" and m.bias < 1e-12
+    for problem in ("bandit", "sequences"):  # on-policy it is RLOO
+        np.testing.assert_allclose(at(card, problem, 0.0).variance, 1.0, rtol=1e-10)
+    assert card.checks["on-policy gradient"].ok and card.checks["reward constants"].ok
+
+
+@pytest.mark.parametrize("name", LAYOUTS["group"].split())
+def test_our_losses_of_groups_conform(name):
+    card = card_of(getattr(losses, name))
+    assert card.ok, str(card)
+    imitation = name in ("best_of_n", "reward_weighted")
+    assert card.checks["on-policy gradient"].ok != imitation
+
+
+def ranks_by_place(logp, rewards):
+    return losses.best_of_n(logp, rewards * jnp.arange(rewards.shape[-1]))
+
+
+def rewards_not_stopped(logp, behavior_logp, rewards):
+    return -(rewards - rewards.mean(-1, keepdims=True)) * logp
+
+
+@pytest.mark.parametrize(
+    "wrong, failure",
+    [(ranks_by_place, "order in a group"), (rewards_not_stopped, "stopped arguments")],
+)
+def test_a_wrong_loss_of_groups_is_caught(wrong, failure):
+    card = conformance.check(wrong, layout="group")
+    assert failure in card.failures, str(card)
 
 
 def test_a_sequence_loss_without_checks_says_its_layout():
@@ -247,7 +388,7 @@ def test_a_sequence_loss_without_checks_says_its_layout():
 @pytest.mark.parametrize(
     "objective, message",
     [
-        (lambda logp: logp, "expected \\(logp, advantages\\)"),
+        (lambda logp: logp, "which no layout has"),
         (lambda logp, advantages, mystery: logp, "mystery"),
         (lambda logp, advantages: logp[:, :, None], "returned shape"),
     ],
@@ -258,5 +399,7 @@ def test_what_is_no_objective_is_refused(objective, message):
 
 
 def test_an_unknown_layout_is_refused():
-    with pytest.raises(ValueError, match="layout is 'pair'"):
+    with pytest.raises(ValueError, match="layout is 'tokens', expected one of token"):
+        conformance.check(losses.reinforce, layout="tokens")
+    with pytest.raises(ValueError, match="layout is 'pair', but the arguments"):
         conformance.check(losses.reinforce, layout="pair")

@@ -198,3 +198,19 @@ def test_every_number_can_be_swept(name):
         for place, value in enumerate(values):
             for x, y in zip(jax.tree.leaves(at(value)), together, strict=True):
                 np.testing.assert_allclose(x, y[place], rtol=1e-4, atol=1e-5, err_msg=keyword)
+
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+LISTED = [n for n in PRIMITIVES if n.split(".")[0] in ("ratios", "masking", "advantages", "losses")]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_nested_lists_are_arrays(name):
+    primitive = PRIMITIVES[name]
+    example = _examples.draw(primitive, np.random.default_rng(0))
+    lists = {argument: x.tolist() for argument, x in example.arrays.items()}
+    found = primitive.function(**lists, **example.settings)
+    wanted = primitive.function(**example.arrays, **example.settings)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import experiments, training
+from polgrad import conformance, experiments, training
 from polgrad.experiments import settings, sweeping
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 
@@ -46,7 +48,7 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     outcome = training.train(
         TrainConfig(
             task=str(tmp_path / "rows.jsonl"),
-            algorithm=f"{tmp_path / 'mine.py'}:Softplus",
+            algorithm=f"{tmp_path / 'mine.py'}:SoftClip",
             steps=2,
             out=str(tmp_path / "run"),
             mesh="data=1",
@@ -59,8 +61,32 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
         ),
         quiet=True,
     )
-    assert outcome.parts.config.settings.gain == 1.0
+    assert outcome.parts.config.settings.clip_high == 0.2
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
+
+
+def soft_clip(**settings):
+    """The README's loss as a function."""
+    names = {}
+    exec(compile(block("Add a loss in ten lines"), "README.md", "exec"), names)
+    return names["SoftClip"](**settings).surrogate
+
+
+def test_the_loss_of_ten_lines_conforms():
+    card = conformance.check(soft_clip())
+    assert card.failures == (), str(card)
+    on_policy = [m.follows for m in card.measurements if m.staleness == 0.0]
+    assert on_policy == ["policy gradient"] * 2
+
+
+def test_the_loss_of_ten_lines_does_what_its_text_says():
+    loss, x = soft_clip(clip_low=0.2, clip_high=0.4), np.array([-0.4, -0.1, 0.0, 0.1, 0.8])
+    for advantage, width in ((2.0, 0.4), (-2.0, 0.2)):
+        pull = -jax.grad(lambda p, a=advantage: loss(p, 0 * p, jnp.full((1, 1), a), None).sum())(
+            jnp.asarray(x, jnp.float32)[None]
+        )[0]
+        with_it = np.where(x * advantage > 0, np.square(x / width), 0.0)
+        np.testing.assert_allclose(pull, advantage * np.exp(x - with_it), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -139,8 +139,9 @@ def reward_loss(game, logits, average, uniforms, settings) -> Array:
     logp = game.logp(logits)
     answers = draw(jax.lax.stop_gradient(logp), uniforms[0])
     ratio = jax.lax.stop_gradient(logp - game.reference)[answers]
-    centred = advantages.leave_one_out(game.rewards[answers] - settings.tau * ratio)
-    return jnp.mean(losses.reinforce(logp[answers][:, None], centred[:, None]))
+    group = (game.rewards[answers] - settings.tau * ratio)[None]
+    centred = advantages.leave_one_out(group).reshape(-1, 1)
+    return jnp.mean(losses.reinforce(logp[answers][:, None], centred))
 
 
 def learn(key: Array, settings: Settings, *, loss: Callable) -> dict[str, Array]:

@@ -51,7 +51,7 @@ def opo(
       sample or without any token, and exactly 0 where all rewards of a group are equal.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Hao et al., On-policy RL with optimal reward baseline, 2025 (arXiv:2505.23585).
@@ -76,7 +76,7 @@ def gpg(
         A_i = alpha (R_i - mean R) / scale,   alpha = samples / samples in groups with a spread
 
     A group whose rewards are all equal has no gradient and dilutes the mean of the batch; alpha
-    gives back what it takes. For `reinforce` losses; call it on the whole batch.
+    rescales so that the gradient does not shrink when many groups are uniform. For `reinforce` losses; call it on the whole batch.
 
     Args:
       rewards: one a sample, [..., G]; all leading axes are the batch.
@@ -87,7 +87,7 @@ def gpg(
       Advantages [..., G], float32 or wider; 0 for invalid samples and in groups without a spread.
 
     Raises:
-      ValueError: scale not positive; shapes that differ; a scalar.
+      ValueError: scale not positive; shapes that differ; rank 0 or 1.
 
     References:
       Chu et al., GPG: A simple and strong reinforcement learning baseline for model reasoning,
@@ -129,7 +129,7 @@ def pass_at_k(
       reward, for invalid samples and for a group with one valid sample.
 
     Raises:
-      ValueError: unknown scale; shapes that differ; a scalar.
+      ValueError: unknown scale; shapes that differ; rank 0 or 1.
 
     References:
       Tang et al., Optimizing language models for inference time objectives using reinforcement
@@ -155,8 +155,8 @@ def gdpo(
 
         A = normalise over the batch(sum_k weight_k group_relative(R_k))
 
-    Normalising the sum of the rewards instead gives samples with different mixtures of them the
-    same advantage, and the widest reward the word. Call it on the whole batch.
+    If the rewards are summed first, different combinations of rewards can get equal advantages, and
+    the reward with the largest variance dominates. Call it on the whole batch.
 
     Args:
       rewards: K rewards a sample, [K, ..., G].
@@ -170,15 +170,18 @@ def gdpo(
       invalid and has advantage 0.
 
     Raises:
-      ValueError: shapes that do not match; fewer than two axes.
+      ValueError: shapes that do not match; fewer than three axes.
 
     References:
       Liu et al., GDPO: Group reward-decoupled normalization policy optimization, 2026
         (arXiv:2601.05242).
     """
     rewards = accumulate(rewards)
-    if rewards.ndim < 2:
-        raise ValueError(f"rewards has shape {list(rewards.shape)}, expected [K, ..., G]")
+    if rewards.ndim < 3:
+        raise ValueError(
+            f"rewards has shape {list(rewards.shape)}, expected [K, ..., G], at least rank 3 (write "
+            "rewards.reshape(K, -1, G) for groups of G samples one after the other)"
+        )
     _checks.shape("weights", weights, (rewards.shape[0],), "[K]")
     present = jnp.isfinite(rewards)
     if valid is not None:
@@ -188,7 +191,7 @@ def gdpo(
     total = jnp.tensordot(accumulate(weights), each, axes=1)
     # The whole batch as one group.
     whole = group_relative(
-        total.reshape(-1), epsilon=epsilon, valid=jnp.any(present, axis=0).reshape(-1)
+        total.reshape(1, -1), epsilon=epsilon, valid=jnp.any(present, axis=0).reshape(1, -1)
     )
     return whole.reshape(total.shape)
 
@@ -213,8 +216,8 @@ def batch_baseline(
       Williams, Simple statistical gradient-following algorithms, 1992.
     """
     present = _present(rewards, valid)
-    flat = jnp.reshape(jnp.asarray(rewards), -1)
-    centred = group_relative(flat, scale="none", valid=present.reshape(-1))
+    flat = jnp.reshape(jnp.asarray(rewards), (1, -1))
+    centred = group_relative(flat, scale="none", valid=present.reshape(1, -1))
     return centred.reshape(jnp.shape(rewards))
 
 

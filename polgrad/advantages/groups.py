@@ -1,6 +1,8 @@
 """Advantages from a group of samples of one prompt, or from the batch they come in.
 
-The group is the last axis. `valid` marks the samples whose reward exists; a reward that is not
+The group is the last axis and at least one axis stands before it: [prompts, G]. Samples that come
+as one flat array are reshaped first, `rewards.reshape(-1, G)`; one group is `rewards[None]`. An array
+of rank 1 is refused, because it may be one group or many. `valid` marks the samples whose reward exists; a reward that is not
 finite counts as invalid too. Invalid samples enter no statistic and have advantage 0, and so
 does the only valid sample of a group.
 """
@@ -48,7 +50,7 @@ def group_relative(
     call it on the whole batch.
 
     Args:
-      rewards: one a sample, [..., G], the G samples of a prompt on the last axis.
+      rewards: one a sample, [..., G], the G samples of a prompt on the last axis, rank 2 or more.
       scale: "group", "none" or "batch".
       ddof: 1 divides the sum of squares by n - 1 (the codes), 0 by n (the papers).
       epsilon: added to the standard deviation, non-negative.
@@ -60,7 +62,7 @@ def group_relative(
       sample, and exactly 0 where all rewards of a group are equal.
 
     Raises:
-      ValueError: unknown scale; ddof not 0 or 1; shapes that differ; a scalar.
+      ValueError: unknown scale; ddof not 0 or 1; shapes that differ; rank 0 or 1.
 
     References:
       Shao et al., DeepSeekMath, 2024 (arXiv:2402.03300).
@@ -105,7 +107,7 @@ def leave_one_out(
       valid sample.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Kool et al., Buy 4 REINFORCE samples, get a baseline for free!, 2019.
@@ -134,7 +136,7 @@ def above_worst(
       Advantages [..., G], float32 or wider, >= 0; 0 for invalid samples.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Tajwar et al., Preference Fine-Tuning of LLMs Should Leverage Suboptimal, On-Policy Data,
@@ -161,7 +163,7 @@ def success_rate(
       Rates [...], float32 or wider; 0 for a group without a valid sample.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
     """
     rewards, valid = _group(rewards, valid)
     return masked_mean(rewards, valid, axis=-1)
@@ -299,8 +301,9 @@ def reinforce_plus_plus(
     """
     _checks.rank("token_rewards", token_rewards, 2, "[B, T]")
     _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
+    token_rewards = accumulate(token_rewards)
     wrong = (jnp.asarray(mask) != 0) & ~jnp.isfinite(token_rewards)
-    mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, mask)
+    mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, jnp.asarray(mask))
     if group_size is None:
         return whiten(_returns(token_rewards, discount, mask), mask)
     rows = jnp.shape(mask)[0]
@@ -327,8 +330,7 @@ def _returns(token_rewards, discount, mask):
 def _group(rewards, valid):
     """Rewards with 0 in place of invalid ones, and which are valid."""
     rewards = accumulate(rewards)
-    if rewards.ndim == 0:
-        raise ValueError("rewards has shape [], expected [..., G] with the group on the last axis")
+    _checks.groups("rewards", rewards)
     finite = jnp.isfinite(rewards)
     if valid is not None:
         _checks.same_shape("[..., G]", rewards=rewards, valid=valid)

@@ -150,14 +150,13 @@ def dynamic_sampling_filter(
       True for the groups to keep, [...]; False with fewer than two valid samples.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Yu et al., DAPO, 2025 (arXiv:2503.14476).
     """
     metric = accumulate(metric)
-    if metric.ndim == 0:
-        raise ValueError("metric has shape [], expected [..., G] with the group on the last axis")
+    _checks.groups("metric", metric)
     present = jnp.isfinite(metric)
     if valid is not None:
         _checks.same_shape("[..., G]", metric=metric, valid=valid)

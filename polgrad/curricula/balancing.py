@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from polgrad import _checks
+
 __all__ = ["anna_karenina_select"]
 
 
@@ -21,9 +23,13 @@ def anna_karenina_select(
     Returns:
       Which samples to keep, same shape. Invalid samples are never kept.
 
+    Raises:
+      ValueError: rank 0 or 1.
+
     References:
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
     """
+    _checks.groups("correct", correct)
     correct = jnp.asarray(correct, bool)
     valid = jnp.ones(correct.shape, bool) if valid is None else jnp.asarray(valid, bool)
     right = correct & valid

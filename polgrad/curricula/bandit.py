@@ -243,7 +243,19 @@ def easy_to_hard(step: Int[Array, ""] | int, *, steps: int, categories: int) -> 
 
 
 def reverse(step: Int[Array, ""] | int, *, steps: int, categories: int) -> Float[Array, "C"]:
-    """`easy_to_hard` from the hardest category down."""
+    """The reversed curriculum: `easy_to_hard` from the hardest category down.
+
+    Args:
+      step: number of the update, from 0; from `steps` on it is the first category's turn.
+      steps: length of the curriculum, >= 1.
+      categories: C, in order of difficulty, easiest first.
+
+    Returns:
+      Probabilities, [C].
+
+    Raises:
+      ValueError: if `steps` or `categories` is below 1.
+    """
     return easy_to_hard(step, steps=steps, categories=categories)[::-1]
 
 
@@ -346,6 +358,9 @@ def unnormalized(
 
     Returns:
       Payments, same shape; 0 for invalid samples.
+
+    Raises:
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Chen et al., Self-Evolving Curriculum for LLM Reasoning, 2025 (arXiv:2505.14970), code.

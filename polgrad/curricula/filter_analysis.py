@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-from polgrad.advantages import group_relative
+from polgrad.advantages import batch_baseline
 
 __all__ = ["filtered_policy", "reward_calibration"]
 
@@ -99,12 +99,12 @@ def reward_calibration(
     ordered = jnp.sort(jnp.where(present, rewards, jnp.inf))
     below, n = jnp.searchsorted(ordered, rewards), jnp.sum(present)
     group = jnp.where(present, below * groups // jnp.maximum(n, 1), groups)
-    # `group_relative` centres equal numbers to exactly 0, whatever the rounding of their mean.
-    x, s = (group_relative(v, scale="none", valid=present) for v in (rewards, scores))
+    # `batch_baseline` centres equal numbers to exactly 0, whatever the rounding of their mean.
+    x, s = (batch_baseline(v, valid=present) for v in (rewards, scores))
     sums = jnp.stack([x, s, present.astype(x.dtype)], axis=-1)
     total = jax.ops.segment_sum(sums, group, num_segments=groups)
     filled = total[:, 2] > 0
     x, s = total[:, :2].T / jnp.maximum(total[:, 2], 1.0)
-    x, s = (group_relative(v, scale="none", valid=filled) for v in (x, s))
+    x, s = (batch_baseline(v, valid=filled) for v in (x, s))
     spread = jnp.sum(x * x) * jnp.sum(s * s)
     return jnp.square(jnp.sum(x * s)) / jnp.where(spread > 0, spread, 1.0)

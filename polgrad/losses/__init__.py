@@ -5,14 +5,14 @@ Policy gradients on tokens (policy_gradient.py)
   ppo_clip                        clipped ratio; clip-higher, dual clip
   gspo, gspo_token                clipped sequence ratio
   cispo, sapo                     capped, softly gated ratio
-  dppo_tv, dppo_kl                tokens leave by their probability's move (off_policy.py)
-  dro                             a square instead of a ratio
+  dppo_tv, dppo_kl                mask tokens by the change of their probability (off_policy.py)
+  dro                             a squared log ratio instead of a ratio
 Policy gradients with one ratio a sequence (sequence_ratio.py)
   ppo_clip_sequence               the product of the tokens' ratios, clipped
   gmpo, luspo                     geometric mean of clipped tokens; gspo times the length
   vespo, vespo_weights            a soft weight instead of a clip
 The entropy mechanism (entropy_mechanism.py), on tokens that `polgrad.selection` picks
-  clip_cov, kl_cov                leave out, or hold, tokens of high covariance
+  clip_cov, kl_cov                leave out, or penalise, tokens of high covariance
 Policy gradients on whole sequences
   topr, topr_weights              REINFORCE on logged data, tapered weights (topr.py)
   f_dpg, f_dpg_pseudo_reward      any f-divergence to a target (f_dpg.py)
@@ -94,7 +94,7 @@ Terms beside the policy's
 Weights and masks for a sampler that is not quite the policy (correction.py)
   truncated_importance_weights    token or sequence ratios, truncated or masked
   off_policy_sequence_mask        drops bad sequences that the policy has left
-  rejection_mask                  drops tokens or sequences whose estimated KL leaves a band
+  rejection_mask                  keeps tokens or sequences whose ratio lies within a band
   normalized_weights              scales weights to a mean of 1
 """
 

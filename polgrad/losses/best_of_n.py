@@ -27,12 +27,12 @@ class OrderedPairs(NamedTuple):
     Attributes:
       chosen_logratio: of the answers with the higher reward, M = G (G - 1) / 2 pairs.
       rejected_logratio: of the others.
-      mask: 1 where the rewards differ by enough.
+      valid: 1 where the rewards differ by enough.
     """
 
     chosen_logratio: Float[Array, "... M"]
     rejected_logratio: Float[Array, "... M"]
-    mask: Float[Array, "... M"]
+    valid: Float[Array, "... M"]
 
 
 def best_of_n(
@@ -68,7 +68,7 @@ def best_of_n(
       counts; only a reward below theirs makes a sample worse. 0 for a group without a sample.
 
     Raises:
-      ValueError: unknown name; shapes that differ; a scalar; negative_weight below 0.
+      ValueError: unknown name; shapes that differ; rank 0 or 1; negative_weight below 0.
 
     References:
       Tajwar et al., Preference Fine-Tuning of LLMs Should Leverage Suboptimal, On-Policy Data,
@@ -76,6 +76,7 @@ def best_of_n(
     """
     _checks.choice("negative", negative, ("none", "worst", "sum", "mean"))
     in_range("negative_weight", negative_weight, low=0.0)
+    _checks.groups("logp", logp)
     logp, rewards, counted = answers(valid, logp=logp, rewards=rewards)
     highest = jnp.max(rewards, axis=-1, keepdims=True, initial=-jnp.inf, where=counted)
     loss = -jnp.sum(jnp.where(_first(counted & (rewards == highest)), logp, 0.0), axis=-1)
@@ -125,7 +126,7 @@ def reward_weighted(
       clamped to +-20.
 
     Raises:
-      ValueError: unknown name; shapes that differ; a scalar; numbers out of range.
+      ValueError: unknown name; shapes that differ; rank 0 or 1; numbers out of range.
 
     References:
       Peters and Schaal, Reinforcement learning by reward-weighted regression, 2007. Peng et al.,
@@ -134,6 +135,7 @@ def reward_weighted(
     """
     _checks.choice("weight", weight, ("exponential", "sigmoid", "softmax"))
     in_range("beta", beta, low=0.0, above=True)
+    _checks.groups("logp", logp)
     logp, rewards, counted = answers(valid, logp=logp, rewards=jax.lax.stop_gradient(rewards))
     scaled = rewards / beta
     if weight == "exponential":
@@ -168,24 +170,25 @@ def ordered_pairs(
       valid: False for samples to leave out; None for none.
 
     Returns:
-      Pairs on the last axis. A pair that the mask leaves out holds zeros, without gradient.
+      Pairs on the last axis. A pair that is not valid holds zeros, without gradient.
 
     Raises:
-      ValueError: shapes that differ; a scalar; threshold below 0.
+      ValueError: shapes that differ; rank 0 or 1; threshold below 0.
 
     References:
       Tajwar et al., 2024 (arXiv:2404.14367).
     """
     in_range("threshold", threshold, low=0.0)
+    _checks.groups("logratio", logratio)
     logratio, rewards, counted = answers(valid, logratio=logratio, rewards=rewards)
     first, second = jnp.triu_indices(rewards.shape[-1], k=1)
     gap = rewards[..., first] - rewards[..., second]
-    mask = (jnp.abs(gap) > threshold) & counted[..., first] & counted[..., second]
+    made = (jnp.abs(gap) > threshold) & counted[..., first] & counted[..., second]
     swap = gap < 0.0
     chosen = jnp.where(swap, logratio[..., second], logratio[..., first])
     rejected = jnp.where(swap, logratio[..., first], logratio[..., second])
-    kept = [jnp.where(mask, x, 0.0) for x in (chosen, rejected)]
-    return OrderedPairs(*kept, mask.astype(rewards.dtype))
+    kept = [jnp.where(made, x, 0.0) for x in (chosen, rejected)]
+    return OrderedPairs(*kept, made.astype(rewards.dtype))
 
 
 def _first(hit):

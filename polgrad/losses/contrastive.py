@@ -48,6 +48,7 @@ def simcse(
     in_range("temperature", temperature, low=0.0, above=True)
     _checks.rank("first", first, 2, "[B, D]")
     _checks.same_shape("[B, D]", first=first, second=second)
+    first, second = accumulate(first), accumulate(second)
     known = jnp.all(jnp.isfinite(first) & jnp.isfinite(second), axis=-1)
     if valid is not None:
         _checks.shape("valid", valid, known.shape, "[B]")

@@ -93,11 +93,12 @@ def copg_group(
       one valid sample. Two samples sum to the `copg` of the pair.
 
     Raises:
-      ValueError: if shapes differ or `beta` is not positive.
+      ValueError: if shapes differ, of rank 0 or 1, or `beta` is not positive.
 
     References:
       Flet-Berliac et al., Contrastive Policy Gradient, 2024 (arXiv:2406.19185); for two samples.
     """
+    _checks.groups("logratio", logratio)
     logratio, rewards = jnp.asarray(logratio), jnp.asarray(rewards)
     valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid) != 0
     _checks.same_shape("[..., G]", logratio=logratio, rewards=rewards, valid=valid)

@@ -219,8 +219,7 @@ def kl_hinge(
 def _classes(scores, rewards, valid):
     """Scores with 0 outside of both classes, the classes, and which questions have both."""
     _checks.same_shape("[..., G]", scores=scores, rewards=rewards)
-    if jnp.ndim(scores) == 0:
-        raise ValueError("scores has shape [], expected [..., G] with the group on the last axis")
+    _checks.groups("scores", scores)
     rewards = accumulate(rewards)
     positive, negative = rewards == 1.0, rewards == 0.0
     if valid is not None:

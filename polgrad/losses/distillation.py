@@ -105,14 +105,13 @@ def distillation_mask(
       right ones either.
 
     Raises:
-      ValueError: unknown level; shapes that differ; a scalar.
+      ValueError: unknown level; shapes that differ; rank 0 or 1.
 
     References:
       Xu et al., KDRL, 2025 (arXiv:2506.02208), section 3.4.
     """
     _checks.choice("level", level, ("response", "group"))
-    if jnp.ndim(correct) == 0:
-        raise ValueError("correct has shape [], expected [..., G] with the group on the last axis")
+    _checks.groups("correct", correct)
     right = jnp.asarray(correct) != 0
     valid = jnp.ones(right.shape, bool) if valid is None else jnp.asarray(valid) != 0
     _checks.same_shape("[..., G]", correct=right, valid=valid)

@@ -137,7 +137,7 @@ def preference_margin(
 
 
 def plackett_luce(
-    scores: Float[Array, "B K"], *, mask: Bool[Array, "B K"] | None = None
+    scores: Float[Array, "B K"], *, valid: Bool[Array, "B K"] | None = None
 ) -> Float[Array, "B"]:
     """Negative log-likelihood of rankings: DPO for more than two answers.
 
@@ -146,44 +146,45 @@ def plackett_luce(
 
     Args:
       scores: scores of the K answers of a prompt, BEST FIRST, for example implicit rewards.
-      mask: which answers exist; all by default.
+      valid: which answers exist, [B, K]; None for all.
 
     Returns:
       Losses, [B], >= 0; 0 for a row with fewer than two answers.
 
     Raises:
-      ValueError: if `scores` is not of rank 2 or `mask` has another shape.
+      ValueError: if `scores` is not of rank 2 or `valid` has another shape.
 
     References:
       Plackett, The analysis of permutations, 1975. Rafailov et al., 2023 (arXiv:2305.18290),
       appendix A.3.
     """
     _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
-    mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    _checks.same_shape("[B, K]", scores=scores, mask=mask)
-    return _ranking(finite(scores), mask)
+    scores = finite(scores)
+    valid = jnp.ones(scores.shape, bool) if valid is None else jnp.asarray(valid, bool)
+    _checks.same_shape("[B, K]", scores=scores, valid=valid)
+    return _ranking(scores, valid)
 
 
 @jax.custom_jvp
-def _ranking(scores: Array, mask: Array) -> Array:
-    rest = _running(scores, mask, reverse=True)
-    return jnp.sum(jnp.where(mask, rest - scores, 0.0), axis=-1)
+def _ranking(scores: Array, valid: Array) -> Array:
+    rest = _running(scores, valid, reverse=True)
+    return jnp.sum(jnp.where(valid, rest - scores, 0.0), axis=-1)
 
 
 @_ranking.defjvp
 def _slope(primals, tangents):
-    """How often an answer is chosen in the rounds up to its own, minus 1.
+    """Derivative in s_k: the expected number of selections of answer k in rounds 1..k, minus 1.
 
-    The loop's own derivative would keep three arrays of its steps.
+    Automatic differentiation of the loop would keep three arrays of its steps.
     """
-    (scores, mask), (direction, _) = primals, tangents
-    rounds = _running(-_running(scores, mask, reverse=True), mask)
-    chosen = jnp.exp(jnp.where(mask, scores + rounds, -jnp.inf))
-    slope = jnp.where(mask, chosen - 1.0, 0.0)
-    return _ranking(scores, mask), jnp.sum(slope * direction, axis=-1)
+    (scores, valid), (direction, _) = primals, tangents
+    rounds = _running(-_running(scores, valid, reverse=True), valid)
+    chosen = jnp.exp(jnp.where(valid, scores + rounds, -jnp.inf))
+    slope = jnp.where(valid, chosen - 1.0, 0.0)
+    return _ranking(scores, valid), jnp.sum(slope * direction, axis=-1)
 
 
-def _running(scores: Array, mask: Array, *, reverse: bool = False) -> Array:
+def _running(scores: Array, valid: Array, *, reverse: bool = False) -> Array:
     """log of the sum of exponentials of an answer and all before it, or behind it."""
 
     def step(total, answer):
@@ -195,4 +196,4 @@ def _running(scores: Array, mask: Array, *, reverse: bool = False) -> Array:
     # Minus infinity would make the gradient of an empty sum NaN. Answer by answer because XLA's
     # running log-sum-exp is a sum over all the others for each of them on a CPU.
     empty = jnp.full(scores.shape[:1], _ABSENT, scores.dtype)
-    return jax.lax.scan(step, empty, (scores.T, mask.T), reverse=reverse)[1].T
+    return jax.lax.scan(step, empty, (scores.T, valid.T), reverse=reverse)[1].T

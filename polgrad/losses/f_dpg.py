@@ -62,7 +62,7 @@ def f_dpg(
     else:
         _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp)
         weight = importance_ratio(logp, behavior_logp)
-    logp = accumulate(logp)
+    logp, log_target = accumulate(logp), accumulate(log_target)
     known = ~(jnp.isnan(log_target) | jnp.isposinf(log_target) | jnp.isneginf(logp))
     coefficient = jax.lax.stop_gradient(jnp.where(known, weight * (reward - baseline), 0.0))
     return -coefficient * jnp.where(known, logp, 0.0)

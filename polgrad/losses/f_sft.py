@@ -49,9 +49,8 @@ def f_sft(
         infinite, -20 is taken instead.
 
     Returns:
-      Losses, same shape; 0 where policy = reference (for `forward_kl` where its tangent says so).
-      Reduce tokens with their mask. An infinite log ratio counts +-20 nats, an undefined one 0,
-      both without gradient.
+      Losses, same shape; 0 where policy = reference. Reduce tokens with their mask. An infinite
+      log ratio counts +-20 nats, an undefined one 0, both without gradient.
 
     Raises:
       ValueError: if shapes differ, `beta` is not positive, `guard` lies outside of phi's domain,

@@ -65,13 +65,14 @@ def annotator_loglikelihood(
         raise ValueError(f"annotators is {annotators}, expected at least 1")
     _checks.rank("margins", margins, 2, "[N, U], a column a group")
     _checks.shape("annotator", annotator, jnp.shape(margins)[:1], "[N]")
+    margins = accumulate(margins)
     counted = ~jnp.isnan(margins)
     if valid is not None:
         _checks.shape("valid", valid, jnp.shape(margins)[:1], "[N]")
         counted &= (jnp.asarray(valid) != 0)[:, None]
     logs = jnp.where(counted, log_sigmoid(finite(margins)), 0.0)
     # Segments outside of [0, annotators) are dropped.
-    return jax.ops.segment_sum(logs, annotator, num_segments=annotators)
+    return jax.ops.segment_sum(logs, jnp.asarray(annotator), num_segments=annotators)
 
 
 def hard_assignment(
@@ -96,7 +97,8 @@ def hard_assignment(
       Chakraborty et al., MaxMin-RLHF, 2024 (arXiv:2402.08925), algorithm 2.
     """
     _checks.rank("loglikelihood", loglikelihood, 2, "[H, U]")
-    best = jnp.argmax(jnp.where(jnp.isnan(loglikelihood), -jnp.inf, loglikelihood), axis=-1)
+    logs = accumulate(loglikelihood)
+    best = jnp.argmax(jnp.where(jnp.isnan(logs), -jnp.inf, logs), axis=-1)
     if valid is None:
         return best
     _checks.shape("valid", valid, best.shape, "[H]")

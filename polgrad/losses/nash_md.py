@@ -51,5 +51,5 @@ def nash_md(
     )
     logp = accumulate(logp)
     # An answer that the reference excludes pays 20 nats, not infinity.
-    advantage = preference - 0.5 - tau * finite(reference_logratio)
+    advantage = accumulate(preference) - 0.5 - tau * finite(reference_logratio)
     return -jax.lax.stop_gradient(advantage) * jnp.where(jnp.isneginf(logp), 0.0, logp)

@@ -136,4 +136,4 @@ def implicit_negative_policy(
     p = accumulate(success_rate)[..., None]
     some = p < 1.0
     left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
-    return jnp.where(some, left, behavior)
+    return jnp.where(some, left, accumulate(behavior))

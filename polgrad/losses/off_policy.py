@@ -1,4 +1,4 @@
-"""Token losses for samples that the policy has left behind, without PPO's clip of the ratio.
+"""Token losses for samples of an older policy, without PPO's clip of the ratio.
 
 All are minimised, unreduced, and differentiable in `logp` alone. On-policy each has the gradient
 of `reinforce`.
@@ -23,7 +23,7 @@ def dro(
     *,
     beta: float,
 ) -> Float[Array, "B T"]:
-    """Direct reward optimisation on tokens: REINFORCE held by a squared log ratio.
+    """Direct reward optimisation on tokens: REINFORCE with a squared log ratio as its penalty.
 
         loss = -A logp + beta / 2 (logp - behavior_logp)^2
 
@@ -64,20 +64,21 @@ def dppo_tv(
     clip_high: float = 0.2,
     cap: float = 20.0,
 ) -> Float[Array, "B T"]:
-    """DPPO with total variation: tokens leave when their probability, not its ratio, has moved.
+    """DPPO with total variation: masks tokens whose probability (not ratio) has changed too much.
 
         loss = -stop(min(exp(logp - behavior_logp), cap)) A logp
         0 where A > 0 and pi - pi_behavior > clip_high, or A <= 0 and pi - pi_behavior < -clip_low
 
-    |pi - pi_behavior| of the sampled token bounds the total variation from below. PPO's ratio
-    stops rare tokens after tiny moves and lets likely ones run; this does neither.
+    |pi - pi_behavior| of the sampled token bounds the total variation from below. A clip on the
+    ratio (`ppo_clip`) is too tight for rare tokens and too loose for frequent ones; a clip on the
+    probability is neither.
 
     Args:
       logp: log-probabilities under the current policy, in nats, [B, T].
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
-      clip_low: how far the probability of a bad token may fall, in [0, 1].
-      clip_high: how far that of a good one may rise, in [0, 1].
+      clip_low: how far the probability (not the ratio) of a bad token may fall, in [0, 1].
+      clip_high: how far the probability of a good token may rise, in [0, 1].
       cap: largest ratio that weighs a token, positive.
 
     Returns:
@@ -107,7 +108,7 @@ def dppo_kl(
     clip_high: float = 0.2,
     cap: float = 20.0,
 ) -> Float[Array, "B T"]:
-    """DPPO with a KL: tokens leave when this token against all others has diverged.
+    """DPPO with a KL: masks tokens whose choice against all others has diverged too much.
 
         d = q log(q / p) + (1 - q) log((1 - q) / (1 - p)),   q = pi_behavior, p = pi
         loss = -stop(min(p / q, cap)) A logp
@@ -139,7 +140,7 @@ def dppo_kl(
     in_range("clip_high", clip_high, low=0.0)
     loss = cispo(logp, behavior_logp, advantages, cap_high=cap)
     now, before = (jnp.minimum(accumulate(x), 0.0) for x in (logp, behavior_logp))
-    # Not the negative: of a certain token that is -0, and what is divided by it below 0.
+    # abs, because -expm1(0) is -0.0: dividing by it gives -inf and the logarithm NaN.
     others, others_now = jnp.abs(jnp.expm1(before)), jnp.abs(jnp.expm1(now))
     divergence = jnp.where(before == -jnp.inf, 0.0, jnp.exp(before) * (before - now))
     divergence += jnp.where(others == 0.0, 0.0, others * jnp.log(others / others_now))

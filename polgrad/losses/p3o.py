@@ -49,7 +49,7 @@ def pairwise_policy_gradient(
       there is no gradient through it.
 
     Raises:
-      ValueError: shapes that differ; a scalar.
+      ValueError: shapes that differ; rank 0 or 1.
 
     References:
       Wu et al., Pairwise Proximal Policy Optimization, 2023 (arXiv:2310.00212), theorem 1.
@@ -89,7 +89,7 @@ def p3o_v1(
       for a group with one valid sample. A sample that the current policy excludes has ratio 0.
 
     Raises:
-      ValueError: shapes that differ; a scalar; clip below 0.
+      ValueError: shapes that differ; rank 0 or 1; clip below 0.
 
     References:
       Wu et al., Pairwise Proximal Policy Optimization, 2023 (arXiv:2310.00212).
@@ -132,7 +132,7 @@ def p3o_v2(
       invalid samples, for equal rewards and for a group with one valid sample.
 
     Raises:
-      ValueError: shapes that differ; a scalar; a clip below 0.
+      ValueError: shapes that differ; rank 0 or 1; a clip below 0.
 
     References:
       Wu et al., Pairwise Proximal Policy Optimization, 2023 (arXiv:2310.00212).
@@ -163,8 +163,7 @@ class _Pairs(NamedTuple):
 
 
 def _pairs(logp, behavior_logp, rewards, valid) -> _Pairs:
-    if jnp.ndim(logp) == 0:
-        raise ValueError("logp has shape [], expected [..., G] with the group on the last axis")
+    _checks.groups("logp", logp)
     _checks.same_shape("[..., G]", logp=logp, behavior_logp=behavior_logp, rewards=rewards)
     rewards = accumulate(jax.lax.stop_gradient(rewards))
     present = jnp.isfinite(rewards)

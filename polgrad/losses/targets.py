@@ -73,7 +73,7 @@ def filtered(reference_logp: Float[Array, "..."], keep: Bool[Array, "..."]) -> F
     Returns:
       Log scores, same shape.
     """
-    return jnp.where(keep, accumulate(reference_logp), -jnp.inf)
+    return jnp.where(jnp.asarray(keep) != 0, accumulate(reference_logp), -jnp.inf)
 
 
 def moment_tilt(
@@ -124,7 +124,7 @@ def fit_tilt(
       (arXiv:2012.11635). Go et al., 2023 (arXiv:2302.08215).
     """
 
-    features = accumulate(features)
+    features, moments = accumulate(features), accumulate(moments)
 
     def error(coefficients):
         return jax.nn.softmax(features @ coefficients) @ features - moments
@@ -189,7 +189,7 @@ def update_partition(
       that its own policy excludes are not valid.
     """
     log_score, behavior_logp = accumulate(log_score), accumulate(behavior_logp)
-    valid = jnp.ones(log_score.shape, bool) if valid is None else valid
+    valid = jnp.ones(log_score.shape, bool) if valid is None else jnp.asarray(valid) != 0
     valid &= ~jnp.isnan(log_score) & ~jnp.isneginf(behavior_logp)
     log_weights = jnp.where(jnp.isneginf(log_score) | ~valid, -jnp.inf, log_score - behavior_logp)
     count = partition.count + jnp.sum(valid, axis=-1, dtype=partition.count.dtype)
@@ -271,7 +271,7 @@ def update_baseline(baseline: Baseline, rewards: Float[Array, "B"]) -> Baseline:
       The new state; a pseudo-reward that is not finite counts as the old mean.
     """
     window = baseline.values.shape[0]
-    rewards = jnp.ravel(rewards)
+    rewards = jnp.ravel(accumulate(rewards))
     rewards = jnp.where(jnp.isfinite(rewards), rewards, baseline_value(baseline))
     recent = rewards[-window:].astype(baseline.values.dtype)
     # Of a batch longer than the window only the last W survive, at the places they would have.

@@ -50,8 +50,9 @@ def topr_weights(
     limits("negative", negative)
     _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
     _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp, rewards=rewards)
-    logp, behavior_logp = accumulate(logp), accumulate(behavior_logp)
-    logp, behavior_logp, rewards = jax.lax.stop_gradient((logp, behavior_logp, rewards))
+    logp, behavior_logp, rewards = jax.lax.stop_gradient(
+        tuple(map(accumulate, (logp, behavior_logp, rewards)))
+    )
     log_ratio = jnp.where(logp == behavior_logp, 0.0, logp - behavior_logp)
     up = _truncated_ratio(log_ratio, *positive)
     down = _truncated_ratio(log_ratio, *negative)
@@ -97,9 +98,10 @@ def topr(
       Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
     """
     weights = topr_weights(logp, behavior_logp, rewards, positive=positive, negative=negative)
+    logp, rewards = accumulate(logp), accumulate(rewards)
     known = jnp.isfinite(rewards)
     coefficient = jax.lax.stop_gradient(weights * jnp.where(known, rewards, 0.0))
-    return -coefficient * jnp.where(jnp.isneginf(logp), 0.0, accumulate(logp))
+    return -coefficient * jnp.where(jnp.isneginf(logp), 0.0, logp)
 
 
 def effective_positive_fraction(

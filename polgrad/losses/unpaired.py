@@ -117,7 +117,11 @@ class RewardShift(NamedTuple):
 
 
 def init_reward_shift() -> RewardShift:
-    """The state before any answer."""
+    """The state before any answer; its mean is 0.
+
+    Returns:
+      The state.
+    """
     return RewardShift(jnp.zeros(()), jnp.zeros(()))
 
 

@@ -9,8 +9,13 @@ import pytest
 from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
+from one_group import one_group
 
 from polgrad import advantages
+
+# Arrays of rank 1 are one group.
+one_opo_of = one_group(advantages.opo)
+one_pass_at_k = one_group(advantages.pass_at_k)
 
 CARD = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
 # A group with one reward missing, one with two equal best, one with a single valid sample.
@@ -34,14 +39,14 @@ def valid_groups(rewards, valid):
 
 
 def test_opo_by_hand():
-    advantage = run(advantages.opo, CARD, np.array([2, 4, 4, 6]))
+    advantage = run(one_opo_of, CARD, np.array([2, 4, 4, 6]))
     np.testing.assert_allclose(advantage, [0.875, -0.125, -0.125, -0.125], rtol=1e-6)
 
 
 def test_opo_of_single_tokens_and_of_none():
     rewards = np.array([[1.0, 3.0, 5.0]] * 3, np.float32)
     lengths = np.array([[0, 1, 0], [1, 1, 1], [0, 0, 0]])
-    advantage = run(advantages.opo, rewards, lengths)
+    advantage = run(one_opo_of, rewards, lengths)
     np.testing.assert_allclose(advantage, [[-2, 0, 2], [-2, 0, 2], [0, 0, 0]], atol=1e-6)
 
 
@@ -59,22 +64,20 @@ def test_opo_follows_the_formula(seed):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-opo = jax.jit(lambda r, n, v: advantages.opo(r, n, valid=v))
+opo = jax.jit(lambda r, n, v: one_opo_of(r, n, valid=v))
 
 
 def test_opo_with_equal_lengths_is_the_group_mean_and_shifts_cancel():
     rewards = np.array([[0.1, 0.7, 0.3, 0.3]], np.float32)
-    ours = run(advantages.opo, rewards, np.full((1, 4), 3))
+    ours = run(one_opo_of, rewards, np.full((1, 4), 3))
     np.testing.assert_allclose(
         ours, run(advantages.group_relative, rewards, scale="none"), atol=1e-6
     )
     uneven = np.array([[1, 2, 3, 9]])
-    moved = run(advantages.opo, rewards + 4, uneven)
-    np.testing.assert_allclose(moved, run(advantages.opo, rewards, uneven), atol=1e-5)
+    moved = run(one_opo_of, rewards + 4, uneven)
+    np.testing.assert_allclose(moved, run(one_opo_of, rewards, uneven), atol=1e-5)
     # Exactly 0, although 0.1 has no exact form.
-    np.testing.assert_array_equal(
-        run(advantages.opo, np.full((1, 4), 0.1, np.float32), uneven), 0.0
-    )
+    np.testing.assert_array_equal(run(one_opo_of, np.full((1, 4), 0.1, np.float32), uneven), 0.0)
 
 
 # --- GPG ---------------------------------------------------------------------------------------
@@ -110,21 +113,21 @@ def test_gpg_counts_valid_samples():
 
 def test_pass_at_k_by_hand():
     rewards = np.array([1.0, 4.0, 2.0, 1.0], np.float32)
-    plain = run(advantages.pass_at_k, rewards, scale="none")
+    plain = run(one_pass_at_k, rewards, scale="none")
     np.testing.assert_allclose(plain, [0, 2, 0, 0], rtol=1e-6)
-    scaled = run(advantages.pass_at_k, rewards)
+    scaled = run(one_pass_at_k, rewards)
     np.testing.assert_allclose(scaled, [0, 2 / (np.std(rewards, ddof=1) + 1e-6), 0, 0], rtol=1e-6)
-    wide = run(advantages.pass_at_k, rewards, epsilon=1.0)
+    wide = run(one_pass_at_k, rewards, epsilon=1.0)
     np.testing.assert_allclose(wide[1], 2 / (np.std(rewards, ddof=1) + 1), rtol=1e-6)
     # The default is 1e-6: rewards a thousandth of it apart show it.
-    tiny = run(advantages.pass_at_k, np.array([0.0, 1e-6], np.float32))
+    tiny = run(one_pass_at_k, np.array([0.0, 1e-6], np.float32))
     np.testing.assert_allclose(tiny[1], 1 / (np.sqrt(0.5) + 1), rtol=1e-5)
 
 
 def test_pass_at_k_with_ties_and_gaps():
-    found = run(advantages.pass_at_k, GROUPS, scale="none")
+    found = run(one_pass_at_k, GROUPS, scale="none")
     np.testing.assert_allclose(found, [[0, 0, 0, 2], [0] * 4, [0] * 4], rtol=1e-6)
-    masked = jax.jit(lambda r, v: advantages.pass_at_k(r, scale="none", valid=v))
+    masked = jax.jit(lambda r, v: one_pass_at_k(r, scale="none", valid=v))
     found = masked(np.array([[3.0, 9.0, 1.0, 2.0]]), np.array([[1, 0, 1, 1]], bool))
     np.testing.assert_allclose(found, [[1, 0, 0, 0]], rtol=1e-6)
 
@@ -133,7 +136,7 @@ def test_pass_at_k_with_ties_and_gaps():
 def test_reinforce_on_pass_at_k_follows_the_expected_maximum(k):
     rewards, logits = np.array([0.2, 1.0, -0.5, 0.6]), jnp.array([0.5, -0.3, 0.1, 0.9])
     groups = np.array(list(itertools.product(range(4), repeat=k)))
-    weight = run(advantages.pass_at_k, rewards[groups], scale="none")
+    weight = run(one_pass_at_k, rewards[groups], scale="none")
 
     def surrogate(z):
         logp = jax.nn.log_softmax(z)[groups]
@@ -247,7 +250,7 @@ def test_the_moving_average_carries_no_gradient():
 @pytest.mark.parametrize("name", ["opo", "gpg", "pass_at_k", "gdpo", "batch_baseline"])
 def test_missing_rewards_have_no_advantage_and_nothing_is_nan(name):
     call = {
-        "opo": lambda r: advantages.opo(r, jnp.ones(r.shape)),
+        "opo": lambda r: one_opo_of(r, jnp.ones(r.shape)),
         "gdpo": lambda r: advantages.gdpo(r[None], jnp.ones(1)),
     }.get(name, getattr(advantages, name))
     rewards = jnp.asarray(GROUPS, jnp.float32)
@@ -266,17 +269,17 @@ def test_missing_rewards_have_no_advantage_and_nothing_is_nan(name):
 def test_bad_arguments_are_named():
     rewards, other = jnp.ones((2, 4)), jnp.ones((2, 3), bool)
     with pytest.raises(ValueError, match="lengths"):
-        advantages.opo(rewards, jnp.ones((2, 3)))
-    for function in (advantages.gpg, advantages.pass_at_k, advantages.batch_baseline):
+        one_opo_of(rewards, jnp.ones((2, 3)))
+    for function in (advantages.gpg, one_pass_at_k, advantages.batch_baseline):
         with pytest.raises(ValueError, match="valid"):
             function(rewards, valid=other)
     with pytest.raises(ValueError, match="valid"):
-        advantages.opo(rewards, rewards, valid=other)
+        one_opo_of(rewards, rewards, valid=other)
     for scale in (0.0, -1.0):
         with pytest.raises(ValueError, match="scale"):
             advantages.gpg(rewards, scale=scale)
     with pytest.raises(ValueError, match="scale"):
-        advantages.pass_at_k(rewards, scale="none at all")
+        one_pass_at_k(rewards, scale="none at all")
     with pytest.raises(ValueError, match="rewards has shape"):
         advantages.gdpo(jnp.ones(3), jnp.ones(3))
     with pytest.raises(ValueError, match="weights"):
@@ -293,5 +296,5 @@ def test_bad_arguments_are_named():
 
 
 def test_opo_of_one_token_in_all():
-    found = advantages.opo(jnp.array([1.0, 0.0]), jnp.array([1, 0]))
+    found = one_opo_of(jnp.array([1.0, 0.0]), jnp.array([1, 0]))
     np.testing.assert_allclose(found, [0.0, -1.0], atol=1e-6)

@@ -6,8 +6,13 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from one_group import one_group
 
 from polgrad import advantages
+
+# Arrays of rank 1 are one group.
+one_group_relative = one_group(advantages.group_relative)
+one_leave_one_out = one_group(advantages.leave_one_out)
 
 ONE = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
 REWARDS = hnp.arrays(np.float32, (3, 4), elements=st.integers(-8, 8).map(float))
@@ -17,11 +22,11 @@ SCALES = ("group", "none", "batch")
 @pytest.mark.parametrize(
     ("function", "settings", "expected"),
     [
-        (advantages.group_relative, {}, [1.5, -0.5, -0.5, -0.5]),
-        (advantages.group_relative, {"ddof": 0}, [1.73205, -0.57735, -0.57735, -0.57735]),
-        (advantages.group_relative, {"scale": "none"}, [0.75, -0.25, -0.25, -0.25]),
-        (advantages.group_relative, {"epsilon": 0.5}, [0.75, -0.25, -0.25, -0.25]),
-        (advantages.leave_one_out, {}, [1.0, -1 / 3, -1 / 3, -1 / 3]),
+        (one_group_relative, {}, [1.5, -0.5, -0.5, -0.5]),
+        (one_group_relative, {"ddof": 0}, [1.73205, -0.57735, -0.57735, -0.57735]),
+        (one_group_relative, {"scale": "none"}, [0.75, -0.25, -0.25, -0.25]),
+        (one_group_relative, {"epsilon": 0.5}, [0.75, -0.25, -0.25, -0.25]),
+        (one_leave_one_out, {}, [1.0, -1 / 3, -1 / 3, -1 / 3]),
     ],
 )
 def test_hand_numbers(function, settings, expected):
@@ -31,23 +36,21 @@ def test_hand_numbers(function, settings, expected):
 def test_batch_scale_divides_by_the_deviation_of_all_raw_rewards():
     rewards = np.array([[1.0, 0.0, 0.0, 0.0], [3.0, 3.0, 5.0, 5.0]], np.float32)
     expected = (rewards - rewards.mean(1, keepdims=True)) / rewards.std(ddof=1)
-    batch = run(advantages.group_relative, rewards, scale="batch")
+    batch = run(one_group_relative, rewards, scale="batch")
     np.testing.assert_allclose(batch, expected, rtol=1e-5)
 
 
 @given(rewards=REWARDS, shift=st.integers(-100, 100), factor=st.sampled_from([0.5, 2.0, 4.0]))
 def test_shift_and_scale_of_the_rewards(rewards, shift, factor):
     for scale in SCALES:
-        base = run(advantages.group_relative, rewards, scale=scale, epsilon=0.0)
-        shifted = run(advantages.group_relative, rewards + shift, scale=scale, epsilon=0.0)
+        base = run(one_group_relative, rewards, scale=scale, epsilon=0.0)
+        shifted = run(one_group_relative, rewards + shift, scale=scale, epsilon=0.0)
         np.testing.assert_allclose(shifted, base, atol=1e-5)
-        grown = run(advantages.group_relative, rewards * factor, scale=scale, epsilon=0.0)
+        grown = run(one_group_relative, rewards * factor, scale=scale, epsilon=0.0)
         np.testing.assert_allclose(grown, base * (factor if scale == "none" else 1), atol=1e-5)
-    alone = run(advantages.leave_one_out, rewards)
-    np.testing.assert_allclose(run(advantages.leave_one_out, rewards + shift), alone, atol=1e-5)
-    np.testing.assert_allclose(
-        run(advantages.leave_one_out, rewards * factor), alone * factor, atol=1e-4
-    )
+    alone = run(one_leave_one_out, rewards)
+    np.testing.assert_allclose(run(one_leave_one_out, rewards + shift), alone, atol=1e-5)
+    np.testing.assert_allclose(run(one_leave_one_out, rewards * factor), alone * factor, atol=1e-4)
     np.testing.assert_allclose(np.sum(alone, -1), 0.0, atol=1e-4)
 
 
@@ -55,8 +58,8 @@ def test_shift_and_scale_of_the_rewards(rewards, shift, factor):
 def test_invalid_samples_count_as_absent(rewards, valid):
     """Against numpy on the valid ones alone; whatever stands at the invalid ones, NaN included."""
     poisoned = np.where(valid, rewards, np.nan).astype(np.float32)
-    grouped = run(advantages.group_relative, poisoned, scale="group")
-    alone = run(advantages.leave_one_out, poisoned)
+    grouped = run(one_group_relative, poisoned, scale="group")
+    alone = run(one_leave_one_out, poisoned)
     np.testing.assert_array_equal(run(_with_valid, poisoned, valid), grouped)
     np.testing.assert_array_equal(run(_with_valid, rewards, valid), grouped)
     for row in range(3):
@@ -71,7 +74,7 @@ def test_invalid_samples_count_as_absent(rewards, valid):
 
 
 def _with_valid(rewards, valid):
-    return advantages.group_relative(rewards, valid=valid)
+    return one_group_relative(rewards, valid=valid)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 100.1, -1e6 / 3])
@@ -80,9 +83,9 @@ def test_equal_rewards_are_exactly_zero(value):
     rewards = np.full((2, 7), value, np.float32)
     for scale in SCALES:
         for epsilon in (0.0, 1e-6):
-            result = run(advantages.group_relative, rewards, scale=scale, epsilon=epsilon)
+            result = run(one_group_relative, rewards, scale=scale, epsilon=epsilon)
             np.testing.assert_array_equal(result, 0.0)
-    np.testing.assert_array_equal(run(advantages.leave_one_out, rewards), 0.0)
+    np.testing.assert_array_equal(run(one_leave_one_out, rewards), 0.0)
     np.testing.assert_array_equal(run(advantages.whiten, rewards, np.ones((2, 7))), 0.0)
 
 
@@ -90,9 +93,9 @@ def test_equal_rewards_are_exactly_zero(value):
 @pytest.mark.parametrize("size", [0, 1])
 def test_groups_of_none_and_one(scale, size):
     rewards = np.full((2, size), 3.0, np.float32)
-    result = run(advantages.group_relative, rewards, scale=scale)
+    result = run(one_group_relative, rewards, scale=scale)
     np.testing.assert_array_equal(result, np.zeros((2, size)))
-    np.testing.assert_array_equal(run(advantages.leave_one_out, rewards), np.zeros((2, size)))
+    np.testing.assert_array_equal(run(one_leave_one_out, rewards), np.zeros((2, size)))
 
 
 def test_remax():
@@ -169,9 +172,9 @@ def test_reinforce_plus_plus_with_a_group_mean():
 def test_gradients_are_finite_where_there_is_no_spread():
     rewards = jnp.array([[1.0, 1.0, 1.0], [jnp.nan, jnp.nan, 2.0], [jnp.nan] * 3])
     for scale in SCALES:
-        total = lambda r, s=scale: advantages.group_relative(r, scale=s)[:, 0].sum()  # noqa: E731
+        total = lambda r, s=scale: one_group_relative(r, scale=s)[:, 0].sum()  # noqa: E731
         assert np.all(np.isfinite(grad(total)(rewards)))
-    assert np.all(np.isfinite(grad(lambda r: advantages.leave_one_out(r)[:, 0].sum())(rewards)))
+    assert np.all(np.isfinite(grad(lambda r: one_leave_one_out(r)[:, 0].sum())(rewards)))
     whitened = lambda r: advantages.whiten(r, jnp.isfinite(rewards))[:, 0].sum()  # noqa: E731
     for x in (rewards, jnp.ones((3, 3))):
         assert np.all(np.isfinite(grad(whitened)(x)))
@@ -179,20 +182,20 @@ def test_gradients_are_finite_where_there_is_no_spread():
 
 def test_leading_axes_are_independent_groups():
     rewards = jax.random.normal(jax.random.key(0), (2, 3, 4))
-    whole = run(advantages.group_relative, rewards, scale="group")
-    flat = run(advantages.group_relative, rewards.reshape(6, 4), scale="group")
+    whole = run(one_group_relative, rewards, scale="group")
+    flat = run(one_group_relative, rewards.reshape(6, 4), scale="group")
     np.testing.assert_allclose(whole.reshape(6, 4), flat, rtol=1e-6)
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="scale is 'std', expected one of 'group', 'none'"):
-        advantages.group_relative(ONE, scale="std")
+        one_group_relative(ONE, scale="std")
     with pytest.raises(ValueError, match="ddof is 2"):
-        advantages.group_relative(ONE, ddof=2)
+        one_group_relative(ONE, ddof=2)
     with pytest.raises(ValueError, match=r"valid has shape \[3\]"):
-        advantages.group_relative(ONE, valid=jnp.ones(3))
+        one_group_relative(ONE, valid=jnp.ones(3))
     with pytest.raises(ValueError, match=r"rewards has shape \[\]"):
-        advantages.leave_one_out(1.0)
+        one_leave_one_out(1.0)
     with pytest.raises(ValueError, match=r"greedy_rewards has shape \[4\], expected \[...\]"):
         advantages.remax(ONE, ONE)
     with pytest.raises(ValueError, match=r"mask has shape \[3\]"):

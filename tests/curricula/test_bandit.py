@@ -8,10 +8,15 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from one_group import one_group
 from scipy import stats
 
 from polgrad import advantages
 from polgrad.curricula import bandit
+
+# Arrays of rank 1 are one group.
+one_group_relative = one_group(advantages.group_relative)
+one_unnormalized = one_group(bandit.unnormalized)
 
 VALUES = hnp.arrays(np.float32, (5,), elements=st.integers(0, 8).map(lambda x: x / 8))
 RULES = {
@@ -24,7 +29,7 @@ RULES = {
 def payment(successes, group=8, **settings):
     """Mean |advantage| of a group with so many successes."""
     rewards = (np.arange(group) < successes).astype(np.float32)
-    advantage = run(advantages.group_relative, rewards, **settings)[:, None]
+    advantage = run(one_group_relative, rewards, **settings)[:, None]
     return run(bandit.absolute_advantage, advantage, np.ones((group, 3), np.float32)).mean()
 
 
@@ -47,12 +52,12 @@ def test_small_groups_pay_less_than_their_limit(p, expected):
 
 def test_unnormalized_payment_is_that_of_the_raw_rewards():
     rewards = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]], np.float32)
-    paid = run(bandit.unnormalized, rewards)
+    paid = run(one_unnormalized, rewards)
     # 2 p (1 - p) on average.
     np.testing.assert_allclose(paid.mean(-1), [0.375, 0.5, 0.0], rtol=1e-6)
     np.testing.assert_allclose(paid[0], [0.75, 0.25, 0.25, 0.25], rtol=1e-6)
     valid = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]], bool)
-    alone = jax.jit(lambda r, v: bandit.unnormalized(r, valid=v))(rewards, valid)
+    alone = jax.jit(lambda r, v: one_unnormalized(r, valid=v))(rewards, valid)
     np.testing.assert_allclose(
         alone, [[0.5, 0.5, 0, 0], [1 / 3, 1 / 3, 2 / 3, 0], [0] * 4], atol=1e-6
     )
@@ -189,7 +194,7 @@ def test_no_gradient_flows_through_a_curriculum():
     def total(advantage, rewards):
         paid = bandit.absolute_advantage(advantage, jnp.ones((2, 3)))
         state = bandit.update(bandit.init(2), rewards, jnp.ones(2))
-        return paid.sum() + state.values.sum() + bandit.unnormalized(rewards).sum()
+        return paid.sum() + state.values.sum() + one_unnormalized(rewards).sum()
 
     gradients = grad(total, argnums=(0, 1))(jnp.ones((2, 3)), jnp.array([0.3, 0.1]))
     for gradient in gradients:

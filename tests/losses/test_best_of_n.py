@@ -9,11 +9,18 @@ import pytest
 from compiled import grad, run, value_and_grad
 from hypothesis import given
 from hypothesis import strategies as st
+from one_group import one_group
 from scipy.special import log_softmax, softmax
 
 from polgrad import advantages, losses
 from polgrad.games import kl_regularized_optimum
-from polgrad.losses.best_of_n import best_of_n, ordered_pairs, reward_weighted
+
+# Arrays of rank 1 are one group.
+best_of_n = one_group(losses.best_of_n)
+reward_weighted = one_group(losses.reward_weighted)
+ordered_pairs = one_group(losses.ordered_pairs)
+one_group_relative = one_group(advantages.group_relative)
+one_above_worst = one_group(advantages.above_worst)
 
 INF, NAN = np.inf, np.nan
 LOGP = jnp.array([[-1.0, -2.0, -4.0, -8.0], [-1.0, -2.0, -4.0, -8.0], [-1.0, -2.0, -4.0, -8.0]])
@@ -64,10 +71,10 @@ def test_samples_that_are_left_out():
     weighted = reward_weighted(logp, rewards, valid=valid)
     np.testing.assert_allclose(weighted, [0, 0, 0, 8 * math.exp(0.5)], rtol=1e-6)
     pairs = run(ordered_pairs, logp, rewards)
-    np.testing.assert_array_equal(pairs.mask, [0, 0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(pairs.valid, [0, 0, 0, 0, 0, 1])
     np.testing.assert_array_equal(pairs.chosen_logratio, [0, 0, 0, 0, 0, -4.0])
     np.testing.assert_array_equal(pairs.rejected_logratio, [0, 0, 0, 0, 0, -8.0])
-    assert np.all(ordered_pairs(logp, rewards, valid=valid).mask == 0)
+    assert np.all(ordered_pairs(logp, rewards, valid=valid).valid == 0)
 
 
 def test_the_better_of_two_is_imitated(x64):
@@ -155,11 +162,11 @@ def test_pairs_by_hand():
     pairs = run(ordered_pairs, logratio, rewards)
     np.testing.assert_array_equal(pairs.chosen_logratio, [1.0, 3.0, 3.0])
     np.testing.assert_array_equal(pairs.rejected_logratio, [2.0, 1.0, 2.0])
-    np.testing.assert_array_equal(pairs.mask, [1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(pairs.valid, [1.0, 1.0, 1.0])
     gaps = run(ordered_pairs, logratio, jnp.array([0.5, 0.0, 0.75]), threshold=0.25)
-    np.testing.assert_array_equal(gaps.mask, [1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(gaps.valid, [1.0, 0.0, 1.0])
     np.testing.assert_array_equal(gaps.chosen_logratio, [1.0, 0.0, 3.0])
-    assert run(ordered_pairs, logratio[:2], rewards[:2]).mask.shape == (1,)
+    assert run(ordered_pairs, logratio[:2], rewards[:2]).valid.shape == (1,)
     # Equal rewards make no pair.
     tied = run(ordered_pairs, logratio, jnp.ones(3))
     np.testing.assert_array_equal(tied, np.zeros((3, 3)))
@@ -168,8 +175,8 @@ def test_pairs_by_hand():
 def dpo_on_pairs(logratio, rewards):
     pairs = ordered_pairs(logratio, rewards)
     chosen, rejected = (x.reshape(-1) for x in pairs[:2])
-    losses_of_pairs = losses.dpo(chosen, rejected, beta=0.3).reshape(pairs.mask.shape)
-    return jnp.sum(losses_of_pairs * pairs.mask)
+    losses_of_pairs = losses.dpo(chosen, rejected, beta=0.3).reshape(pairs.valid.shape)
+    return jnp.sum(losses_of_pairs * pairs.valid)
 
 
 def dpo_on_lists(logratio, rewards):
@@ -247,9 +254,9 @@ def test_with_shared_features_both_answers_of_a_pair_may_fall(x64):
 def test_equal_rewards_teach_nothing():
     rewards = jnp.full((1, 4), 0.3)
     pairs = run(ordered_pairs, LOGP[:1], rewards, threshold=0.2)
-    np.testing.assert_array_equal(pairs.mask, 0.0)
-    np.testing.assert_array_equal(run(advantages.group_relative, rewards), 0.0)
-    np.testing.assert_array_equal(run(advantages.above_worst, rewards), 0.0)
+    np.testing.assert_array_equal(pairs.valid, 0.0)
+    np.testing.assert_array_equal(run(one_group_relative, rewards), 0.0)
+    np.testing.assert_array_equal(run(one_above_worst, rewards), 0.0)
 
 
 def test_low_precision_is_accumulated_in_float32():
@@ -263,7 +270,7 @@ def test_an_empty_group_is_nothing():
     empty = jnp.zeros((2, 0))
     np.testing.assert_array_equal(best_of_n(empty, empty, negative="worst"), [0.0, 0.0])
     assert reward_weighted(empty, empty, weight="softmax").shape == (2, 0)
-    assert ordered_pairs(empty, empty).mask.shape == (2, 0)
+    assert ordered_pairs(empty, empty).valid.shape == (2, 0)
 
 
 def test_bad_arguments_are_named():

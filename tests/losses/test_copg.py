@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import grad, run, value_and_grad
+from one_group import one_group
 
 from polgrad import advantages, games
 from polgrad.losses import ipo
 from polgrad.losses.copg import copg, copg_group
+
+# Arrays of rank 1 are one group.
+one_leave_one_out = one_group(advantages.leave_one_out)
 
 REWARDS = np.array([2.5, 2.0, 1.0])
 BETA = 0.5
@@ -138,7 +142,7 @@ def test_a_group_of_two_is_the_pair(x64):
 def test_a_group_is_rloo_on_the_regularised_reward(x64):
     def rloo(ratios):
         rewards = advantages.regularized_rewards(SCORES, ratios, beta=BETA)
-        return -jnp.sum(advantages.leave_one_out(rewards) * ratios)
+        return -jnp.sum(one_leave_one_out(rewards) * ratios)
 
     slope = grad(lambda x: jnp.sum(copg_group(x, SCORES, beta=BETA)))(RATIOS)
     np.testing.assert_allclose(slope, grad(rloo)(RATIOS), atol=1e-12)

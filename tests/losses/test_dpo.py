@@ -142,7 +142,7 @@ def test_both_derivatives_of_plackett_luce_are_those_of_its_formula(x64):
     # Far apart and equal: sums of exponentials that would overflow, and ties.
     for scores in (jnp.array([900.0, -0.4, 0.7, 0.7]), jnp.array([-900.0, 0.2, 800.0, -1.0])):
         spread = jnp.full(6, -jnp.inf).at[kept].set(scores)
-        loss = lambda s: plackett_luce(s[None], mask=jnp.arange(6)[None] % 3 != 1)[0]  # noqa: E731
+        loss = lambda s: plackett_luce(s[None], valid=jnp.arange(6)[None] % 3 != 1)[0]  # noqa: E731
         np.testing.assert_allclose(loss(spread), formula(spread), rtol=1e-12)
         for derivative in (jax.grad, jax.hessian):
             expected = derivative(lambda s: formula(jnp.full(6, -jnp.inf).at[kept].set(s)))(scores)
@@ -163,14 +163,14 @@ def test_plackett_luce_minimiser_is_the_regularised_optimum(x64):
     np.testing.assert_allclose(minimise(loss, 3), optimum, atol=1e-8)
 
 
-def test_plackett_luce_mask_drops_answers(x64):
+def test_plackett_luce_drops_invalid_answers(x64):
     scores = jnp.array([[0.3, 99.0, -0.5, -jnp.inf], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
-    mask = jnp.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
-    losses = plackett_luce(scores, mask=mask)
+    valid = jnp.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
+    losses = plackett_luce(scores, valid=valid)
     np.testing.assert_allclose(losses[0], plackett_luce(jnp.array([[0.3, -0.5]]))[0], rtol=1e-12)
     np.testing.assert_array_equal(losses[1:], 0.0)
-    gradient = grad(lambda s: plackett_luce(s, mask=mask).sum())(scores)
-    np.testing.assert_array_equal(gradient[~mask], 0.0)
+    gradient = grad(lambda s: plackett_luce(s, valid=valid).sum())(scores)
+    np.testing.assert_array_equal(gradient[~valid], 0.0)
     assert np.all(np.isfinite(gradient))
 
 
@@ -244,8 +244,8 @@ def test_implicit_reward_by_default_and_its_range(x64):
 
 def test_a_ranking_of_nobody_costs_nothing(x64):
     scores = jnp.array([[1.0, 2.0, 3.0], [5.0, -jnp.inf, jnp.nan]])
-    mask = jnp.array([[False, False, False], [True, False, False]])
-    loss = lambda s: losses.plackett_luce(s, mask=mask)  # noqa: E731
+    valid = jnp.array([[False, False, False], [True, False, False]])
+    loss = lambda s: losses.plackett_luce(s, valid=valid)  # noqa: E731
     np.testing.assert_allclose(loss(scores), 0.0, atol=1e-12)
     slope = jax.grad(lambda s: loss(s).sum())(scores)
     np.testing.assert_allclose(slope, 0.0, atol=1e-12)

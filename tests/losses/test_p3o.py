@@ -10,17 +10,24 @@ import pytest
 from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
+from one_group import one_group
 
 from polgrad import advantages, games, losses
+
+# Arrays of rank 1 are one group.
+one_p3o_v1 = one_group(losses.p3o_v1)
+one_p3o_v2 = one_group(losses.p3o_v2)
+one_pairwise_policy_gradient = one_group(losses.pairwise_policy_gradient)
+one_leave_one_out = one_group(advantages.leave_one_out)
 
 RNG = np.random.default_rng(0)
 LOGITS, OLDER, REWARDS = RNG.normal(size=(3, 4))
 UNCLIPPED = {
-    "pairwise": losses.pairwise_policy_gradient,
-    "v1": lambda *x, **k: losses.p3o_v1(*x, clip=np.inf, **k),
-    "v2": lambda *x, **k: losses.p3o_v2(*x, clip=np.inf, **k),
+    "pairwise": one_pairwise_policy_gradient,
+    "v1": lambda *x, **k: one_p3o_v1(*x, clip=np.inf, **k),
+    "v2": lambda *x, **k: one_p3o_v2(*x, clip=np.inf, **k),
 }
-CLIPPED = {"pairwise": losses.pairwise_policy_gradient, "v1": losses.p3o_v1, "v2": losses.p3o_v2}
+CLIPPED = {"pairwise": one_pairwise_policy_gradient, "v1": one_p3o_v1, "v2": one_p3o_v2}
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def test_on_policy_every_group_has_the_gradient_of_leave_one_out(name, size, x64
     logp = jnp.asarray(RNG.normal(-9, 1, (3, size)))
     rewards = jnp.asarray(RNG.normal(size=(3, size)))
     slope = grad(lambda x: CLIPPED[name](x, logp, rewards).sum())(logp)
-    np.testing.assert_allclose(slope, -advantages.leave_one_out(rewards), atol=1e-12)
+    np.testing.assert_allclose(slope, -one_leave_one_out(rewards), atol=1e-12)
 
 
 # --- clips -------------------------------------------------------------------------------------
@@ -83,50 +90,50 @@ def coefficients(function, ratios, rewards, before=(0.0, 0.0), **settings):
 
 
 def test_clips_by_hand(x64):
-    for function in (losses.p3o_v1, losses.p3o_v2):
+    for function in (one_p3o_v1, one_p3o_v2):
         _, slope = coefficients(function, (1.3, 0.7), (2.0, -1.0))
         np.testing.assert_array_equal(slope, 0.0)
         value, slope = coefficients(function, (1.1, 0.95), (2.0, -1.0))
         np.testing.assert_allclose(slope, [1.5675, -1.5675], rtol=1e-12)
     np.testing.assert_allclose(value, -0.229801, atol=1e-6)
-    value, _ = coefficients(losses.p3o_v1, (1.1, 0.95), (2.0, -1.0))
+    value, _ = coefficients(one_p3o_v1, (1.1, 0.95), (2.0, -1.0))
     np.testing.assert_allclose(value, 0.5 * 3 * (1.1 * 0.95 - 0.95 * 1.1), atol=1e-12)
-    value, _ = coefficients(losses.p3o_v1, (1.3, 0.95), (2.0, -1.0))
+    value, _ = coefficients(one_p3o_v1, (1.3, 0.95), (2.0, -1.0))
     # -1/2 (0.95 * 3 * 1.2 - 1.2 * 3 * 0.95): winner clipped, its ratio as a weight too.
     np.testing.assert_allclose(value, 0.0, atol=1e-12)
-    value, _ = coefficients(losses.p3o_v1, (0.7, 0.95), (2.0, -1.0))
+    value, _ = coefficients(one_p3o_v1, (0.7, 0.95), (2.0, -1.0))
     np.testing.assert_allclose(value, -0.5 * 3 * (0.95 * 0.7 - 0.8 * 0.95), rtol=1e-12)
 
 
 def test_the_harmful_side_is_not_clipped(x64):
     """The winner has become rarer, the loser likelier: the way back is open."""
-    _, slope = coefficients(losses.p3o_v1, (0.6, 1.5), (1.0, 0.0))
+    _, slope = coefficients(one_p3o_v1, (0.6, 1.5), (1.0, 0.0))
     np.testing.assert_allclose(slope, [0.5 * 1.2 * 0.6, -0.5 * 0.8 * 1.5], rtol=1e-12)
-    _, slope = coefficients(losses.p3o_v2, (0.6, 1.5), (1.0, 0.0))
+    _, slope = coefficients(one_p3o_v2, (0.6, 1.5), (1.0, 0.0))
     np.testing.assert_allclose(slope, [0.5 * 0.9, -0.5 * 0.9], rtol=1e-12)
-    _, slope = coefficients(losses.p3o_v2, (0.5, 1.5), (1.0, 0.0))
+    _, slope = coefficients(one_p3o_v2, (0.5, 1.5), (1.0, 0.0))
     np.testing.assert_allclose(slope, [0.5 * 0.8, -0.5 * 0.8], rtol=1e-12)
 
 
 def test_v2_moves_from_where_the_behaviour_was(x64):
     before = (-3.0, -1.0)
-    value, slope = coefficients(losses.p3o_v2, (1.1, 1.0), (1.0, 0.0), before)
+    value, slope = coefficients(one_p3o_v2, (1.1, 1.0), (1.0, 0.0), before)
     np.testing.assert_allclose(value, -0.5 * 1.1 * (-2.0 + np.log(1.1)), rtol=1e-12)
     np.testing.assert_allclose(slope, [0.55, -0.55], rtol=1e-12)
-    value, slope = coefficients(losses.p3o_v2, (1.15, 0.9), (1.0, 0.0), before)
+    value, slope = coefficients(one_p3o_v2, (1.15, 0.9), (1.0, 0.0), before)
     np.testing.assert_allclose(value, -0.5 * 1.035 * (-2.0 + 0.2), rtol=1e-12)
     np.testing.assert_array_equal(slope, 0.0)
     # Another bound for the logits than for the product, on both sides.
     wide = {"clip": 0.01, "clip_logits": 0.5}
-    value, slope = coefficients(losses.p3o_v2, (1.15, 0.9), (1.0, 0.0), before, **wide)
+    value, slope = coefficients(one_p3o_v2, (1.15, 0.9), (1.0, 0.0), before, **wide)
     np.testing.assert_allclose(slope, [0.5 * 1.01, -0.5 * 1.01], rtol=1e-12)
-    _, slope = coefficients(losses.p3o_v2, (0.7, 1.2), (0.0, 1.0), before, **wide)
+    _, slope = coefficients(one_p3o_v2, (0.7, 1.2), (0.0, 1.0), before, **wide)
     np.testing.assert_array_equal(slope, 0.0)
-    value, _ = coefficients(losses.p3o_v2, (0.7, 1.2), (0.0, 1.0), before, **wide)
+    value, _ = coefficients(one_p3o_v2, (0.7, 1.2), (0.0, 1.0), before, **wide)
     np.testing.assert_allclose(value, 0.5 * 0.99 * (-2.0 - 0.5), rtol=1e-12)
 
 
-@pytest.mark.parametrize("function", [losses.p3o_v1, losses.p3o_v2])
+@pytest.mark.parametrize("function", [one_p3o_v1, one_p3o_v2])
 def test_at_an_exact_edge_the_whole_gradient_is_kept(function, x64):
     for rewards in ((1.0, 0.0), (0.0, 1.0)):
         _, slope = coefficients(function, (1.0, 1.0), rewards, clip=0.0)
@@ -135,7 +142,7 @@ def test_at_an_exact_edge_the_whole_gradient_is_kept(function, x64):
 
 
 def test_settings_of_the_separate_clip(x64):
-    _, slope = coefficients(losses.p3o_v1, (1.3, 0.7), (2.0, -1.0), clip=0.35)
+    _, slope = coefficients(one_p3o_v1, (1.3, 0.7), (2.0, -1.0), clip=0.35)
     np.testing.assert_allclose(slope, [1.5 * 0.91, -1.5 * 0.91], rtol=1e-12)
 
 
@@ -237,9 +244,9 @@ def test_bad_arguments_are_named():
             function(x, x, x, valid=x[:1])
         with pytest.raises(ValueError, match=r"logp has shape \[\]"):
             function(0.0, 0.0, 0.0)
-    for function in (losses.p3o_v1, losses.p3o_v2):
+    for function in (one_p3o_v1, one_p3o_v2):
         with pytest.raises(ValueError, match="clip is"):
             function(x, x, x, clip=-0.1)
     with pytest.raises(ValueError, match="clip_logits is"):
-        losses.p3o_v2(x, x, x, clip_logits=-0.1)
-    run(losses.p3o_v2, x, x, x, clip_logits=0.0)
+        one_p3o_v2(x, x, x, clip_logits=-0.1)
+    run(one_p3o_v2, x, x, x, clip_logits=0.0)

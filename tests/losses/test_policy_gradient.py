@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
+from one_group import one_group
 
 from polgrad import advantages, losses, masking
+
+# Arrays of rank 1 are one group.
+one_remax = one_group(advantages.remax)
+one_leave_one_out = one_group(advantages.leave_one_out)
+one_group_relative = one_group(advantages.group_relative)
 
 RNG = np.random.default_rng(0)
 MASK = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]], np.float32)
@@ -160,7 +166,7 @@ def test_dr_grpo_is_a_composition():
     mask = (np.arange(4) < np.array([1, 4, 2, 3, 3, 4])[:, None]).astype(np.float32)
     logp, behavior = RNG.normal(-2, 0.3, size=(2, 6, 4)).astype(np.float32)
 
-    centred = run(advantages.group_relative, rewards, scale="none").reshape(-1, 1)
+    centred = run(one_group_relative, rewards, scale="none").reshape(-1, 1)
     token = run(losses.ppo_clip, logp, behavior, centred)
     composed = run(masking.reduce, token, mask, mode="constant", length=4)
 
@@ -180,7 +186,7 @@ def test_dapo_is_a_composition():
     logp, behavior = RNG.normal(-2, 0.3, size=(2, 6, 4)).astype(np.float32)
 
     keep = np.repeat(run(advantages.dynamic_sampling_filter, rewards), 3)[:, None]
-    scaled = run(advantages.group_relative, rewards).reshape(-1, 1)
+    scaled = run(one_group_relative, rewards).reshape(-1, 1)
     token = run(losses.ppo_clip, logp, behavior, scaled, clip_low=0.2, clip_high=0.28)
     composed = run(masking.reduce, token, mask * keep, mode="token")
 
@@ -217,8 +223,8 @@ def group_loss(policy, returns, advantage):
 BASELINES = {
     "none": (1, lambda r: r),
     "constant": (1, lambda r: r - 0.7),
-    "remax": (2, lambda r: advantages.remax(r, jnp.asarray(0.4))),
-    "leave_one_out": (3, advantages.leave_one_out),
+    "remax": (2, lambda r: one_remax(r, jnp.asarray(0.4))),
+    "leave_one_out": (3, one_leave_one_out),
 }
 
 
@@ -246,7 +252,7 @@ def test_dr_grpo_advantages_shrink_the_gradient_and_grpo_ones_turn_it():
         exact = objective_gradient(policy, logits, returns)
 
         def follow(scale):
-            advantage = lambda r: advantages.group_relative(r, scale=scale)  # noqa: E731
+            advantage = lambda r: one_group_relative(r, scale=scale)  # noqa: E731
             loss = group_loss(policy, returns, advantage)
             return -expected_gradient(policy, logits, loss, group_size=3)
 

@@ -146,13 +146,13 @@ def test_harmonic_mean():
 def test_group_advantages_see_neither_scale_nor_offset():
     rewards = run(
         bleu.sentence_bleu, *(np.stack([x] * 3) for x in arrays(ON, [CAT, THERE]))
-    ) + jnp.array([0.0, 0.1, 0.3])
+    )[None] + jnp.array([0.0, 0.1, 0.3])
     with jax.enable_x64(True):
         plain = advantages.group_relative(rewards, epsilon=0.0)
         moved = advantages.group_relative(3.0 * rewards - 2.0, epsilon=0.0)
         np.testing.assert_allclose(moved, plain, atol=1e-4)
         # So does the mean of two standardised rewards, each in its own unit.
-        other = jnp.array([5.0, 1.0, 3.0])
+        other = jnp.array([[5.0, 1.0, 3.0]])
         mixed = 0.5 * (plain + advantages.group_relative(other, epsilon=0.0))
         np.testing.assert_allclose(mixed.sum(), 0.0, atol=1e-5)
 

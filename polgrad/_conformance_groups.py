@@ -1,0 +1,103 @@
+"""What `polgrad.conformance` does with losses of groups: logp [B, G], rewards [B, G]."""
+
+import functools
+import itertools
+
+import numpy as np
+
+from polgrad import _conformance as kit
+from polgrad._conformance import Check, Measurement
+from polgrad.games.sequences import token_logp
+
+__all__ = ["examine"]
+
+_SIZES = {"bandit": 4, "sequences": 2}  # samples of a group, all groups of which are enumerated
+
+
+def examine(call: kit.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:
+    """Measurements and checks of a loss of groups."""
+    measurements = tuple(m for problem in kit.problems() for m in _measure(call, problem))
+    return measurements, {
+        "unreduced": kit.check_unreduced(call),
+        "stopped arguments": kit.check_stopped(call),
+        "micro-batches": kit.check_micro_batches(call),
+        "permutation": kit.check_permutation(call),
+        "order in a group": _check_order(call),
+        "minus infinity": _check_edges(call),
+        "number formats": kit.check_formats(call),
+        "on-policy gradient": _check_on_policy(measurements),
+        "reward constants": _check_constants(call),
+    }
+
+
+def _measure(call: kit.Call, problem: kit.Problem) -> list[Measurement]:
+    """Bias and variance over all groups of independent samples of the behaviour policy."""
+    score = problem.score.sum(1)
+    logp = np.asarray(token_logp(problem.sequences, problem.logits)).sum(-1)
+    policy, size = np.exp(logp), _SIZES[problem.name]
+    exact = (policy * problem.returns) @ score
+    groups = np.array(list(itertools.product(range(len(logp)), repeat=size)))
+    rewards = problem.returns[groups]
+    leave_one_out = rewards - (rewards.sum(-1, keepdims=True) - rewards) / (size - 1)
+    of_groups = functools.partial(kit.moments, score[groups])
+    _, least = of_groups(policy[groups].prod(-1), leave_one_out / size)
+
+    results = []
+    for staleness in kit.STALENESS:
+        noisy = problem.logits + staleness * problem.noise
+        behavior_logp = np.asarray(token_logp(problem.sequences, noisy)).sum(-1)
+        batch = kit.Batch(logp[groups], behavior_logp[groups], rewards, np.ones(groups.shape))
+        ascent = -np.asarray(call.evaluate(batch)[1].logp)
+        # A loss of the samples is averaged over them, a loss of the group is taken as it is.
+        ascent = ascent / (size if call.ndim == 2 else 1)
+        mean, variance = of_groups(np.exp(behavior_logp)[groups].prod(-1), ascent)
+        results.append(
+            kit.measurement(
+                problem.name, staleness, mean, exact, variance / least, {"policy gradient": exact}
+            )
+        )
+    return results
+
+
+def _check_on_policy(measurements: tuple[Measurement, ...]) -> Check:
+    """Whether it is a policy gradient; imitation of the best sample, say, is none."""
+    found = [m for m in measurements if m.staleness == 0.0]
+    detail = "; ".join(f"{m.follows} ({m.problem}), cosine {m.cosine:.3f}" for m in found)
+    return Check(all(m.follows == "policy gradient" for m in found), detail, required=False)
+
+
+def _check_order(call: kit.Call) -> Check:
+    """The samples of a group are exchangeable."""
+    order, batch = np.array([1, 2, 0]), call.example()
+    _, gradient = call.evaluate(batch)
+    _, moved = call.evaluate(kit.Batch(*(x[:, order] for x in batch)))
+    if kit.close(moved.logp, np.asarray(gradient.logp)[:, order]):
+        return Check(True, "the order of a group's samples does not matter")
+    return Check(False, "the order of a group's samples changes the gradient")
+
+
+def _check_constants(call: kit.Call) -> Check:
+    """A constant added to the rewards of a prompt; a property, not a requirement."""
+    batch = call.example()
+    _, gradient = call.evaluate(batch)
+    _, moved = call.evaluate(batch._replace(advantages=batch.advantages + 3.0))
+    if kit.close(moved.logp, gradient.logp):
+        return Check(True, "a constant added to a group's rewards changes nothing", required=False)
+    return Check(
+        False, "a constant added to a group's rewards changes the gradient", required=False
+    )
+
+
+def _check_edges(call: kit.Call) -> Check:
+    """Excluded and nearly excluded samples give finite losses and gradients."""
+    values = (-np.inf, -1000.0, -1.0)
+    for logp, behavior_logp in itertools.product(values, repeat=2):
+        batch = call.example()
+        batch = batch._replace(
+            logp=np.where(np.eye(4, 3) > 0, logp, batch.logp),
+            behavior_logp=np.where(np.eye(4, 3) > 0, behavior_logp, batch.behavior_logp),
+        )
+        losses, gradient = call.evaluate(batch)
+        if not (np.all(np.isfinite(losses)) and np.all(np.isfinite(gradient.logp))):
+            return Check(False, f"not finite at logp {logp}, behavior_logp {behavior_logp}")
+    return Check(True, "losses and gradients stay finite")
