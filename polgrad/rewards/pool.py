@@ -405,18 +405,18 @@ def interruptions(scores: Sequence[Score]) -> dict[int, Score]:
 
 
 def canary_set(examples: Sequence[Mapping[str, Any]]) -> list[Canary]:
-    """A right and a wrong sample of each example that has an answer.
+    """A right and a wrong sample of each example.
 
     Args:
         examples: of a `data.load_task` source.
 
     Returns:
         The example's answer as the right completion, and a text without any answer as the wrong
-        one; none for examples whose task keeps no answer.
+        one; only the wrong one where the answer is not known (`rush_hour`).
     """
     canaries = []
     for example in examples:
         if example.get("answer"):
             canaries.append(Canary(example["prompt"], example["answer"], example, True))
-            canaries.append(Canary(example["prompt"], "no answer", example, False))
+        canaries.append(Canary(example["prompt"], "no answer", example, False))
     return canaries

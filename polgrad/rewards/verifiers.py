@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from polgrad.rewards import task_scores
 from polgrad.rewards.score import Score
 
 # A sign counts only where no operand stands before it: "5-3" holds 5 and 3.
@@ -138,20 +139,10 @@ def length_penalty(
     return -min(max((len(completion) - free) / (limit - free), 0.0), 1.0)
 
 
-@functools.lru_cache(maxsize=16)
-def _task_scorer(task: str, parameters: str):
-    import reasoning_gym
-
-    from polgrad.data import codec
-
-    settings = codec.loads(parameters)
-    return reasoning_gym.create_dataset(task, size=1, seed=0, **settings).score_answer
-
-
 def reasoning_gym_score(
     prompt: str, completion: str, example: Mapping[str, Any], *, tag: str | None = None
 ) -> Score:
-    """The task's own scorer, on the task's own record.
+    """The task's own scorer, on the task's own record; the default for reasoning-gym's tasks.
 
     Args:
         prompt: not used: the record holds the task's question, whatever the prompt's form.
@@ -161,8 +152,9 @@ def reasoning_gym_score(
             without it scores 0. None scores the whole.
 
     Returns:
-        The task's value, in [0, 1] for most tasks; many give part of it to a near miss. Invalid
-        where the example has no task record.
+        The task's value, in [0, 1]; many tasks give part of it to a near miss. What the scorer
+        cannot read is worth 0, see `task_scores.score`. Invalid where the example has no task
+        record.
     """
     del prompt
     metadata = example.get("metadata", {})
@@ -175,10 +167,7 @@ def reasoning_gym_score(
         if not found:
             return Score(0.0, True, f"no <{tag}> in the completion")
         answer = found[-1].strip()
-    from polgrad.data import codec
-
-    scorer = _task_scorer(metadata["task"], codec.dumps(metadata["parameters"]))
-    return Score(float(scorer(answer, metadata["entry"])))
+    return task_scores.score(metadata["task"], metadata["parameters"], metadata["entry"], answer)
 
 
 reasoning_gym_score.warm_up = functools.partial(importlib.import_module, "reasoning_gym")

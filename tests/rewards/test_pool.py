@@ -222,10 +222,11 @@ def test_canaries(pool):
         pool.canaries([Canary("p", "nan", {}, False)])
 
 
-def test_canary_set_skips_examples_without_an_answer():
+def test_canary_set_has_a_wrong_sample_of_every_example():
     examples = [{"prompt": "p", "answer": "3"}, {"prompt": "q", "answer": ""}]
     assert [(c.completion, c.expected) for c in canary_set(examples)] == [
         ("3", True),
+        ("no answer", False),
         ("no answer", False),
     ]
 
