@@ -6,18 +6,14 @@ valid sample with value 0; a sample is invalid only where the check itself canno
 
 import functools
 import importlib
+import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
-from polgrad.rewards import task_scores
+from polgrad.rewards import numerals, task_scores
 from polgrad.rewards.score import Score
-
-# A sign counts only where no operand stands before it: "5-3" holds 5 and 3.
-NUMBER = (
-    r"(?:(?<![\w.)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-)
-
 
 def _invalid(reason: str) -> Score:
     return Score(0.0, False, reason)
@@ -47,28 +43,45 @@ def exact_match(
 def numeric_match(
     prompt: str, completion: str, example: Mapping[str, Any], *, tolerance: float = 0.0
 ) -> Score:
-    """1 where the last number of the completion is the number of the example's answer.
+    """1 where the last number of the completion is the number that the example's answer is.
 
-    `|given - wanted| <= tolerance * max(1, |wanted|)`; thousands' commas are read.
+    For answers that are one number (GSM8K, AIME); `math_verify` also reads expressions, sets and
+    intervals. Values are exact, whatever their size:
+
+        |given - wanted| <= tolerance * max(1, |wanted|)
+
+    Thousands' commas, fractions, signs before a blank or a currency sign and U+2212 for minus are
+    read (see `numerals.find`). A number that is a part of something else (a time, a power) has no
+    value. Units and percent signs do not count: "50%" is 50.
 
     Args:
         prompt: not used.
         completion: the policy's text; without a number it scores 0.
-        example: holds `answer`.
+        example: holds `answer`: one number, with or without words; of a GSM8K solution the part
+            after "####".
         tolerance: relative, absolute below 1; 0 or more.
 
     Returns:
-        Value 1 or 0; invalid where the answer holds no number.
+        Value 1 or 0; invalid where the answer is not one number.
+
+    Raises:
+        ValueError: a tolerance below 0, or one that is no finite number.
     """
     del prompt
-    wanted = re.findall(NUMBER, example["answer"])
-    if not wanted:
-        return _invalid(f"answer {example['answer']!r:.80} holds no number")
-    given = re.findall(NUMBER, completion)
-    if not given:
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance}, expected a finite number of at least 0")
+    wanted = numerals.only(example["answer"])
+    if isinstance(wanted, str):
+        return _invalid(wanted)
+    found = numerals.find(completion)
+    if not found:
         return Score(0.0, True, "no number in the completion")
-    given, wanted = (float(numbers[-1].replace(",", "")) for numbers in (given, wanted))
-    return Score(float(abs(given - wanted) <= tolerance * max(1.0, abs(wanted))))
+    given = found[-1].value
+    if given is None:
+        return Score(0.0, True, f"the completion ends with {found[-1].text!r:.40}, no number")
+    # The decimal that was written: 0.3 and not the double below it.
+    allowed = Fraction(str(tolerance)) * max(1, abs(wanted))
+    return Score(float(abs(given - wanted) <= allowed))
 
 
 def regex_match(prompt: str, completion: str, example: Mapping[str, Any], *, pattern: str) -> float:
