@@ -114,6 +114,11 @@ def only(text: str) -> Fraction | str:
         return f"answer {text!r:.80} holds no number"
     rest = _AROUND.sub(" ", _plain(told).replace(found[0].text, " ", 1))
     is_term = re.search(r"[0-9][a-cijkn-rx-z](?![a-z])", told, re.IGNORECASE)  # 2x, 3i
-    if len(found) > 1 or found[0].value is None or is_term or re.search(r"[\\^_*/<>\[\]√π±!]", rest):
+    if (
+        len(found) > 1
+        or found[0].value is None
+        or is_term
+        or re.search(r"[\\^_*/<>\[\]√π±!]", rest)
+    ):
         return f"answer {text!r:.80} is not one number"
     return found[0].value

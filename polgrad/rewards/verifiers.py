@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from polgrad.rewards import numerals, task_scores
+from polgrad.rewards import mathematics, numerals, task_scores
 from polgrad.rewards.score import Score
+
 
 def _invalid(reason: str) -> Score:
     return Score(0.0, False, reason)
@@ -187,39 +188,34 @@ reasoning_gym_score.warm_up = functools.partial(importlib.import_module, "reason
 
 
 def math_verify(prompt: str, completion: str, example: Mapping[str, Any]) -> Score:
-    """1 where the completion's last mathematical expression equals the answer (math-verify).
+    """1 where the completion's answer equals the example's as mathematics (math-verify).
+
+    For the answers of MATH, GSM8K, AIME and multiple choice: numbers, expressions, sets, intervals,
+    matrices, equations, times, letters of choices and words. The completion's answer is what its
+    last `\\boxed` holds; without a box, what follows the last "answer is" or "####"; else its last
+    mathematical expression (see `mathematics.is_answer`). Numbers are compared exactly, or to six
+    digits where just one of the two is a decimal.
 
     The library's own alarm is off: it would turn a slow comparison into "not equal". A
     `RewardPool` cuts such a sample at its deadline and marks it invalid.
 
     Args:
         prompt: not used.
-        completion: the policy's text; without an expression it scores 0.
+        completion: the policy's text; without an answer it scores 0.
         example: holds `answer`: an expression, with or without `$...$` or `\\boxed`.
 
     Returns:
-        Value 1 or 0; invalid where the answer cannot be read as mathematics.
+        Value 1 or 0; invalid where the example's answer cannot be read.
     """
     del prompt
-    import logging
-
-    import math_verify as library
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-
-    def parse(text):
-        return library.parse(text, parsing_timeout=None, raise_on_error=True)
-
-    answer = example["answer"]
-    delimited = any(sign in answer for sign in ("$", "\\boxed", "\\(", "\\["))
-    wanted = parse(answer if delimited else f"${answer}$")
-    if not any(not isinstance(expression, str) for expression in wanted):
-        return _invalid(f"answer {answer!r:.80} cannot be read as mathematics")
-    given = parse(completion)
-    if not given:
-        return Score(0.0, True, "no mathematics in the completion")
-    equal = library.verify(wanted, given, timeout_seconds=None, raise_on_error=True)
-    return Score(float(equal))
+    try:
+        gold = mathematics.read_gold(example["answer"])
+    except mathematics.Unreadable as error:
+        return _invalid(str(error))
+    verdict = mathematics.is_answer(completion, gold)
+    if verdict is None:
+        return Score(0.0, True, "no answer in the completion")
+    return Score(float(verdict))
 
 
 math_verify.warm_up = functools.partial(math_verify, "", "$\\frac{1}{2}$", {"answer": "0.5"})

@@ -79,9 +79,7 @@ def test_the_tolerance_holds_at_both_ends_of_the_range(wanted, tolerance, side):
     beyond = edge + side * Fraction(1, 10**9)
 
     def given(value):
-        return verdict(
-            verifiers.numeric_match, str(value), str(wanted), tolerance=float(tolerance)
-        )
+        return verdict(verifiers.numeric_match, str(value), str(wanted), tolerance=float(tolerance))
 
     assert given(edge) == 1 and given(beyond) == 0
 

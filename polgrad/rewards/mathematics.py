@@ -1,0 +1,530 @@
+"""Is a mathematical answer the one that is wanted? Parsing by math-verify, the rest is here.
+
+math-verify reads LaTeX well where it is given one expression. Which part of a text is the answer,
+what kind of answer it is, and how exactly values must agree, is decided here.
+"""
+
+import functools
+import logging
+import re
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from polgrad.rewards import numerals
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# "The answer is", "Answer:", "**Final answer:**", GSM8K's "####".
+_CUE = re.compile(r"(?i)\banswer\b[^.\n$\\]{0,40}?(?:\bis\b|:|=)(?:\*\*)?\s*:?|####")
+_SPAN = re.compile(
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\\d])\$(?P<d>(?:\\\$|[^$\n])+?)(?<!\\)\$",
+    re.DOTALL,
+)
+_CLAUSE_END = re.compile(
+    r",?\s+(?=(?:because|since|as|which|so|where|when|for|if|but|not)\b)|\.(?=\s|$)"
+)
+# What may stand between the parts of one answer: "$3$ and $4$", "\boxed{3}, \boxed{4}".
+_JOINED = re.compile(r"[\s$]*(?:,|;|,?\s*and|,?\s*or)[\s$]*")
+_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\.?")
+_RATIO = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
+_BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_AS_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{[^{}\d]*[a-zA-Z]{2}[^{}\d]*\}")
+# Functions and the like that people write without a backslash.
+_NAMES = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "sqrt",
+        "pi",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "mod",
+        "inf",
+        "frac",
+        "or",
+        "and",
+    ]
+)
+# Powers of powers of powers, which nothing evaluates in a lifetime.
+_TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]*\s*[-\w.\\]+\s*){3,}")
+_NOT = re.compile(r"(?i)\b(?:not|never|no|isn|aren|doesn)\b|n't\b")
+
+# How far a rounded decimal may lie from the exact value that it stands for: "0.333333" is 1/3.
+_ROUNDED = 1.001e-6
+
+
+class Answer(NamedTuple):
+    """A text read as an answer.
+
+    Args:
+        kind: "choice", "ratio", "base", "text", "number" or "expression".
+        value: a letter; integers; digits and a base; words; a Fraction; math-verify's expression.
+        text: what was read.
+    """
+
+    kind: str
+    value: Any
+    text: str
+
+
+class Unreadable(ValueError):
+    """An answer that cannot be compared with anything."""
+
+
+def read_gold(answer: str) -> Answer:
+    """The answer of an example.
+
+    Args:
+        answer: as it stands in MATH, GSM8K, AIME or a multiple-choice set, with or without
+            `$...$` and `\\boxed`; of a GSM8K solution what follows "####".
+
+    Returns:
+        The answer.
+
+    Raises:
+        Unreadable: no answer of a kind that can be compared; says why.
+    """
+    return _read_gold(answer)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_gold(answer: str) -> Answer:
+    text = _clean(_unwrapped(answer))
+    if not text:
+        raise Unreadable(f"answer {answer!r:.80} cannot be read as mathematics: it is empty")
+    gold = _read(text)
+    if gold is None:
+        raise Unreadable(f"answer {answer!r:.80} cannot be read as mathematics")
+    if not same(gold, gold):
+        raise Unreadable(
+            f"answer {answer!r:.80} cannot be read as mathematics: it does not equal itself"
+        )
+    return gold
+
+
+def is_answer(completion: str, gold: Answer) -> bool | None:
+    """Whether a completion ends with the wanted answer.
+
+    The answer of a completion is, of these, the first that is there: what its last `\\boxed` or
+    `\\fbox` holds; what follows the last "answer is", "answer:" or "####"; its last `$...$`; its
+    last line; its last number or expression.
+
+    Args:
+        completion: the policy's text.
+        gold: of `read_gold`.
+
+    Returns:
+        The verdict; None where the completion holds no answer.
+    """
+    if gold.kind in ("choice", "text"):
+        return _BY_WORDS[gold.kind](completion, gold)
+    readable = None
+    for candidate in candidates(completion):
+        given = _read(_clean(candidate))
+        if given is not None and given.kind not in ("text", "choice"):
+            return same(gold, given)
+        readable = False if candidate.strip() else readable
+        if _boxes(completion):  # what is boxed is the answer, readable or not
+            break
+    return readable if readable is False and _boxes(completion) else None
+
+
+def candidates(completion: str) -> list[str]:
+    """Texts that may be the completion's answer, the likeliest first."""
+    if boxed := _boxes(completion):
+        return [boxed]
+    found = []
+    cues = list(_CUE.finditer(completion))
+    if cues:
+        found += _parts_of(_clause(completion[cues[-1].end() :]))
+    found += _parts_of(completion.strip())
+    return found
+
+
+def _clause(text: str) -> str:
+    """What is said first: up to the end of the line, the sentence, or a reason."""
+    line = text.strip().split("\n")[0]
+    return _CLAUSE_END.split(line)[0] or line
+
+
+def _parts_of(text: str) -> list[str]:
+    """A text's last span of mathematics; else its last line; else its last expression."""
+    if spans := _last_group(text, [(m.start(), m.end(), _inner(m)) for m in _SPAN.finditer(text)]):
+        return [spans]
+    line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip().rstrip(".").strip("*")
+    return [line, *_last_expressions(text)]
+
+
+def _inner(match: re.Match) -> str:
+    return next(group for group in match.groups() if group is not None)
+
+
+def _boxes(text: str) -> str:
+    """What the last box holds, and the boxes that are joined to it by "," or "and"."""
+    found = []
+    for match in _BOX.finditer(text):
+        depth, place = 1, match.end()
+        while place < len(text) and depth:
+            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+            place += 1
+        if not depth and not (found and place <= found[-1][1]):
+            found.append((match.start(), place, text[match.end() : place - 1]))
+    return _last_group(text, found)
+
+
+def _last_group(text: str, found: list[tuple[int, int, str]]) -> str:
+    """The last of the spans, with those before it that only a separator parts from it."""
+    if not found:
+        return ""
+    group = [found[-1]]
+    for span in reversed(found[:-1]):
+        if not _JOINED.fullmatch(text[span[1] : group[0][0]]):
+            break
+        group.insert(0, span)
+    return ", ".join(content for _, _, content in group)
+
+
+def _last_expressions(text: str) -> list[str]:
+    """The last number or expression of prose, as math-verify finds them."""
+    import math_verify as library
+
+    plain = [library.ExprExtractionConfig(), library.LatexExtractionConfig()]
+    found = _quietly(library.parse, text[-2000:], plain, parsing_timeout=None)
+    # The second entry is the text that the first was parsed from.
+    return [entry for entry in found or () if isinstance(entry, str)]
+
+
+def _unwrapped(text: str) -> str:
+    """An answer without its delimiters, its box, and the solution before "####"."""
+    text = text.rpartition("####")[2].strip()
+    if boxed := _boxes(text):
+        return boxed
+    match = _SPAN.fullmatch(text.rstrip("."))
+    return _inner(match) if match else text
+
+
+def _clean(text: str) -> str:
+    """LaTeX that looks otherwise and means the same."""
+    text = text.strip().strip("$").strip()
+    text = re.sub(r"\\(?:left|right|displaystyle|,|;|!|:|quad|qquad)(?![a-zA-Z])", " ", text)
+    text = text.replace("\u2212", "-").replace("\\$", "").replace("$", "")
+    text = re.sub(r"(?<=\d)(?:\{,\}|,\s?)(?=\d{3}(?!\d))(?<!\(\d,)", ",", text)
+    text = re.sub(r"\^\s*\{?\s*(?:\\text\s*\{\s*o\s*\}|\\circ|\u00b0)\s*\}?", r"^\\circ ", text)
+    text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
+    # A mixed number, which before a percent sign would lose its whole part.
+    text = re.sub(
+        r"(?<![\d.}])(\d+)\s*\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)(\d))",
+        _mixed,
+        text,
+    )
+    return text.strip().rstrip(".").strip()
+
+
+def _mixed(match: re.Match) -> str:
+    """`1\\frac{4}{5}` as the fraction 9/5."""
+    whole, above, below = int(match[1]), match[2] or match[4], match[3] or match[5]
+    return rf"\frac{{{whole * int(below) + int(above)}}}{{{below}}}"
+
+
+def _repeating(match: re.Match) -> str:
+    """`0.1\\overline{6}` as the fraction 15/90."""
+    whole, fixed, repeated = match.groups()
+    above = int(f"{whole}{fixed}{repeated}") - int(f"{whole}{fixed}" or "0")
+    return rf"\frac{{{above}}}{{{'9' * len(repeated)}{'0' * len(fixed)}}}"
+
+
+def _plain_words(text: str) -> str:
+    """A text as words: without `\\text{}`, punctuation and case."""
+    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*", "", text)
+    return " ".join(re.sub(r"[^\w'+-]+", " ", text).casefold().split())
+
+
+def _choice(text: str) -> str | None:
+    """The letter of a choice such as "B", "(C)", `\\text{(D)}`; None for anything else."""
+    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*", "", text)
+    match = _CHOICE.fullmatch(re.sub(r"[{}*\s]", "", text))
+    return match[1] if match else None
+
+
+def _read(text: str) -> Answer | None:
+    """A cleaned text as an answer; None where it is none."""
+    if letter := _choice(text):
+        return Answer("choice", letter, text)
+    bare = re.sub(r"\\(?:text|mathrm)\s*|[{}]", "", text).strip()
+    if match := _RATIO.fullmatch(bare):
+        numbers = tuple(int(part) for part in match[1].split(":"))
+        return Answer("ratio", (numbers, (match[2] or "").lower()), text)
+    match = _BASE.fullmatch(re.sub(r"\\text\w*\s*", "", text).replace(" ", ""))
+    if match and match[1].isalnum() and match[1][0].isdigit():
+        return Answer("base", (match[1].lower(), int(match[2])), text)
+    value = numerals.only(text) if not re.search(r"[%=]|percent", text) else ""
+    if isinstance(value, Fraction):
+        return Answer("number", value, text)
+    words = _words(text)
+    if re.fullmatch(_AS_TEXT, text) or (words and not re.search(r"[\d\\^=]", text)):
+        return Answer("text", _plain_words(text), text)
+    if len(words) > 2 or _TOWER.search(text):  # prose with numbers in it
+        return None
+    expression = _parse(text)
+    return None if expression is None else Answer("expression", expression, text)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, without those in `\\text{}` and the names of functions."""
+    outside = re.sub(r"\\(?:text|mathrm|textbf|mbox|operatorname)\s*\{[^{}]*\}", " ", text)
+    return [word for word in _WORD.findall(outside) if word not in _NAMES]
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str) -> Any:
+    """math-verify's expression for one piece of LaTeX, or None."""
+    import math_verify as library
+    import sympy
+
+    found = _quietly(
+        library.parse, f"\\boxed{{{text}}}", [library.LatexExtractionConfig()], parsing_timeout=None
+    )
+    expressions = [entry for entry in found or () if not isinstance(entry, str)]
+    if not expressions or expressions[0] in (sympy.nan, sympy.zoo):
+        return None
+    return expressions[0]
+
+
+def _quietly(function, *arguments, **settings):
+    """The result, or None where the library fails, which it does on text that is no mathematics."""
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    try:
+        return function(*arguments, **settings)
+    # sympy, antlr and the library raise whatever they meet; such a text has no value.
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def same(gold: Answer, given: Answer) -> bool:
+    """Whether two answers are equal.
+
+    Args:
+        gold: the wanted answer.
+        given: the completion's.
+
+    Returns:
+        True where both have one value: numbers exactly, or to six digits where just one of them
+        is a decimal; sets in any order; expressions for all values of their variables.
+    """
+    if "ratio" in (gold.kind, given.kind):
+        if gold.kind != given.kind:
+            return False
+        (numbers, half), (others, other_half) = gold.value, given.value
+        return numbers == others and (not half or not other_half or half == other_half)
+    if gold.kind == "base":
+        digits, base = gold.value
+        if given.kind == "base":
+            return given.value == gold.value
+        return given.text.replace(" ", "").lower() == digits  # the base may go unsaid
+    if given.kind == "base":
+        return False
+    if gold.kind == given.kind == "number":
+        return _same_number(gold, given)
+    if gold.kind == given.kind and gold.kind in ("text", "choice"):
+        return gold.value == given.value
+    if {gold.kind, given.kind} <= {"number", "expression"}:
+        one, two = (_parse(a.text) if a.kind == "number" else a.value for a in (gold, given))
+        return one is not None and two is not None and _same_expression(one, two)
+    return False
+
+
+def _same_number(gold: Answer, given: Answer) -> bool:
+    if gold.value == given.value:
+        return True
+    rounded = [re.search(r"\d*\.\d|[eE]", a.text) is not None for a in (gold, given)]
+    if rounded[0] == rounded[1]:
+        return False
+    return abs(gold.value - given.value) <= Fraction(_ROUNDED) * abs(gold.value)
+
+
+def _same_expression(gold: Any, given: Any) -> bool:
+    """Equality of two of math-verify's expressions; whatever fails is a difference."""
+    import math_verify as library
+    import sympy
+
+    gold, given = _sides(gold, given)
+    if _is_list(gold) and _is_list(given):
+        return _same_parts(gold, given)
+    if isinstance(gold, sympy.MatrixBase) and isinstance(given, sympy.MatrixBase):
+        pairs = zip(gold.flat(), given.flat())
+        return gold.shape == given.shape and all(_same_expression(a, b) for a, b in pairs)
+    if isinstance(gold, sympy.Interval) and isinstance(given, sympy.Interval):
+        ends = (gold.left_open, gold.right_open) == (given.left_open, given.right_open)
+        pairs = ((gold.start, given.start), (gold.end, given.end))
+        return ends and all(_same_expression(a, b) for a, b in pairs)
+    if isinstance(gold, sympy.Expr) and isinstance(given, sympy.Expr):
+        verdict = _quietly(_same_values, gold, given)
+        if verdict is not None:
+            return verdict
+    verified = _quietly(library.verify, gold, given, timeout_seconds=None, raise_on_error=True)
+    return bool(verified)
+
+
+def _sides(gold: Any, given: Any) -> tuple[Any, Any]:
+    """Both without "x =" where one has no such side."""
+    import sympy
+
+    equations = [isinstance(e, sympy.Eq) for e in (gold, given)]
+    if equations[0] != equations[1]:
+        named = [
+            has and isinstance(e.lhs, sympy.Symbol) for e, has in zip((gold, given), equations)
+        ]
+        gold, given = (e.rhs if has else e for e, has in zip((gold, given), named))
+    return gold, given
+
+
+def _is_list(expression: Any) -> bool:
+    import sympy
+
+    return isinstance(expression, (sympy.FiniteSet, sympy.Tuple))
+
+
+def _same_parts(gold: Any, given: Any) -> bool:
+    """Tuples part by part; sets by finding for each part its own partner."""
+    import sympy
+
+    ones, twos = list(gold.args), list(given.args)
+    if len(ones) != len(twos):
+        return False
+    if isinstance(gold, sympy.Tuple) and isinstance(given, sympy.Tuple):
+        return all(_same_expression(a, b) for a, b in zip(ones, twos))
+    if isinstance(gold, sympy.Tuple) != isinstance(given, sympy.Tuple):
+        twos = list(getattr(given, "_unsorted_args", twos))
+        ones = list(getattr(gold, "_unsorted_args", ones))
+        return all(_same_expression(a, b) for a, b in zip(ones, twos))
+    for part in ones:
+        partner = next((i for i, other in enumerate(twos) if _same_expression(part, other)), None)
+        if partner is None:
+            return False
+        twos.pop(partner)
+    return True
+
+
+def _same_values(gold: Any, given: Any) -> bool | None:
+    """Equality of numbers, and of terms by their values at some points; None where it is unknown."""
+    import sympy
+
+    symbols = gold.free_symbols | given.free_symbols
+    if any(isinstance(e, sympy.core.function.AppliedUndef) for e in (gold, given)):
+        return None
+    if sympy.oo in (gold, given) or -sympy.oo in (gold, given):
+        return gold == given
+    percents = [_without_percent(e) for e in (gold, given)]
+    if not symbols:
+        if any(has for _, has in percents):  # "9%" answers 9% and 0.09 and 9
+            (one, _), (two, _) = percents
+            return _same_at(one, two) or _same_at(gold.doit(), given.doit())
+        return _same_at(gold, given)
+    if gold.free_symbols != given.free_symbols and len(symbols) == 1:
+        return None
+    points = ((3, 7), (-11, 13), (17, 5))
+    names = sorted(symbols, key=str)
+    for above, below in points:
+        place = {
+            symbol: sympy.Rational(above * (i + 2) + i, below * (i + 1))
+            for i, symbol in enumerate(names)
+        }
+        verdict = _same_at(gold.subs(place), given.subs(place))
+        if not verdict:
+            return verdict
+    return True
+
+
+def _without_percent(expression: Any) -> tuple[Any, bool]:
+    import sympy
+
+    hundredth = sympy.UnevaluatedExpr(sympy.Rational(1, 100))
+    if isinstance(expression, sympy.Mul) and hundredth in expression.args:
+        return sympy.Mul(*(a for a in expression.args if a != hundredth)), True
+    return expression, False
+
+
+def _same_at(one: Any, two: Any) -> bool | None:
+    """Equality of two numbers, relative to their size; None where one has no value."""
+    import sympy
+
+    decimals = [e.has(sympy.Float) for e in (one, two)]
+    digits = 40
+    low = [e.evalf(digits) for e in (one, two)]
+    if not all(
+        e.is_number and e.is_finite is not False and e.is_comparable or e.is_complex for e in low
+    ):
+        return None
+    if not any(decimals):
+        size = max((int(sympy.log(abs(e), 10).evalf(5)) if e != 0 else 0) for e in low)
+        if size > digits:
+            digits = min(size + 20, 5000)
+            low = [e.evalf(digits) for e in (one, two)]
+    largest = max(abs(e) for e in low)
+    if largest == 0:
+        return True
+    far = abs(low[0] - low[1]) / largest
+    if decimals[0] != decimals[1]:
+        return bool(far <= _ROUNDED)
+    if any(decimals):
+        return bool(far <= 1e-12)
+    if far <= sympy.Float(10) ** (8 - digits):
+        return True
+    if 0 in low or largest < 1e-20:  # sums that cancel leave digits of no meaning
+        return bool(sympy.simplify(one - two) == 0)
+    return False
+
+
+def _is_choice(completion: str, gold: Answer) -> bool | None:
+    """Whether the choice that a completion names is the gold one."""
+    given = _chosen(completion)
+    return None if given is None else given == gold.value
+
+
+def _chosen(completion: str) -> str | None:
+    """The letter that a completion ends on: boxed, behind "answer", on a line of its own, last."""
+    if boxed := _boxes(completion):
+        inside = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*|[{}*]", " ", boxed).strip()
+        match = re.match(r"\(?\s*([A-J])\s*(?:[).:,]|$|\s)", inside)
+        return match[1] if match else "?"
+    letter = r"(?:\*\*|\$|\\text(?:bf)?\{|\\mathrm\{|\{|\s|\()*([A-J])(?![\w'])(?! [a-z])"
+    cue = r"(?i:\banswer|\boption|\bchoice|\bchoose|####)[^.\n]{0,40}?(?:\b(?i:is|be)\b|:|=|\s)"
+    line = r"(?m)^" + letter + r"(?:[\s*).:$}]*$|\s*[).:]\s)"
+    for pattern in (cue + letter, line, r"\(([A-J])\)"):
+        if found := re.findall(pattern, completion):
+            return found[-1]
+    # "A" and "I" are words, too, unless they end the sentence.
+    loose = re.findall(
+        r"(?<![\w'])([B-HJ])(?![\w'])|(?<![\w'])([AI])(?=[\s*)]*[.!]?\s*$)", completion
+    )
+    return ("".join(loose[-1])) if loose else None
+
+
+def _is_text(completion: str, gold: Answer) -> bool | None:
+    """Whether a completion ends with the gold words."""
+    if boxed := _boxes(completion):
+        return _plain_words(boxed) == gold.value
+    cues = list(_CUE.finditer(completion))
+    tails = [_clause(completion[cues[-1].end() :])] if cues else []
+    spans = [_inner(match) for match in _SPAN.finditer(completion)][-1:]
+    for text in (*tails, *spans, completion):
+        if _plain_words(text) == gold.value:
+            return True
+    sentence = re.split(r"(?<=[.!?])\s+|\n", completion.strip())[-1]
+    words = _plain_words(sentence)
+    if not words:
+        return None
+    before = words.removesuffix(gold.value)
+    return before != words and before.endswith(" ") and not _NOT.search(before)
+
+
+_BY_WORDS = {"choice": _is_choice, "text": _is_text}
