@@ -15,6 +15,11 @@ from polgrad.rewards import numerals
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 # "The answer is", "Answer:", "**Final answer:**", GSM8K's "####".
 _CUE = re.compile(r"(?i)\banswer\b[^.\n$\\]{0,40}?(?:\bis\b|:|=)(?:\*\*)?\s*:?|####")
+_TAG = re.compile(r"(?i)<(/?)answer>")
+# Commands that change the look of what follows.
+_LOOK = re.compile(
+    r"\\(?:textbf|textit|textrm|text|mathrm|mathbf|mathit|mbox|operatorname)(?![a-zA-Z])\s*"
+)
 _SPAN = re.compile(
     r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\\d])\$(?P<d>(?:\\\$|[^$\n])+?)(?<!\\)\$",
     re.DOTALL,
@@ -28,7 +33,7 @@ _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\.?")
 _RATIO = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_AS_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{[^{}\d]*[a-zA-Z]{2}[^{}\d]*\}")
+_AS_TEXT = re.compile(_LOOK.pattern + r"\{[^{}\d]*[a-zA-Z]{2}[^{}\d]*\}")
 # Functions and the like that people write without a backslash.
 _NAMES = frozenset(
     [
@@ -57,6 +62,9 @@ _NAMES = frozenset(
 # Powers of powers of powers, which nothing evaluates in a lifetime.
 _TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]*\s*[-\w.\\]+\s*){3,}")
 _NOT = re.compile(r"(?i)\b(?:not|never|no|isn|aren|doesn)\b|n't\b")
+
+# Answers are short; the library's time grows with the square of a text, or worse.
+_LONGEST = 300
 
 # How far a rounded decimal may lie from the exact value that it stands for: "0.333333" is 1/3.
 _ROUNDED = 1.001e-6
@@ -125,17 +133,14 @@ def is_answer(completion: str, gold: Answer) -> bool | None:
     Returns:
         The verdict; None where the completion holds no answer.
     """
+    completion = _TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", completion)
     if gold.kind in ("choice", "text"):
         return _BY_WORDS[gold.kind](completion, gold)
-    readable = None
     for candidate in candidates(completion):
         given = _read(_clean(candidate))
         if given is not None and given.kind not in ("text", "choice"):
             return same(gold, given)
-        readable = False if candidate.strip() else readable
-        if _boxes(completion):  # what is boxed is the answer, readable or not
-            break
-    return readable if readable is False and _boxes(completion) else None
+    return False if _boxes(completion) else None
 
 
 def candidates(completion: str) -> list[str]:
@@ -171,7 +176,7 @@ def _inner(match: re.Match) -> str:
 def _boxes(text: str) -> str:
     """What the last box holds, and the boxes that are joined to it by "," or "and"."""
     found = []
-    for match in _BOX.finditer(text):
+    for match in list(_BOX.finditer(text))[-20:]:
         depth, place = 1, match.end()
         while place < len(text) and depth:
             depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
@@ -198,9 +203,10 @@ def _last_expressions(text: str) -> list[str]:
     import math_verify as library
 
     plain = [library.ExprExtractionConfig(), library.LatexExtractionConfig()]
-    found = _quietly(library.parse, text[-2000:], plain, parsing_timeout=None)
+    times = [match[0] for match in _RATIO.finditer(text[-_LONGEST:])][-1:]
+    found = _quietly(library.parse, text[-_LONGEST:], plain, parsing_timeout=None)
     # The second entry is the text that the first was parsed from.
-    return [entry for entry in found or () if isinstance(entry, str)]
+    return [*times, *(entry for entry in found or () if isinstance(entry, str))]
 
 
 def _unwrapped(text: str) -> str:
@@ -219,7 +225,8 @@ def _clean(text: str) -> str:
     text = text.replace("\u2212", "-").replace("\\$", "").replace("$", "")
     text = re.sub(r"(?<=\d)(?:\{,\}|,\s?)(?=\d{3}(?!\d))(?<!\(\d,)", ",", text)
     text = re.sub(r"\^\s*\{?\s*(?:\\text\s*\{\s*o\s*\}|\\circ|\u00b0)\s*\}?", r"^\\circ ", text)
-    text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
+    text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
+    text = re.sub(r"(?<!\d)(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
     # A mixed number, which before a percent sign would lose its whole part.
     text = re.sub(
         r"(?<![\d.}])(\d+)\s*\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)(\d))",
@@ -244,26 +251,28 @@ def _repeating(match: re.Match) -> str:
 
 def _plain_words(text: str) -> str:
     """A text as words: without `\\text{}`, punctuation and case."""
-    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*", "", text)
+    text = _LOOK.sub("", text)
     return " ".join(re.sub(r"[^\w'+-]+", " ", text).casefold().split())
 
 
 def _choice(text: str) -> str | None:
     """The letter of a choice such as "B", "(C)", `\\text{(D)}`; None for anything else."""
-    text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*", "", text)
+    text = _LOOK.sub("", text)
     match = _CHOICE.fullmatch(re.sub(r"[{}*\s]", "", text))
     return match[1] if match else None
 
 
 def _read(text: str) -> Answer | None:
     """A cleaned text as an answer; None where it is none."""
+    if len(text) > _LONGEST and not text.isdigit():
+        return None
     if letter := _choice(text):
         return Answer("choice", letter, text)
-    bare = re.sub(r"\\(?:text|mathrm)\s*|[{}]", "", text).strip()
+    bare = re.sub(r"[{}]", "", _LOOK.sub("", text)).strip()
     if match := _RATIO.fullmatch(bare):
         numbers = tuple(int(part) for part in match[1].split(":"))
         return Answer("ratio", (numbers, (match[2] or "").lower()), text)
-    match = _BASE.fullmatch(re.sub(r"\\text\w*\s*", "", text).replace(" ", ""))
+    match = _BASE.fullmatch(_LOOK.sub("", text).replace(" ", ""))
     if match and match[1].isalnum() and match[1][0].isdigit():
         return Answer("base", (match[1].lower(), int(match[2])), text)
     value = numerals.only(text) if not re.search(r"[%=]|percent", text) else ""
@@ -280,7 +289,7 @@ def _read(text: str) -> Answer | None:
 
 def _words(text: str) -> list[str]:
     """The words of a text, without those in `\\text{}` and the names of functions."""
-    outside = re.sub(r"\\(?:text|mathrm|textbf|mbox|operatorname)\s*\{[^{}]*\}", " ", text)
+    outside = re.sub(_LOOK.pattern + r"\{[^{}]*\}", " ", text)
     return [word for word in _WORD.findall(outside) if word not in _NAMES]
 
 
@@ -295,6 +304,11 @@ def _parse(text: str) -> Any:
     )
     expressions = [entry for entry in found or () if not isinstance(entry, str)]
     if not expressions or expressions[0] in (sympy.nan, sympy.zoo):
+        return None
+    # Units are left out, and sometimes numbers with them: of "3 cm by 4 cm" the 3 remains.
+    read = next(entry for entry in found if isinstance(entry, str))
+    unit_power = re.sub(r"\}\s*\^\s*\{?[23]\}?", "}", text)
+    if re.sub(r"\D", "", unit_power) != re.sub(r"\D", "", read):
         return None
     return expressions[0]
 
@@ -345,7 +359,7 @@ def same(gold: Answer, given: Answer) -> bool:
 def _same_number(gold: Answer, given: Answer) -> bool:
     if gold.value == given.value:
         return True
-    rounded = [re.search(r"\d*\.\d|[eE]", a.text) is not None for a in (gold, given)]
+    rounded = [re.search(r"\.\d|[eE]", a.text) is not None for a in (gold, given)]
     if rounded[0] == rounded[1]:
         return False
     return abs(gold.value - given.value) <= Fraction(_ROUNDED) * abs(gold.value)
@@ -493,12 +507,13 @@ def _is_choice(completion: str, gold: Answer) -> bool | None:
 def _chosen(completion: str) -> str | None:
     """The letter that a completion ends on: boxed, behind "answer", on a line of its own, last."""
     if boxed := _boxes(completion):
-        inside = re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*|[{}*]", " ", boxed).strip()
+        inside = re.sub(r"[{}*]", " ", _LOOK.sub(" ", boxed)).strip()
         match = re.match(r"\(?\s*([A-J])\s*(?:[).:,]|$|\s)", inside)
         return match[1] if match else "?"
-    letter = r"(?:\*\*|\$|\\text(?:bf)?\{|\\mathrm\{|\{|\s|\()*([A-J])(?![\w'])(?! [a-z])"
+    completion = re.sub(r"\\[\[\]()]|[{}$*]", " ", _LOOK.sub(" ", completion))
+    letter = r"[ (]*([A-J])(?![\w'])(?! [a-z])"
     cue = r"(?i:\banswer|\boption|\bchoice|\bchoose|####)[^.\n]{0,40}?(?:\b(?i:is|be)\b|:|=|\s)"
-    line = r"(?m)^" + letter + r"(?:[\s*).:$}]*$|\s*[).:]\s)"
+    line = r"(?m)^" + letter + r"(?:[\s).:]*$|\s*[).:]\s)"
     for pattern in (cue + letter, line, r"\(([A-J])\)"):
         if found := re.findall(pattern, completion):
             return found[-1]

@@ -23,10 +23,13 @@ _GOES_ON = re.compile(r"(?:(?:\s?(?:\^|\*\*)\s?|:|\.|\s?/\s?)[({\\]*-?[0-9]+(?:[
 _IS_INDEX = re.compile(r"[\^_]\s?[({]?-?$")
 # Of ten to the power of a larger one there is no exact value that fits in memory.
 _LARGEST_EXPONENT = 10_000
+_SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # Signs for "minus" beside the one on keyboards, and LaTeX's thousands' comma.
 _SPELLINGS = {"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "{,}": ","}
 # What may stand around the one number of an answer.
 _AROUND = re.compile(
+    r"\b(?:k?m|cm|mi|miles?|ft|feet|meters?|gal|lbs?|k?g|m?L|dollars|cents)/(?:s|sec|min|h|hr|hour|day|lb|kg|gal|L)\b|"
     r"\\(?:text|mathrm|textbf|boxed|fbox)(?![a-z])|\^\s*\{?\s*\\circ\s*\}?|\\?%|\\[ ,;!]|[{}$°()]"
 )
 
@@ -90,6 +93,8 @@ def find(text: str) -> list[Numeral]:
         if value is not None and (part["sign"] or part["inner"] or "")[:1] == "-":
             value = -value
         place = match.end()
+        if value is not None and (scale := _SCALE.match(text, place)):
+            value, place = value * _SCALES[scale[1].lower()], scale.end()
         if rest := _GOES_ON.match(text, place):
             value, place = None, rest.end()
         elif _IS_INDEX.search(text[max(0, match.start() - 4) : match.start()]):

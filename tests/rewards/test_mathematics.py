@@ -195,6 +195,15 @@ def test_golds(gold, right, wrong, reworded):
         ("9**9**9**9", "3", 0),
         (r"\boxed{9^{9^{9^{9}}}}", "3", 0),
         ("There are 3 apples and 4 pears.", "4", 1),
+        ("It is 10:15 a.m.", "10:15", 1),
+        ("1,500,000", "1.5 million", 1),
+        ("1.5", "1.5 million", 0),
+        ("12 m/s", "12", 1),
+        ("<answer>3</answer> or 4", "3", 1),
+        ("<answer>B</answer>", "B", 1),
+        (r"$\boxed{\textbf{(A)}\ 12}$", "A", 1),
+        ("I think it's B.", "B", 1),
+        ("B. Paris", "B", 1),
         (r"$3.14159265$", r"\pi", 1),
         # Words that say the opposite.
         ("It is not even", "even", 0),
@@ -205,7 +214,19 @@ def test_which_part_counts_and_how_exactly(completion, gold, value):
     assert verdict(completion, gold) == value
 
 
-@pytest.mark.parametrize("gold", ["", "  ", "$$", r"\boxed{}", r"\frac{1}{0}", r"\frac{"])
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "",
+        "  ",
+        "$$",
+        r"\boxed{}",
+        r"\frac{1}{0}",
+        r"\frac{",
+        r"\{x|x>2\}",
+        r"3\text{ cm by }4\text{ cm}",
+    ],
+)
 def test_golds_that_cannot_be_read_are_invalid(gold):
     assert "cannot be read as mathematics" in verdict("3", gold)
 
@@ -214,3 +235,14 @@ def test_what_is_joined():
     assert mathematics.candidates(r"\boxed{1}, \boxed{2} and \boxed{3}") == ["1, 2, 3"]
     assert mathematics.candidates(r"so \boxed{\frac{1}{2}}") == [r"\frac{1}{2}"]
     assert mathematics.candidates("$1$ or $2$")[0] == "1, 2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 5000, "$" * 5000, r"\boxed{" * 2000, "1+" * 3000 + "1", "x" * 20000, r"\frac{" * 500]
+    + ["9" * 20000, "[" * 3000, " ".join(map(str, range(5000))), "\ud800", "a=" * 3000],
+    ids=lambda text: text[:8].encode("ascii", "replace").decode(),
+)
+def test_long_nonsense_is_read_before_a_deadline(text):
+    # A minute each, where the library was given all of it.
+    assert verdict(text, "3") == 0
