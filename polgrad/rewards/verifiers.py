@@ -15,6 +15,9 @@ from typing import Any
 from polgrad.rewards import mathematics, numerals, task_scores
 from polgrad.rewards.score import Score
 
+# Those that compare an example's answer as more than text, and find some that they cannot read.
+READS_ANSWERS = ("math_verify", "numeric_match")
+
 
 def _invalid(reason: str) -> Score:
     return Score(0.0, False, reason)

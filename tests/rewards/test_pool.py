@@ -225,6 +225,21 @@ def test_canaries(pool):
         pool.canaries([Canary("p", "nan", {}, False)])
 
 
+def test_answers_that_cannot_be_compared_are_told_at_once():
+    def examples(*answers):
+        return [{"prompt": "p", "answer": answer} for answer in answers]
+
+    with RewardPool([RewardSpec(f"{VERIFIERS}:numeric_match")]) as pool:
+        assert pool.check_answers(examples("1", "-$2", "3 apples")) == []
+        good = ["7"] * 19
+        assert pool.check_answers(examples(*good, "7:30")) == ["answer '7:30' is not one number"]
+        with pytest.raises(RewardFailure, match=r"2 of 2 answers have no reward .*'1 and 2'"):
+            pool.check_answers(examples("1 and 2", "none"))
+        assert pool.check_answers([{"prompt": "p", "chosen": "1", "rejected": "2"}]) == []
+    with RewardPool([RewardSpec(f"{VERIFIERS}:exact_match")]) as pool:
+        assert pool.check_answers(examples("1 and 2", "none")) == []
+
+
 def test_canary_set_has_a_wrong_sample_of_every_example():
     examples = [{"prompt": "p", "answer": "3"}, {"prompt": "q", "answer": ""}]
     assert [(c.completion, c.expected) for c in canary_set(examples)] == [
