@@ -351,16 +351,28 @@ def same(gold: Answer, given: Answer) -> bool:
     if gold.kind == given.kind and gold.kind in ("text", "choice"):
         return gold.value == given.value
     if {gold.kind, given.kind} <= {"number", "expression"}:
-        one, two = (_parse(a.text) if a.kind == "number" else a.value for a in (gold, given))
-        return one is not None and two is not None and _same_expression(one, two)
+        return _same_expression(*(_expression(answer) for answer in (gold, given)))
     return False
+
+
+def _expression(answer: Answer) -> Any:
+    """A number or an expression for sympy; a decimal stays one, which may be rounded."""
+    import sympy
+
+    if answer.kind == "expression":
+        return answer.value
+    exact = sympy.Rational(answer.value.numerator, answer.value.denominator)
+    return exact.evalf(40) if _is_decimal(answer) else exact
+
+
+def _is_decimal(answer: Answer) -> bool:
+    return re.search(r"\.\d|[eE]", answer.text) is not None
 
 
 def _same_number(gold: Answer, given: Answer) -> bool:
     if gold.value == given.value:
         return True
-    rounded = [re.search(r"\.\d|[eE]", a.text) is not None for a in (gold, given)]
-    if rounded[0] == rounded[1]:
+    if _is_decimal(gold) == _is_decimal(given):
         return False
     return abs(gold.value - given.value) <= Fraction(_ROUNDED) * abs(gold.value)
 

@@ -222,3 +222,23 @@ def math_verify(prompt: str, completion: str, example: Mapping[str, Any]) -> Sco
 
 
 math_verify.warm_up = functools.partial(math_verify, "", "$\\frac{1}{2}$", {"answer": "0.5"})
+
+# What `polgrad list rewards` lists.
+NAMES = (
+    "exact_match",
+    "numeric_match",
+    "regex_match",
+    "math_verify",
+    "reasoning_gym_score",
+    "format_match",
+    "length_penalty",
+)
+
+
+def listing() -> list[str]:
+    """A line for each reward of this module: its target, and what it pays for.
+
+    Returns:
+        The lines.
+    """
+    return [f"{__name__}:{name:<20} {globals()[name].__doc__.splitlines()[0]}" for name in NAMES]

@@ -1,5 +1,8 @@
 """Golds as they stand in MATH, GSM8K, AIME and multiple-choice sets, and verdicts on completions."""
 
+import pathlib
+import re
+
 import pytest
 
 from polgrad.rewards import mathematics, verifiers
@@ -199,6 +202,11 @@ def test_golds(gold, right, wrong, reworded):
         ("1,500,000", "1.5 million", 1),
         ("1.5", "1.5 million", 0),
         ("12 m/s", "12", 1),
+        (r"$(0.5, 1)$", r"\left(\frac{1}{2}, 1\right)", 1),
+        ("0.5", r"\frac{\sqrt{1}}{2}", 1),
+        ("0.7071068", r"\frac{\sqrt{2}}{2}", 1),
+        ("0.7071", r"\frac{\sqrt{2}}{2}", 0),
+        (r"\boxed{0.5}", r"50\%", 1),
         ("<answer>3</answer> or 4", "3", 1),
         ("<answer>B</answer>", "B", 1),
         (r"$\boxed{\textbf{(A)}\ 12}$", "A", 1),
@@ -246,3 +254,26 @@ def test_what_is_joined():
 def test_long_nonsense_is_read_before_a_deadline(text):
     # A minute each, where the library was given all of it.
     assert verdict(text, "3") == 0
+
+
+def test_the_page_says_what_the_verifier_does():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    table = page.split("| answer | equals | does not equal |\n")[1].split("\n\n")[0]
+
+    def written(cell):
+        return [code or quoted for code, quoted in re.findall(r"`([^`]+)`|\"([^\"]+)\"", cell)]
+
+    rows = [row.strip("|").split(" | ") for row in table.splitlines()[1:]]
+    assert len(rows) == 12
+    for answers, equal, different in rows:
+        for answer in written(answers):
+            for text in written(equal):
+                assert verdict(f"${text}$" if "\\" in text else text, answer) == 1, (text, answer)
+            for text in written(different):
+                assert verdict(f"${text}$" if "\\" in text else text, answer) == 0, (text, answer)
+
+
+def test_every_reward_is_on_the_page():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    table = page.split("| reward | pays")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(verifiers.NAMES)
