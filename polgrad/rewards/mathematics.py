@@ -21,8 +21,12 @@ _LOOK = re.compile(
     r"\\(?:textbf|textit|textrm|text|mathrm|mathbf|mathit|mbox|operatorname)(?![a-zA-Z])\s*"
 )
 _SPAN = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\\d])\$(?P<d>(?:\\\$|[^$\n])+?)(?<!\\)\$",
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\\d])\$(?=\S)(?P<d>(?:\\\$|[^$\n])+?)(?<![\\\s])\$(?!\d)",
     re.DOTALL,
+)
+# "(2, 3)", "[0, 1)", "2 and 3", "-1, 0 and 1".
+_SEVERAL = re.compile(
+    r"[\[(][^()\[\]]*,[^()\[\]]*[\])]|-?\d+(?:[./]\d+)?(?:,?\s*(?:,|and|or)\s*-?\d+(?:[./]\d+)?)+"
 )
 _CLAUSE_END = re.compile(
     r",?\s+(?=(?:because|since|as|which|so|where|when|for|if|but|not)\b)|\.(?=\s|$)"
@@ -35,6 +39,19 @@ _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _AS_TEXT = re.compile(_LOOK.pattern + r"\{[^{}\d]*[a-zA-Z]{2}[^{}\d]*\}")
 # Functions and the like that people write without a backslash.
+_SYMBOLS = {
+    "\u2212": "-",
+    "\\$": "",
+    "$": "",
+    "**": "^",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "½": r"\frac{1}{2}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "×": r"\times ",
+}
 _NAMES = frozenset(
     [
         "sin",
@@ -61,6 +78,7 @@ _NAMES = frozenset(
 )
 # Powers of powers of powers, which nothing evaluates in a lifetime.
 _TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]*\s*[-\w.\\]+\s*){3,}")
+_VERDICTS = ("yes", "no", "true", "false")
 _NOT = re.compile(r"(?i)\b(?:not|never|no|isn|aren|doesn)\b|n't\b")
 
 # Answers are short; the library's time grows with the square of a text, or worse.
@@ -136,22 +154,30 @@ def is_answer(completion: str, gold: Answer) -> bool | None:
     completion = _TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", completion)
     if gold.kind in ("choice", "text"):
         return _BY_WORDS[gold.kind](completion, gold)
-    for candidate in candidates(completion):
+    for candidate in candidates(completion, gold.kind == "expression"):
         given = _read(_clean(candidate))
         if given is not None and given.kind not in ("text", "choice"):
             return same(gold, given)
     return False if _boxes(completion) else None
 
 
-def candidates(completion: str) -> list[str]:
-    """Texts that may be the completion's answer, the likeliest first."""
+def candidates(completion: str, lists: bool = False) -> list[str]:
+    """Texts that may be the completion's answer, the likeliest first.
+
+    Args:
+        completion: the policy's text.
+        lists: in prose, look for "(2, 3)" and "2 and 3" before a single number.
+
+    Returns:
+        The texts, as they are written.
+    """
     if boxed := _boxes(completion):
         return [boxed]
     found = []
     cues = list(_CUE.finditer(completion))
     if cues:
-        found += _parts_of(_clause(completion[cues[-1].end() :]))
-    found += _parts_of(completion.strip())
+        found += _parts_of(_clause(completion[cues[-1].end() :]), lists)
+    found += _parts_of(completion.strip(), lists)
     return found
 
 
@@ -161,12 +187,13 @@ def _clause(text: str) -> str:
     return _CLAUSE_END.split(line)[0] or line
 
 
-def _parts_of(text: str) -> list[str]:
+def _parts_of(text: str, lists: bool) -> list[str]:
     """A text's last span of mathematics; else its last line; else its last expression."""
     if spans := _last_group(text, [(m.start(), m.end(), _inner(m)) for m in _SPAN.finditer(text)]):
         return [spans]
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip().rstrip(".").strip("*")
-    return [line, *_last_expressions(text)]
+    several = [match[0] for match in _SEVERAL.finditer(line[-_LONGEST:])][-1:] if lists else []
+    return [line, *several, *_last_expressions(text)]
 
 
 def _inner(match: re.Match) -> str:
@@ -222,7 +249,10 @@ def _clean(text: str) -> str:
     """LaTeX that looks otherwise and means the same."""
     text = text.strip().strip("$").strip()
     text = re.sub(r"\\(?:left|right|displaystyle|,|;|!|:|quad|qquad)(?![a-zA-Z])", " ", text)
-    text = text.replace("\u2212", "-").replace("\\$", "").replace("$", "")
+    for symbol, latex in _SYMBOLS.items():
+        text = text.replace(symbol, latex)
+    text = re.sub(r"√\s*(?:\(([^()]*)\)|(\d+|[a-z]))", r"\\sqrt{\1\2}", text)
+    text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|,\s?)(?=\d{3}(?!\d))(?<!\(\d,)", ",", text)
     text = re.sub(r"\^\s*\{?\s*(?:\\text\s*\{\s*o\s*\}|\\circ|\u00b0)\s*\}?", r"^\\circ ", text)
     text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
@@ -396,7 +426,9 @@ def _same_expression(gold: Any, given: Any) -> bool:
         verdict = _quietly(_same_values, gold, given)
         if verdict is not None:
             return verdict
-    verified = _quietly(library.verify, gold, given, timeout_seconds=None, raise_on_error=True)
+    # "-1 < x < 3" answers (-1, 3).
+    either = {"allow_set_relation_comp": True, "timeout_seconds": None, "raise_on_error": True}
+    verified = _quietly(library.verify, gold, given, **either)
     return bool(verified)
 
 
@@ -523,9 +555,10 @@ def _chosen(completion: str) -> str | None:
         match = re.match(r"\(?\s*([A-J])\s*(?:[).:,]|$|\s)", inside)
         return match[1] if match else "?"
     completion = re.sub(r"\\[\[\]()]|[{}$*]", " ", _LOOK.sub(" ", completion))
+    completion = re.sub(r"\b(not|isn't)\s+\(?[A-J]\b\)?", r"\1", completion)
     letter = r"[ (]*([A-J])(?![\w'])(?! [a-z])"
     cue = r"(?i:\banswer|\boption|\bchoice|\bchoose|####)[^.\n]{0,40}?(?:\b(?i:is|be)\b|:|=|\s)"
-    line = r"(?m)^" + letter + r"(?:[\s).:]*$|\s*[).:]\s)"
+    line = r"(?m)^" + letter + r"(?:[\s).:]*$|\s*[).:]\s(?!\s*(?:and|or)\b))"
     for pattern in (cue + letter, line, r"\(([A-J])\)"):
         if found := re.findall(pattern, completion):
             return found[-1]
@@ -550,6 +583,8 @@ def _is_text(completion: str, gold: Answer) -> bool | None:
     words = _plain_words(sentence)
     if not words:
         return None
+    if gold.value in _VERDICTS and words.split()[0] in _VERDICTS:  # "Yes, it is."
+        return words.split()[0] == gold.value
     before = words.removesuffix(gold.value)
     return before != words and before.endswith(" ") and not _NOT.search(before)
 
