@@ -38,7 +38,7 @@ _RATIO = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECA
 _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _AS_TEXT = re.compile(_LOOK.pattern + r"\{[^{}\d]*[a-zA-Z]{2}[^{}\d]*\}")
-# Functions and the like that people write without a backslash.
+# Symbols that people type, as LaTeX.
 _SYMBOLS = {
     "\u2212": "-",
     "\\$": "",
@@ -52,29 +52,9 @@ _SYMBOLS = {
     "¾": r"\frac{3}{4}",
     "×": r"\times ",
 }
-_NAMES = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "pi",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "mod",
-        "inf",
-        "frac",
-        "or",
-        "and",
-    ]
+# Words that belong to mathematics: functions without a backslash, and what joins two answers.
+_NAMES = re.compile(
+    "sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|max|min|gcd|lcm|mod|inf|frac|or|and"
 )
 # Powers of powers of powers, which nothing evaluates in a lifetime.
 _TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]*\s*[-\w.\\]+\s*){3,}")
@@ -320,7 +300,7 @@ def _read(text: str) -> Answer | None:
 def _words(text: str) -> list[str]:
     """The words of a text, without those in `\\text{}` and the names of functions."""
     outside = re.sub(_LOOK.pattern + r"\{[^{}]*\}", " ", text)
-    return [word for word in _WORD.findall(outside) if word not in _NAMES]
+    return [word for word in _WORD.findall(outside) if not _NAMES.fullmatch(word)]
 
 
 @functools.lru_cache(maxsize=4096)
