@@ -37,7 +37,7 @@ USAGE = """usage: polgrad COMMAND [OPTIONS]
   sweep      run an experiment over a grid of settings, on processes or on Ray
   report     Markdown and HTML of a run or a sweep; the README's ledger of papers
   compile    rehearse a step on a TPU slice that is not there: memory, time, what binds
-  list       algorithms, tasks, policies, experiments
+  list       algorithms, tasks, rewards, policies, experiments
 
 polgrad COMMAND --help tells the options of a command. train, sample and evaluate keep compiled
 programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; --no-cache keeps none."""
@@ -455,7 +455,10 @@ def _compile(arguments: list[str]) -> int:
 
 def _list(arguments: list[str]) -> int:
     kind = tyro.cli(
-        Annotated[Literal["algorithms", "tasks", "policies", "experiments"], tyro.conf.Positional],
+        Annotated[
+            Literal["algorithms", "tasks", "rewards", "policies", "experiments"],
+            tyro.conf.Positional,
+        ],
         args=arguments,
         default="algorithms",
         prog="polgrad list",
@@ -473,6 +476,10 @@ def _list(arguments: list[str]) -> int:
         from polgrad import data
 
         print("\n".join(data.task_names()))
+    elif kind == "rewards":
+        from polgrad.rewards import verifiers
+
+        print("\n".join(verifiers.listing()))
     else:
         print(
             "small                   a transformer trained from nothing, characters as tokens\n"

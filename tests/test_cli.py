@@ -148,6 +148,8 @@ def test_list_and_help(capsys):
     assert code == 0 and "grpo" in output and "nash_md" in output
     code, output, _ = run(capsys, "list", "tasks")
     assert code == 0 and "chain_sum" in output
+    code, output, _ = run(capsys, "list", "rewards")
+    assert code == 0 and "polgrad.rewards.verifiers:math_verify " in output
     code, output, _ = run(capsys, "train", "--algorithm", "f_dpg", "--help")
     assert code == 0 and "--settings.beta" in output and "--rollouts.group-size" in output
     code, _, error = run(capsys, "trian")

@@ -122,8 +122,9 @@ def check_record(record: Any, where: str, fields: tuple[str, ...] | None) -> tup
         fields = ("prompt", "chosen", "rejected") if pairs else ("prompt", "answer")
     for field in fields:
         if record.get(field) is None:
+            absent = "null" if field in record else "missing"
             raise ValueError(
-                f"{where}: field {field!r} is missing; expected {' and '.join(map(repr, fields))}, "
+                f"{where}: field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, "
                 f"found {sorted(record)}"
             )
         if not isinstance(record[field], str):
@@ -229,6 +230,11 @@ class ParquetSource(_FileSource):
     def _records(self):
         names = self._file.schema_arrow.names
         wanted = [name for name in ("prompt", "answer", "chosen", "rejected") if name in names]
+        if "prompt" not in names or len(wanted) < 2:
+            raise ValueError(
+                f"{self.path} has the columns {', '.join(names)}, expected prompt and answer, or "
+                "prompt, chosen and rejected"
+            )
         row = 0
         for batch in self._file.iter_batches(batch_size=1024, columns=wanted):
             for record in batch.to_pylist():

@@ -252,7 +252,7 @@ class HubTokenizer:
         self._rows = rows
         if chat_template is not None:
             _ = self._template  # a bad template shows at start, not at the first prompt
-            self.stop_ids += self._turn_end_id()
+            self.stop_ids += self._unknown_stop()
 
     @functools.cached_property
     def _template(self):
@@ -367,7 +367,8 @@ class HubTokenizer:
                 add_generation_prompt=add_generation_prompt,
                 **{**self.special_tokens, **variables},
             )
-        except jinja2.TemplateError as error:
+        # The template is a stranger's program: adding a number to None is a TypeError of its own.
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"chat_template: {type(error).__name__}: {error}") from None
 
     def prompt_ids(self, text: str) -> list[int]:
@@ -392,7 +393,7 @@ class HubTokenizer:
     @functools.cached_property
     def start_ids(self) -> tuple[int, ...]:
         """Ids that the tokenizer's post-processor puts before a text; none for most families."""
-        # Any text serves whose ids are not none at all; some token of the vocabulary is one.
+        # Any text serves that has ids at all; the text of some token has.
         for token in self._tokenizer.get_vocab():
             encoded = self._tokenizer.encode(token)
             owners = encoded.sequence_ids
@@ -425,9 +426,8 @@ class HubTokenizer:
         answer = text + self._turn_end
         if whole.startswith(opening) and text.strip() in whole[len(opening) :]:
             answer = whole[len(opening) :]
-        ids = self.encode(answer)
-        ends = self.encode(self._turn_end)
-        return ids if set(ends) & set(self.stop_ids) else [*ids, self.eos_id]
+        stops = set(self._turn_end_ids) & set(self.stop_ids)
+        return [*self.encode(answer), *([] if stops else [self.eos_id])]
 
     def _conversation(self, prompt: str, text: str) -> str:
         """A question and its answer as the template writes them; empty where it refuses answers."""
@@ -444,13 +444,16 @@ class HubTokenizer:
         _, found, end = self._conversation("?", answer).rpartition(answer)
         return end if found else ""
 
-    def _turn_end_id(self) -> tuple[int, ...]:
+    @functools.cached_property
+    def _turn_end_ids(self) -> list[int]:
+        return self.encode(self._turn_end)
+
+    def _unknown_stop(self) -> tuple[int, ...]:
         """The token with which the template ends a turn, where it is no stop token yet."""
-        ids = self._tokenizer.encode(self._turn_end, add_special_tokens=False).ids
-        added = self._tokenizer.get_added_tokens_decoder()
-        if set(ids) & set(self.stop_ids):
+        if set(self._turn_end_ids) & set(self.stop_ids):
             return ()
-        return tuple(i for i in ids if i in added)[:1]
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(i for i in self._turn_end_ids if i in added)[:1]
 
 
 def from_assets(

@@ -160,10 +160,10 @@ def _token_id(path: Path, tokenizer, told: dict[str, Any], name: str) -> int | N
     token = told.get(f"{name}_token")
     token = token["content"] if isinstance(token, dict) else token
     index = None if token is None else tokenizer.token_to_id(token)
-    # Without a row of its own, a padding token is no loss: padding is never read.
-    if index is None and token is not None and name in ("bos", "eos"):
+    # The others may be missing: nothing reads padding, and what begins a text, the tokenizer knows.
+    if index is None and token is not None and name == "eos":
         raise ValueError(
-            f"{path / 'tokenizer_config.json'}: {name}_token is {token!r}, expected a token of "
+            f"{path / 'tokenizer_config.json'}: eos_token is {token!r}, expected a token of "
             "tokenizer.json"
         )
     return index

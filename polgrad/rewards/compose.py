@@ -145,8 +145,8 @@ def call(
     """
     try:
         return as_score(function(prompt, completion, example, **parameters))
-    # The one blind except of the package: any failure of a stranger's code is recorded, with its
-    # name, as an invalid sample, which is counted and in number stops the run.
+    # A blind except: any failure of a stranger's code is recorded, with its name, as an invalid
+    # sample, which is counted and in number stops the run.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return Score(0.0, False, f"{type(error).__name__}: {error}"[:500])
 

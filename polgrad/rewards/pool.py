@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from polgrad.data import codec
-from polgrad.rewards import compose, worker
+from polgrad.rewards import compose, verifiers, worker
 from polgrad.rewards.score import Score
 
 # -c and not -m: the caller's search path then comes first and whole, so that a worker finds what
@@ -267,6 +267,29 @@ class RewardPool:
                     f"the reward gave {got}, expected {wanted}"
                 )
 
+    def check_answers(self, examples: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Score examples' own answers, before training meets one that cannot be compared.
+
+        Only where a component is one of `verifiers.READS_ANSWERS`: what another reward makes of an
+        answer is not known.
+
+        Args:
+            examples: of a `data.load_task` source.
+
+        Returns:
+            The reasons of the answers that are invalid, one each.
+
+        Raises:
+            RewardFailure: more than `failure_limit` of them are.
+        """
+        own = {f"polgrad.rewards.verifiers:{name}" for name in verifiers.READS_ANSWERS}
+        if not own & {spec.target for spec in self.specs}:
+            return []
+        items = [(e["prompt"], e["answer"], e) for e in examples if "answer" in e]
+        reasons = [s.reason for s in self._run(items, {}, limit=1.0) if not s.valid]
+        check_failures(reasons, len(items), self.failure_limit, "answers")
+        return reasons
+
     def _run(
         self, items: Sequence[Item], replayed: dict[int, Score], *, limit: float
     ) -> list[Score]:
@@ -361,13 +384,14 @@ def _check(results: Mapping[int, Score], total: int, limit: float) -> None:
     check_failures([s.reason for s in results.values() if not s.valid], total, limit)
 
 
-def check_failures(reasons: Sequence[str], total: int, limit: float) -> None:
+def check_failures(reasons: Sequence[str], total: int, limit: float, what: str = "samples") -> None:
     """Raises where too many samples have no reward.
 
     Args:
         reasons: of the samples without one.
         total: all samples of the step; under `RewardPool.MINIMUM`, only where all of several fail.
         limit: share of them, in [0, 1].
+        what: what has no reward, for the message.
 
     Raises:
         RewardFailure: with the commonest reasons.
@@ -380,7 +404,7 @@ def check_failures(reasons: Sequence[str], total: int, limit: float) -> None:
     if too_many:
         common = collections.Counter(reasons).most_common(3)
         raise RewardFailure(
-            f"{failed} of {total} samples have no reward (failure_limit={limit:g}): "
+            f"{failed} of {total} {what} have no reward (failure_limit={limit:g}): "
             + "; ".join(f"{count} x {reason!r:.200}" for reason, count in common)
         )
 
@@ -405,18 +429,18 @@ def interruptions(scores: Sequence[Score]) -> dict[int, Score]:
 
 
 def canary_set(examples: Sequence[Mapping[str, Any]]) -> list[Canary]:
-    """A right and a wrong sample of each example that has an answer.
+    """A right and a wrong sample of each example.
 
     Args:
         examples: of a `data.load_task` source.
 
     Returns:
         The example's answer as the right completion, and a text without any answer as the wrong
-        one; none for examples whose task keeps no answer.
+        one; only the wrong one where the answer is not known (`rush_hour`).
     """
     canaries = []
     for example in examples:
         if example.get("answer"):
             canaries.append(Canary(example["prompt"], example["answer"], example, True))
-            canaries.append(Canary(example["prompt"], "no answer", example, False))
+        canaries.append(Canary(example["prompt"], "no answer", example, False))
     return canaries

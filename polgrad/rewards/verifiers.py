@@ -6,16 +6,17 @@ valid sample with value 0; a sample is invalid only where the check itself canno
 
 import functools
 import importlib
+import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
+from polgrad.rewards import mathematics, numerals, task_scores
 from polgrad.rewards.score import Score
 
-# A sign counts only where no operand stands before it: "5-3" holds 5 and 3.
-NUMBER = (
-    r"(?:(?<![\w.)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-)
+# Those that compare an example's answer as more than text, and find some that they cannot read.
+READS_ANSWERS = ("math_verify", "numeric_match")
 
 
 def _invalid(reason: str) -> Score:
@@ -46,28 +47,45 @@ def exact_match(
 def numeric_match(
     prompt: str, completion: str, example: Mapping[str, Any], *, tolerance: float = 0.0
 ) -> Score:
-    """1 where the last number of the completion is the number of the example's answer.
+    """1 where the last number of the completion is the number that the example's answer is.
 
-    `|given - wanted| <= tolerance * max(1, |wanted|)`; thousands' commas are read.
+    For answers that are one number (GSM8K, AIME); `math_verify` also reads expressions, sets and
+    intervals. Values are exact, whatever their size:
+
+        |given - wanted| <= tolerance * max(1, |wanted|)
+
+    Thousands' commas, fractions, signs before a blank or a currency sign and U+2212 for minus are
+    read (see `numerals.find`). A number that is a part of something else (a time, a power) has no
+    value. Units and percent signs do not count: "50%" is 50.
 
     Args:
         prompt: not used.
         completion: the policy's text; without a number it scores 0.
-        example: holds `answer`.
+        example: holds `answer`: one number, with or without words; of a GSM8K solution the part
+            after "####".
         tolerance: relative, absolute below 1; 0 or more.
 
     Returns:
-        Value 1 or 0; invalid where the answer holds no number.
+        Value 1 or 0; invalid where the answer is not one number.
+
+    Raises:
+        ValueError: a tolerance below 0, or one that is no finite number.
     """
     del prompt
-    wanted = re.findall(NUMBER, example["answer"])
-    if not wanted:
-        return _invalid(f"answer {example['answer']!r:.80} holds no number")
-    given = re.findall(NUMBER, completion)
-    if not given:
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance}, expected a finite number of at least 0")
+    wanted = numerals.only(example["answer"])
+    if isinstance(wanted, str):
+        return _invalid(wanted)
+    found = numerals.find(completion)
+    if not found:
         return Score(0.0, True, "no number in the completion")
-    given, wanted = (float(numbers[-1].replace(",", "")) for numbers in (given, wanted))
-    return Score(float(abs(given - wanted) <= tolerance * max(1.0, abs(wanted))))
+    given = found[-1].value
+    if given is None:
+        return Score(0.0, True, f"the completion ends with {found[-1].text!r:.40}, no number")
+    # The decimal that was written: 0.3 and not the double below it.
+    allowed = Fraction(str(tolerance)) * max(1, abs(wanted))
+    return Score(float(abs(given - wanted) <= allowed))
 
 
 def regex_match(prompt: str, completion: str, example: Mapping[str, Any], *, pattern: str) -> float:
@@ -138,20 +156,10 @@ def length_penalty(
     return -min(max((len(completion) - free) / (limit - free), 0.0), 1.0)
 
 
-@functools.lru_cache(maxsize=16)
-def _task_scorer(task: str, parameters: str):
-    import reasoning_gym
-
-    from polgrad.data import codec
-
-    settings = codec.loads(parameters)
-    return reasoning_gym.create_dataset(task, size=1, seed=0, **settings).score_answer
-
-
 def reasoning_gym_score(
     prompt: str, completion: str, example: Mapping[str, Any], *, tag: str | None = None
 ) -> Score:
-    """The task's own scorer, on the task's own record.
+    """The task's own scorer, on the task's own record; the default for reasoning-gym's tasks.
 
     Args:
         prompt: not used: the record holds the task's question, whatever the prompt's form.
@@ -161,8 +169,9 @@ def reasoning_gym_score(
             without it scores 0. None scores the whole.
 
     Returns:
-        The task's value, in [0, 1] for most tasks; many give part of it to a near miss. Invalid
-        where the example has no task record.
+        The task's value, in [0, 1]; many tasks give part of it to a near miss. What the scorer
+        cannot read is worth 0, see `task_scores.score`. Invalid where the example has no task
+        record.
     """
     del prompt
     metadata = example.get("metadata", {})
@@ -175,49 +184,61 @@ def reasoning_gym_score(
         if not found:
             return Score(0.0, True, f"no <{tag}> in the completion")
         answer = found[-1].strip()
-    from polgrad.data import codec
-
-    scorer = _task_scorer(metadata["task"], codec.dumps(metadata["parameters"]))
-    return Score(float(scorer(answer, metadata["entry"])))
+    return task_scores.score(metadata["task"], metadata["parameters"], metadata["entry"], answer)
 
 
 reasoning_gym_score.warm_up = functools.partial(importlib.import_module, "reasoning_gym")
 
 
 def math_verify(prompt: str, completion: str, example: Mapping[str, Any]) -> Score:
-    """1 where the completion's last mathematical expression equals the answer (math-verify).
+    """1 where the completion's answer equals the example's as mathematics (math-verify).
+
+    For the answers of MATH, GSM8K, AIME and multiple choice: numbers, expressions, sets, intervals,
+    matrices, equations, times, letters of choices and words. The completion's answer is what its
+    last `\\boxed` holds; without a box, what follows the last "answer is" or "####"; else its last
+    mathematical expression (see `mathematics.is_answer`). Numbers are compared exactly, or to six
+    digits where just one of the two is a decimal.
 
     The library's own alarm is off: it would turn a slow comparison into "not equal". A
     `RewardPool` cuts such a sample at its deadline and marks it invalid.
 
     Args:
         prompt: not used.
-        completion: the policy's text; without an expression it scores 0.
+        completion: the policy's text; without an answer it scores 0.
         example: holds `answer`: an expression, with or without `$...$` or `\\boxed`.
 
     Returns:
-        Value 1 or 0; invalid where the answer cannot be read as mathematics.
+        Value 1 or 0; invalid where the example's answer cannot be read.
     """
     del prompt
-    import logging
-
-    import math_verify as library
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-
-    def parse(text):
-        return library.parse(text, parsing_timeout=None, raise_on_error=True)
-
-    answer = example["answer"]
-    delimited = any(sign in answer for sign in ("$", "\\boxed", "\\(", "\\["))
-    wanted = parse(answer if delimited else f"${answer}$")
-    if not any(not isinstance(expression, str) for expression in wanted):
-        return _invalid(f"answer {answer!r:.80} cannot be read as mathematics")
-    given = parse(completion)
-    if not given:
-        return Score(0.0, True, "no mathematics in the completion")
-    equal = library.verify(wanted, given, timeout_seconds=None, raise_on_error=True)
-    return Score(float(equal))
+    try:
+        gold = mathematics.read_gold(example["answer"])
+    except mathematics.Unreadable as error:
+        return _invalid(str(error))
+    verdict = mathematics.is_answer(completion, gold)
+    if verdict is None:
+        return Score(0.0, True, "no answer in the completion")
+    return Score(float(verdict))
 
 
 math_verify.warm_up = functools.partial(math_verify, "", "$\\frac{1}{2}$", {"answer": "0.5"})
+
+# What `polgrad list rewards` lists.
+NAMES = (
+    "exact_match",
+    "numeric_match",
+    "regex_match",
+    "math_verify",
+    "reasoning_gym_score",
+    "format_match",
+    "length_penalty",
+)
+
+
+def listing() -> list[str]:
+    """A line for each reward of this module: its target, and what it pays for.
+
+    Returns:
+        The lines.
+    """
+    return [f"{__name__}:{name:<20} {globals()[name].__doc__.splitlines()[0]}" for name in NAMES]

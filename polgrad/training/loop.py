@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool, canary_set
 from polgrad.training import building, hosts, planning, randomness, serving
 from polgrad.training import mesh as mesh_lib
@@ -94,7 +95,9 @@ def run(parts: Parts, *, quiet: bool = False) -> Result:
             if not isinstance(error, hosts.HostError):
                 checkpoints.close()
 
+        _say_missing_template(parts, reporter)
         pools = _pools(parts, stack)
+        _check_answers(parts, pools.reward, reporter)
         stop = stack.enter_context(_stop_signal())
         if parts.processes.first:
             settings = json.dumps(as_json(config), indent=2)
@@ -154,6 +157,29 @@ def _check_canaries(parts: Parts, pool: RewardPool) -> None:
     """Known right and known wrong answers go through the same workers before the first step."""
     source = parts.test.source
     pool.canaries(canary_set([source[i] for i in range(min(4, len(source)))]))
+
+
+ANSWERS_TRIED = 1000
+
+
+def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
+    """Answers that the reward cannot read are told here, and not sample by sample."""
+    if pool is None:
+        return
+    source = parts.train.source
+    tried = min(len(source), ANSWERS_TRIED)
+    chosen = [source[i * len(source) // tried] for i in range(tried)]
+    if reasons := pool.check_answers(chosen):
+        reporter.say(
+            f"{len(reasons)} of {tried} answers cannot be compared, and samples of their problems "
+            f"count as invalid; the first: {reasons[0]}"
+        )
+
+
+def _say_missing_template(parts: Parts, reporter) -> None:
+    text = parts.policy.text
+    if parts.config.data.chat_template and text and (note := missing_template(text)):
+        reporter.say(note)
 
 
 @contextlib.contextmanager

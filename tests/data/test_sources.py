@@ -107,7 +107,7 @@ GOOD = {"prompt": "p", "answer": "a"}
         ([GOOD, [1]], "line 2: expected an object, got list"),
         ([{"prompt": "p"}], "line 1: field 'answer' is missing"),
         ([GOOD, {"answer": "a"}], "line 2: field 'prompt' is missing"),
-        ([GOOD, {"prompt": "p", "answer": None}], "line 2: field 'answer' is missing"),
+        ([GOOD, {"prompt": "p", "answer": None}], "line 2: field 'answer' is null"),
         ([{"prompt": "p", "chosen": "c"}], "line 1: field 'rejected' is missing"),
         ([{"prompt": "p", "answer": 3}], "line 1: field 'answer' must be a string, got int"),
         ([], "is empty"),
@@ -148,5 +148,9 @@ def test_bad_parquet(tmp_path):
         load_task(path)
     table = pyarrow.Table.from_pylist([GOOD, {"prompt": "p", "answer": None}])
     pyarrow.parquet.write_table(table, path)
-    with pytest.raises(ValueError, match="row 1: field 'answer' is missing"):
+    with pytest.raises(ValueError, match="row 1: field 'answer' is null"):
         load_task(path, split="all")
+    renamed = pyarrow.Table.from_pylist([{"question": "q", "solution": "s"}])
+    pyarrow.parquet.write_table(renamed, path)
+    with pytest.raises(ValueError, match="has the columns question, solution, expected prompt and"):
+        load_task(path)

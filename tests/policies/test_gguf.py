@@ -251,5 +251,12 @@ def test_smollm2_text_assets():
     assert tokenizer.encode("12 + 345").ids == [33, 34, 1232, 216, 35, 36, 37]
     assert tokenizer.encode("<|im_start|>user\nHi<|im_end|>\n").ids == [1, 4093, 198, 26843, 2, 198]
     assert tokenizer.encode("Hello world").ids == [19556, 905]
+    # The file says add_bos_token = False: a plain prompt does not begin with <|im_start|>.
+    plain = data.from_assets(text._replace(chat_template=None))
+    assert plain.prompt_ids("12 + 345") == [33, 34, 1232, 216, 35, 36, 37]
+    assert plain.completion_ids("12 + 345", " 7") == [216, 39, 2]
+    chat = data.from_assets(text)
+    assert chat.completion_ids("Hi", "Hello world") == [19556, 905, 2, 198]
+    assert chat.stop_ids == (2,)
     for sample in ("x = 10**9;\r\n\t# caf\u00e9", "\u4f60\u597d \U0001f600  two  spaces", "a1b22"):
         assert tokenizer.decode(tokenizer.encode(sample).ids) == sample

@@ -174,6 +174,9 @@ def test_importing_data_and_rewards_brings_no_jax():
     assert run.stdout.strip() == b"[]", run.stderr
 
 
+ENDLESS = r"$\binom{1000000000}{500000000}$"
+
+
 def test_the_packages_own_rewards_in_a_worker():
     entry = {"question": "1 + 2 =", "answer": "3", "metadata": {}}
     example = {
@@ -188,8 +191,8 @@ def test_the_packages_own_rewards_in_a_worker():
     ]
     with RewardPool(specs, timeout=3.0, failure_limit=1.0) as pool:
         pool.canaries(canary_set([example]))
-        # The library would read this number, digit by digit, until the deadline.
-        items = [("", completion, example) for completion in ("3", "4", "9**9**9**9")]
+        # The library would compute this number, digit by digit, until the deadline.
+        items = [("", completion, example) for completion in ("3", "4", ENDLESS)]
         right, wrong, endless = pool.score(items)
     assert right == Score(1.5) and wrong == Score(0.0)
     assert endless == Score(0.0, False, "timeout after 3 s")
@@ -222,10 +225,26 @@ def test_canaries(pool):
         pool.canaries([Canary("p", "nan", {}, False)])
 
 
-def test_canary_set_skips_examples_without_an_answer():
+def test_answers_that_cannot_be_compared_are_told_at_once():
+    def examples(*answers):
+        return [{"prompt": "p", "answer": answer} for answer in answers]
+
+    with RewardPool([RewardSpec(f"{VERIFIERS}:numeric_match")]) as pool:
+        assert pool.check_answers(examples("1", "-$2", "3 apples")) == []
+        good = ["7"] * 19
+        assert pool.check_answers(examples(*good, "7:30")) == ["answer '7:30' is not one number"]
+        with pytest.raises(RewardFailure, match=r"2 of 2 answers have no reward .*'1 and 2'"):
+            pool.check_answers(examples("1 and 2", "none"))
+        assert pool.check_answers([{"prompt": "p", "chosen": "1", "rejected": "2"}]) == []
+    with RewardPool([RewardSpec(f"{VERIFIERS}:exact_match")]) as pool:
+        assert pool.check_answers(examples("1 and 2", "none")) == []
+
+
+def test_canary_set_has_a_wrong_sample_of_every_example():
     examples = [{"prompt": "p", "answer": "3"}, {"prompt": "q", "answer": ""}]
     assert [(c.completion, c.expected) for c in canary_set(examples)] == [
         ("3", True),
+        ("no answer", False),
         ("no answer", False),
     ]
 

@@ -1,7 +1,9 @@
-import re
+from fractions import Fraction
 
+import hypothesis.strategies as st
 import pytest
 import reasoning_gym
+from hypothesis import given
 
 from polgrad.rewards import verifiers
 from polgrad.rewards.compose import as_score
@@ -25,25 +27,6 @@ def test_exact_match_without_case():
 
 
 @pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("1,234.5 and 7", ["1,234.5", "7"]),
-        ("-3", ["-3"]),
-        ("12.", ["12"]),
-        (".5", [".5"]),
-        ("1e3", ["1e3"]),
-        ("5-3", ["5", "3"]),
-        ("5 - -3", ["5", "-3"]),
-        ("1,2345", ["1", "2345"]),
-        ("none", []),
-        ("", []),
-    ],
-)
-def test_numbers_in_text(text, numbers):
-    assert re.findall(verifiers.NUMBER, text) == numbers
-
-
-@pytest.mark.parametrize(
     ("completion", "answer", "tolerance", "value"),
     [
         ("first 7, so 1,200", "1200", 0, 1),
@@ -55,10 +38,56 @@ def test_numbers_in_text(text, numbers):
         ("0.005", "0", 0.01, 1),
         ("1e999", "4", 0.5, 0),
         ("1", "none", 0, "answer 'none' holds no number"),
+        # Signs before a currency sign, before a blank, and in Unicode.
+        ("-$7", "-7", 0, 1),
+        ("- 7", "-7", 0, 1),
+        ("\u22127", "-7", 0, 1),
+        ("7", "\u22127", 0, 0),
+        # A part of what is written does not count.
+        ("1/4", "3/4", 0, 0),
+        ("0.75", "3/4", 0, 1),
+        ("1/4", "4", 0, 0),
+        ("0:04", "4", 0, 0),
+        ("2^4", "4", 0, 0),
+        ("0:30", "1:30", 0, "answer '1:30' is not one number"),
+        ("1728", "1331 and 1728", 0, "answer '1331 and 1728' is not one number"),
+        # Exactly, beyond the precision of floats.
+        ("9007199254740993", "9007199254740992", 0, 0),
+        ("1" * 400, "1" * 400, 0, 1),
+        ("0.30000000000000004", "0.3", 0, 0),
+        ("1.0", "1", 0, 1),
     ],
 )
 def test_numeric_match(completion, answer, tolerance, value):
     assert verdict(verifiers.numeric_match, completion, answer, tolerance=tolerance) == value
+
+
+@given(st.integers(), st.integers())
+def test_unequal_integers_do_not_match_and_equal_texts_do(one, two):
+    assert verdict(verifiers.numeric_match, str(one), str(one)) == 1
+    assert verdict(verifiers.numeric_match, str(one), str(two)) == (one == two)
+    assert verdict(verifiers.numeric_match, str(one + 1), str(one)) == 0
+
+
+@given(
+    st.fractions(-(10**12), 10**12, max_denominator=10**6),
+    st.sampled_from(["0", "1e-9", "0.001", "0.1", "0.3", "0.7", "1"]),
+    st.sampled_from([-1, 1]),
+)
+def test_the_tolerance_holds_at_both_ends_of_the_range(wanted, tolerance, side):
+    edge = wanted + side * Fraction(tolerance) * max(1, abs(wanted))
+    beyond = edge + side * Fraction(1, 10**9)
+
+    def given(value):
+        return verdict(verifiers.numeric_match, str(value), str(wanted), tolerance=float(tolerance))
+
+    assert given(edge) == 1 and given(beyond) == 0
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
+def test_a_tolerance_is_a_number_of_at_least_0(tolerance):
+    with pytest.raises(ValueError, match=f"tolerance is {tolerance}, expected a finite number"):
+        verdict(verifiers.numeric_match, "1", "1", tolerance=tolerance)
 
 
 def test_regex_match_takes_the_last():

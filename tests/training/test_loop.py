@@ -6,13 +6,15 @@ import pathlib
 import shutil
 import signal
 
+import chat_families
 import jax
 import numpy as np
 import pytest
 
 from polgrad import algorithms, data, policies, training
-from polgrad.rewards.pool import RewardPool
-from polgrad.training import building, loop, serving
+from polgrad.policies import assets
+from polgrad.rewards.pool import RewardFailure, RewardPool
+from polgrad.training import building, collecting, loop, serving
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -333,6 +335,80 @@ def test_pairs_set_the_length_of_completions(tmp_path):
         settings, warm_start=WarmStart(), rewards=Rewards(), steps=1, data=Data()
     )
     assert training.train(settings, quiet=True).parts.config.rollouts.max_tokens == 12
+
+
+class Said:
+    """A reporter that keeps its lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def test_answers_that_the_reward_cannot_read_are_told_before_the_first_step(tmp_path):
+    path = tmp_path / "times.jsonl"
+
+    def parts(times, out):
+        rows = [*LINES, *({"prompt": f"{i}h", "answer": "1:30"} for i in range(times))]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        reward = Rewards(functions=("polgrad.rewards.verifiers:numeric_match",))
+        settings = config(path, tmp_path / out, rewards=reward, data=Data(held_out=0.0))
+        return building.build(settings)
+
+    with pytest.raises(RewardFailure, match="12 of 48 answers have no reward .* is not one number"):
+        loop.run(parts(12, "many"), quiet=True)
+    assert not read_lines(tmp_path / "many" / "metrics.jsonl")
+    few, reporter = parts(1, "one"), Said()
+    with RewardPool(few.reward_specs) as pool:
+        loop._check_answers(few, pool, reporter)
+    assert len(reporter.lines) == 1 and "1 of 37 answers cannot be compared" in reporter.lines[0]
+
+
+def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path, capsys):
+    hub = chat_families.tokenizer()
+    text = assets.text_assets(hub.to_str(), None, ids={"eos": 0})
+    network = policies.TransformerNetwork(
+        policies.TransformerConfig(
+            vocab_size=hub.get_vocab_size(), width=16, layers=1, heads=2, mlp_width=32
+        )
+    )
+    params = network.init(jax.random.key(0))
+    policies.export(tmp_path / "hub", policies.Policy(network, params, text))
+    line = "no chat template was found, though the tokenizer has <|im_start|>"
+    serving.sample(str(tmp_path / "hub"), "1+1=", max_tokens=1)
+    assert line in capsys.readouterr().err
+
+    for wanted in (True, False):
+        reporter = Said()
+        settings = config(sums, tmp_path / "run", policy=str(tmp_path / "hub"))
+        settings = dataclasses.replace(settings, data=Data(held_out=0.3, chat_template=wanted))
+        loop._say_missing_template(building.build(settings), reporter)
+        assert [line in said for said in reporter.lines] == [True] * wanted
+
+
+@pytest.mark.parametrize("family", chat_families.FAMILIES)
+def test_demonstrations_end_as_the_policy_ends_a_turn(family, sums, tmp_path):
+    template, bos, eos, turn, begins = chat_families.FAMILIES[family]
+    hub = chat_families.tokenizer(bos if begins else None)
+    ids = {"bos": None if bos is None else hub.token_to_id(bos), "eos": hub.token_to_id(eos)}
+    text = assets.text_assets(hub.to_str(), template, ids=ids)
+    for own, end in ((text, turn), (text._replace(chat_template=None), eos)):
+        tokenizer = data.from_assets(own)
+        problems = building.tokenize(data.load_task(sums, split="all"), tokenizer, 200)
+        batch = collecting.encode_completions(
+            problems, tokenizer, np.arange(3), "answer", max_tokens=40
+        )
+        for row in range(3):
+            length = batch["completion_lengths"][row]
+            tokens = batch["completions"][row, :length].tolist()
+            prompt = problems.tokens[row, : problems.lengths[row]].tolist()
+            assert hub.token_to_id(end) in tokens[-2:] and batch["mask"][row].sum() == length
+            assert tokenizer.decode(tokens).split()[-1] == LINES[row]["answer"]
+            assert prompt + tokens == tokenizer.prompt_ids(LINES[row]["prompt"]) + (
+                tokenizer.completion_ids(LINES[row]["prompt"], LINES[row]["answer"])
+            )
 
 
 def test_settings_are_checked_before_anything_is_written(sums, tmp_path):
