@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two test processes with one thread each: on two cores more would only wait for each other.
 WORKERS ?= 2
+# Where the installed jaxlib needs a flag to return right numbers, `import polgrad` sets it.
+export POLGRAD_FIX_COMPILER ?= 1
 OUT ?= runs/chain_sum
 SEED ?= 0
 CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2 \

@@ -21,6 +21,8 @@ if os.environ.get("POLGRAD_TESTS_COMPILE", "quick") == "quick":
     _FLAGS = f"{_FLAGS} {_QUICK}"
 # What the caller sets comes last and wins.
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+# Processes that tests start inherit this, whatever they make of XLA_FLAGS.
+os.environ["POLGRAD_FIX_COMPILER"] = "1"
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
@@ -36,6 +38,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import hypothesis  # noqa: E402  (after the environment is set)
+
+from polgrad import _compilers  # noqa: E402
+
+_compilers.protect()
 
 hypothesis.settings.register_profile(
     "polgrad",
