@@ -5,9 +5,8 @@ the first time. The flag is never set for a version outside the table: XLA ends 
 a flag that it does not know.
 """
 
-import importlib.metadata
+import contextlib
 import os
-import pathlib
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
@@ -59,6 +58,15 @@ FAULTS: Mapping[str, Fault] = {
 
 def version() -> str | None:
     """The version of the installed jaxlib; None where there is none."""
+    # What `importlib.metadata` would look at first; to import that takes longer than all of
+    # `import polgrad`.
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder or os.curdir):
+                if name.startswith("jaxlib-") and name.endswith(".dist-info"):
+                    return name[len("jaxlib-") : -len(".dist-info")].partition("+")[0]
+    import importlib.metadata
+
     try:
         return importlib.metadata.version("jaxlib").partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -93,12 +101,9 @@ def protect(environment: MutableMapping[str, str] = os.environ) -> bool:
       Whether the flag was appended. A flag that `XLA_FLAGS` names already is left as it is.
     """
     found = _unprotected(environment)
-    if found is None:
-        return False
-    environment["XLA_FLAGS"] = f"{_flags(environment)} {found.flag}".strip()
-    if environment is os.environ and _jax_has_computed():
-        _warn(f"{_says(found)}; jax has computed already, so start again with {_cures(found)}")
-    return True
+    if found is not None:
+        _append(found, environment)
+    return found is not None
 
 
 def check_import() -> None:
@@ -107,11 +112,23 @@ def check_import() -> None:
     if found is None:
         return
     if os.environ.get(OPT_IN) == "1" or _is_command():
-        protect()
-    else:
-        _warn(
-            f"{_says(found)}; expected {_cures(found)}, or {OPT_IN}=1, with which `import polgrad` "
-            "sets that flag"
+        _append(found, os.environ)
+        return
+    warnings.warn(
+        f"{_says(found)}; expected {_cures(found)}, or {OPT_IN}=1, with which `import polgrad` "
+        "sets that flag",
+        RuntimeWarning,
+        stacklevel=3,  # past this function and polgrad/__init__.py
+    )
+
+
+def _append(found: Fault, environment: MutableMapping[str, str]) -> None:
+    environment["XLA_FLAGS"] = f"{_flags(environment)} {found.flag}".strip()
+    if environment is os.environ and _jax_has_computed():
+        warnings.warn(
+            f"{_says(found)}; jax has computed already, so start again with {_cures(found)}",
+            RuntimeWarning,
+            stacklevel=4,
         )
 
 
@@ -128,7 +145,8 @@ def _flags(environment: Mapping[str, str]) -> str:
     value = environment.get("XLA_FLAGS", "").strip()
     if value and not value.startswith("-"):
         try:
-            return " ".join(pathlib.Path(value).read_text().split())
+            with open(value) as file:
+                return " ".join(file.read().split())
         except OSError:
             return ""
     return value
@@ -153,11 +171,6 @@ def _cures(found: Fault) -> str:
     return f"jaxlib {GOOD} (pip install jax=={GOOD} jaxlib=={GOOD}) or XLA_FLAGS={found.flag!r}"
 
 
-def _warn(message: str) -> None:
-    # Past this function, its caller and polgrad/__init__.py: the line that says `import polgrad`.
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
 def _jax_has_computed() -> bool:
     bridge = sys.modules.get("jax._src.xla_bridge")
     return bool(getattr(bridge, "_backends", None))
@@ -165,5 +178,5 @@ def _jax_has_computed() -> bool:
 
 def _is_command() -> bool:
     """Whether this process is the `polgrad` command, which is always protected."""
-    program = pathlib.Path(sys.argv[0]).stem if getattr(sys, "argv", None) else ""
-    return program == "polgrad" or "polgrad.cli" in sys.orig_argv
+    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
+    return program in ("polgrad", "polgrad.exe") or "polgrad.cli" in sys.orig_argv
