@@ -90,70 +90,74 @@ def shapes(dtype: str = "float32", rows: int = 32_769) -> dict:
 
 
 def typical(rows: int, dtype: str) -> dict:
-    """Functions with one number as their result, and arguments, by name."""
+    """Functions whose result is one number, with their arguments, by name."""
     from polgrad import advantages, divergences, losses, masking, selection
     from polgrad.policies import heads
 
     steps, draw = 4, functools.partial(random, dtype=dtype)
-    x, logp, old = draw(0, rows, steps), -jnp.abs(draw(1, rows, steps)), draw(2, rows, steps)
-    old = logp + 0.3 * old
-    mask = jnp.asarray(np.random.default_rng(3).uniform(size=(rows, steps)) < 0.7, dtype)
+    x, logp = draw(0, rows, steps), -jnp.abs(draw(1, rows, steps))
+    old, rewards, values = logp + 0.3 * draw(2, rows, steps), draw(3, rows, steps), draw(4, rows, 5)
+    mask = jnp.asarray(np.random.default_rng(5).uniform(size=(rows, steps)) < 0.7, dtype)
     weights = masking.weights(mask, mode="token")
-    features, matrix = draw(4, rows, 3), draw(5, 3, 5)
-    targets = jnp.asarray(np.random.default_rng(6).integers(0, 5, rows))
+    matrix, features, others = draw(6, 3, 5), draw(7, rows, 3), draw(8, rows, 5)
+    hidden = draw(9, rows // steps, steps, 3)
+    targets = jnp.asarray(np.random.default_rng(10).integers(0, 5, (rows, 1)))
+    tokens = targets[: rows // steps * steps].reshape(-1, steps)
 
-    def log_likelihood(matrix):
-        logp = jax.nn.log_softmax(features @ matrix)
-        return -jnp.take_along_axis(logp, targets[:, None], axis=-1).mean()
+    def masked(x, mask):
+        return jnp.mean(masking.sequence_sum(x, mask) ** 2)
 
-    def relative(rewards):
+    def log_likelihood(matrix, features, targets):
+        return -jnp.take_along_axis(jax.nn.log_softmax(features @ matrix), targets, axis=-1).mean()
+
+    def relative(rewards, x):
         return jnp.sum(advantages.group_relative(rewards) * x)
 
-    def clipped(logp):
+    def clipped(logp, old, x, weights):
         return masking.weighted_sum(losses.ppo_clip(logp, old, x), weights)
 
-    def estimated(values):
-        discounts = jnp.full_like(x, 0.9)
-        return jnp.sum(advantages.gae(x, values, discounts, mask=mask) * logp)
+    def estimated(values, x, mask):
+        return jnp.sum(advantages.gae(x, values, jnp.full_like(x, 0.9), mask=mask) * x)
 
-    def preferred(chosen):
-        return losses.dpo(chosen, old[:, 0]).mean()
+    def preferred(chosen, rejected):
+        return losses.dpo(chosen, rejected).mean()
 
-    def squared(matrix):
-        values = (features @ matrix).sum(-1)
-        return losses.value_loss(values, x[:, 0]).mean()
+    def squared(matrix, features, targets):
+        return losses.value_loss((features @ matrix).sum(-1), targets).mean()
 
-    def diverging(matrix):
-        return divergences.categorical_kl(features @ matrix, draw(7, rows, 5)).mean()
+    def diverging(matrix, features, others):
+        return divergences.categorical_kl(features @ matrix, others).mean()
 
-    def chunked(hidden):
-        tokens = targets[: rows // steps * steps].reshape(-1, steps)
-        head = draw(8, 3, 5)
-        logp, entropy = heads.token_logp(hidden, head, tokens, chunk=rows // steps // 2)
+    def chunked(hidden, matrix, tokens):
+        logp, entropy = heads.token_logp(hidden, matrix, tokens, chunk=rows // steps // 2)
         return (logp - 0.01 * entropy).mean()
 
-    def covariant(logp):
+    def covariant(logp, old, x, mask, weights):
         chosen = selection.covariance_top(logp, x, mask, fraction=0.01)
         return masking.weighted_sum(losses.kl_cov(logp, old, x, chosen), weights)
 
     return {
-        "masked sums": (lambda x: jnp.sum(masking.sequence_sum(x, mask) ** 2) / rows, x),
-        "log-softmax of products": (log_likelihood, matrix),
-        "group_relative": (relative, draw(9, rows, steps)),
-        "ppo_clip": (clipped, logp),
-        "gae": (estimated, draw(10, rows, steps + 1)),
-        "dpo": (preferred, logp[:, 0]),
-        "value_loss": (squared, matrix),
-        "categorical_kl": (diverging, matrix),
-        "token_logp in chunks": (chunked, draw(11, rows // steps, steps, 3)),
-        "covariance_top and kl_cov": (covariant, logp),
+        "masked sums": (masked, x, mask),
+        "log-softmax of products": (log_likelihood, matrix, features, targets),
+        "group_relative": (relative, rewards, x),
+        "ppo_clip": (clipped, logp, old, x, weights),
+        "gae": (estimated, values, x, mask),
+        "dpo": (preferred, logp[:, 0], old[:, 0]),
+        "value_loss": (squared, matrix, features, x[:, 0]),
+        "categorical_kl": (diverging, matrix, features, others),
+        "token_logp in chunks": (chunked, hidden, matrix, tokens),
+        "covariance_top and kl_cov": (covariant, logp, old, x, mask, weights),
     }
 
 
 # --- All losses -----------------------------------------------------------------------------------
 
-# A matrix of rows by rows, or a sort that is unrolled where nothing is compiled.
-FEWER: dict[str, int] = {}
+FEWER = {
+    "losses.simcse": 2_000,  # a matrix of rows by rows
+    # Their state is that of three prompts.
+    "losses.targets.normalize": 3,
+    "losses.targets.update_partition": 3,
+}
 
 
 def losses(rows: int = 40_000) -> dict[str, float]:
@@ -175,12 +179,20 @@ def _loss(primitive, rows: int) -> float:
     numbers = {n: jnp.asarray(x) for n, x in arrays.items() if x.dtype == np.float32}
     others = {n: jnp.asarray(x) for n, x in arrays.items() if n not in numbers}
 
+    def value(numbers):
+        return primitive.function(**numbers, **others, **settings)
+
     def whole(numbers):
-        result = primitive.function(**numbers, **others, **settings)
+        result = value(numbers)
         leaves = [x for x in jax.tree.leaves(result) if jnp.issubdtype(x.dtype, jnp.floating)]
         return sum(jnp.sum(x * _weights(x)) for x in leaves), result
 
-    return compared(jax.grad(whole, has_aux=True), numbers)
+    outputs = jax.tree.leaves(jax.eval_shape(value, numbers))
+    numeric = any(jnp.issubdtype(x.dtype, jnp.floating) for x in outputs)
+    # Targets are made once, of what is fixed: no gradient goes through them.
+    if numeric and not primitive.name.startswith("losses.targets."):
+        return compared(jax.grad(whole, has_aux=True), numbers)
+    return compared(value, numbers)
 
 
 def _weights(x):
