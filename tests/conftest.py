@@ -10,7 +10,7 @@ from pathlib import Path
 # Processes that tests start inherit this, whatever they make of XLA_FLAGS.
 os.environ["POLGRAD_FIX_COMPILER"] = "1"
 
-from polgrad import _compilers  # noqa: E402
+from polgrad import _compilers
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One thread a process: the arrays are tiny, and test workers share the machine.
