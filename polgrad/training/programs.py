@@ -11,7 +11,7 @@ from polgrad.training import mesh as mesh_lib
 from polgrad.training import randomness, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
-from polgrad.training.step import make_scorer, make_update
+from polgrad.training.step import make_gradient, make_scorer, make_selection, make_update
 from polgrad.training.types import Algorithm, Batch, TrainState
 
 
@@ -179,6 +179,39 @@ class Programs:
         """One optimiser update; the state given is consumed."""
         samples = 1 if packed_rows else self._shared_in_update(batch)
         return self._update(packed_rows, samples)(state, batch, key)
+
+    def selected(self, params: Any, batch: Batch, key) -> Batch:
+        """An optimiser batch with what the algorithm selects from it."""
+        if not self._algorithm.selects:
+            return batch
+        return jax.jit(make_selection(self._network, self._algorithm, self._scoring))(
+            params, batch, key
+        )
+
+    def gradient(self, params: Any, batch: Batch, key, *, micro_batches: int, packed_rows=None):
+        """The gradient of one micro-batch's rows, after `selected`, in some parts (see `probe`).
+
+        It is computed as an update computes it, and lies on the mesh as the parameters do.
+        """
+        samples, rest = divmod(self._unshuffled, self._micro)
+        if rest or packed_rows or self._algorithm.selects:
+            samples = 1
+        scoring = dataclasses.replace(
+            self._scoring,
+            packed_rows=packed_rows,
+            samples=self._shared(batch, samples, micro_batches) if samples > 1 else 1,
+        )
+        gradient = make_gradient(
+            self._network,
+            self._algorithm.without_selection(),
+            scoring,
+            micro_batches=micro_batches,
+        )
+
+        def second(params, batch, key):
+            return gradient(params, batch, key)[1]
+
+        return jax.jit(second, out_shardings=self.param_shardings)(params, batch, key)
 
     def _shared_in_update(self, batch: Batch) -> int:
         # What a selection makes of the batch is known only inside of the update.

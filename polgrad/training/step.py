@@ -30,6 +30,20 @@ def _sequences(batch: Batch) -> Batch:
     return {k: batch[k] for k in keys if k in batch}
 
 
+def make_selection(
+    network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
+) -> Callable[[Any, Batch, Any], Batch]:
+    """A function `(params, batch, key) -> batch` that selects from a whole optimiser batch."""
+    if not algorithm.selects:
+        return lambda params, batch, key: batch
+    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+
+    def selection(params, batch, key):
+        return algorithm.select(jax.lax.stop_gradient(scorer(params, batch)), batch, key)
+
+    return selection
+
+
 def make_gradient(
     network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
 ) -> Callable:
@@ -38,7 +52,7 @@ def make_gradient(
     The batch is walked in micro-batches; their losses and gradients add up, because the weights
     hold the divisor of the whole batch.
     """
-    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+    selection = make_selection(network, algorithm, scoring, micro_batches=micro_batches)
 
     def objective(params, part, key):
         outputs = score(network, params, part, scoring)
@@ -46,10 +60,7 @@ def make_gradient(
         return loss, {**metrics, **_parity(outputs, part)}
 
     def gradient(params, batch, key):
-        if algorithm.selects:
-            outputs = jax.lax.stop_gradient(scorer(params, batch))
-            batch = algorithm.select(outputs, batch, key)
-        parts = split_tree(batch, micro_batches)
+        parts = split_tree(selection(params, batch, key), micro_batches)
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
         def body(total, part):
