@@ -78,10 +78,11 @@ def complaint(found: Mapping[str, float], dtype: str, platform: str) -> str | No
       dtype: of the network's products.
       platform: of the devices.
     """
-    leaf = max(found, key=found.get)
     # A difference that is not a number is not below the limit either.
-    if all(difference <= LIMITS[dtype] for difference in found.values()):
+    apart = {name: x for name, x in found.items() if not x <= LIMITS[dtype]}
+    if not apart:
         return None
+    leaf = max(apart, key=apart.get)
     bad = _compilers.fault(platform)
     if bad is not None:
         cure = f"another jaxlib than {_compilers.version()}, or XLA_FLAGS={bad.flag!r}"

@@ -30,25 +30,25 @@ def losing(network, algorithm, scoring, *, micro_batches=1):
     def gradient(params, batch, key):
         loss, grads, metrics = sound(params, batch, key)
         first = jax.tree.map(lambda x: x[0], split_tree(batch, micro_batches))
-        lost = alone(params, first, key)[1]["embedding"]
-        return loss, {**grads, "embedding": grads["embedding"] - lost}, metrics
+        lost = alone(params, first, key)[1]["embed"]
+        return loss, {**grads, "embed": grads["embed"] - lost}, metrics
 
     return gradient
 
 
 @functools.cache
-def network(qkv_bias=False):
+def network(kind):
+    """The linear one compiles fast; a transformer's biases of keys have no gradient but rounding."""
+    if kind == "linear":
+        return policies.LinearNetwork(V + 5, 8)
     return policies.TransformerNetwork(
         policies.TransformerConfig(
-            vocab_size=V + 5, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48,
-            max_length=P + T, qkv_bias=qkv_bias,
+            vocab_size=V + 5, width=16, layers=1, heads=2, max_length=P + T, qkv_bias=True
         )
-    )  # fmt: skip
+    )
 
 
-def found(
-    name="grpo", *, sizes=None, micro=1, packing=False, dtype="float32", bias=False, **fields
-):
+def found(name="grpo", *, kind="linear", sizes=None, micro=1, packing=False, **fields):
     """What the probe finds on the stored rollouts."""
     algorithm = algorithms.find(name)(**fields).build(Context(GROUP, T, PROMPTS, on_policy=False))
     experience = jax.tree.map(jnp.asarray, stored_rollouts(np.float32))
@@ -58,18 +58,16 @@ def found(
     _, batch, _ = jax.jit(algorithm.prepare)(algorithm.init(KEY), experience, KEY)
     mesh = mesh_lib.make(sizes or {"data": 1})
     made = programs.Programs(
-        network(bias),
+        network(kind),
         algorithm,
-        Optimizer().build(5, network(bias).logical_axes()),
+        Optimizer().build(5, network(kind).logical_axes()),
         mesh,
-        scoring=Scoring(
-            compute_dtype=jnp.dtype(dtype), entropy_gradient="entropy" in algorithm.requires
-        ),
+        scoring=Scoring(entropy_gradient="entropy" in algorithm.requires),
         micro_batches=micro,
         samples=GROUP,
     )
     with mesh_lib.entered(mesh):
-        params = made.place_params(network(bias).init(jax.random.key(0)))
+        params = made.place_params(network(kind).init(jax.random.key(0)))
         return probe.differences(
             made,
             params,
@@ -77,7 +75,7 @@ def found(
             KEY,
             micro_batches=micro,
             packing=packing,
-            dtype=dtype,
+            dtype="float32",
         )
 
 
@@ -86,39 +84,43 @@ CASES = {
     "micro-batches": {"micro": 4},
     "micro-batches of one row": {"micro": 16},
     "packed": {"packing": True, "micro": 2},
-    "eight devices": {"sizes": EIGHT},
-    "eight devices, micro-batches": {"sizes": EIGHT, "micro": 2},
-    "bfloat16": {"dtype": "bfloat16"},
-    "bias of keys": {"bias": True},
-    "bias of keys, bfloat16": {"bias": True, "dtype": "bfloat16"},
+    "eight devices": {"sizes": EIGHT, "micro": 2},
     "selects": {"name": "kl_cov", "fraction": 0.1},
     "pairs": {"name": "dpo"},
     "groups": {"name": "disco"},
+    "transformer": {"kind": "transformer"},
+    "transformer, eight devices": {"kind": "transformer", "sizes": EIGHT},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_sound_compiler_passes(case):
     differences = found(**CASES[case])
-    dtype = CASES[case].get("dtype", "float32")
-    assert probe.complaint(differences, dtype, "cpu") is None
-    # Three times below the limit: nobody's run is stopped by rounding.
-    assert max(differences.values()) < probe.LIMITS[dtype] / 3
-    assert any("embedding" in name for name in differences)
+    assert "embed" in differences
+    assert probe.complaint(differences, "float32", "cpu") is None
+    # Far below the limit: rounding stops nobody's run.
+    assert max(differences.values()) < probe.LIMITS["float32"] / 30
 
 
 @pytest.mark.parametrize(
-    "case", ["grpo", "micro-batches", "eight devices", "packed", "bfloat16", "selects", "groups"]
+    "case", ["grpo", "micro-batches", "packed", "eight devices", "selects", "groups", "transformer"]
 )
 def test_a_lost_part_is_found_and_its_leaf_named(monkeypatch, case):
     monkeypatch.setattr(programs, "make_gradient", losing)
     differences = found(**CASES[case])
-    dtype = CASES[case].get("dtype", "float32")
-    message = probe.complaint(differences, dtype, "tpu")
-    assert "gradient of embedding is" in message and "\n" not in message
+    bad = [name for name, difference in differences.items() if difference > 1e-4]
+    assert bad == ["embed"]
+    message = probe.complaint(differences, "float32", "tpu")
+    assert "gradient of embed is" in message and "\n" not in message
     assert "newer libtpu" in message and "XLA_FLAGS=" in message and "--probe off" in message
-    bad = [name for name, difference in differences.items() if difference > probe.LIMITS[dtype]]
-    assert bad == ["embedding"]
+
+
+def test_products_in_bfloat16_may_differ_more():
+    assert probe.complaint({"embed": 2e-2}, "bfloat16", "tpu") is None
+    assert "at most 0.03" in probe.complaint({"embed": 4e-2}, "bfloat16", "tpu")
+    assert "at most 0.0001" in probe.complaint({"embed": 2e-4}, "float32", "tpu")
+    message = probe.complaint({"norm": 0.0, "embed": float("nan")}, "float32", "tpu")
+    assert "gradient of embed is nan" in message
 
 
 def test_a_gradient_that_is_not_a_number_is_looked_at_again(monkeypatch):
@@ -134,7 +136,7 @@ def test_a_gradient_that_is_not_a_number_is_looked_at_again(monkeypatch):
 
         return make
 
-    for factor in (0.0, jnp.nan, jnp.inf):
+    for factor in (0.0, jnp.nan):
         monkeypatch.setattr(programs, "make_gradient", scaled(factor))
         assert found() is None
 
@@ -176,8 +178,8 @@ def test_the_run_stops_with_one_line(monkeypatch, capsys, command, tmp_path):
     monkeypatch.setattr(programs, "make_gradient", losing)
     assert run([*command, "--probe", "on"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("polgrad: the gradient of embedding is ")
-    assert not (tmp_path / "run" / "metrics.jsonl").read_text()  # before the first update
+    assert error.startswith("polgrad: the gradient of embed is ")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()  # no step is done
 
 
 def test_the_run_is_probed_once_and_only_if_asked(monkeypatch, command, tmp_path):
@@ -189,7 +191,7 @@ def test_the_run_is_probed_once_and_only_if_asked(monkeypatch, command, tmp_path
 
     monkeypatch.setattr(probe, "differences", counted)
     monkeypatch.setattr(_compilers, "version", lambda: "0.10.1")
-    for probed, flags in ((1, ["--probe", "on"]), (0, ["--probe", "off"]), (0, [])):
+    for probed, flags in ((1, ["--probe", "on"]), (0, [])):
         calls.clear()
         assert run([*command, *flags, "--out", str(tmp_path / f"run{len(flags)}{probed}")]) == 0
         assert len(calls) == probed
