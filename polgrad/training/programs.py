@@ -182,11 +182,7 @@ class Programs:
 
     def selected(self, params: Any, batch: Batch, key) -> Batch:
         """An optimiser batch with what the algorithm selects from it."""
-        if not self._algorithm.selects:
-            return batch
-        return jax.jit(make_selection(self._network, self._algorithm, self._scoring))(
-            params, batch, key
-        )
+        return self._selection(params, batch, key) if self._algorithm.selects else batch
 
     def gradient(self, params: Any, batch: Batch, key, *, micro_batches: int, packed_rows=None):
         """The gradient of one micro-batch's rows, after `selected`, in some parts (see `probe`).
@@ -194,24 +190,11 @@ class Programs:
         It is computed as an update computes it, and lies on the mesh as the parameters do.
         """
         samples, rest = divmod(self._unshuffled, self._micro)
-        if rest or packed_rows or self._algorithm.selects:
+        if rest or samples == 1 or packed_rows or self._algorithm.selects:
             samples = 1
-        scoring = dataclasses.replace(
-            self._scoring,
-            packed_rows=packed_rows,
-            samples=self._shared(batch, samples, micro_batches) if samples > 1 else 1,
-        )
-        gradient = make_gradient(
-            self._network,
-            self._algorithm.without_selection(),
-            scoring,
-            micro_batches=micro_batches,
-        )
-
-        def second(params, batch, key):
-            return gradient(params, batch, key)[1]
-
-        return jax.jit(second, out_shardings=self.param_shardings)(params, batch, key)
+        else:
+            samples = self._shared(batch, samples, micro_batches)
+        return self._gradient(micro_batches, packed_rows, samples)(params, batch, key)
 
     def _shared_in_update(self, batch: Batch) -> int:
         # What a selection makes of the batch is known only inside of the update.
@@ -245,6 +228,25 @@ class Programs:
         # Scoring is done whole on rollouts, whose unit is the sequence: parts of the same size.
         scoring = dataclasses.replace(self._scoring, samples=samples)
         return jax.jit(make_scorer(self._network, scoring, micro_batches=self._mini * self._micro))
+
+    @functools.cached_property
+    def _selection(self):
+        return jax.jit(make_selection(self._network, self._algorithm, self._scoring))
+
+    @functools.cache  # noqa: B019
+    def _gradient(self, micro_batches: int, packed_rows, samples: int):
+        scoring = dataclasses.replace(self._scoring, packed_rows=packed_rows, samples=samples)
+        gradient = make_gradient(
+            self._network,
+            self._algorithm.without_selection(),
+            scoring,
+            micro_batches=micro_batches,
+        )
+
+        def alone(params, batch, key):
+            return gradient(params, batch, key)[1]
+
+        return jax.jit(alone, out_shardings=self.param_shardings)
 
     @functools.cache  # noqa: B019
     def _update(self, packed_rows, samples: int):
