@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two test processes with one thread each: on two cores more would only wait for each other.
 WORKERS ?= 2
+# Where the installed jaxlib needs a flag to return right numbers, `import polgrad` sets it.
+export POLGRAD_FIX_COMPILER ?= 1
 OUT ?= runs/chain_sum
 SEED ?= 0
 CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2 \
@@ -15,7 +17,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-parity test-ray test-hosts test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
+.PHONY: train test test-slow test-newest-jax test-parity test-ray test-hosts test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +46,10 @@ test: $(VENV)/.installed
 # With programs compiled as users compile them, which `make test` does not wait for.
 test-slow: $(VENV)/.installed
 	POLGRAD_TESTS_COMPILE=full $(BIN)/python -m pytest -m slow
+
+# Losses, advantages and the like with the newest jax that setup.py allows, where a Python 3.12 is.
+test-newest-jax:
+	WORKERS=$(WORKERS) .ci/newest-jax $(VENV)-newest
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -m parity
@@ -96,4 +102,4 @@ imports: $(VENV)/.installed
 	$(BIN)/python benchmarks/imports.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest build dist *.egg-info

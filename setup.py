@@ -13,8 +13,11 @@ VERSION = re.search(
 FAMILIES = sorted({path.parent.name for path in (ROOT / "experiments").glob("*/*.py")})
 PAPERS = ["polgrad._papers", *(f"polgrad._papers.{family}" for family in FAMILIES)]
 
+# 0.10.2 compiles reductions over many rows wrongly on CPUs: polgrad/_compilers.py.
+JAX = ">=0.10,!=0.10.2,<0.12"
 CORE = [
-    "jax>=0.10,<0.12",
+    f"jax{JAX}",
+    f"jaxlib{JAX}",
     "flax>=0.12.3,<0.14",
     "optax>=0.2.5",
     "chex>=0.1.91",
@@ -52,8 +55,8 @@ setup(
     package_data={"polgrad._papers": ["results/*.json"]},
     install_requires=CORE + COMMANDS + LANGUAGE + REWARDS + WORLDS,
     extras_require={
-        "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "cuda": [f"jax[cuda13]{JAX}", f"jaxlib{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}", f"jaxlib{JAX}"],
         "tpu-aot": ["libtpu>=0.0.40"],
         "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.19"],

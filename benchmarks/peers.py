@@ -17,6 +17,11 @@ from typing import Literal
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-peers"
 THREADS = {name: "2" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "POLGRAD_FIX_COMPILER": "1",
+}
 
 
 def environment(
@@ -63,7 +68,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | THREADS | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | THREADS | SETTINGS,
         )
         self.description = self._line()
 

@@ -25,8 +25,8 @@ import trl_grpo
 VERSIONS = (
     "google-tunix==0.1.7",
     "qwix==0.1.8",
-    "jax==0.10.2",
-    "jaxlib==0.10.2",
+    "jax==0.10.1",
+    "jaxlib==0.10.1",
     "flax==0.12.8",
     "optax==0.2.8",
     "orbax-checkpoint==0.12.8",

@@ -6,6 +6,8 @@ Submodules load on first use (PEP 562), so `import polgrad` costs almost nothing
 
 import importlib
 
+from polgrad import _compilers
+
 __version__ = "0.1.0"
 
 _SUBMODULES = (
@@ -41,3 +43,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_compilers.check_import()

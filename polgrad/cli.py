@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from polgrad import _compilers
+
 COMMANDS = (
     "train",
     "sample",
@@ -46,6 +48,7 @@ programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; --no-cache
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _compilers.protect()
     try:
         code = _run(arguments)
         sys.stdout.flush()

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from polgrad import _compilers
+
 RESULT, ERROR = "result.json", "error.txt"
 
 
@@ -53,6 +55,8 @@ def run(cell: Cell, directory: str) -> str:
     Returns:
       `""`, or the last line of what went wrong; the whole traceback lies in `error.txt`.
     """
+    # A worker's own jaxlib decides: on a cluster it may be another than the sweep's.
+    _compilers.protect()
     place = pathlib.Path(directory)
     place.mkdir(parents=True, exist_ok=True)
     (place / ERROR).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from polgrad import _compilers
 from polgrad.data import codec
 from polgrad.rewards import compose, verifiers, worker
 from polgrad.rewards.score import Score
@@ -60,6 +61,7 @@ class _Worker:
             "PYTHONHASHSEED": "0",  # sets iterate in one order in every worker and every run
             "JAX_PLATFORMS": "cpu",  # a reward that brings jax must not take the accelerator
             "OMP_NUM_THREADS": "1",
+            _compilers.OPT_IN: "1",  # and must compute with it as the trainer does
         }
         path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
         self.process = subprocess.Popen(

@@ -234,6 +234,9 @@ class TrainConfig:
         log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products are
         computed in bfloat16, whose logits of size 16 to 32 lie 0.125 apart; 1 where the sampler's
         weights are rounded to eight bits.
+      probe: compare the gradient of the first batch, computed whole, with that of a scan of two
+        parts, and stop where the compiler makes them differ. When left out, `"on"` on TPUs and for
+        versions of jaxlib that are known to return wrong numbers.
       profile: write a trace of steps 5 to 7 to `profile` in the run's directory, for XProf or
         Perfetto.
       track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
@@ -250,6 +253,7 @@ class TrainConfig:
     resume: bool = False
     mesh: str = ""
     parity_tolerance: float | None = None
+    probe: Literal["on", "off"] | None = None
     track_kl: bool = True
     profile: bool = False
     data: Data = Data()

@@ -15,7 +15,7 @@ import numpy as np
 
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool, canary_set
-from polgrad.training import building, hosts, planning, randomness, serving
+from polgrad.training import building, hosts, planning, probe, randomness, serving
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import Checkpoints, ScoreJournal, place_of
@@ -208,6 +208,8 @@ class _Loop:
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
         self.watch = Watch(self.config)
+        self.platform = parts.mesh.devices.flat[0].platform
+        self.probing = probe.wanted(self.config.probe, self.platform)
 
     def run(self) -> Result:
         """Everything, in order."""
@@ -365,6 +367,8 @@ class _Loop:
             for index, part in enumerate(parts):
                 key = randomness.address(seed, randomness.UPDATE, step, epoch, index)
                 rows = None
+                if self.probing:
+                    self._probe(state, part, key)
                 if update.packing:
                     part, rows = with_packing(part, update.micro_batches)
                 state, metrics = self.programs.update(state, part, key, packed_rows=rows)
@@ -374,6 +378,27 @@ class _Loop:
             means["parity_gap"] = seen[0]["parity_gap"]
         means["skipped_updates"] = sum(not _finite(m) for m in seen)
         return state, means
+
+    def _probe(self, state: TrainState, part, key) -> None:
+        """Holds the compiler to one gradient, on the first batch that has any."""
+        update = self.config.update
+        if part["weights"].shape[0] < 2:
+            self.reporter.say("probe: a batch of one row has no two parts to compare")
+            self.probing = False
+            return
+        found = probe.differences(
+            self.programs,
+            state.params,
+            part,
+            key,
+            micro_batches=update.micro_batches,
+            packing=update.packing,
+            dtype=update.compute_dtype,
+        )
+        self.probing = found is None
+        message = found and probe.complaint(found, update.compute_dtype, self.platform)
+        if message:
+            raise TrainingError(message)
 
     def _check(self, step: int, state: TrainState, metrics: Mapping[str, float]) -> None:
         gap, limit = metrics.get("parity_gap", 0.0), self.config.parity_limit

@@ -11,7 +11,7 @@ from polgrad.training import mesh as mesh_lib
 from polgrad.training import randomness, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
-from polgrad.training.step import make_scorer, make_update
+from polgrad.training.step import make_gradient, make_scorer, make_selection, make_update
 from polgrad.training.types import Algorithm, Batch, TrainState
 
 
@@ -180,6 +180,22 @@ class Programs:
         samples = 1 if packed_rows else self._shared_in_update(batch)
         return self._update(packed_rows, samples)(state, batch, key)
 
+    def selected(self, params: Any, batch: Batch, key) -> Batch:
+        """An optimiser batch with what the algorithm selects from it."""
+        return self._selection(params, batch, key) if self._algorithm.selects else batch
+
+    def gradient(self, params: Any, batch: Batch, key, *, micro_batches: int, packed_rows=None):
+        """The gradient of one micro-batch's rows, after `selected`, in some parts (see `probe`).
+
+        It is computed as an update computes it, and lies on the mesh as the parameters do.
+        """
+        samples, rest = divmod(self._unshuffled, self._micro)
+        if rest or samples == 1 or packed_rows or self._algorithm.selects:
+            samples = 1
+        else:
+            samples = self._shared(batch, samples, micro_batches)
+        return self._gradient(micro_batches, packed_rows, samples)(params, batch, key)
+
     def _shared_in_update(self, batch: Batch) -> int:
         # What a selection makes of the batch is known only inside of the update.
         if self._algorithm.selects:
@@ -212,6 +228,25 @@ class Programs:
         # Scoring is done whole on rollouts, whose unit is the sequence: parts of the same size.
         scoring = dataclasses.replace(self._scoring, samples=samples)
         return jax.jit(make_scorer(self._network, scoring, micro_batches=self._mini * self._micro))
+
+    @functools.cached_property
+    def _selection(self):
+        return jax.jit(make_selection(self._network, self._algorithm, self._scoring))
+
+    @functools.cache  # noqa: B019
+    def _gradient(self, micro_batches: int, packed_rows, samples: int):
+        scoring = dataclasses.replace(self._scoring, packed_rows=packed_rows, samples=samples)
+        gradient = make_gradient(
+            self._network,
+            self._algorithm.without_selection(),
+            scoring,
+            micro_batches=micro_batches,
+        )
+
+        def alone(params, batch, key):
+            return gradient(params, batch, key)[1]
+
+        return jax.jit(alone, out_shardings=self.param_shardings)
 
     @functools.cache  # noqa: B019
     def _update(self, packed_rows, samples: int):

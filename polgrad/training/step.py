@@ -32,6 +32,21 @@ def _sequences(batch: Batch) -> Batch:
     return {k: batch[k] for k in keys if k in batch}
 
 
+def make_selection(
+    network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
+) -> Callable[[Any, Batch, Any], Batch]:
+    """A function `(params, batch, key) -> batch` that selects from a whole optimiser batch."""
+    if not algorithm.selects:
+        return lambda params, batch, key: batch
+    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+
+    def selection(params, batch, key):
+        outputs = jax.lax.stop_gradient(scorer(params, batch))
+        return algorithm.select(_asked_for(outputs, algorithm), batch, key)
+
+    return selection
+
+
 def make_gradient(
     network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
 ) -> Callable:
@@ -40,7 +55,7 @@ def make_gradient(
     The batch is walked in micro-batches; their losses and gradients add up, because the weights
     hold the divisor of the whole batch.
     """
-    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+    selection = make_selection(network, algorithm, scoring, micro_batches=micro_batches)
 
     def objective(params, part):
         outputs = score(network, params, part, scoring)
@@ -49,10 +64,7 @@ def make_gradient(
         return loss, {**_policy_metrics(outputs, part), **metrics, **_parity(outputs, part)}
 
     def gradient(params, batch, key):
-        if algorithm.selects:
-            outputs = jax.lax.stop_gradient(scorer(params, batch))
-            batch = algorithm.select(_asked_for(outputs, algorithm), batch, key)
-        parts = split_tree(batch, micro_batches)
+        parts = split_tree(selection(params, batch, key), micro_batches)
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
         def body(total, part):

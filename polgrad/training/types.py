@@ -97,6 +97,10 @@ class Algorithm(NamedTuple):
         """Whether `select` does anything, which costs a forward pass."""
         return self.select is not _select_everything
 
+    def without_selection(self) -> "Algorithm":
+        """The same for batches from which `select` has selected."""
+        return self._replace(select=_select_everything)
+
 
 class TrainState(NamedTuple):
     """Everything a step reads and writes; a plain tree, donated to the step."""

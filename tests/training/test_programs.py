@@ -65,7 +65,8 @@ def test_the_state_is_overwritten_in_place(micro_batches):
     # All of it: what is left over is a handful of scalars.
     assert state - memory.alias_size_in_bytes < 1024
     # The gradient, the head's share of it while a chunk is walked, and a chunk's logits; a state
-    # that is not donated would be three copies of the parameters more.
+    # that is not donated would be three copies of the parameters more. Versions of the compiler differ
+    # by a tenth in what they hold at once.
     chunk = 4 * SEQUENCES * 4096
     assert memory.temp_size_in_bytes < 3.8 * params + 2 * chunk
 
