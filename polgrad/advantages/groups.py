@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._scalars import in_range
 from polgrad.advantages.returns import discounted_returns
 from polgrad.masking import masked_mean, sequence_sum
 
@@ -69,6 +70,7 @@ def group_relative(
       Liu et al., Understanding R1-Zero-Like Training, 2025 (arXiv:2503.20783): "none".
       Liu et al., Tricks or traps? (Lite PPO), 2025 (arXiv:2508.08221): "batch".
     """
+    in_range("epsilon", epsilon, low=0.0)
     _checks.choice("scale", scale, _SCALES)
     if ddof not in (0, 1):
         raise ValueError(f"ddof is {ddof}, expected 0 or 1")
@@ -256,6 +258,7 @@ def whiten(
     Raises:
       ValueError: if the shapes differ.
     """
+    in_range("epsilon", epsilon, low=0.0)
     _checks.same_shape("one mask entry an advantage", advantages=advantages, mask=mask)
     valid = jnp.asarray(mask) != 0
     x = jnp.where(valid, accumulate(advantages), 0.0)
@@ -299,6 +302,7 @@ def reinforce_plus_plus(
     References:
       Hu et al., REINFORCE++, 2025 (arXiv:2501.03262).
     """
+    in_range("discount", discount, low=0.0, high=1.0)
     _checks.rank("token_rewards", token_rewards, 2, "[B, T]")
     _checks.same_shape("[B, T]", token_rewards=token_rewards, mask=mask)
     token_rewards = accumulate(token_rewards)

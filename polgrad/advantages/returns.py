@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._scalars import in_range
 
 __all__ = ["VTrace", "discounted_returns", "gae", "lambda_returns", "vtrace"]
 
@@ -102,6 +103,7 @@ def lambda_returns(
     References:
       Sutton and Barto, Reinforcement learning, 2018, chapter 12.
     """
+    in_range("lambda_", lambda_, low=0.0, high=1.0)
     steps = _steps(rewards, discounts, truncated, final_values, mask, values=values)
 
     def step(following, now):
@@ -156,6 +158,7 @@ def gae(
     References:
       Schulman et al., High-dimensional continuous control using GAE, 2015 (arXiv:1506.02438).
     """
+    in_range("lambda_", lambda_, low=0.0, high=1.0)
     steps = _steps(rewards, discounts, truncated, final_values, mask, values=values)
 
     def step(following, now):
@@ -224,6 +227,9 @@ def vtrace(
     References:
       Espeholt et al., IMPALA, 2018 (arXiv:1802.01561).
     """
+    in_range("lambda_", lambda_, low=0.0, high=1.0)
+    in_range("clip_rho", clip_rho, low=0.0, above=True)
+    in_range("clip_c", clip_c, low=0.0, above=True)
     steps = _steps(rewards, discounts, truncated, final_values, None, values=values)
     _checks.same_shape("[B, T]", rewards=rewards, log_ratios=log_ratios)
     logs = accumulate(jax.lax.stop_gradient(log_ratios))

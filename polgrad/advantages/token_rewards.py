@@ -239,6 +239,8 @@ def rto_rewards(
       Zhong et al., DPO Meets PPO: Reinforced Token Optimization for RLHF, 2024
         (arXiv:2404.18922).
     """
+    in_range("dpo_weight", dpo_weight, low=0.0)
+    in_range("kl_weight", kl_weight, low=0.0)
     if teacher_reference_logp is None:
         teacher_reference_logp = reference_logp
     dense = dpo_token_rewards(

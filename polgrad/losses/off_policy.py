@@ -91,6 +91,7 @@ def dppo_tv(
       Qi et al., Rethinking the trust region in LLM reinforcement learning, 2026
         (arXiv:2602.04879).
     """
+    in_range("cap", cap, low=0.0, above=True)
     in_range("clip_low", clip_low, low=0.0, high=1.0)
     in_range("clip_high", clip_high, low=0.0, high=1.0)
     loss = cispo(logp, behavior_logp, advantages, cap_high=cap)
@@ -136,6 +137,7 @@ def dppo_kl(
       Qi et al., Rethinking the trust region in LLM reinforcement learning, 2026
         (arXiv:2602.04879).
     """
+    in_range("cap", cap, low=0.0, above=True)
     in_range("clip_low", clip_low, low=0.0)
     in_range("clip_high", clip_high, low=0.0)
     loss = cispo(logp, behavior_logp, advantages, cap_high=cap)

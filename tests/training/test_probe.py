@@ -60,7 +60,7 @@ def found(name="grpo", *, kind="linear", sizes=None, micro=1, packing=False, **f
     made = programs.Programs(
         network(kind),
         algorithm,
-        Optimizer().build(5, network(kind).logical_axes()),
+        Optimizer(learning_rate=1e-3).build(5, network(kind).logical_axes()),
         mesh,
         scoring=Scoring(entropy_gradient="entropy" in algorithm.requires),
         micro_batches=micro,

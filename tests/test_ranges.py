@@ -1,0 +1,77 @@
+"""A range that a docstring states is checked: a number outside of it raises and is named."""
+
+import functools
+import inspect
+import re
+import typing
+
+import numpy as np
+import pytest
+
+from polgrad import _examples, _guarantees
+from polgrad._catalogue import array_annotation
+
+PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
+NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"
+# What a number needs beside itself.
+OPTIONAL = {
+    ("curricula.filtration.threshold_filter", "share"): ("noise",),
+    ("curricula.large_margin_pairs", "student_margin"): ("teacher",),
+    ("losses.value_loss", "clip"): ("old_values",),
+}
+SETTINGS = {
+    (name, "length"): {"mode": "constant"} for name in ("masking.weights", "masking.reduce")
+}
+
+
+def described(function):
+    """The text of each argument in a docstring."""
+    doc = inspect.getdoc(function)
+    args = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
+    parts = re.split(r"^ {2,4}(\w+): ", args[1] if args else "", flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
+
+
+def outside(text):
+    """Numbers that the text of an argument excludes."""
+    text = text.partition("; None")[0]
+    if found := re.search(rf"\bin ([\[(])({NUMBER}), ({NUMBER})([\])])", text):
+        opening, low, high, closing = found.groups()
+        low, high = float(low), float(high)
+        return [low if opening == "(" else low - 0.5, high if closing == ")" else high + 0.5]
+    if re.search(r"\bnon-negative\b", text):
+        return [-0.5]
+    if re.search(r"\bpositive\b", text):
+        return [0.0, -0.5]
+    if found := re.search(rf", above ({NUMBER})\b", text):
+        return [float(found[1]), float(found[1]) - 0.5]
+    if found := re.search(rf", at least ({NUMBER})\b", text):
+        return [float(found[1]) - 0.5]
+    return []
+
+
+def claims():
+    for name, primitive in PRIMITIVES.items():
+        texts = described(primitive.function)
+        for argument, parameter in inspect.signature(primitive.function).parameters.items():
+            # A pair of numbers is checked where its function is tested.
+            kinds = {parameter.annotation, *typing.get_args(parameter.annotation)}
+            kinds = set() if any("tuple" in str(kind) for kind in kinds) else kinds
+            single = array_annotation(parameter.annotation) is None  # not data, as rewards are
+            if float in kinds and single and outside(texts.get(argument, "")):
+                yield name, argument
+
+
+@pytest.mark.parametrize(("name", "argument"), list(claims()))
+def test_a_number_outside_of_its_stated_range_is_refused(name, argument):
+    primitive = PRIMITIVES[name]
+    example = _examples.draw(
+        primitive, np.random.default_rng(0), optional=OPTIONAL.get((name, argument), ())
+    )
+    settings = example.settings | SETTINGS.get((name, argument), {})
+    settings.pop(argument, None)
+    arrays = {k: v for k, v in example.arrays.items() if k != argument}
+    call = functools.partial(primitive.function, **arrays, **settings)
+    for value in (*outside(described(primitive.function)[argument]), float("nan")):
+        with pytest.raises(ValueError, match=argument):
+            call(**{argument: value})
