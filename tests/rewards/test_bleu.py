@@ -144,9 +144,9 @@ def test_harmonic_mean():
 
 
 def test_group_advantages_see_neither_scale_nor_offset():
-    rewards = run(
-        bleu.sentence_bleu, *(np.stack([x] * 3) for x in arrays(ON, [CAT, THERE]))
-    )[None] + jnp.array([0.0, 0.1, 0.3])
+    rewards = run(bleu.sentence_bleu, *(np.stack([x] * 3) for x in arrays(ON, [CAT, THERE])))[
+        None
+    ] + jnp.array([0.0, 0.1, 0.3])
     with jax.enable_x64(True):
         plain = advantages.group_relative(rewards, epsilon=0.0)
         moved = advantages.group_relative(3.0 * rewards - 2.0, epsilon=0.0)
