@@ -14,7 +14,7 @@ from one_group import one_group
 from polgrad import advantages
 
 # Arrays of rank 1 are one group.
-one_opo_of = one_group(advantages.opo)
+one_opo = one_group(advantages.opo)
 one_pass_at_k = one_group(advantages.pass_at_k)
 
 CARD = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
@@ -39,14 +39,14 @@ def valid_groups(rewards, valid):
 
 
 def test_opo_by_hand():
-    advantage = run(one_opo_of, CARD, np.array([2, 4, 4, 6]))
+    advantage = run(one_opo, CARD, np.array([2, 4, 4, 6]))
     np.testing.assert_allclose(advantage, [0.875, -0.125, -0.125, -0.125], rtol=1e-6)
 
 
 def test_opo_of_single_tokens_and_of_none():
     rewards = np.array([[1.0, 3.0, 5.0]] * 3, np.float32)
     lengths = np.array([[0, 1, 0], [1, 1, 1], [0, 0, 0]])
-    advantage = run(one_opo_of, rewards, lengths)
+    advantage = run(one_opo, rewards, lengths)
     np.testing.assert_allclose(advantage, [[-2, 0, 2], [-2, 0, 2], [0, 0, 0]], atol=1e-6)
 
 
@@ -64,20 +64,20 @@ def test_opo_follows_the_formula(seed):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-opo = jax.jit(lambda r, n, v: one_opo_of(r, n, valid=v))
+opo = jax.jit(lambda r, n, v: one_opo(r, n, valid=v))
 
 
 def test_opo_with_equal_lengths_is_the_group_mean_and_shifts_cancel():
     rewards = np.array([[0.1, 0.7, 0.3, 0.3]], np.float32)
-    ours = run(one_opo_of, rewards, np.full((1, 4), 3))
+    ours = run(one_opo, rewards, np.full((1, 4), 3))
     np.testing.assert_allclose(
         ours, run(advantages.group_relative, rewards, scale="none"), atol=1e-6
     )
     uneven = np.array([[1, 2, 3, 9]])
-    moved = run(one_opo_of, rewards + 4, uneven)
-    np.testing.assert_allclose(moved, run(one_opo_of, rewards, uneven), atol=1e-5)
+    moved = run(one_opo, rewards + 4, uneven)
+    np.testing.assert_allclose(moved, run(one_opo, rewards, uneven), atol=1e-5)
     # Exactly 0, although 0.1 has no exact form.
-    np.testing.assert_array_equal(run(one_opo_of, np.full((1, 4), 0.1, np.float32), uneven), 0.0)
+    np.testing.assert_array_equal(run(one_opo, np.full((1, 4), 0.1, np.float32), uneven), 0.0)
 
 
 # --- GPG ---------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_the_moving_average_carries_no_gradient():
 @pytest.mark.parametrize("name", ["opo", "gpg", "pass_at_k", "gdpo", "batch_baseline"])
 def test_missing_rewards_have_no_advantage_and_nothing_is_nan(name):
     call = {
-        "opo": lambda r: one_opo_of(r, jnp.ones(r.shape)),
+        "opo": lambda r: one_opo(r, jnp.ones(r.shape)),
         "gdpo": lambda r: advantages.gdpo(r[None], jnp.ones(1)),
     }.get(name, getattr(advantages, name))
     rewards = jnp.asarray(GROUPS, jnp.float32)
@@ -269,12 +269,12 @@ def test_missing_rewards_have_no_advantage_and_nothing_is_nan(name):
 def test_bad_arguments_are_named():
     rewards, other = jnp.ones((2, 4)), jnp.ones((2, 3), bool)
     with pytest.raises(ValueError, match="lengths"):
-        one_opo_of(rewards, jnp.ones((2, 3)))
+        one_opo(rewards, jnp.ones((2, 3)))
     for function in (advantages.gpg, one_pass_at_k, advantages.batch_baseline):
         with pytest.raises(ValueError, match="valid"):
             function(rewards, valid=other)
     with pytest.raises(ValueError, match="valid"):
-        one_opo_of(rewards, rewards, valid=other)
+        one_opo(rewards, rewards, valid=other)
     for scale in (0.0, -1.0):
         with pytest.raises(ValueError, match="scale"):
             advantages.gpg(rewards, scale=scale)
@@ -283,9 +283,9 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="rewards has shape"):
         advantages.gdpo(jnp.ones(3), jnp.ones(3))
     with pytest.raises(ValueError, match="weights"):
-        advantages.gdpo(rewards, jnp.ones(3))
+        advantages.gdpo(rewards[:, None], jnp.ones(3))
     with pytest.raises(ValueError, match="valid"):
-        advantages.gdpo(rewards, jnp.ones(2), valid=other)
+        advantages.gdpo(rewards[:, None], jnp.ones(2), valid=other)
     state = advantages.init_moving_average()
     for decay in (1.0, -0.1):
         with pytest.raises(ValueError, match="decay"):
@@ -296,5 +296,5 @@ def test_bad_arguments_are_named():
 
 
 def test_opo_of_one_token_in_all():
-    found = one_opo_of(jnp.array([1.0, 0.0]), jnp.array([1, 0]))
+    found = one_opo(jnp.array([1.0, 0.0]), jnp.array([1, 0]))
     np.testing.assert_allclose(found, [0.0, -1.0], atol=1e-6)

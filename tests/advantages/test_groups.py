@@ -196,8 +196,10 @@ def test_bad_arguments_are_named():
         one_group_relative(ONE, valid=jnp.ones(3))
     with pytest.raises(ValueError, match=r"rewards has shape \[\]"):
         one_leave_one_out(1.0)
-    with pytest.raises(ValueError, match=r"greedy_rewards has shape \[4\], expected \[...\]"):
-        advantages.remax(ONE, ONE)
+    with pytest.raises(
+        ValueError, match=r"greedy_rewards has shape \[4\], expected \[...\] = \[1\]"
+    ):
+        advantages.remax(ONE[None], ONE)
     with pytest.raises(ValueError, match=r"mask has shape \[3\]"):
         advantages.whiten(ONE, jnp.ones(3))
     square = jnp.ones((4, 4))

@@ -59,7 +59,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"buffer is 11, expected a number in \[1, 10\]"):
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=11)
     with pytest.raises(ValueError, match=r"valid has shape \[3\]"):
-        advantages.dynamic_sampling_filter(jnp.ones(2), valid=jnp.ones(3))
+        advantages.dynamic_sampling_filter(jnp.ones((1, 2)), valid=jnp.ones(3))
     with pytest.raises(ValueError, match=r"metric has shape \[\]"):
         advantages.dynamic_sampling_filter(1.0)
     with pytest.raises(ValueError, match="beta is -1"):

@@ -10,11 +10,12 @@ import pytest
 from compiled import grad, run, value_and_grad
 from one_group import one_group
 
-from polgrad import advantages, games
+from polgrad import advantages, games, losses
 from polgrad.losses import ipo
-from polgrad.losses.copg import copg, copg_group
+from polgrad.losses.copg import copg
 
 # Arrays of rank 1 are one group.
+copg_group = one_group(losses.copg_group)
 one_leave_one_out = one_group(advantages.leave_one_out)
 
 REWARDS = np.array([2.5, 2.0, 1.0])
@@ -251,6 +252,6 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="second_rewards has shape"):
         copg(zero, zero, zero, jnp.zeros(3), beta=1.0)
     with pytest.raises(ValueError, match="rewards has shape"):
-        copg_group(zero, jnp.zeros((1, 2)), beta=1.0)
+        copg_group(zero[None], jnp.zeros(2), beta=1.0)
     with pytest.raises(ValueError, match="valid has shape"):
         copg_group(zero, zero, beta=1.0, valid=jnp.ones(3))
