@@ -106,6 +106,8 @@ def test_what_the_package_s_scorers_do_without_these_rules():
         ("coin_flip", "0", "0.3125", 0),
         ("coin_flip", "0.31", "0.3125", 0),
         ("coin_flip", "1e999", "0.3125", 0),
+        ("coin_flip", "1e999999999", "0.3125", 0),
+        ("coin_flip", "1/0", "0.3125", 0),
         ("gcd", "12", "12", 1),
         ("gcd", "it is 12", "12", 0.25),
         ("gcd", "3.12", "12", 0),
