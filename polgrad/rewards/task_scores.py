@@ -29,6 +29,8 @@ FORMS = {
     "prime_factorization": r"\d+(\s*[×x*]\s*\d+)*",
     # One step at a time: a move by a thousand million is a loop of as many turns.
     "rush_hour": r"(\s*[A-Z][-+]\d)+",
+    # An exact value of 1e999999999 would fill the memory.
+    "coin_flip": r"\d{0,30}\.?\d{1,30}(/\d{1,30})?",
     # Only the first number of a date is read.
     "time_intervals": r"\d+(\s+days?)?|(\d+\s+days?,\s*)?\d+:\d\d(:\d\d(\.\d+)?)?",
 }
@@ -40,7 +42,7 @@ def _same_word(answer: str, entry: Mapping[str, Any]) -> float:
 
 def _same_probability(answer: str, entry: Mapping[str, Any]) -> float:
     # The package pays the share of leading digits that agree: "0" is a prefix of every probability.
-    return float(abs(Fraction(answer.replace(",", "")) - Fraction(entry["answer"])) <= 1e-4)
+    return float(abs(Fraction(answer) - Fraction(entry["answer"])) <= 1e-4)
 
 
 _OWN: dict[str, Callable[[str, Mapping[str, Any]], float]] = {
