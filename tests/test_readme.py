@@ -61,7 +61,7 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
         ),
         quiet=True,
     )
-    assert outcome.parts.config.settings.clip_high == 0.2
+    assert outcome.parts.config.settings.width == 0.2
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
 
 
@@ -80,8 +80,9 @@ def test_the_loss_of_ten_lines_conforms():
 
 
 def test_the_loss_of_ten_lines_does_what_its_text_says():
-    loss, x = soft_clip(clip_low=0.2, clip_high=0.4), np.array([-0.4, -0.1, 0.0, 0.1, 0.8])
-    for advantage, width in ((2.0, 0.4), (-2.0, 0.2)):
+    width, x = 0.4, np.array([-0.4, -0.1, 0.0, 0.1, 0.8])
+    loss = soft_clip(width=width)
+    for advantage in (2.0, -2.0):
         pull = -jax.grad(lambda p, a=advantage: loss(p, 0 * p, jnp.full((1, 1), a), None).sum())(
             jnp.asarray(x, jnp.float32)[None]
         )[0]
