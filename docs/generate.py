@@ -95,8 +95,9 @@ def situations() -> dict[str, list[str]]:
 
 
 def formula(paragraphs: list[str]) -> Iterator[str]:
-    """The first paragraph with an equation, to the end of its sentence, displays included."""
-    first = next((i for i, text in enumerate(paragraphs) if " = " in text), len(paragraphs))
+    """The first equation or display, to the end of its sentence."""
+    shows = (i for i, text in enumerate(paragraphs) if " = " in text or is_display(text))
+    first = next(shows, len(paragraphs))
     for text, after in itertools.pairwise([*paragraphs[first:], ""]):
         yield shown(text)
         ended = is_display(text) or text.rstrip().endswith((".", ")"))
@@ -186,7 +187,8 @@ later code can detect it; and logarithms of 0 are minus infinity.)
 
 Each cell gives the function's value for the affected row (of a group, sequence or sample; the
 affected entry for minus infinity and NaN): the number if it is always the same, else "finite". "No
-gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no such input.
+gradient" means exactly 0. Results with several parts are separated by a slash. Empty: there is no
+such input.
 
 - *gradient reaches*: arguments with a gradient that is not 0. For a loss: what is learned.
 - *nothing valid*, *one valid*: `mask` or `valid` is 0 in the whole row, or but for its first entry.
@@ -249,9 +251,8 @@ ADVANTAGES = """
 ## Advantages of a group
 
 REINFORCE with four samples of the bandit a group, each group on its own. *Scale*: length of the
-expected gradient along the policy gradient, over the latter's. *Bias*: length of the component orthogonal to the policy gradient, over that of
-the parallel one.
-*Variance*: at unit scale, over that of `advantages.leave_one_out`.
+expected gradient along the policy gradient, over the latter's. *Bias*: length of the component
+orthogonal to the policy gradient, over the length of the parallel one. *Variance*: at unit scale, over that of `advantages.leave_one_out`.
 
 """
 _partial = functools.partial

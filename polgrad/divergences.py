@@ -313,7 +313,7 @@ def alpha(a: float) -> FDivergence:
     """
     a = float(a)
     if not math.isfinite(a):
-        raise ValueError(f"a, the order of the divergence, must be finite, got {a}")
+        raise ValueError(f"a is {a}, expected a finite order of the divergence")
     f_zero = 1.0 / a if a > 0.0 else math.inf
     f_prime_infinity = 1.0 / (1.0 - a) if a < 1.0 else math.inf
     return FDivergence(

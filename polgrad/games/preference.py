@@ -49,15 +49,15 @@ def check_preference(
     """
     p = np.asarray(preference, dtype=np.float64)
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
-        raise ValueError(f"preference must be a square matrix [N, N], got shape {p.shape}")
+        raise ValueError(f"preference has shape {list(p.shape)}, expected a square matrix [N, N]")
     if not np.all((p >= -tolerance) & (p <= 1.0 + tolerance)):
-        raise ValueError(f"preference must lie in [0, 1], got values in [{p.min()}, {p.max()}]")
+        raise ValueError(f"preference has values in [{p.min()}, {p.max()}], expected [0, 1]")
     gap = np.abs(p + p.T - 1.0)
     if gap.max(initial=0.0) > tolerance:
         i, j = np.unravel_index(gap.argmax(), gap.shape)
         raise ValueError(
-            f"preference must satisfy P + P^T = 1; P[{i}, {j}] + P[{j}, {i}] = {p[i, j] + p[j, i]}"
-            " (symmetrize_preference repairs a learned model)"
+            f"P[{i}, {j}] + P[{j}, {i}] of preference is {p[i, j] + p[j, i]}, expected 1 "
+            "(symmetrize_preference repairs a learned model)"
         )
     return preference
 
@@ -190,11 +190,13 @@ def population_game(
     size = len(rankings[0])
     shares = np.ones(len(rankings)) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(rankings),):
-        raise ValueError(f"weights must have one entry a ranking, got {shares.shape}")
+        raise ValueError(
+            f"weights has shape {list(shares.shape)}, expected one entry a ranking = [{len(rankings)}]"
+        )
     preference = 0.5 * np.eye(size)
     for ranking, share in zip(rankings, shares / shares.sum()):
         if sorted(ranking) != list(range(size)):
-            raise ValueError(f"each ranking must be a permutation of 0..{size - 1}, got {ranking}")
+            raise ValueError(f"a ranking is {ranking}, expected a permutation of 0..{size - 1}")
         for better, worse in itertools.combinations(ranking, 2):
             preference[better, worse] += share
     return jnp.asarray(preference)

@@ -240,7 +240,7 @@ def init_baseline(window: int = 1024) -> Baseline:
       ValueError: if `window` is not positive.
     """
     if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
+        raise ValueError(f"window is {window}, expected at least 1")
     return Baseline(jnp.zeros(window), jnp.zeros((), jnp.int32))
 
 
