@@ -1,19 +1,20 @@
 """Static checks whose message names the argument, what came and what was expected.
 
 They look at shapes, which are known when a function is traced, so a compiled call does not pay for
-them. Nested lists of numbers have a shape as arrays have.
+them. Nested lists of numbers have a shape as arrays have: numpy's `shape` takes lists, jax's does
+not.
 """
 
 from collections.abc import Collection
 
-import jax.numpy as jnp
+import numpy as np
 
 __all__ = ["choice", "groups", "rank", "same_shape", "shape", "token_advantages"]
 
 
 def shape(name: str, x, expected: tuple[int | None, ...], meaning: str) -> None:
     """Raises ValueError unless `x` has the shape `expected` (None: any size)."""
-    given = jnp.shape(x)
+    given = np.shape(x)
     if len(given) == len(expected) and all(m in (n, None) for n, m in zip(given, expected)):
         return
     wanted = "[" + ", ".join("any" if n is None else str(n) for n in expected) + "]"
@@ -22,9 +23,9 @@ def shape(name: str, x, expected: tuple[int | None, ...], meaning: str) -> None:
 
 def rank(name: str, x, expected: int, meaning: str) -> None:
     """Raises ValueError unless `x` has `expected` axes."""
-    if jnp.ndim(x) != expected:
+    if np.ndim(x) != expected:
         raise ValueError(
-            f"{name} has shape {list(jnp.shape(x))}, expected rank {expected}: {meaning}"
+            f"{name} has shape {list(np.shape(x))}, expected rank {expected}: {meaning}"
         )
 
 
@@ -32,10 +33,10 @@ def same_shape(meaning: str, **arrays) -> None:
     """Raises ValueError unless all arrays have the shape of the first."""
     (first, reference), *others = arrays.items()
     for name, x in others:
-        if jnp.shape(x) != jnp.shape(reference):
+        if np.shape(x) != np.shape(reference):
             raise ValueError(
-                f"{name} has shape {list(jnp.shape(x))}, expected {meaning} = "
-                f"{list(jnp.shape(reference))}, the shape of {first}"
+                f"{name} has shape {list(np.shape(x))}, expected {meaning} = "
+                f"{list(np.shape(reference))}, the shape of {first}"
             )
 
 
@@ -47,8 +48,8 @@ def token_advantages(advantages, logp) -> None:
     """
     rank("logp", logp, 2, "[B, T]")
     rank("advantages", advantages, 2, "[B, T] or [B, 1] (write advantages[:, None])")
-    rows, columns = jnp.shape(logp)
-    given = jnp.shape(advantages)
+    rows, columns = np.shape(logp)
+    given = np.shape(advantages)
     if given not in {(rows, columns), (rows, 1)}:
         raise ValueError(
             f"advantages has shape {list(given)}, expected [B, T] = [{rows}, {columns}] "
@@ -63,12 +64,12 @@ def groups(name: str, x) -> None:
     of other libraries) the samples of all prompts, whose statistics would then be taken as one
     group's.
     """
-    if jnp.ndim(x) > 1:
+    if np.ndim(x) > 1:
         return
-    if jnp.ndim(x) == 0:
+    if np.ndim(x) == 0:
         raise ValueError(f"{name} has shape [], expected [..., G] with the group on the last axis")
     raise ValueError(
-        f"{name} has shape {list(jnp.shape(x))}, expected [..., G] with the group on the last axis "
+        f"{name} has shape {list(np.shape(x))}, expected [..., G] with the group on the last axis "
         f"(write {name}.reshape(-1, G) for groups of G samples one after the other, {name}[None] "
         "for one group)"
     )

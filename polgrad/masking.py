@@ -7,6 +7,7 @@ the tokens of a short micro-batch more weight than those of a long one.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -55,8 +56,8 @@ def weights(
       Liu et al., Understanding R1-Zero-Like Training, 2025 (arXiv:2503.20783): "constant".
     """
     _checks.choice("mode", mode, _MODES)
-    if jnp.ndim(mask) not in (1, 2):
-        raise ValueError(f"mask has shape {list(jnp.shape(mask))}, expected [B, T] or [B]")
+    if np.ndim(mask) not in (1, 2):
+        raise ValueError(f"mask has shape {list(np.shape(mask))}, expected [B, T] or [B]")
     if (mode == "constant") != (length is not None):
         raise ValueError(f"length is {length}, expected a number exactly when mode is 'constant'")
     valid = _indicator(mask)

@@ -205,6 +205,7 @@ def test_every_number_can_be_swept(name):
 LISTED = [n for n in PRIMITIVES if n.split(".")[0] in ("ratios", "masking", "advantages", "losses")]
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize("name", LISTED)
 def test_nested_lists_are_arrays(name):
     primitive = PRIMITIVES[name]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -218,7 +219,7 @@ def batch_baseline(
     present = _present(rewards, valid)
     flat = jnp.reshape(jnp.asarray(rewards), (1, -1))
     centred = group_relative(flat, scale="none", valid=present.reshape(1, -1))
-    return centred.reshape(jnp.shape(rewards))
+    return centred.reshape(np.shape(rewards))
 
 
 class MovingAverage(NamedTuple):

@@ -9,6 +9,7 @@ does the only valid sample of a group.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -310,7 +311,7 @@ def reinforce_plus_plus(
     mask = jnp.where(jnp.any(wrong, axis=-1, keepdims=True), 0, jnp.asarray(mask))
     if group_size is None:
         return whiten(_returns(token_rewards, discount, mask), mask)
-    rows = jnp.shape(mask)[0]
+    rows = np.shape(mask)[0]
     if group_size < 1 or rows % group_size:
         raise ValueError(f"group_size is {group_size}, expected a divisor of B = {rows}")
     if not isinstance(discount, jax.core.Tracer) and discount != 1.0:
@@ -318,7 +319,7 @@ def reinforce_plus_plus(
     scores = sequence_sum(token_rewards, mask).reshape(-1, group_size)
     present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)
     centred = group_relative(scores, scale="none", valid=present).reshape(-1, 1)
-    return whiten(jnp.broadcast_to(centred, jnp.shape(mask)), mask)
+    return whiten(jnp.broadcast_to(centred, np.shape(mask)), mask)
 
 
 def _returns(token_rewards, discount, mask):
@@ -327,7 +328,7 @@ def _returns(token_rewards, discount, mask):
         valid = jnp.asarray(mask) != 0
         rewards = jnp.where(valid, accumulate(token_rewards), 0.0)
         return jnp.where(valid, jax.lax.cumsum(rewards, axis=1, reverse=True), 0.0)
-    discounts = jnp.full(jnp.shape(mask), discount, accumulate(token_rewards).dtype)
+    discounts = jnp.full(np.shape(mask), discount, accumulate(token_rewards).dtype)
     return discounted_returns(token_rewards, discounts, mask=mask)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -263,7 +264,7 @@ class _Steps(NamedTuple):
 def _steps(rewards, discounts, truncated, final_values, mask, *, values=None) -> _Steps:
     """Checks the shapes and replaces everything that must not be read by 0."""
     _checks.rank("rewards", rewards, 2, "[B, T]")
-    rows, length = jnp.shape(rewards)
+    rows, length = np.shape(rewards)
     if (truncated is None) != (final_values is None):
         missing = "truncated" if truncated is None else "final_values"
         raise ValueError(f"{missing} is None, expected [B, T]: both or neither must be given")

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -97,7 +98,7 @@ def overlong_filter(
       Yu et al., DAPO, 2025 (arXiv:2503.14476), section 3.4.
     """
     _checks.rank("mask", mask, 2, "[B, T]")
-    _checks.shape("stopped", stopped, (jnp.shape(mask)[0],), "[B]")
+    _checks.shape("stopped", stopped, (np.shape(mask)[0],), "[B]")
     return (jnp.asarray(mask) != 0) & (jnp.asarray(stopped)[:, None] != 0)
 
 

@@ -6,6 +6,7 @@ A reward that is not finite counts 0.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -45,7 +46,7 @@ def place_at_last(
       ValueError: shapes that do not match.
     """
     _checks.rank("mask", mask, 2, "[B, T]")
-    _checks.shape("rewards", rewards, (jnp.shape(mask)[0],), "[B]")
+    _checks.shape("rewards", rewards, (np.shape(mask)[0],), "[B]")
     rewards = accumulate(jax.lax.stop_gradient(rewards))
     paid = _last(jnp.asarray(mask) != 0) & jnp.isfinite(rewards)[:, None]
     return jnp.where(paid, rewards[:, None], 0.0)

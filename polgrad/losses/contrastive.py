@@ -6,6 +6,7 @@ chosen from the rejected answer and the reverse.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
@@ -134,7 +135,7 @@ def swav(
     in_range("temperature", temperature, low=0.0, above=True)
     _checks.rank("first", first, 2, "[B, D]")
     _checks.same_shape("[B, D]", first=first, second=second)
-    _checks.shape("prototypes", prototypes, (None, jnp.shape(first)[1]), "[K, D]")
+    _checks.shape("prototypes", prototypes, (None, np.shape(first)[1]), "[K, D]")
     directions = _unit(prototypes).T
     cosines = [_unit(view) @ directions for view in (first, second)]
     logp = [jax.nn.log_softmax(x / temperature) for x in cosines]

@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -116,7 +117,7 @@ def off_policy_sequence_mask(
     """
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
-    _checks.shape("advantages", advantages, (jnp.shape(logp)[0],), "[B]")
+    _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")
     drift = -masked_mean(log_ratio(logp, behavior_logp), mask, axis=-1)
     return ~((jnp.asarray(advantages) < 0) & (drift > threshold))
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -88,7 +89,7 @@ def cpl(
     in_range("label_smoothing", label_smoothing, low=0.0, high=1.0)
     _checks.rank("chosen_score", chosen_score, 1, "[B], one value a segment")
     _checks.same_shape("[B]", chosen_score=chosen_score, rejected_score=rejected_score)
-    if jnp.ndim(label_smoothing):
+    if np.ndim(label_smoothing):
         _checks.same_shape("[B]", chosen_score=chosen_score, label_smoothing=label_smoothing)
     chosen, rejected = finite(chosen_score), finite(rejected_score)
     smoothing = jax.lax.stop_gradient(accumulate(label_smoothing))

@@ -7,6 +7,7 @@ have the same expected gradient. Student and teacher must share the tokenizer an
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
@@ -171,7 +172,7 @@ def kdrl(
     sampler = behavior_logp if correct_ratio else None
     term = kl_penalty(logp, teacher_logp, gradient=gradient, behavior_logp=sampler)
     if distilled is not None:
-        _checks.shape("distilled", distilled, (jnp.shape(logp)[0],), "[B]")
+        _checks.shape("distilled", distilled, (np.shape(logp)[0],), "[B]")
         term = jnp.where(jnp.asarray(distilled)[:, None] != 0, term, 0.0)
     return loss + jax.lax.stop_gradient(jnp.asarray(beta)) * term
 
@@ -211,8 +212,8 @@ def top_k_kl(
     """
     _checks.choice("of", of, ("student", "teacher"))
     _checks.same_shape("[..., V]", logits=logits, teacher_logits=teacher_logits)
-    if not 1 <= k <= jnp.shape(logits)[-1]:
-        raise ValueError(f"k is {k}, expected 1 <= k <= V = {jnp.shape(logits)[-1]}")
+    if not 1 <= k <= np.shape(logits)[-1]:
+        raise ValueError(f"k is {k}, expected 1 <= k <= V = {np.shape(logits)[-1]}")
     logits = accumulate(logits)
     teacher_logits = accumulate(jax.lax.stop_gradient(teacher_logits))
     chosen = logits if of == "student" else teacher_logits

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -80,7 +81,7 @@ def desensitized_logp(
     """
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, mask=mask)
-    _checks.shape("common_length", common_length, jnp.shape(logp)[:1], "[B]")
+    _checks.shape("common_length", common_length, np.shape(logp)[:1], "[B]")
     in_range("alpha", alpha, low=0.0, high=1.0)
     valid = jnp.asarray(mask) != 0
     place = jnp.cumsum(valid, axis=-1)
@@ -121,7 +122,7 @@ def wpo_weight(
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, mask=mask)
     _checks.rank("logits", logits, 3, "[B, T, V]")
-    _checks.shape("logits", logits, (*jnp.shape(logp), jnp.shape(logits)[-1]), "[B, T, V]")
+    _checks.shape("logits", logits, (*np.shape(logp), np.shape(logits)[-1]), "[B, T, V]")
     logp, logits = jax.lax.stop_gradient((finite(logp), accumulate(logits)))
     collision = jax.nn.logsumexp(2.0 * jax.nn.log_softmax(logits, axis=-1), axis=-1)
     return jnp.exp(masked_mean(logp - collision, mask, axis=-1))

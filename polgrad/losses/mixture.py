@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
@@ -64,11 +65,11 @@ def annotator_loglikelihood(
     if annotators < 1:
         raise ValueError(f"annotators is {annotators}, expected at least 1")
     _checks.rank("margins", margins, 2, "[N, U], a column a group")
-    _checks.shape("annotator", annotator, jnp.shape(margins)[:1], "[N]")
+    _checks.shape("annotator", annotator, np.shape(margins)[:1], "[N]")
     margins = accumulate(margins)
     counted = ~jnp.isnan(margins)
     if valid is not None:
-        _checks.shape("valid", valid, jnp.shape(margins)[:1], "[N]")
+        _checks.shape("valid", valid, np.shape(margins)[:1], "[N]")
         counted &= (jnp.asarray(valid) != 0)[:, None]
     logs = jnp.where(counted, log_sigmoid(finite(margins)), 0.0)
     # Segments outside of [0, annotators) are dropped.
@@ -145,14 +146,14 @@ def soft_assignment(
       1977. Chakraborty et al., MaxMin-RLHF, 2024 (arXiv:2402.08925), its hard form.
     """
     _checks.rank("loglikelihood", loglikelihood, 2, "[H, U]")
-    _checks.shape("prior", prior, jnp.shape(loglikelihood)[1:], "[U]")
+    _checks.shape("prior", prior, np.shape(loglikelihood)[1:], "[U]")
     logs, prior = jax.lax.stop_gradient((accumulate(loglikelihood), accumulate(prior)))
     logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs) + jnp.log(prior)
     possible = jnp.any(logs > -jnp.inf, axis=-1, keepdims=True)
     responsibilities = jax.nn.softmax(jnp.where(possible, logs, 0.0), axis=-1)
     count = responsibilities.shape[0]
     if valid is not None:
-        _checks.shape("valid", valid, jnp.shape(logs)[:1], "[H]")
+        _checks.shape("valid", valid, np.shape(logs)[:1], "[H]")
         counted = jnp.asarray(valid) != 0
         responsibilities = jnp.where(counted[:, None], responsibilities, 0.0)
         count = jnp.sum(counted)
@@ -248,7 +249,7 @@ def maxmin_weights(
       Chakraborty et al., MaxMin-RLHF, 2024 (arXiv:2402.08925), algorithm 1.
     """
     in_range("temperature", temperature, low=0.0)
-    if jnp.ndim(rewards) == 0:
+    if np.ndim(rewards) == 0:
         raise ValueError("rewards has shape [], expected [..., U] with the groups on the last axis")
     rewards = accumulate(jax.lax.stop_gradient(rewards))
     known = jnp.isfinite(rewards)
@@ -321,10 +322,10 @@ def aggregate_groups(
 
 def _same_groups(rewards, **others):
     """Raises ValueError unless the last axes are as long as that of the rewards."""
-    groups = jnp.shape(rewards)[-1:]
+    groups = np.shape(rewards)[-1:]
     for name, x in others.items():
-        if jnp.shape(x)[-1:] != groups or not groups:
+        if np.shape(x)[-1:] != groups or not groups:
             raise ValueError(
-                f"{name} has shape {list(jnp.shape(x))} and rewards {list(jnp.shape(rewards))}, "
+                f"{name} has shape {list(np.shape(x))} and rewards {list(np.shape(rewards))}, "
                 "expected [..., U] with as many groups on the last axis"
             )

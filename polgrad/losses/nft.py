@@ -7,6 +7,7 @@ by maximum likelihood on the model's own answers.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from polgrad import _checks
@@ -66,7 +67,7 @@ def nft(
     """
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
-    rows = (jnp.shape(logp)[0],)
+    rows = (np.shape(logp)[0],)
     _checks.shape("rewards", rewards, rows, "[B]")
     _checks.shape("success_rate", success_rate, rows, "[B]")
     in_range("epsilon", epsilon, low=0.0, high=1.0, above=True)

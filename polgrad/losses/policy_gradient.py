@@ -7,6 +7,7 @@ token losses has the gradient of `reinforce`.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -137,7 +138,7 @@ def gspo(
     """
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
-    _checks.shape("advantages", advantages, (jnp.shape(logp)[0],), "[B]")
+    _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")
     clip_widths(clip_low, clip_high)
     ratio, valid = _sequence_ratio(logp, behavior_logp, mask)
     fixed = _stopped(advantages)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
@@ -184,10 +185,10 @@ def rank_labels(
 def answers(valid, **arrays):
     """The arrays with 0 in place of answers that do not count, and which do."""
     (name, first), *_ = arrays.items()
-    if jnp.ndim(first) == 0:
+    if np.ndim(first) == 0:
         raise ValueError(f"{name} has shape [], expected [..., K] with the list on the last axis")
     _checks.same_shape("[..., K]", **arrays, **({} if valid is None else {"valid": valid}))
-    counted = jnp.ones(jnp.shape(first), bool) if valid is None else jnp.asarray(valid) != 0
+    counted = jnp.ones(np.shape(first), bool) if valid is None else jnp.asarray(valid) != 0
     values = [accumulate(x) for x in arrays.values()]
     for x in values:
         counted &= jnp.isfinite(x)

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
@@ -77,10 +78,10 @@ def bradley_terry(
       Dou et al., Pre-Trained Policy Discriminators are General Reward Models, 2025
       (arXiv:2507.05197): scores beside a reference trajectory.
     """
-    shape = jnp.shape(chosen_scores)
+    shape = np.shape(chosen_scores)
     _checks.same_shape("...", chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     for name, x in {"margin": margin, "label_smoothing": label_smoothing}.items():
-        if jnp.ndim(x):
+        if np.ndim(x):
             _checks.shape(name, x, shape, "a number or one a pair")
     in_range("label_smoothing", label_smoothing, low=0.0, high=1.0)
     in_range("center", center, low=0.0)
@@ -133,7 +134,7 @@ def preference_strength(
     References:
       Wang et al., Secrets of RLHF in Large Language Models Part II, 2024 (arXiv:2401.06080).
     """
-    if jnp.ndim(margins) == 0:
+    if np.ndim(margins) == 0:
         raise ValueError("margins has shape [], expected [..., M], the models on the last axis")
     margins = accumulate(jax.lax.stop_gradient(margins))
     known = jnp.isfinite(margins)
@@ -230,7 +231,7 @@ def difference_objective(
     References:
       Wang et al., 2024 (arXiv:2401.06080), section 4.
     """
-    if jnp.ndim(scores) == 0:
+    if np.ndim(scores) == 0:
         raise ValueError("scores has shape [], expected [..., K] with the answers on the last axis")
     scores = accumulate(scores)
     known = jnp.isfinite(scores)

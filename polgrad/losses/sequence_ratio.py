@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -253,7 +254,7 @@ def vespo(
 def _check(logp, behavior_logp, advantages, mask):
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
-    _checks.shape("advantages", advantages, (jnp.shape(logp)[0],), "[B]")
+    _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")
 
 
 def _totals(logp, behavior_logp, mask):
