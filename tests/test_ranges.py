@@ -1,5 +1,6 @@
 """A range that a docstring states is checked: a number outside of it raises and is named."""
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -8,8 +9,10 @@ import typing
 import numpy as np
 import pytest
 
-from polgrad import _examples, _guarantees
+from polgrad import _examples, _guarantees, algorithms
 from polgrad._catalogue import array_annotation
+from polgrad.training import abstract
+from polgrad.training.types import Context
 
 PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"
@@ -24,10 +27,10 @@ SETTINGS = {
 }
 
 
-def described(function):
-    """The text of each argument in a docstring."""
+def described(function, heading="Args"):
+    """The text of each argument, or attribute, in a docstring."""
     doc = inspect.getdoc(function)
-    args = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
+    args = re.search(rf"^{heading}:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
     parts = re.split(r"^ {2,4}(\w+): ", args[1] if args else "", flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
 
@@ -75,3 +78,23 @@ def test_a_number_outside_of_its_stated_range_is_refused(name, argument):
     for value in (*outside(described(primitive.function)[argument]), float("nan")):
         with pytest.raises(ValueError, match=argument):
             call(**{argument: value})
+
+
+def settings_with_ranges():
+    for name, found in algorithms.NAMES.items():
+        texts = {}
+        for base in reversed(found.__mro__[:-1]):
+            texts |= described(base, "Attributes")
+        for field in dataclasses.fields(found):
+            pair = "tuple" in str(field.type)
+            if not pair and outside(texts.get(field.name, "")):
+                yield pytest.param(name, field.name, texts[field.name], id=f"{name}-{field.name}")
+
+
+@pytest.mark.parametrize(("name", "field", "text"), list(settings_with_ranges()))
+def test_a_setting_outside_of_its_stated_range_is_refused(name, field, text):
+    context = Context(group_size=2, max_tokens=4, num_prompts=2, on_policy=False)
+    for value in (*outside(text), float("nan")):
+        with pytest.raises(ValueError, match=field):
+            settings = algorithms.find(name)(**{field: value})
+            abstract.check(settings.build(context), context, name)

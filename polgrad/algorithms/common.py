@@ -103,6 +103,15 @@ def need_group(settings: Any, context: Context, least: int) -> None:
         )
 
 
+def holds_one(limits: tuple[Any, Any]) -> bool:
+    """Whether limits of a ratio leave a ratio of 1 as it is; traced limits are not known to."""
+    low, high = limits
+    try:
+        return bool(low <= 1.0 <= high)
+    except jax.errors.TracerBoolConversionError:
+        return False
+
+
 def inert_on_policy(names: tuple[str, ...]) -> str:
     """The sentence on settings that act on the ratio, for a run whose ratio is always 1."""
     has = "have" if len(names) > 1 else "has"

@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from polgrad import losses, masking
+from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Context
 
@@ -16,9 +17,10 @@ class DisCO:
 
     Attributes:
       score: of an answer: mean log-probability, or mean ratio to the sampler's.
-      tau: temperature over wrong answers; 10 for `log_l`, 1 for `l_ratio`.
-      beta: strength of the penalty on the KL of the sampler's policy to the current one.
-      delta: the KL, in nats a token, below which the penalty is 0.
+      tau: temperature over wrong answers, positive; 10 for `log_l`, 1 for `l_ratio`.
+      beta: strength of the penalty on the KL of the sampler's policy to the current one,
+        non-negative.
+      delta: the KL, in nats a token, below which the penalty is 0, non-negative.
     """
 
     score: Literal["log_l", "l_ratio"] = "log_l"
@@ -29,6 +31,8 @@ class DisCO:
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size; a row of the batch is a group."""
         common.need_group(self, context, 2)
+        in_range("beta", self.beta, low=0.0)
+        in_range("delta", self.delta, low=0.0)
 
         def prepare(state, experience, key):
             size = context.group_size

@@ -14,8 +14,8 @@ class DPO:
     """Direct preference optimisation on pairs from a file with `chosen` and `rejected`.
 
     Attributes:
-      beta: strength of the KL to the initial policy.
-      label_smoothing: share of labels believed to be flipped, below 0.5.
+      beta: strength of the KL to the initial policy, positive.
+      label_smoothing: share of labels believed to be flipped, in [0, 0.5].
     """
 
     beta: float = 0.1

@@ -29,8 +29,8 @@ class FDPG:
 
     Attributes:
       divergence: D_f(policy || target) that is minimised.
-      beta: temperature of the tilt; the strength of the KL in the `reverse_kl` reading.
-      log_ratio_clip: bound on the log of policy over target.
+      beta: temperature of the tilt, positive; the strength of the KL in the `reverse_kl` reading.
+      log_ratio_clip: bound on the log of policy over target, positive.
       baseline_window: pseudo-rewards the baseline is the mean of.
     """
 

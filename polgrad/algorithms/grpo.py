@@ -21,8 +21,8 @@ class GRPO(GroupRelative):
     The KL of the paper is `reference_kl=0.04, reference_kl_form="k3"`.
 
     Attributes:
-      clip_low: ratios below 1 - clip_low are clipped.
-      clip_high: ratios above 1 + clip_high are clipped.
+      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
+      clip_high: ratios above 1 + clip_high are clipped; non-negative.
       dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no bound.
     """
 
@@ -67,8 +67,9 @@ class GSPO(GroupRelative):
     """GSPO: one ratio a sequence (Zheng et al. 2025, arXiv:2507.18071).
 
     Attributes:
-      clip_low: length-normalised sequence ratios below 1 - clip_low are clipped.
-      clip_high: length-normalised sequence ratios above 1 + clip_high are clipped.
+      clip_low: length-normalised sequence ratios below 1 - clip_low are clipped; in [0, 1].
+      clip_high: length-normalised sequence ratios above 1 + clip_high are clipped;
+        non-negative.
     """
 
     ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high")
@@ -100,11 +101,9 @@ class CISPO(GroupRelative):
     `scale="batch"` with the same cap.
 
     Attributes:
-      cap_low: smallest ratio that a token is weighted with; not below 0.
+      cap_low: smallest ratio that a token is weighted with, non-negative.
       cap_high: largest ratio that a token is weighted with.
     """
-
-    ratio_settings: ClassVar[tuple[str, ...]] = ("cap_low", "cap_high")
 
     aggregation: Aggregation = "token"
     cap_low: float = 0.0
@@ -115,6 +114,10 @@ class CISPO(GroupRelative):
         return losses.cispo(
             logp, behavior_logp, advantages, cap_low=self.cap_low, cap_high=self.cap_high
         )
+
+    def inert(self):
+        """The caps, unless they exclude a ratio of 1."""
+        return ("cap_low", "cap_high") if common.holds_one((self.cap_low, self.cap_high)) else ()
 
     def metrics(self, outputs, batch, behavior_logp):
         """`capped_fraction`: the share of tokens whose ratio the caps change."""
@@ -128,8 +131,8 @@ class SAPO(GroupRelative):
     """SAPO: a soft gate in place of the clip (Gao et al. 2025, arXiv:2511.20347).
 
     Attributes:
-      tau_positive: steepness of the gate where the advantage is positive.
-      tau_negative: steepness of the gate where it is negative.
+      tau_positive: steepness of the gate where the advantage is above 0; positive.
+      tau_negative: steepness of the gate where the advantage is below 0; positive.
     """
 
     ratio_settings: ClassVar[tuple[str, ...]] = ("tau_positive", "tau_negative")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from polgrad import losses, masking
+from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Context
 
@@ -18,9 +19,9 @@ class NashMD:
     Bradley-Terry probability of two rewards.
 
     Attributes:
-      tau: strength of the KL to the initial policy.
-      mixture: weight of the initial policy in the opponent; 0 is self-play.
-      reward_scale: nats of Bradley-Terry logit a unit of reward is worth.
+      tau: strength of the KL to the initial policy, non-negative.
+      mixture: weight of the initial policy in the opponent, in [0, 1]; 0 is self-play.
+      reward_scale: nats of Bradley-Terry logit a unit of reward is worth, positive.
     """
 
     tau: float = 0.008
@@ -29,6 +30,9 @@ class NashMD:
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size."""
+        in_range("tau", self.tau, low=0.0)
+        in_range("mixture", self.mixture, low=0.0, high=1.0)
+        in_range("reward_scale", self.reward_scale, low=0.0, above=True)
 
         def prepare(state, experience, key):
             valid = common.answered(experience)

@@ -17,7 +17,7 @@ class NFT:
     Attributes:
       like: weight of a question: `dr_grpo` and `grpo` make it equal to those on-policy.
       epsilon: smallest likelihood ratio of the implicit negative policy, in (0, 1].
-      negative_weight: of wrong answers; 0 is rejection fine-tuning.
+      negative_weight: weight of wrong answers, non-negative; 0 is rejection fine-tuning.
       aggregation: how token losses become one number (see `masking.weights`).
     """
 

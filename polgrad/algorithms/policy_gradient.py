@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from polgrad import advantages, losses, masking
+from polgrad import _checks, advantages, losses, masking
+from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Batch, Context, Outputs
 
@@ -24,19 +25,19 @@ class PolicyGradient:
 
     Attributes:
       aggregation: how token losses become one number (see `masking.weights`).
-      reference_kl: strength of the KL to the initial policy, in nats; 0 switches the KL off.
+      reference_kl: strength of the KL to the initial policy, non-negative; 0 switches the KL off.
       reference_kl_form: `"k2"` adds a loss whose on-policy gradient is that of the KL of the policy
         to the initial policy; `"k3"` adds the loss of the GRPO paper, TRL and verl, whose on-policy
         gradient is that of the KL in the other direction; `"reward"` subtracts the log ratio (k1)
         from the reward, as PPO, RLOO and REINFORCE++ do.
-      entropy_coefficient: strength of an entropy bonus; 0 switches the bonus off.
+      entropy_coefficient: strength of an entropy bonus, non-negative; 0 switches the bonus off.
       drop_uniform_groups: mask the groups whose rewards are all equal (DAPO's filter). The filter
         reads the rewards before any penalty.
       mask_truncated: mask the samples that reached max_tokens without an end token.
       overlong_buffer: last tokens before max_tokens over which a penalty on the reward grows from 0
         to 1; 0 switches the penalty off, None takes a fifth of max_tokens.
-      sampler_correction: cap of the truncated importance weight between trainer and sampler, for
-        on-policy runs; 0 switches the weight off (off-policy the ratio itself corrects).
+      sampler_correction: cap of the truncated importance weight between trainer and sampler,
+        non-negative, for on-policy runs; 0 switches the weight off (off-policy the ratio itself corrects).
     """
 
     # A subclass changes these where they differ from the default.
@@ -90,7 +91,8 @@ class PolicyGradient:
         Raises:
           ValueError: if every gradient would be 0 by construction.
         """
-        if self.group_statistics:
+        self.check()
+        if self.group_statistics or self.drop_uniform_groups:
             common.need_group(self, context, 2)
         requires = set()
         if common.is_on(self.reference_kl):
@@ -111,6 +113,16 @@ class PolicyGradient:
             reuse=self.corrects(),
             warnings=self.warnings(context),
         )
+
+    def check(self) -> None:
+        """Checks the settings that no loss and no advantage checks.
+
+        Raises:
+          ValueError: a number out of its range, an unknown choice.
+        """
+        _checks.choice("reference_kl_form", self.reference_kl_form, ("k2", "k3", "reward"))
+        for name in ("reference_kl", "entropy_coefficient", "sampler_correction"):
+            in_range(name, getattr(self, name), low=0.0)
 
     def prepare(self, experience: Batch, context: Context) -> tuple[Batch, dict]:
         """Advantages and weights, both from the whole rollout."""
@@ -150,7 +162,7 @@ class PolicyGradient:
         buffer = self.overlong_buffer
         if buffer is None:
             buffer = max(1, context.max_tokens // 5)
-        if not buffer:
+        if not common.is_on(buffer):
             return experience["rewards"]
         lengths = experience["completion_lengths"]
         return experience["rewards"] + advantages.overlong_penalty(
@@ -228,11 +240,15 @@ class PolicyGradient:
 
         return jax.grad(total)(logp)
 
+    def inert(self) -> tuple[str, ...]:
+        """The settings without effect where the ratio is 1."""
+        return self.ratio_settings
+
     def warnings(self, context: Context) -> tuple[str, ...]:
         """Settings without effect in this run, and gradients with a known bias, as sentences."""
         found = []
-        if context.on_policy and self.ratio_settings:
-            found.append(common.inert_on_policy(self.ratio_settings))
+        if context.on_policy and self.inert():
+            found.append(common.inert_on_policy(self.inert()))
         if not context.on_policy and common.is_on(self.sampler_correction):
             found.append(
                 "sampler_correction has no effect off-policy: the importance ratio corrects"

@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from polgrad import advantages, losses, masking
+from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Batch, Context, Outputs
 
@@ -21,13 +22,14 @@ class PPO:
       aggregation: how token losses become one number.
       discount: discount factor a token (gamma), in [0, 1].
       lambda_: lambda of generalised advantage estimation, in [0, 1].
-      clip_low: ratios below 1 - clip_low are clipped.
-      clip_high: ratios above 1 + clip_high are clipped.
-      value_coefficient: weight of the value loss.
-      value_clip: how far a value may move from its estimate at the rollout, in units of the return;
-        0 switches the value clip off.
-      reference_kl: strength of the KL to the initial policy, in the reward; 0 switches the KL off.
-      entropy_coefficient: strength of an entropy bonus; 0 switches the bonus off.
+      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
+      clip_high: ratios above 1 + clip_high are clipped; non-negative.
+      value_coefficient: weight of the value loss, non-negative.
+      value_clip: how far a value may move from its estimate at the rollout, in units of the return,
+        non-negative; 0 switches the value clip off.
+      reference_kl: strength of the KL to the initial policy, in the reward, non-negative; 0 switches
+        the KL off.
+      entropy_coefficient: strength of an entropy bonus, non-negative; 0 switches the bonus off.
       whiten: give the advantages mean 0 and variance 1 over the rollout's tokens.
     """
 
@@ -44,6 +46,10 @@ class PPO:
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size."""
+        for name in ("discount", "lambda_"):
+            in_range(name, getattr(self, name), low=0.0, high=1.0)
+        for name in ("value_coefficient", "value_clip", "reference_kl", "entropy_coefficient"):
+            in_range(name, getattr(self, name), low=0.0)
         requires = {"values"}
         if common.is_on(self.reference_kl):
             requires.add("reference")

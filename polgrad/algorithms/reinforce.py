@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from polgrad import advantages, losses
+from polgrad import _checks, advantages, losses
 from polgrad.algorithms import common
 from polgrad.algorithms.policy_gradient import Aggregation, PolicyGradient
 
@@ -20,6 +20,11 @@ class Reinforce(PolicyGradient):
 
     aggregation: Aggregation = "sequence_sum"
     baseline: Literal["batch", "none"] = "batch"
+
+    def check(self):
+        """Also the choice of the baseline."""
+        super().check()
+        _checks.choice("baseline", self.baseline, ("batch", "none"))
 
     def advantages(self, rewards, valid):
         """Rewards less the mean of all valid ones."""
@@ -55,8 +60,8 @@ class ReinforcePlusPlus(PolicyGradient):
     """REINFORCE++: returns whitened over all tokens of the batch (Hu 2025, arXiv:2501.03262).
 
     Attributes:
-      clip_low: ratios below 1 - clip_low are clipped.
-      clip_high: ratios above 1 + clip_high are clipped.
+      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
+      clip_high: ratios above 1 + clip_high are clipped; non-negative.
       dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no bound.
     """
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from polgrad import losses, masking
+from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.training.types import Algorithm, Context
 
@@ -15,7 +16,7 @@ class TOPR:
 
     Attributes:
       baseline: subtracted from the reward; the sign that is left decides the class.
-      scale: multiplies what is left, so that rewards 0 and 1 with baseline 0.5 become -1 and 1.
+      scale: multiplies what is left, above 0, so that rewards 0 and 1 with baseline 0.5 become -1 and 1.
       positive: lower and upper limit of the ratio where the reward is positive.
       negative: the same where it is negative.
     """
@@ -27,6 +28,7 @@ class TOPR:
 
     def build(self, context: Context) -> Algorithm:
         """The four functions for a run of this size."""
+        in_range("scale", self.scale, low=0.0, above=True)
 
         def prepare(state, experience, key):
             valid = common.answered(experience)
@@ -47,6 +49,17 @@ class TOPR:
             }
             return masking.weighted_sum(loss, batch["weights"]), metrics
 
-        inert = common.inert_on_policy(("positive", "negative"))
-        same = f"{inert}; TOPR is then REINFORCE with baseline {self.baseline}"
-        return Algorithm(prepare=prepare, loss=loss, warnings=(same,) if context.on_policy else ())
+        return Algorithm(
+            prepare=prepare,
+            loss=loss,
+            warnings=self._inert() if context.on_policy else (),
+        )
+
+    def _inert(self) -> tuple[str, ...]:
+        """What is said of limits that leave a ratio of 1 as it is."""
+        limits = {"positive": self.positive, "negative": self.negative}
+        names = tuple(name for name, pair in limits.items() if common.holds_one(pair))
+        if not names:
+            return ()
+        same = f"; TOPR is then REINFORCE with baseline {self.baseline}" if len(names) == 2 else ""
+        return (common.inert_on_policy(names) + same,)

@@ -269,7 +269,7 @@ class RewardPool:
                     f"the reward gave {got}, expected {wanted}"
                 )
 
-    def check_answers(self, examples: Sequence[Mapping[str, Any]]) -> list[str]:
+    def check_answers(self, examples: Sequence[Mapping[str, Any]], *, limit: float) -> list[str]:
         """Score examples' own answers, before training meets one that cannot be compared.
 
         Only where a component is one of `verifiers.READS_ANSWERS`: what another reward makes of an
@@ -277,19 +277,20 @@ class RewardPool:
 
         Args:
             examples: of a `data.load_task` source.
+            limit: share of invalid answers above which the check fails.
 
         Returns:
             The reasons of the answers that are invalid, one each.
 
         Raises:
-            RewardFailure: more than `failure_limit` of them are.
+            RewardFailure: the share of invalid answers is above `limit`.
         """
         own = {f"polgrad.rewards.verifiers:{name}" for name in verifiers.READS_ANSWERS}
         if not own & {spec.target for spec in self.specs}:
             return []
         items = [(e["prompt"], e["answer"], e) for e in examples if "answer" in e]
         reasons = [s.reason for s in self._run(items, {}, limit=1.0) if not s.valid]
-        check_failures(reasons, len(items), self.failure_limit, "answers")
+        check_failures(reasons, len(items), limit, "answers")
         return reasons
 
     def _run(

@@ -115,7 +115,10 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
     abstract.check(
-        algorithm, _context(config, train), prompts=config.rollouts.prompts, prompt_length=1
+        algorithm,
+        _context(config, train),
+        config.algorithm,
+        preferences=config.rewards.preference is not None,
     )
     _check_rounded(config, settings)
     _check_attention(config, policy.network, mesh)

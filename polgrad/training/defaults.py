@@ -30,7 +30,7 @@ WARMUP = 0.05
 
 
 class Chosen(NamedTuple):
-    """Settings with every value filled in, and the line that names what was filled in."""
+    """Settings with what was left out filled in, and the line that names it."""
 
     config: TrainConfig
     line: str | None
@@ -49,8 +49,8 @@ def choose(
       longest: tokens of the longest completion in the data, for algorithms that read completions.
 
     Returns:
-      The settings, none of them None any more, and a line for the user; None where nothing was
-      left out.
+      The settings with batch, completion length, learning rates and schedules filled in, and a line
+      for the user; None where nothing was left out.
     """
     pretrained = config.policy != "small"
     wanted = _pretrained(config, source, parameters) if pretrained else dict(SMALL_POLICY)

@@ -169,7 +169,13 @@ def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
     source = parts.train.source
     tried = min(len(source), ANSWERS_TRIED)
     chosen = [source[i * len(source) // tried] for i in range(tried)]
-    if reasons := pool.check_answers(chosen):
+    limit = parts.config.rewards.failure_limit
+
+    def work():
+        # One process tries them: the others would find the same, and may not fail alone.
+        return pool.check_answers(chosen, limit=limit) if parts.processes.first else []
+
+    if reasons := parts.processes.gather("answers that cannot be scored", work)[0]:
         reporter.say(
             f"{len(reasons)} of {tried} answers cannot be compared, and samples of their problems "
             f"count as invalid; the first: {reasons[0]}"
@@ -236,7 +242,8 @@ class _Loop:
                     saved = step
                 if stop:
                     break
-        self._check_learned(state, start)
+        if not stop:
+            self._check_learned(state, start)
         after = self._last_accuracy(state)
         self.checkpoints.close()
         if self.parts.processes.first:

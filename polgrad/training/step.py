@@ -1,6 +1,5 @@
 """The compiled parts of a run: scoring a batch, and one optimiser update on it."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -59,8 +58,7 @@ def make_gradient(
 
     def objective(params, part):
         outputs = score(network, params, part, scoring)
-        with _entropy_explained(algorithm):
-            loss, metrics = algorithm.loss(_asked_for(outputs, algorithm), part)
+        loss, metrics = algorithm.loss(_asked_for(outputs, algorithm), part)
         return loss, {**_policy_metrics(outputs, part), **metrics, **_parity(outputs, part)}
 
     def gradient(params, batch, key):
@@ -88,19 +86,6 @@ def _asked_for(outputs: Outputs, algorithm: Algorithm) -> Outputs:
     without the term.
     """
     return outputs if "entropy" in algorithm.requires else outputs._replace(entropy=None)
-
-
-@contextlib.contextmanager
-def _entropy_explained(algorithm: Algorithm):
-    """Adds to an error that a missing entropy may have caused what to do about it."""
-    try:
-        yield
-    except (TypeError, AttributeError) as error:
-        if "NoneType" in str(error) and "entropy" not in algorithm.requires:
-            error.add_note(
-                "outputs.entropy is None unless the algorithm's `requires` holds 'entropy'"
-            )
-        raise
 
 
 def _policy_metrics(outputs: Outputs, batch: Batch) -> dict:

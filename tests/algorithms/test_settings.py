@@ -32,8 +32,8 @@ OTHER = {
     "dual_clip": 1.05,
     "overlong_buffer": 3,
     "sampler_correction": 0.9,
-    "cap_low": 1.1,
-    "cap_high": 0.9,
+    "cap_low": 0.97,
+    "cap_high": 1.03,
     "fraction": 0.8,
     "low": 0.2,
     "high": 0.2,
@@ -156,9 +156,28 @@ def test_settings_said_to_be_inert_are_inert_and_no_others(name):
         sentences = [w.partition("no effect")[0] for w in algorithm.warnings if "no effect" in w]
         said = set(re.findall(r"\w+", " ".join(sentences)))
         for field in dataclasses.fields(settings):
-            if field.name in ("cap_low", "cap_high"):
-                continue  # Caps that exclude 1 would act on-policy, too.
             if field.name in said:
                 assert not live(settings, field, kind), field.name
             elif kind == "on-policy" and "clip" in field.name and field.name != "log_ratio_clip":
                 assert live(settings, field, kind), field.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        (algorithms.CISPO(cap_low=1.2), "cap_low"),
+        (algorithms.CISPO(cap_high=0.8), "cap_high"),
+        (algorithms.TOPR(positive=(0.0, 0.5)), "positive"),
+        (algorithms.TOPR(negative=(1.5, 2.0)), "negative"),
+    ],
+)
+def test_limits_that_exclude_a_ratio_of_1_act_on_policy_too(settings, field):
+    context = inputs("on-policy")[1]
+    said = " ".join(settings.build(context).warnings).partition("no effect")[0]
+    assert field not in said
+    found = type(settings)()
+    assert field in " ".join(found.build(context).warnings)
+    a, b = outcome(settings, "on-policy"), outcome(found, "on-policy")
+    assert any(
+        not np.allclose(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )

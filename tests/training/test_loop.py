@@ -297,6 +297,28 @@ def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_
     assert "note: clip_low, clip_high, dual_clip have no effect: with one update" in said
 
 
+class ReadsEntropy(algorithms.GRPO):
+    """Uses an entropy that it did not require."""
+
+    def loss(self, outputs, batch, context):
+        loss, metrics = super().loss(outputs, batch, context)
+        return loss - 0.1 * outputs.entropy.sum(), metrics
+
+
+class ReadsReference(algorithms.GRPO):
+    """Uses a reference that it did not require."""
+
+    def token_loss(self, outputs, batch, behavior_logp):
+        return outputs.logp - batch["reference_logp"]
+
+
+class TakesAKey(algorithms.GRPO):
+    """Has a loss with the arguments of version 0.1."""
+
+    def build(self, context):
+        return super().build(context)._replace(loss=lambda outputs, batch, key: (0.0, {}))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -308,11 +330,20 @@ def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_
         (algorithms.NFT(epsilon=0.0), "epsilon is 0"),
         (algorithms.TOPR(positive=(2.0, 1.0)), "positive is"),
         (algorithms.DisCO(tau=-1.0), "tau is -1"),
+        (
+            algorithms.GRPO(reference_kl=1.0, reference_kl_form="k3+"),
+            "reference_kl_form is 'k3\\+'",
+        ),
+        (algorithms.Reinforce(baseline="bacth"), "baseline is 'bacth'"),
+        (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*requires. holds 'entropy'"),
+        (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*'reference'"),
+        (TakesAKey(), "TakesAKey: .*missing 1 required positional argument: 'key'"),
     ],
 )
 def test_settings_of_an_algorithm_are_checked_at_the_start(sums, tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
-        building.build(config(sums, tmp_path / "new", settings=settings))
+        name = type(settings).__name__
+        building.build(config(sums, tmp_path / "new", settings=settings, algorithm=name))
     assert not (tmp_path / "new").exists()
 
 
