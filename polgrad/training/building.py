@@ -18,6 +18,7 @@ import numpy as np
 
 import polgrad
 from polgrad import _user_files, data, policies
+from polgrad.rewards import verifiers
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
 from polgrad.training import abstract, defaults, hosts
@@ -188,6 +189,7 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"seed is {config.seed}; expected at least 0")
 
 
+VERIFIERS = "polgrad.rewards.verifiers"
 COMPLETIONS = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
 """Columns of a data file that an algorithm reads completions from, by its source."""
 
@@ -429,12 +431,19 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
 
 
 def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:
-    """The task's own scorer: reasoning-gym's, or exact match with a file's answers."""
+    """What scores held-out problems.
+
+    A task of reasoning-gym has a scorer of its own. The answers of a file are compared by the one
+    reward that compares answers, where the run has one, and else exactly.
+    """
     if "answer" not in source[0]:
         return ()
     is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
-    name = "exact_match" if is_file else "reasoning_gym_score"
-    return (RewardSpec(target=f"polgrad.rewards.verifiers:{name}"),)
+    if not is_file:
+        return (RewardSpec(target=f"{VERIFIERS}:reasoning_gym_score"),)
+    compared = [f"{VERIFIERS}:{name}" for name in verifiers.READS_ANSWERS]
+    chosen = [target for target in config.rewards.functions if target in compared]
+    return (RewardSpec(target=chosen[0] if len(chosen) == 1 else f"{VERIFIERS}:exact_match"),)
 
 
 def _directory(config: TrainConfig) -> pathlib.Path:

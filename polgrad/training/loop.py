@@ -178,7 +178,8 @@ def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
     if reasons := parts.processes.gather("answers that cannot be scored", work)[0]:
         reporter.say(
             f"{len(reasons)} of {tried} answers cannot be compared, and samples of their problems "
-            f"count as invalid; the first: {reasons[0]}"
+            f"count as invalid; a step with more than {limit:.0%} of them stops the run: take these "
+            f"problems out, or raise --rewards.failure-limit. The first: {reasons[0]}"
         )
 
 
@@ -244,6 +245,8 @@ class _Loop:
                     break
         if not stop:
             self._check_learned(state, start)
+        for line in self.watch.end():
+            self.reporter.say(line)
         after = self._last_accuracy(state)
         self.checkpoints.close()
         if self.parts.processes.first:

@@ -40,9 +40,11 @@ def plan(parts: Parts) -> list[str]:
         lines.append(f"{config.algorithm}: {rollouts.prompts} {algorithm.source} a step")
         programs = 1
     programs += 1 + bool(reference) + ("values" in algorithm.requires)
-    policy = "on-policy" if updates == 1 else f"{updates - 1} of them off-policy"
+    policy = ""
+    if algorithm.source == "rollouts":
+        policy = " (on-policy)" if updates == 1 else f" ({updates - 1} of them off-policy)"
     lines.append(
-        f"{config.steps} steps x {updates} updates ({policy}), each in {update.micro_batches} "
+        f"{config.steps} steps x {updates} updates{policy}, each in {update.micro_batches} "
         f"micro-batches; about {programs} compiled programs"
     )
     lines.append(

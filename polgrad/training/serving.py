@@ -245,6 +245,7 @@ def _run_settings(directory: str) -> config.TrainConfig:
         task=raw["task"],
         data=config.Data(**raw["data"]),
         rollouts=config.Rollouts(**rollouts),
+        rewards=config.Rewards(functions=tuple(raw["rewards"]["functions"])),
     )
 
 

@@ -21,8 +21,9 @@ class Watch:
     def __init__(self, config: TrainConfig):
         self._config = config
         self._entropies: collections.deque[float] = collections.deque(maxlen=COLLAPSE_STEPS + 1)
-        self._without_gradient = 0
+        self._without_gradient = self._with_gradient = 0
         self._said: set[str] = set()
+        self._alike = False
 
     def lines(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """Warnings that this step gives rise to.
@@ -43,6 +44,12 @@ class Watch:
         new = {kind: text for kind, text in found.items() if text and kind not in self._said}
         self._said |= new.keys()
         return [f"warning: step {step}: {text}" for text in new.values()]
+
+    def end(self) -> list[str]:
+        """Warnings that the run as a whole gives rise to."""
+        if self._with_gradient or not self._without_gradient or "gradient" in self._said:
+            return []
+        return [f"warning: the gradient was exactly 0 in every step{self._why()}"]
 
     def _length(self, metrics: Mapping[str, float]) -> str | None:
         if metrics.get("stopped") != 0.0:
@@ -70,11 +77,20 @@ class Watch:
     def _gradient(self, metrics: Mapping[str, float]) -> str | None:
         silent = metrics.get("gradient_norm") == 0.0
         self._without_gradient = self._without_gradient + 1 if silent else 0
+        self._with_gradient += not silent
+        self._alike = metrics.get("uniform_groups") == 1.0
         if self._without_gradient < SILENT_STEPS:
             return None
-        alike = metrics.get("uniform_groups") == 1.0
-        why = "; all rewards of a group were equal: no problem is solved sometimes" if alike else ""
-        return f"the gradient was exactly 0 in the last {SILENT_STEPS} steps{why}"
+        return f"the gradient was exactly 0 in the last {SILENT_STEPS} steps{self._why()}"
+
+    def _why(self) -> str:
+        if not self._alike:
+            return ""
+        return (
+            "; in every group all rewards were equal. The policy must solve some problems sometimes: "
+            "a warm start (--warm-start.steps), easier problems, larger groups or a reward for a "
+            "part of the answer help"
+        )
 
     def _skipped(self, metrics: Mapping[str, float]) -> str | None:
         skipped = metrics.get("skipped_updates", 0.0)

@@ -347,6 +347,22 @@ def test_settings_of_an_algorithm_are_checked_at_the_start(sums, tmp_path, setti
     assert not (tmp_path / "new").exists()
 
 
+def test_answers_of_a_file_are_compared_by_the_reward_that_compares_answers(sums, tmp_path):
+    def scorer(*functions):
+        run = config(sums, tmp_path / "run", rewards=Rewards(functions=functions))
+        (spec,) = building.build(run).task_specs
+        return spec.target.rpartition(":")[2]
+
+    own, math, number = (
+        f"{sums.parent / 'shorter.py'}:shorter",
+        "polgrad.rewards.verifiers:math_verify",
+        "polgrad.rewards.verifiers:numeric_match",
+    )
+    assert scorer() == scorer(own) == scorer(math, number) == "exact_match"
+    assert scorer(math) == scorer(own, math) == "math_verify"
+    assert scorer(number) == "numeric_match"
+
+
 def test_a_run_without_one_finite_update_fails(sums, tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Broken(algorithms.GRPO):

@@ -37,8 +37,23 @@ def test_a_gradient_of_exactly_0_for_many_steps():
     assert lines([silent] * 9 + [{"gradient_norm": 0.1}] + [silent] * 9) == []
     found = lines([silent] * 30)
     assert len(found) == 1 and "step 10: the gradient was exactly 0 in the last 10" in found[0]
-    assert "all rewards of a group were equal" in found[0]
-    assert "groups" not in lines([{"gradient_norm": 0.0}] * 10)[0]
+    assert "in every group all rewards were equal" in found[0]
+    assert "group" not in lines([{"gradient_norm": 0.0}] * 10)[0]
+
+
+def test_a_short_run_without_any_gradient_says_so_at_its_end():
+    watch = Watch(CONFIG)
+    assert watch.end() == []
+    for step in (1, 2):
+        assert watch.lines(step, {"gradient_norm": 0.0, "uniform_groups": 1.0}) == []
+    (line,) = watch.end()
+    assert "exactly 0 in every step" in line and "--warm-start.steps" in line
+    watch.lines(3, {"gradient_norm": 0.1})
+    assert watch.end() == []
+    said = Watch(CONFIG)
+    for step in range(12):
+        said.lines(step, {"gradient_norm": 0.0})
+    assert said.end() == []
 
 
 def test_updates_that_were_skipped():
