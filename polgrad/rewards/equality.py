@@ -221,10 +221,11 @@ def _same_constant(one: Any, two: Any) -> bool | None:
     import sympy
 
     verdict = _same_at(one, two)
-    exact, decimal = (two, one) if one.has(sympy.Float) else (one, two)
-    decimal = decimal.doit()
-    # Of "3.333333 pi" no last digit is known.
-    if not verdict or exact.has(sympy.Float) or not decimal.is_Float or not exact.is_comparable:
+    decimals = [e for e in (one, two) if e.has(sympy.Float)]
+    if not verdict or len(decimals) != 1:
+        return verdict
+    exact, decimal = two if decimals[0] is one else one, decimals[0].doit()
+    if not decimal.is_Float or not exact.is_comparable:  # of "3.3 pi" no last digit is known
         return verdict
     digits = min(round(decimal._prec * 0.30103), 40)
     return _is_rounded(Fraction(str(exact.evalf(60))), Fraction(str(decimal.evalf(digits))))

@@ -515,7 +515,7 @@ def test_the_page_says_what_the_verifier_does():
         return [code or quoted for code, quoted in re.findall(r"`([^`]+)`|\"([^\"]+)\"", cell)]
 
     rows = [row.strip("|").split(" | ") for row in table.splitlines()[1:]]
-    assert len(rows) == 12
+    assert len(rows) == 13
     for answers, equal, different in rows:
         for answer in written(answers):
             for text in written(equal):
