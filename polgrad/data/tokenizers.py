@@ -3,6 +3,7 @@
 import datetime
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -149,8 +150,8 @@ def _generation_extension():
 def compile_chat_template(source: str, *, now: datetime.datetime | None = None):
     """Compile a chat template in jinja2's immutable sandbox, with the hub's conventions.
 
-    The template is text from a stranger: the sandbox refuses attributes that begin with an
-    underscore and every change of the values that it is given.
+    The template comes with the policy and may be written by anybody: the sandbox refuses
+    attributes that begin with an underscore and every change of the values that it is given.
 
     Args:
         source: jinja2 text.
@@ -367,7 +368,7 @@ class HubTokenizer:
                 add_generation_prompt=add_generation_prompt,
                 **{**self.special_tokens, **variables},
             )
-        # The template is a stranger's program: adding a number to None is a TypeError of its own.
+        # The template is a program, which may fail as any program: 1 + None is a TypeError.
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"chat_template: {type(error).__name__}: {error}") from None
 
@@ -423,10 +424,12 @@ class HubTokenizer:
             return [*self.encode(text), self.eos_id]
         opening = self.render([{"role": "user", "content": prompt}])
         whole = self._conversation(prompt, text)
-        answer = text + self._turn_end
-        if whole.startswith(opening) and text.strip() in whole[len(opening) :]:
+        answer, words = text + self._turn_end, text.strip()
+        if whole.startswith(opening) and words in whole[len(opening) :]:
             answer = whole[len(opening) :]
-        stops = set(self._turn_end_ids) & set(self.stop_ids)
+        # A stop token inside of the text itself ends no turn.
+        behind = answer.partition(words)[2] if words else answer
+        stops = set(self.encode(behind)) & set(self.stop_ids)
         return [*self.encode(answer), *([] if stops else [self.eos_id])]
 
     def _conversation(self, prompt: str, text: str) -> str:
@@ -439,10 +442,9 @@ class HubTokenizer:
 
     @functools.cached_property
     def _turn_end(self) -> str:
-        """What the template writes behind an answer."""
-        answer = "polgrad"  # a word that no template holds
-        _, found, end = self._conversation("?", answer).rpartition(answer)
-        return end if found else ""
+        """What the template writes behind an answer, also where it changes the answer itself."""
+        one, two = (self._conversation("?", answer)[::-1] for answer in ("polgrad", "12"))
+        return os.path.commonprefix([one, two])[::-1] if one != two else ""
 
     @functools.cached_property
     def _turn_end_ids(self) -> list[int]:

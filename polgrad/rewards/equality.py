@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-# How far a rounded decimal may lie from the exact value that it stands for: "0.333333" is 1/3.
+# How far a rounded decimal may lie from its exact value, relative to that: "0.333333" is 1/3.
 _ROUNDED = 1.001e-6
 
 
@@ -51,8 +51,9 @@ def same(gold: Answer, given: Answer) -> bool:
         given: the completion's.
 
     Returns:
-        True where both have one value: numbers exactly, or to six digits where just one of them
-        is a decimal; sets in any order; expressions for all values of their variables.
+        True where both have one value: numbers exactly, or, where just one of them is a decimal,
+        if that is the other number rounded or cut to six digits or more; sets in any order;
+        expressions for all values of their variables.
     """
     if "ratio" in (gold.kind, given.kind):
         if gold.kind != given.kind:
@@ -86,7 +87,7 @@ def _expression(answer: Answer) -> Any:
 
 
 def _is_decimal(answer: Answer) -> bool:
-    return re.search(r"\.\d|[eE]", answer.text) is not None
+    return re.search(r"\.\d|\d[eE][-+]?\d", answer.text) is not None
 
 
 def _same_number(gold: Answer, given: Answer) -> bool:
@@ -94,7 +95,23 @@ def _same_number(gold: Answer, given: Answer) -> bool:
         return True
     if _is_decimal(gold) == _is_decimal(given):
         return False
-    return abs(gold.value - given.value) <= Fraction(_ROUNDED) * abs(gold.value)
+    exact, decimal = (given, gold) if _is_decimal(gold) else (gold, given)
+    return _is_rounded(exact.value, decimal.value)
+
+
+def _is_rounded(exact: Fraction, decimal: Fraction) -> bool:
+    """Whether a decimal is the exact value to its own last digit, and to six digits at least.
+
+    An exact value with fewer digits than the decimal, such as an integer, is no rounded one.
+    """
+    if abs(exact - decimal) > Fraction(_ROUNDED) * abs(exact):
+        return False
+    last = 1  # the power of ten that makes the decimal an integer
+    while (decimal * last).denominator % 2 == 0 or (decimal * last).denominator % 5 == 0:
+        last *= 10
+    if (decimal * last).denominator != 1:  # a quotient such as "0.5/3"
+        return False
+    return abs(exact - decimal) * last <= Fraction(1, 2) or decimal * last == int(exact * last)
 
 
 def _same_expression(gold: Any, given: Any) -> bool:
@@ -157,10 +174,14 @@ def _same_parts(gold: Any, given: Any) -> bool:
 
 
 def _same_values(gold: Any, given: Any) -> bool | None:
-    """Equality of numbers, and of terms by their values at some points; None where it is unknown."""
+    """Equality of numbers, and of terms at some points; None where it is unknown."""
     import sympy
 
     symbols = gold.free_symbols | given.free_symbols
+    # With no other letter beside it, i is the imaginary unit.
+    if [str(symbol) for symbol in symbols] == ["i"]:
+        gold, given = (e.subs({symbol: sympy.I for symbol in symbols}) for e in (gold, given))
+        symbols = set()
     if any(isinstance(e, sympy.core.function.AppliedUndef) for e in (gold, given)):
         return None
     if sympy.oo in (gold, given) or -sympy.oo in (gold, given):
@@ -169,8 +190,8 @@ def _same_values(gold: Any, given: Any) -> bool | None:
     if not symbols:
         if any(has for _, has in percents):  # "9%" answers 9% and 0.09 and 9
             (one, _), (two, _) = percents
-            return _same_at(one, two) or _same_at(gold.doit(), given.doit())
-        return _same_at(gold, given)
+            return _same_constant(one, two) or _same_constant(gold.doit(), given.doit())
+        return _same_constant(gold, given)
     if gold.free_symbols != given.free_symbols and len(symbols) == 1:
         return None
     points = ((3, 7), (-11, 13), (17, 5))
@@ -193,6 +214,21 @@ def _without_percent(expression: Any) -> tuple[Any, bool]:
     if isinstance(expression, sympy.Mul) and hundredth in expression.args:
         return sympy.Mul(*(a for a in expression.args if a != hundredth)), True
     return expression, False
+
+
+def _same_constant(one: Any, two: Any) -> bool | None:
+    """Equality of two numbers, one of which may be rounded; None where one has no value."""
+    import sympy
+
+    verdict = _same_at(one, two)
+    decimals = [e for e in (one, two) if e.has(sympy.Float)]
+    if not verdict or len(decimals) != 1:
+        return verdict
+    exact, decimal = two if decimals[0] is one else one, decimals[0].doit()
+    if not decimal.is_Float or not exact.is_comparable:  # of "3.3 pi" no last digit is known
+        return verdict
+    digits = min(round(decimal._prec * 0.30103), 40)
+    return _is_rounded(Fraction(str(exact.evalf(60))), Fraction(str(decimal.evalf(digits))))
 
 
 def _same_at(one: Any, two: Any) -> bool | None:

@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from polgrad.rewards import numerals
+from polgrad.rewards import choices, numerals
 from polgrad.rewards.equality import Answer, quietly, same
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -21,7 +21,8 @@ _LOOK = re.compile(
     r"\\(?:textbf|textit|textrm|text|mathrm|mathbf|mathit|mbox|operatorname)(?![a-zA-Z])\s*"
 )
 _SPAN = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?<![\\\d])\$(?=\S)(?P<d>(?:\\\$|[^$\n])+?)(?<![\\\s])\$(?!\d)",
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|"
+    r"(?<![\\\d])\$(?=\S)(?P<d>(?:\\\$|[^$\n])+?)(?<![\\\s])\$(?!\d)",
     re.DOTALL,
 )
 # "(2, 3)", "[0, 1)", "2 and 3", "-1, 0 and 1".
@@ -29,7 +30,8 @@ _SEVERAL = re.compile(
     r"[\[(][^()\[\]]*,[^()\[\]]*[\])]|-?\d+(?:[./]\d+)?(?:,?\s*(?:,|and|or)\s*-?\d+(?:[./]\d+)?)+"
 )
 _CLAUSE_END = re.compile(
-    r",?\s+(?=(?:because|since|as|which|so|where|when|for|if|but|not)\b)|\.(?=\s|$)"
+    r",?\s+(?=(?:because|since|as|which|so|where|when|for|if|but|not|rather than|instead of|"
+    r"whereas|although|though|unlike)\b)|\.(?=\s|$)"
 )
 # What may stand between the parts of one answer: "$3$ and $4$", "\boxed{3}, \boxed{4}".
 _JOINED = re.compile(r"[\s$]*(?:,|;|,?\s*and|,?\s*or)[\s$]*")
@@ -45,6 +47,7 @@ _SYMBOLS = {
     "$": "",
     "**": "^",
     "∞": r"\infty ",
+    r"\varnothing": r"\emptyset ",
     "≤": r"\le ",
     "≥": r"\ge ",
     "½": r"\frac{1}{2}",
@@ -309,24 +312,11 @@ def _is_choice(completion: str, gold: Answer) -> bool | None:
 
 
 def _chosen(completion: str) -> str | None:
-    """The letter that a completion ends on: boxed, behind "answer", on a line of its own, last."""
+    """The letter that a completion ends on: boxed, or what `choices.chosen` finds."""
     if boxed := _boxes(completion):
-        inside = re.sub(r"[{}*]", " ", _LOOK.sub(" ", boxed)).strip()
-        match = re.match(r"\(?\s*([A-J])\s*(?:[).:,]|$|\s)", inside)
-        return match[1] if match else "?"
-    completion = re.sub(r"\\[\[\]()]|[{}$*]", " ", _LOOK.sub(" ", completion))
-    completion = re.sub(r"\b(not|isn't)\s+\(?[A-J]\b\)?", r"\1", completion)
-    letter = r"[ (]*([A-J])(?![\w'])(?! [a-z])"
-    cue = r"(?i:\banswer|\boption|\bchoice|\bchoose|####)[^.\n]{0,40}?(?:\b(?i:is|be)\b|:|=|\s)"
-    line = r"(?m)^" + letter + r"(?:[\s).:]*$|\s*[).:]\s(?!\s*(?:and|or)\b))"
-    for pattern in (cue + letter, line, r"\(([A-J])\)"):
-        if found := re.findall(pattern, completion):
-            return found[-1]
-    # "A" and "I" are words, too, unless they end the sentence.
-    loose = re.findall(
-        r"(?<![\w'])([B-HJ])(?![\w'])|(?<![\w'])([AI])(?=[\s*)]*[.!]?\s*$)", completion
-    )
-    return ("".join(loose[-1])) if loose else None
+        return choices.in_box(re.sub(r"[{}*]", " ", _LOOK.sub(" ", boxed)).strip())
+    marks = r"\\[\[\]()]|[{}$*\[\]`\"“”]"
+    return choices.chosen(re.sub(marks, " ", _LOOK.sub(" ", completion)))
 
 
 def _is_text(completion: str, gold: Answer) -> bool | None:

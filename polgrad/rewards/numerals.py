@@ -10,7 +10,10 @@ _UNSIGNED = rf"(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _CURRENCY = r"\\?[$€£¥₹]\s?"
 # A sign counts only where no operand stands before it: "5-3" and "5 - 3" hold 5 and 3, "it is - 3"
 # holds minus 3. Between a sign and its number may stand a blank or a currency sign.
-_SIGN = rf"(?<![\w.)])[-+](?=(?:{_CURRENCY})?[.0-9\\])|(?<![0-9).] )(?<!\b[a-zA-Z] )(?<![\w.)])[-+] (?=(?:{_CURRENCY})?[.0-9\\])"
+_SIGN = (
+    rf"(?<![\w.)])[-+](?=(?:{_CURRENCY})?[.0-9\\])"
+    rf"|(?<![0-9).] )(?<!\b[a-zA-Z] )(?<![\w.)])[-+] (?=(?:{_CURRENCY})?[.0-9\\])"
+)
 _NUMERAL = re.compile(
     rf"(?P<sign>{_SIGN})?(?:{_CURRENCY})?(?P<inner>(?<=[$€£¥₹ ])[-+])?"
     rf"(?:\\[dt]?frac\s*\{{\s*(?P<over>-?{_UNSIGNED})\s*\}}\s*\{{\s*(?P<under>{_UNSIGNED})\s*\}}"
@@ -19,7 +22,11 @@ _NUMERAL = re.compile(
     rf"|(?P<number>{_UNSIGNED}))"
 )
 # What makes a numeral a part of something else: a time, a ratio, a power, a date, a version.
-_GOES_ON = re.compile(r"(?:(?:\s?(?:\^|\*\*)\s?|:|\.|\s?/\s?)[({\\]*-?[0-9]+(?:[.,][0-9]+)*[)}]*)+")
+# Of "5-3" both numbers count; of "2024-05-06" none.
+_GOES_ON = re.compile(
+    r"(?:(?:\s?(?:\^|\*\*)\s?|:|\.|\s?/\s?)[({\\]*-?[0-9]+(?:[.,][0-9]+)*[)}]*)+"
+    r"|(?:-[0-9]+){2,}"
+)
 _IS_INDEX = re.compile(r"[\^_]\s?[({]?-?$")
 # Of ten to the power of a larger one there is no exact value that fits in memory.
 _LARGEST_EXPONENT = 10_000

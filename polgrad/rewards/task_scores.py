@@ -1,8 +1,8 @@
-"""Scores of reasoning-gym's tasks: the package's own scorers, held to what a reward must keep.
+"""Scores of reasoning-gym's tasks: the package's own scorers, with checks around them.
 
-A completion that the scorer cannot read is worth 0, nonsense too, and a value is in [0, 1]. The
-package's scorers keep neither rule everywhere: some raise, some pay a constant for any text, some
-read a part of the completion and ignore the rest.
+`score` gives 0 to a completion that the scorer cannot read, and a value in [0, 1] to every other.
+The package's scorers alone do not: some raise, some give a constant to any text, some read a part
+of the completion and ignore the rest.
 """
 
 import functools

@@ -2,7 +2,8 @@
 
 Each is `reward(prompt, completion, example, **parameters)`, free of any model. The references are
 `metadata["references"]` of the example, a list of texts (in a data file: a field `references`),
-or else its `answer` alone. For token ids inside of a compiled program there is `polgrad.rewards.bleu`.
+or else its `answer` alone. For token ids inside of a compiled program there is
+`polgrad.rewards.bleu`.
 """
 
 import functools

@@ -196,8 +196,8 @@ def math_verify(prompt: str, completion: str, example: Mapping[str, Any]) -> Sco
     For the answers of MATH, GSM8K, AIME and multiple choice: numbers, expressions, sets, intervals,
     matrices, equations, times, letters of choices and words. The completion's answer is what its
     last `\\boxed` holds; without a box, what follows the last "answer is" or "####"; else its last
-    mathematical expression (see `mathematics.is_answer`). Numbers are compared exactly, or to six
-    digits where just one of the two is a decimal.
+    mathematical expression (see `mathematics.is_answer`). Numbers are compared exactly; where
+    just one of the two is a decimal, it may be the other rounded to six digits or more.
 
     The library's own alarm is off: it would turn a slow comparison into "not equal". A
     `RewardPool` cuts such a sample at its deadline and marks it invalid.

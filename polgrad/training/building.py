@@ -195,13 +195,21 @@ COMPLETIONS = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
 
 
 def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
-    """The file holds what the algorithm reads."""
+    """The file holds what the algorithm reads, and no completion in it is empty."""
     for field in COMPLETIONS.get(algorithm.source, ()):
         if field not in train[0]:
             raise ValueError(
                 f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
                 f"(it has: {', '.join(sorted(train[0]))})"
             )
+    for index in range(len(train) if algorithm.source in COMPLETIONS else 0):
+        example = train[index]
+        for field in COMPLETIONS[algorithm.source]:
+            if not example[field].strip():
+                raise ValueError(
+                    f"row {index}: field {field!r} is empty, expected text "
+                    f"(prompt {example['prompt'][:60]!r})"
+                )
 
 
 def _check_sizes(config: TrainConfig, algorithm: Algorithm) -> None:

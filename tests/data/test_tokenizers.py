@@ -170,12 +170,27 @@ def test_without_a_template_an_answer_ends_with_the_end_of_text(family):
         ("{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}", [2]),
         ("{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}", [0]),
         ("{% for m in messages %}{{ m['content'] }}\n<|im_end|>{% endfor %}", [5, 2]),
+        # It changes the text: "there" holds none of these letters, or all of them.
+        ("{% for m in messages %}{{ m['content']|replace('a', 'b') }}<|im_end|>{% endfor %}", [2]),
+        ("{% for m in messages %}{{ m['content']|upper }}<|end|>{% endfor %}", [0]),
     ],
 )
 def test_an_answer_always_ends_with_a_stop_token(template, end):
     tokenizer = HubTokenizer(tokenizer_json(), chat_template=template, eos_id=2)
     ids = tokenizer.completion_ids("hi", "there")
     assert ids == [7, *end] and set(end) & set(tokenizer.stop_ids)
+
+
+@pytest.mark.parametrize("text", ["i", "end", "im", "", "<|im_end|> there"])
+def test_an_answer_ends_once_whatever_its_text(text):
+    """Texts that are a part of the turn's end, too, and one that holds a stop token itself."""
+    changes = CHATML.replace("message['content']", "message['content']|replace('a', 'b')")
+    for template in (CHATML, changes):
+        tokenizer = HubTokenizer(tokenizer_json(), chat_template=template, eos_id=2)
+        assert tokenizer.completion_ids("hi", text) == tokenizer.encode(f"{text}<|im_end|>\n")
+    # Without a turn's end, the end of text is added behind whatever the text holds.
+    bare = HubTokenizer(tokenizer_json(), chat_template="{{ messages[-1]['content'] }}", eos_id=2)
+    assert bare.completion_ids("hi", text) == [*bare.encode(text), 2]
 
 
 def test_a_token_without_a_row_is_refused():
@@ -265,7 +280,10 @@ def test_template_conventions():
 
 
 def test_a_template_that_fails_on_an_answer_only_ends_it():
-    adds = "{% for m in messages %}{{ m['content'] + (none if loop.last and loop.length > 1 else '') }}{% endfor %}"
+    adds = (
+        "{% for m in messages %}"
+        "{{ m['content'] + (none if loop.last and loop.length > 1 else '') }}{% endfor %}"
+    )
     tokenizer = HubTokenizer(tokenizer_json(), chat_template=adds, eos_id=2)
     assert tokenizer.prompt_ids("hi") == [6] and tokenizer.completion_ids("hi", "hi") == [6, 2]
     with pytest.raises(ValueError, match="chat_template: TypeError"):

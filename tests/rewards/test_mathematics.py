@@ -1,9 +1,14 @@
-"""Golds as they stand in MATH, GSM8K, AIME and multiple-choice sets, and verdicts on completions."""
+"""Answers as they stand in MATH, GSM8K, AIME and multiple-choice sets; verdicts on completions."""
 
+import itertools
 import pathlib
 import re
+from decimal import Decimal
+from fractions import Fraction
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from polgrad.rewards import mathematics, verifiers
 
@@ -96,6 +101,7 @@ GOLDS = [
         r"\boxed{1+\sqrt2, 1-\sqrt2}",
     ),
     (r"\emptyset", r"\boxed{\emptyset}", r"\boxed{0}", r"$\emptyset$"),
+    (r"\varnothing", r"\boxed{\varnothing}", r"\boxed{0}", r"\boxed{\emptyset}"),
     (r"\infty", r"$\infty$", r"$-\infty$", r"\boxed{\infty}"),
     # Matrices and vectors.
     (
@@ -151,6 +157,149 @@ GOLDS = [
     ),
 ]
 
+# {0} is the answer; {1} and {2} are not.
+CHOICES = [
+    "The answer is {0} because x > 2.",
+    "Option {0} is correct.",
+    "So {0} is correct.",
+    "{0} is the correct choice.",
+    "{0} is right.",
+    "The answer is {0} rather than {1}.",
+    "The answer is {0} as {1} is impossible.",
+    "The best answer is {0} instead of {1}",
+    "It must be {0} because {1} and {2} are too small",
+    "**Answer: {0}**",
+    "**Answer:** {0}",
+    "The correct option is ({0}).",
+    "{0}. because x > 2",
+    "I think the answer is {0}",
+    "{0}) 12",
+    "Answer: {0} is right",
+    "not {1} but {0}",
+    "The answer is not {1} but {0}.",
+    "The answer is not ({1}) but ({0}) because x > 2.",
+    "The answer is option {0}.",
+    "The correct answer is choice ({0}), since {1} is too big.",
+    "I would go with {0} since the others fail.",
+    "I choose {0}.",
+    "Therefore, {0}.",
+    "So it's {0}.",
+    "It is {0}, not {1}.",
+    "The answer is {0}, not {1}.",
+    "The answer isn't {1}, it's {0}.",
+    "{1} is wrong, so the answer is {0}",
+    "{1} and {2} are wrong, so {0} is right",
+    "Since {1} and {2} are too small, it must be {0}.",
+    "({1}) and ({2}) are wrong, so ({0})",
+    "{0}",
+    "({0})",
+    "{0}.",
+    "{0}:",
+    "Answer: {0}.",
+    "Answer: ({0}) 12",
+    "Final answer: {0}\n",
+    "#### {0}",
+    r"\boxed{{{0}}}",
+    r"\boxed{{\text{{{0}}}}}",
+    r"\boxed{{\text{{Option {0}}}}}",
+    r"$\boxed{{\textbf{{({0})}}\ 12}}$",
+    r"The answer is $\textbf{{({0})}}$.",
+    "The answer is:\n\n({0}) Paris",
+    'The answer is "{0}".',
+    "Answer: [{0}]",
+    "Answer: `{0}`",
+    "<answer>{0}</answer>",
+    "{1}) 1\n{0}) 2\n{2}) 3\n\nThe value is 2, so {0}.",
+    "{0}) 1\n{1}) 2\n{2}) 3\n\nSo {0} is correct.",
+    "{0}) 1\n{1}) 2\n{2}) 3\n\nAnswer: {0}",
+    "Options {1} and {2} are too small, which leaves {0}.",
+    "The answer is {0} and {1} is wrong.",
+    "The answer is {0}, {1} is impossible.",
+    "I first thought {1}. But since {1} is too small, it must be {0}.",
+    "We know that since {1} is small, the answer is {0}.",
+    "The answer is 12, which is {0}.",
+    "The answer is {0}: 12",
+    "The answer would be {0}",
+    "{0} because x > 2",
+    "{0} - Paris",
+    "Let me think. {0} is the best answer, I believe.",
+    "I'd pick {0} over the rest.",
+    "The right choice here is {0}.",
+    "Answer {0} is correct.",
+    "The answer must be {0} since {1} is impossible.",
+    "Answer: I choose {0}.",
+    "The answer is {0} because option {1} is 3.5 and {2} is 4.",
+    "Thus, the correct answer is {0}.",
+    "{0} is the answer.",
+    "Choice {0} fits best.",
+    "{1} can't be right, {0} is.",
+    "We can rule out {1} and {2}, so {0}.",
+    "It can't be {1}. It has to be {0}.",
+    "The answer is definitely {0}!",
+    "The answer is {0} (since {1} is too large)",
+    "Of the options, {0} is the only correct one.",
+    "Answer: {0}, because {1} and {2} are too small.",
+    "The answer is therefore {0}.",
+    "My answer: {0}",
+    "The answer: ({0})",
+    "Neither {1} nor {2} works, so the answer is {0}.",
+    "the statement in {0} is correct",
+    "{0} is correct because {1} violates the rule.",
+    "Looking at the options, {1} is too low and {2} is too high. The answer is {0}.",
+    "Based on this, {0} is the most accurate.",
+    "Hence the correct option: {0}",
+    "Hence, option {0}.",
+    "ANSWER: {0}",
+    "The answer is **{0}** (12 m).",
+    "**{0}**",
+    "**{0}.** 12",
+    "{0}: Paris",
+    "Correct answer: {0}",
+    "The correct answer is {0}: Paris.",
+    r"The final answer is $\boxed{{{0}}}$.",
+    "I believe {0} is right, because {1} and {2} fail.",
+    "Only {0} works.",
+    "{0} works, {1} doesn't.",
+    "So the answer should be {0}, as {1} can't be true.",
+    "My choice: {0}.",
+    "It's option {0}, I think.",
+    "The option is {0} since {1} has a typo.",
+    "Between {1} and {0}, {0} is better, so the answer is {0}.",
+    "Out of {0}, {1} and {2}, the correct one is {0}.",
+    "Answer is {0}.",
+    "answer: {0}",
+    "Ans: {0}",
+    "ans. {0}",
+    "The correct letter is {0}.",
+    "Let us see. Statement {1} is false. Statement {0} is true. So the answer is {0}.",
+    "Option {1} is not right because it is 3. Option {0} is right.",
+    "I'm leaning towards {0}.",
+    "Since x > 2, {0} is the right answer.",
+    "Since x > 2, the only possible option is {0}.",
+    "Given this, the answer has to be {0}.",
+    "The answer is most likely {0}",
+    "The answer is none of {1} or {2}; it is {0}.",
+    "The answer is {0}. {1} is wrong because x.",
+    "The answer is {0}. {1} would be 5.",
+    "{0}\n\nBecause {1} is too small.",
+    "The answer is {0}\nbecause {1} is too small.",
+    "Choose {0}",
+    "(Answer: {0})",
+    "The answer is letter {0}",
+    "The answer is {0}, which is 12.",
+    "Answer - {0}",
+    "The answer is {0}), 12",
+    "So, {0} is the answer, and {1} is not.",
+    "The solution is {0}.",
+    "This corresponds to option {0}.",
+    "This matches choice ({0}).",
+    "which is answer choice {0}.",
+    "Thus {0} must be true.",
+    "The correct answer is actually {0}, since {1} ignores friction.",
+    "{1}? No. {0}? Yes. So {0}.",
+    "Therefore the answer is not {1}, but {0}, because x",
+]
+
 
 def verdict(completion, gold):
     score = verifiers.math_verify("", completion, {"answer": gold})
@@ -192,6 +341,30 @@ def test_golds(gold, right, wrong, reworded):
         # Exactness.
         ("9007199254740993", "9007199254740992", 0),
         ("0.30000001", "0.3", 0),
+        (r"\boxed{12345678.5}", "12345678", 0),
+        (r"\boxed{1234567.9}", "1234567", 0),
+        ("It costs 1000000.5", "1000000", 0),
+        ("8388608.5", "2^{23}", 0),
+        ("100000000000000000000.5", "10^{20}", 0),
+        (r"\boxed{(1000000.5, 2)}", "(1000000, 2)", 0),
+        ("1000000.5", "x=1000000", 0),
+        ("1234567.5%", r"1234567\%", 0),
+        ("0.3000001", r"\frac{3}{10}", 0),
+        ("3.141594", r"\pi", 0),
+        ("3.141593", r"\pi", 1),
+        (r"$3.333333\pi$", r"\frac{10}{3}\pi", 1),
+        ("0.333333 meters", "1/3 meters", 1),
+        ("33.3333%", r"33\frac{1}{3}\%", 1),
+        ("1234567.333", r"\frac{3703702}{3}", 1),
+        ("1234567.4", r"\frac{3703702}{3}", 0),
+        ("0.5/3", "166667/1000000", 0),
+        ("The answer is 3 rather than 4", "3", 1),
+        ("The answer is 3 instead of 4", "3", 1),
+        # The imaginary unit.
+        (r"$e^{i\pi}$", "-1", 1),
+        ("-1", r"e^{i\pi}", 1),
+        ("$i^2$", "-1", 1),
+        ("2i", "3i", 0),
         (r"$2^{1000}$", r"2^{1000}+1", 0),
         (r"$\frac{22}{7}$", r"\pi", 0),
         (r"\boxed{2^{2^{100}}}", "3", 0),
@@ -240,6 +413,59 @@ def test_which_part_counts_and_how_exactly(completion, gold, value):
     assert verdict(completion, gold) == value
 
 
+@pytest.mark.parametrize("form", CHOICES)
+def test_a_choice_is_read_from_a_sentence_whatever_its_letter(form):
+    for letters in itertools.permutations("ABD"):
+        completion = form.format(*letters)
+        assert [g for g in "ABCD" if verdict(completion, g)] == [letters[0]], completion
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is B or C.",
+        "The answer is either A or B.",
+        r"\boxed{A}, \boxed{B}",
+        r"\boxed{A \text{ or } B}",
+        "A and B are wrong",
+        "The answer is not B",
+        "Let A be a set.",
+        "A triangle has three sides.",
+        "Answer: A triangle.",
+        "Answer: I am not sure",
+        "",
+    ],
+)
+def test_no_choice_is_read_where_none_is_made(completion):
+    assert not any(verdict(completion, gold) for gold in "ABCDI")
+
+
+def test_where_a_false_statement_is_asked_for_the_rejected_letter_is_the_answer():
+    assert [g for g in "ABCD" if verdict("Option A is incorrect.", g)] == ["A"]
+
+
+@given(st.integers(-(10**15), 10**15), st.integers(1, 10**9 - 1))
+def test_an_integer_is_no_rounded_value(whole, digits):
+    decimal = f"{whole}.{digits:09d}"
+    for completion in (decimal, f"\\boxed{{{decimal}}}", f"It costs {decimal}"):
+        assert verdict(completion, str(whole)) == 0
+    assert verdict(str(whole), decimal) == 0
+    assert verdict(f"{whole}.000", str(whole)) == 1
+
+
+@given(st.integers(1, 10**6), st.sampled_from([3, 7, 9, 11, 13, 64]), st.integers(6, 12), st.data())
+def test_a_fraction_is_rounded_to_the_last_digit(above, below, places, data):
+    exact = Fraction(above, below) + 1  # 1/64 has six decimals, the others have no end
+    scaled = exact * 10**places
+    off = data.draw(st.integers(-3, 3))
+    decimal = Decimal(round(scaled) + off).scaleb(-places)
+    gold = f"{exact.numerator}/{exact.denominator}"
+    near = abs(Fraction(decimal) - exact) * 10**places <= Fraction(1, 2)
+    cut = Fraction(decimal) * 10**places == int(scaled)
+    if "." in f"{decimal:f}" and f"{decimal:f}"[-1] != "0" and exact.denominator > 1:
+        assert verdict(f"{decimal:f}", gold) == (near or cut)
+
+
 @pytest.mark.parametrize(
     "gold",
     [
@@ -274,6 +500,13 @@ def test_long_nonsense_is_read_before_a_deadline(text):
     assert verdict(text, "3") == 0
 
 
+@pytest.mark.parametrize(
+    "part", ["A, ", "not A or ", "so because ", "answer: ", "( ", "A is ", " "]
+)
+def test_long_texts_without_one_choice_are_read_before_a_deadline(part):
+    assert verdict(part * 5000, "C") == 0
+
+
 def test_the_page_says_what_the_verifier_does():
     page = (pathlib.Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     table = page.split("| answer | equals | does not equal |\n")[1].split("\n\n")[0]
@@ -282,7 +515,7 @@ def test_the_page_says_what_the_verifier_does():
         return [code or quoted for code, quoted in re.findall(r"`([^`]+)`|\"([^\"]+)\"", cell)]
 
     rows = [row.strip("|").split(" | ") for row in table.splitlines()[1:]]
-    assert len(rows) == 12
+    assert len(rows) == 13
     for answers, equal, different in rows:
         for answer in written(answers):
             for text in written(equal):

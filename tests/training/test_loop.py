@@ -384,6 +384,30 @@ def test_pairs_set_the_length_of_completions(tmp_path):
     assert training.train(settings, quiet=True).parts.config.rollouts.max_tokens == 12
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "fields", "empty"),
+    [
+        ("supervised", ("answer",), "answer"),
+        ("dpo", ("chosen", "rejected"), "chosen"),
+        ("dpo", ("chosen", "rejected"), "rejected"),
+    ],
+)
+def test_an_empty_completion_is_refused_with_its_row(tmp_path, algorithm, fields, empty):
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"{i}?", **dict.fromkeys(fields, "y")} for i in range(8)]
+    rows[3][empty] = " "
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = dataclasses.replace(
+        config(path, tmp_path / "run", algorithm=algorithm),
+        warm_start=WarmStart(),
+        rewards=Rewards(),
+        data=Data(held_out=0.0),
+    )
+    with pytest.raises(ValueError, match=f"^row 3: field '{empty}' is empty, expected text"):
+        building.build(settings)
+    assert not (tmp_path / "run").exists()
+
+
 class Said:
     """A reporter that keeps its lines."""
 
