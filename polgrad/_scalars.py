@@ -60,9 +60,9 @@ def clip_widths(clip_low, clip_high) -> None:
     low_bound = (clip_low >= 0.5) & (clip_low < 1.0)
     if np.any(low_bound & (clip_high > 1.0) & (clip_high < math.inf)):
         raise ValueError(
-            f"clip_low is {_line(clip_low)} and clip_high is {_line(clip_high)}, expected distances "
-            f"of the ratio from 1 ({_text(1.0 - clip_low)} and {_text(clip_high - 1.0)} allow "
-            f"ratios from {_text(clip_low)} to {_text(clip_high)})"
+            f"clip_low is {_line(clip_low)} and clip_high is {_line(clip_high)}, expected "
+            f"distances of the ratio from 1 ({_text(1.0 - clip_low)} and {_text(clip_high - 1.0)} "
+            f"allow ratios from {_text(clip_low)} to {_text(clip_high)})"
         )
 
 

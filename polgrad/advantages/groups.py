@@ -1,10 +1,10 @@
 """Advantages from a group of samples of one prompt, or from the batch they come in.
 
 The group is the last axis and at least one axis stands before it: [prompts, G]. Samples that come
-as one flat array are reshaped first, `rewards.reshape(-1, G)`; one group is `rewards[None]`. An array
-of rank 1 is refused, because it may be one group or many. `valid` marks the samples whose reward exists; a reward that is not
-finite counts as invalid too. Invalid samples enter no statistic and have advantage 0, and so
-does the only valid sample of a group.
+as one flat array are reshaped first, `rewards.reshape(-1, G)`; one group is `rewards[None]`. An
+array of rank 1 is refused, because it may be one group or many. `valid` marks the samples whose
+reward exists; a reward that is not finite counts as invalid too. Invalid samples enter no statistic
+and have advantage 0, and so does the only valid sample of a group.
 """
 
 import jax

@@ -157,7 +157,7 @@ def _same_parts(gold: Any, given: Any) -> bool:
 
 
 def _same_values(gold: Any, given: Any) -> bool | None:
-    """Equality of numbers, and of terms by their values at some points; None where it is unknown."""
+    """Equality of numbers, and of terms by their values at some points; None where unknown."""
     import sympy
 
     symbols = gold.free_symbols | given.free_symbols
