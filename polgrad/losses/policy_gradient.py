@@ -80,7 +80,8 @@ def ppo_clip(
       excludes exp(20), both without gradient.
 
     Raises:
-      ValueError: shapes that do not match; a clip or dual_clip out of range.
+      ValueError: shapes that do not match; a clip or dual_clip out of range; clips that look like
+        bounds of the ratio itself, such as 0.8 and 1.2 (0.5 <= clip_low < 1 < clip_high < inf).
 
     References:
       Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv:1707.06347).
