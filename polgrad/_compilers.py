@@ -178,5 +178,8 @@ def _jax_has_computed() -> bool:
 
 def _is_command() -> bool:
     """Whether this process is the `polgrad` command, which is always protected."""
-    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-    return program in ("polgrad", "polgrad.exe") or "polgrad.cli" in sys.orig_argv
+    program, *arguments = getattr(sys, "argv", None) or [""]
+    if program == "-m":  # what Python says until it has found the module that it is to run
+        module = sys.orig_argv[-1 - len(arguments)].removeprefix("-m")
+        return module in ("polgrad", "polgrad.__main__", "polgrad.cli")
+    return os.path.basename(program) in ("polgrad", "polgrad.exe")

@@ -511,7 +511,9 @@ def check_recovery(call: Call) -> Check:
             word = "no gradient" if pull == 0.0 else "a gradient the wrong way"
             where = f"advantage {advantage:+g} at ratio {np.exp(side):.2f}"
             return Check(False, f"{word} for {where}: a lost sample is not won back")
-    return Check(True, "samples that the policy moved the wrong way are pulled back")
+    return Check(
+        True, "samples that the policy moved the wrong way have a gradient that corrects it"
+    )
 
 
 def check_trust_region(call: Call) -> Check:

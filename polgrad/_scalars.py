@@ -20,28 +20,50 @@ def in_range(
     high: float = math.inf,
     above: bool = False,
     below: bool = False,
+    low_name: str | None = None,
+    high_name: str | None = None,
 ) -> None:
-    """Raises ValueError unless low <= value <= high (low < value with `above`, < high with `below`).
+    """Raises ValueError unless low <= value <= high.
 
-    NaN is in no range. Of an array, every entry must be in it. An end may be traced too.
+    With `above` low < value is required, with `below` value < high. NaN is in no range. Of an
+    array, every entry must be in the range. An end may be an array or traced too.
+
+    An end that is an argument itself is given its name, `low_name` or `high_name`, so that the
+    message names both arguments. Check that argument first.
     """
     if any(isinstance(x, jax.core.Tracer) for x in (value, low, high)):
         return
-    over = low < value if above else low <= value
-    if np.all(over & (value < high if below else value <= high)):
+    over, under = _over(value, low, above), _over(high, value, below)
+    if over and under:
         return
-    interval = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
-    raise ValueError(f"{name} is {value}, expected a number in {interval}")
+    if high_name and not under:
+        expected = f"{'below' if below else 'at most'} {high_name} = {_text(high)}"
+    elif low_name and not over:
+        expected = f"{'above' if above else 'at least'} {low_name} = {_text(low)}"
+    else:
+        left, right = "(" if above else "[", ")" if below else "]"
+        expected = f"a number in {left}{_text(low)}, {_text(high)}{right}"
+    raise ValueError(f"{name} is {_line(value)}, expected {expected}")
 
 
 def clip_widths(clip_low, clip_high) -> None:
-    """Raises ValueError unless the two can be distances of a ratio from 1.
+    """Raises ValueError unless the two are distances of a ratio from 1.
 
-    A ratio is not negative, so it falls below 1 by 1 at most. Bounds of the ratio itself (0.8 and
-    1.2) are valid distances as well and pass: they allow ratios from 0.2 to 2.2.
+    A ratio is not negative, so it falls below 1 by 1 at most. Refused too is what is almost
+    certainly a pair of bounds of the ratio itself, such as 0.8 and 1.2, which as distances would
+    allow ratios from 0.2 to 2.2: 0.5 <= clip_low < 1 < clip_high, with a finite clip_high.
     """
     in_range("clip_low", clip_low, low=0.0, high=1.0)
     in_range("clip_high", clip_high, low=0.0)
+    if any(isinstance(x, jax.core.Tracer) for x in (clip_low, clip_high)):
+        return
+    low_bound = (clip_low >= 0.5) & (clip_low < 1.0)
+    if np.any(low_bound & (clip_high > 1.0) & (clip_high < math.inf)):
+        raise ValueError(
+            f"clip_low is {_line(clip_low)} and clip_high is {_line(clip_high)}, expected "
+            f"distances of the ratio from 1 ({_text(1.0 - clip_low)} and {_text(clip_high - 1.0)} "
+            f"allow ratios from {_text(clip_low)} to {_text(clip_high)})"
+        )
 
 
 def limits(name: str, pair) -> None:
@@ -51,3 +73,17 @@ def limits(name: str, pair) -> None:
     low, high = pair
     if not np.all((low >= 0.0) & (low <= high)):
         raise ValueError(f"{name} is {pair}, expected (low, high) with 0 <= low <= high")
+
+
+def _over(larger, smaller, strictly: bool) -> bool:
+    return bool(np.all(smaller < larger if strictly else smaller <= larger))
+
+
+def _text(end) -> str:
+    """A number without needless digits; anything else, such as an array, as it prints."""
+    return f"{end:g}" if isinstance(end, int | float | np.number) else _line(end)
+
+
+def _line(value) -> str:
+    """What prints over several lines, such as a matrix, in one."""
+    return " ".join(str(value).split())

@@ -7,8 +7,9 @@
     measure_advantages(my_baseline)
 
 An objective is a loss with polgrad's signature, from this package or from anybody's notebook:
-of tokens or sequences, of groups, or of preference pairs. Nothing is sampled: the policies are small enough to sum over every completion in float64, so the
-expected gradient, its bias and its variance are exact.
+of tokens or sequences, of groups, or of preference pairs. Nothing is sampled: the policies are
+small enough to sum over every completion in float64, so the expected gradient, its bias and its
+variance are exact.
 """
 
 from collections.abc import Callable
@@ -103,10 +104,10 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     gradient on-policy (for completions of several tokens also the one in which each completion's
     score is divided by its length); to have no gradient in anything but `logp`; to give for a batch
     the losses of its parts, in any order and with any padding; to be finite for log-probabilities
-    of minus infinity and for empty rows; to agree in float32 and bfloat16 with float64; and to pull
-    back a sample whose ratio has moved against its advantage, which a clip on the wrong side would
-    not do. Measured: bias and variance off-policy. Noted: where the trust region ends, and whether
-    the loss is proportional to the advantages.
+    of minus infinity and for empty rows; to agree in float32 and bfloat16 with float64; and to have
+    a gradient along the advantage for a sample whose ratio has moved against it, which a loss with
+    a clip on the wrong side has not. Measured: bias and variance off-policy. Noted: where the trust
+    region ends, and whether the loss is proportional to the advantages.
 
     A loss of groups ("group") is measured over all groups of independent samples, a loss of pairs
     ("pair") over all labelled pairs, beside the exact gradient of `losses.dpo` with the same beta.
@@ -116,9 +117,9 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     Args:
       objective: the loss.
       layout: "token" (logp [B, T], advantages [B, 1]), "mixed" (logp [B, T], advantages [B]),
-        "sequence" (both [B]), "group" (logp and rewards [B, G]) or "pair" (both [B]); by default the
-        first of these that the objective accepts. Say "sequence" or "group" for a loss that does
-        not check its shapes.
+        "sequence" (both [B]), "group" (logp and rewards [B, G]) or "pair" (both [B]); by default
+        the first of these that the objective accepts. Say "sequence" or "group" for a loss that
+        does not check its shapes.
 
     Returns:
       A `Card`; `card.ok` is the verdict and `str(card)` the table.

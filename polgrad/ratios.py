@@ -5,7 +5,7 @@ Two kinds of term are made of logp - behavior_logp, and they need different grad
   importance ratios   `log_ratio`, `importance_ratio`: clamped to +-20 nats, no gradient beyond.
                       A weight of exp(20) carries no information.
   penalties           `penalty_log_ratio`: the value is clamped to +-20 nats, the gradient is not.
-                      A KL term must pull back a policy however far it has moved.
+                      The gradient of a KL term must not vanish far from the reference.
 
 Use `log_ratio` in a new surrogate and `penalty_log_ratio` in a new penalty.
 """
@@ -95,8 +95,8 @@ def bounded(
 ) -> Float[Array, "..."]:
     """Clips the value and keeps the gradient: clip(x, low, high) with derivative 1 everywhere.
 
-    For a penalty or a margin inside an exponential, which must not overflow and must not stop
-    pulling either. `jnp.clip` has derivative 0 outside of the interval.
+    For a penalty or a margin inside an exponential: the value must not overflow, and the gradient
+    must not vanish. `jnp.clip` has derivative 0 outside of the interval.
 
     Args:
       x: numbers, any shape; infinite ones have no gradient.

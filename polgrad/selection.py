@@ -96,7 +96,7 @@ def covariance_band(
         (arXiv:2505.22617), equations 11-12.
     """
     _check_fraction(fraction)
-    in_range("low", low, high=high, below=True)
+    in_range("low", low, high=high, below=True, high_name="high")
     _checks.same_shape("[B, T]", logp=logp, noise=noise)
     covariance = token_covariance(logp, advantages, mask)
     candidate = (covariance > low) & (covariance < high)

@@ -192,14 +192,39 @@ def test_it_is_known_whether_jax_has_computed(monkeypatch):
     assert not _compilers._jax_has_computed()
 
 
-@pytest.mark.parametrize("words", [["/x/bin/polgrad", "train"], ["-m", "polgrad.cli", "train"]])
-def test_the_command_needs_no_warning(monkeypatch, faulty, words):
-    monkeypatch.setattr(sys, "argv", words[:1])
-    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
+@pytest.mark.parametrize(
+    "interpreter, argv",
+    [
+        (["python", "/x/bin/polgrad"], ["/x/bin/polgrad", "train"]),
+        (["python", "-m", "polgrad"], ["-m", "train", "-m"]),
+        (["python", "-X", "dev", "-mpolgrad"], ["-m"]),
+        (["python", "-Im", "polgrad.cli"], ["-m", "train"]),
+    ],
+)
+def test_the_command_needs_no_warning(monkeypatch, faulty, interpreter, argv):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", [*interpreter, *argv[1:]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _compilers.check_import()
     assert os.environ["XLA_FLAGS"] == FLAG
+
+
+@pytest.mark.parametrize(
+    "interpreter, argv",
+    [
+        (["python", "train.py"], ["train.py", "-m", "polgrad"]),
+        (["python", "-m", "mine"], ["-m", "polgrad"]),
+        (["python", "-c", "import polgrad"], ["-c", "polgrad.cli"]),
+        (["python"], [""]),
+    ],
+)
+def test_another_program_is_warned(monkeypatch, faulty, interpreter, argv):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", [*interpreter, *argv[1:]])
+    with pytest.warns(RuntimeWarning, match="jaxlib is 0.10.2"):
+        _compilers.check_import()
+    assert "XLA_FLAGS" not in os.environ
 
 
 def test_a_cell_of_a_sweep_is_protected(faulty, tmp_path):
@@ -240,6 +265,18 @@ def test_the_command_line_sets_the_flag(as_of_the_table):
         "pass"
     )
     assert imports(code, **as_of_the_table)[0].splitlines()[-1] == FLAG
+
+
+@pytest.mark.parametrize("module", ["polgrad", "polgrad.cli"])
+def test_the_command_line_as_a_module_does_not_warn(as_of_the_table, module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"],
+        env=environment(**as_of_the_table),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "0.10.2" not in done.stderr
 
 
 def test_the_installed_version_is_found():

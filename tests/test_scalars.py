@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polgrad import diagnostics, losses
-from polgrad._scalars import in_range, limits
+from polgrad._scalars import clip_widths, in_range, limits
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1, jnp.float32(1.0)])
@@ -57,6 +57,33 @@ def test_a_traced_end_lets_every_value_pass():
     np.testing.assert_array_equal(jax.vmap(f)(jnp.array([1.0, 2.0])), [1.0, 2.0])
 
 
+def test_an_end_with_a_name_is_named():
+    with pytest.raises(ValueError, match="x is 3, expected at most y = 2$"):
+        in_range("x", 3, low=0.0, high=2.0, high_name="y")
+    with pytest.raises(ValueError, match="x is 3, expected below y = 3$"):
+        in_range("x", 3, high=3, high_name="y", below=True)
+    with pytest.raises(ValueError, match="x is 3, expected at least y = 4$"):
+        in_range("x", 3, low=4, low_name="y")
+    with pytest.raises(ValueError, match="x is 3, expected above y = 3$"):
+        in_range("x", 3, low=3.0, low_name="y", above=True)
+    # The end that is passed is the one without a name.
+    with pytest.raises(ValueError, match=r"x is -1, expected a number in \[0, 2\]$"):
+        in_range("x", -1, low=0.0, high=2.0, high_name="y")
+
+
+def test_ends_and_values_may_be_arrays():
+    end = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    in_range("x", 1.0, high=end)
+    with pytest.raises(
+        ValueError, match=r"x is 2.0, expected at most y = \[\[1. 2.\] \[3. 4.\]\]$"
+    ):
+        in_range("x", 2.0, high=end, high_name="y")
+    with pytest.raises(ValueError, match=r"x is \[\[1. 2.\] \[3. 4.\]\], expected a number in"):
+        in_range("x", end, high=3.0)
+    with pytest.raises(ValueError, match=r"x is 2.0, expected a number in \[-inf, \[1. 3.\]\]"):
+        in_range("x", 2.0, high=np.array([1.0, 3.0]))
+
+
 def test_limits_are_a_pair_in_order():
     assert limits("clip", (0.0, 2.0)) is None
     with pytest.raises(
@@ -68,6 +95,45 @@ def test_limits_are_a_pair_in_order():
 
 
 X, MASK = jnp.zeros((2, 3)), jnp.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (functools.partial(losses.cispo, X, X, X, cap_high=-1.0), "cap_high is -1.0, expected a "),
+        (
+            functools.partial(losses.cispo, X, X, X, cap_low=6.0),
+            "cap_low is 6.0, expected at most cap_high = 5$",
+        ),
+        (
+            functools.partial(losses.cispo, X, X, X, cap_low=2.0, cap_high=jnp.array([1.0, 2, 3])),
+            r"cap_low is 2.0, expected at most cap_high = \[1. 2. 3.\]$",
+        ),
+        (
+            functools.partial(losses.rejection_mask, X, X, MASK, high=-1.0),
+            "high is -1.0, expected at least low = -0.693147$",
+        ),
+        (
+            functools.partial(
+                losses.truncated_importance_weights, X, X, MASK, floor=3.0, cap=jnp.array([1.0, 2])
+            ),
+            r"floor is 3.0, expected at most cap = \[1. 2.\]$",
+        ),
+        (
+            functools.partial(losses.annealed_coefficient, 0, initial=0.0),
+            "floor is 0.001, expected at most initial = 0$",
+        ),
+        (
+            functools.partial(losses.density_weight, X, low=20.0),
+            "high is 10.0, expected at least low = 20$",
+        ),
+    ],
+)
+def test_a_message_names_both_of_two_arguments_that_exclude_each_other(call, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call()
+
+
 # Losses whose clip is a distance of a ratio from 1, and the share that is clipped.
 CLIPPED = {
     "ppo_clip": functools.partial(losses.ppo_clip, X, X, X),
@@ -95,3 +161,22 @@ def test_a_clip_that_is_no_distance_from_one_is_refused(name, settings, message)
     CLIPPED[name](clip_low=1.0, clip_high=math.inf)
     with pytest.raises(ValueError, match=message):
         CLIPPED[name](**settings)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_bounds_of_the_ratio_given_as_distances_are_refused(name):
+    message = (
+        r"clip_low is 0.8 and clip_high is 1.2, expected distances of the ratio from 1 "
+        r"\(0.2 and 0.2 allow ratios from 0.8 to 1.2\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        CLIPPED[name](clip_low=0.8, clip_high=1.2)
+
+
+def test_only_what_looks_like_bounds_of_the_ratio_is_refused():
+    for low in (0.5, 0.999, jnp.array([0.2, 0.8])):
+        with pytest.raises(ValueError, match="expected distances of the ratio from 1"):
+            clip_widths(low, 1.001)
+    for low, high in [(0.49, 1.2), (0.8, 1.0), (1.0, 1.2), (1.0, 1.0), (0.2, 9.0), (0.8, math.inf)]:
+        clip_widths(low, high)
+    jax.jit(clip_widths)(0.8, 1.2)  # the range of a traced number is the caller's business

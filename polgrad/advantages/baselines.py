@@ -77,7 +77,8 @@ def gpg(
         A_i = alpha (R_i - mean R) / scale,   alpha = samples / samples in groups with a spread
 
     A group whose rewards are all equal has no gradient and dilutes the mean of the batch; alpha
-    rescales so that the gradient does not shrink when many groups are uniform. For `reinforce` losses; call it on the whole batch.
+    rescales so that the gradient does not shrink when many groups are uniform. For `reinforce`
+    losses; call it on the whole batch.
 
     Args:
       rewards: one a sample, [..., G]; all leading axes are the batch.
@@ -180,7 +181,8 @@ def gdpo(
     rewards = accumulate(rewards)
     if rewards.ndim < 3:
         raise ValueError(
-            f"rewards has shape {list(rewards.shape)}, expected [K, ..., G], at least rank 3 (write "
+            f"rewards has shape {list(rewards.shape)}, expected [K, ..., G], at least rank 3 "
+            "(write "
             "rewards.reshape(K, -1, G) for groups of G samples one after the other)"
         )
     _checks.shape("weights", weights, (rewards.shape[0],), "[K]")
@@ -256,7 +258,7 @@ def moving_average_baseline(
         total <- decay total + (1 - decay) mean R,   weight <- decay weight + (1 - decay)
 
     The baseline has not seen the samples it is subtracted from, so that REINFORCE stays unbiased
-    even with one sample a batch; the division by the weight removes the pull of the initial 0.
+    even with one sample a batch; the division by the weight removes the bias of the initial 0.
 
     Args:
       state: from `init_moving_average` or the last call.

@@ -1,10 +1,10 @@
 """Advantages from a group of samples of one prompt, or from the batch they come in.
 
 The group is the last axis and at least one axis stands before it: [prompts, G]. Samples that come
-as one flat array are reshaped first, `rewards.reshape(-1, G)`; one group is `rewards[None]`. An array
-of rank 1 is refused, because it may be one group or many. `valid` marks the samples whose reward exists; a reward that is not
-finite counts as invalid too. Invalid samples enter no statistic and have advantage 0, and so
-does the only valid sample of a group.
+as one flat array are reshaped first, `rewards.reshape(-1, G)`; one group is `rewards[None]`. An
+array of rank 1 is refused, because it may be one group or many. `valid` marks the samples whose
+reward exists; a reward that is not finite counts as invalid too. Invalid samples enter no statistic
+and have advantage 0, and so does the only valid sample of a group.
 """
 
 import jax
@@ -289,7 +289,7 @@ def reinforce_plus_plus(
       token_rewards: usually the sequence's reward on its last valid token and a KL penalty on
         all, [B, T].
       mask: 1 where a token counts, [B, T]; the return passes through holes undiscounted.
-      discount: per token, in [0, 1]; 1 with `group_size`.
+      discount: per token, in [0, 1]; with `group_size` the number 1, not traced.
       group_size: samples a prompt; rows are ordered prompt by prompt. None for no group mean.
 
     Returns:
@@ -297,8 +297,8 @@ def reinforce_plus_plus(
       a valid one whose reward is NaN, is 0 and enters no mean.
 
     Raises:
-      ValueError: shapes that differ; a group size that does not divide B; a discount below 1
-        together with a group size.
+      ValueError: shapes that differ; a group size that does not divide B; a discount below 1,
+        or a traced one, together with a group size.
 
     References:
       Hu et al., REINFORCE++, 2025 (arXiv:2501.03262).
@@ -314,7 +314,9 @@ def reinforce_plus_plus(
     rows = np.shape(mask)[0]
     if group_size < 1 or rows % group_size:
         raise ValueError(f"group_size is {group_size}, expected a divisor of B = {rows}")
-    if not isinstance(discount, jax.core.Tracer) and discount != 1.0:
+    if isinstance(discount, jax.core.Tracer):
+        raise ValueError("discount is traced, expected the number 1 when group_size is given")
+    if np.any(discount != 1.0):
         raise ValueError(f"discount is {discount}, expected 1 when group_size is given")
     scores = sequence_sum(token_rewards, mask).reshape(-1, group_size)
     present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)

@@ -60,19 +60,20 @@ def overlong_penalty(
 
     Args:
       lengths: completion lengths in tokens, any shape.
-      max_length: longest wanted completion, in tokens.
+      max_length: longest wanted completion, in tokens, at least 1.
       buffer: tokens over which the penalty grows to 1, in 1..max_length.
 
     Returns:
       Penalties in [-1, 0], same shape, float32 or wider.
 
     Raises:
-      ValueError: buffer not within 1..max_length.
+      ValueError: max_length below 1; buffer not within 1..max_length.
 
     References:
       Yu et al., DAPO, 2025 (arXiv:2503.14476), equation 13.
     """
-    in_range("buffer", buffer, low=1.0, high=max_length)
+    in_range("max_length", max_length, low=1.0)
+    in_range("buffer", buffer, low=1.0, high=max_length, high_name="max_length")
     return jnp.clip((max_length - buffer - accumulate(lengths)) / buffer, -1.0, 0.0)
 
 

@@ -26,7 +26,7 @@ def make_batch(experience: Batch, weights: Array, **extra: Array) -> Batch:
 
 
 def by_group(x: Array, group_size: int) -> Array:
-    """`[N, ...]` to `[P, G, ...]`: rows are prompt-major, so the samples of a prompt lie together."""
+    """`[N, ...]` to `[P, G, ...]`: rows are prompt-major: the samples of a prompt lie together."""
     return rearrange(x, "(prompts samples) ... -> prompts samples ...", samples=group_size)
 
 

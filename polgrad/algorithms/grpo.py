@@ -1,6 +1,7 @@
 """GRPO and its kin: a group-relative advantage, and a token loss that limits the ratio.
 
-Each member of the family adds its own token loss to `GroupRelative`, or is GRPO with other defaults.
+Each member of the family adds its own token loss to `GroupRelative`, or is GRPO with other
+defaults.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ class GRPO(GroupRelative):
     Attributes:
       clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
       clip_high: ratios above 1 + clip_high are clipped; non-negative.
-      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no bound.
+      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no
+        bound.
     """
 
     ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")

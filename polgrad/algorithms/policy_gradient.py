@@ -80,7 +80,7 @@ class PolicyGradient:
         advantages: Float[Array, "B T"] | Float[Array, "B 1"],
         mask: Float[Array, "B T"],
     ) -> Bool[Array, "B T"] | None:
-        """The tokens whose gradient the surrogate sets to 0; None for a surrogate without a clip."""
+        """The tokens whose gradient the surrogate sets to 0; None for one without a clip."""
         return None
 
     # --- the functions of the contract ----------------------------------------------------------
@@ -231,7 +231,7 @@ class PolicyGradient:
             return True  # A setting is traced: its value, and so the gradient, is not known here.
 
     def _slope(self, shift: float, advantage: float) -> Float[Array, "1 4"]:
-        """The surrogate's gradient in four log-probabilities, `shift` from the behaviour policy's."""
+        """The surrogate's gradient in four log-probabilities, `shift` from the behaviour's."""
         logp = jnp.log(jnp.array([[0.2, 0.3, 0.25, 0.4]]))
 
         def total(x):
@@ -268,7 +268,7 @@ class PolicyGradient:
 class GroupRelative(PolicyGradient):
     """A policy gradient with GRPO's advantage: rewards less the mean of their group, scaled.
 
-    Use it as the base of a token loss of your own: give `surrogate`, and the settings that it reads.
+    Use it as the base of a token loss of your own: give `surrogate` and the settings that it reads.
 
     Attributes:
       scale: divide the centred rewards by the deviation of the `group`, the `batch`, or nothing.

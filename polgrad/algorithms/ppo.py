@@ -15,8 +15,8 @@ from polgrad.training.types import Algorithm, Batch, Context, Outputs
 class PPO:
     """Clipped surrogate, generalised advantages, clipped value loss.
 
-    The outcome reward is added at the last token that counts. The KL to the initial policy, if any, is
-    subtracted from the reward of every token, with the estimator k1.
+    The outcome reward is added at the last token that counts. The KL to the initial policy, if any,
+    is subtracted from the reward of every token, with the estimator k1.
 
     Attributes:
       aggregation: how token losses become one number.

@@ -62,7 +62,8 @@ class ReinforcePlusPlus(PolicyGradient):
     Attributes:
       clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
       clip_high: ratios above 1 + clip_high are clipped; non-negative.
-      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no bound.
+      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no
+        bound.
     """
 
     ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")

@@ -197,7 +197,7 @@ def threshold_filter(
     References:
       Zhang et al., 2024 (arXiv:2409.06957), appendix.
     """
-    in_range("low", low, high=high)
+    in_range("low", low, high=high, high_name="high")
     in_range("share", share, low=0.0, high=1.0)
     rewards = accumulate(rewards)
     keep = (rewards > high) | (rewards < low)

@@ -200,7 +200,7 @@ def goal_token(
     Raises:
       ValueError: a scale without a score.
     """
-    in_range("high", high, low=low)
+    in_range("high", high, low=low, low_name="low")
     score = jnp.where(jnp.isnan(goal), low, jnp.clip(accumulate(goal), low, high))
     return jnp.round(score).astype(jnp.int32) - low + offset
 

@@ -124,8 +124,8 @@ def check_record(record: Any, where: str, fields: tuple[str, ...] | None) -> tup
         if record.get(field) is None:
             absent = "null" if field in record else "missing"
             raise ValueError(
-                f"{where}: field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, "
-                f"found {sorted(record)}"
+                f"{where}: field {field!r} is {absent}; "
+                f"expected {' and '.join(map(repr, fields))}, found {sorted(record)}"
             )
         if not isinstance(record[field], str):
             kind = type(record[field]).__name__

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad._scalars import in_range
+
 __all__ = [
     "Frontier",
     "expected_reward",
@@ -62,9 +64,13 @@ def kl_regularized_optimum(
     Returns:
       Normalised log-probabilities, same shape.
 
+    Raises:
+      ValueError: if beta is not positive.
+
     References:
       Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), equation 4.
     """
+    in_range("beta", beta, low=0.0, above=True)
     return jax.nn.log_softmax(log_reference + rewards / beta)
 
 
@@ -80,7 +86,11 @@ def kl_regularized_value(
 
     Returns:
       The value, without the last axis.
+
+    Raises:
+      ValueError: if beta is not positive.
     """
+    in_range("beta", beta, low=0.0, above=True)
     return beta * jax.nn.logsumexp(log_reference + rewards / beta, axis=-1)
 
 
@@ -107,7 +117,12 @@ def reward_kl_frontier(
 
     Returns:
       `Frontier(reward, kl)`, each with the betas as leading axis; the KL in nats.
+
+    Raises:
+      ValueError: if a beta is not positive.
     """
+    betas = jnp.asarray(betas)
+    in_range("betas", betas, low=0.0, above=True)
 
     def point(beta):
         log_policy = kl_regularized_optimum(log_reference, rewards, beta=beta)
@@ -115,4 +130,4 @@ def reward_kl_frontier(
         ratio = jnp.where(policy > 0.0, log_policy - log_reference, 0.0)
         return Frontier(jnp.sum(policy * rewards, -1), jnp.sum(policy * ratio, -1))
 
-    return jax.vmap(point)(jnp.asarray(betas))
+    return jax.vmap(point)(betas)

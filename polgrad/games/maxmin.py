@@ -60,6 +60,9 @@ def maxmin_dual(
     Returns:
       A scalar, an upper bound of the MaxMin value for all weights.
 
+    Raises:
+      ValueError: if beta is not positive.
+
     References:
       Chakraborty et al., MaxMin-RLHF, 2024 (arXiv:2402.08925).
     """

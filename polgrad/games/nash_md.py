@@ -22,7 +22,7 @@ __all__ = [
 
 
 def _log(probabilities: Array) -> Array:
-    """log with log 0 = -inf and no NaN gradient there."""
+    """The logarithm; minus infinity at 0, with gradient 0."""
     positive = probabilities > 0.0
     return jnp.where(positive, jnp.log(jnp.where(positive, probabilities, 1.0)), -jnp.inf)
 
@@ -33,13 +33,17 @@ def _mixture(policy: Array, reference: Array, weight: Array | float) -> Array:
 
 
 def _scaled(weight: Array | float, logits: Array) -> Array:
-    return jnp.where(jnp.asarray(weight) > 0.0, weight * logits, 0.0)
+    # A product of 0 and -inf is NaN in the gradient too, even in the unused branch of `where`.
+    finite = jnp.isfinite(logits)
+    weight = jnp.where(jnp.asarray(weight) >= 0.0, weight, 0.0)  # below 0 by rounding
+    product = weight * jnp.where(finite, logits, 0.0)
+    return jnp.where(finite | (weight == 0.0), product, logits)
 
 
 def check_step(eta: Array | float, tau: Array | float) -> None:
     """Raises ValueError unless eta > 0 and 0 <= tau <= 1 / eta, up to rounding."""
     in_range("eta", eta, low=0.0, above=True)
-    in_range("tau", tau, low=0.0, high=(1.0 + 1e-6) / eta)
+    in_range("tau", tau, low=0.0, high=(1.0 + 1e-6) / eta, high_name="1 / eta")
 
 
 def nash_md_step(
@@ -133,9 +137,13 @@ def regularized_best_response(
     Returns:
       The best response, [N].
 
+    Raises:
+      ValueError: if tau is out of range.
+
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886).
     """
+    in_range("tau", tau, low=0.0, above=True)
     return jax.nn.softmax(_log(reference) + win_rates(preference, opponent) / tau)
 
 
@@ -158,17 +166,24 @@ def duality_gap(
       tau: strength of the KL to the reference, >= 0.
 
     Returns:
-      The gap, a scalar >= 0 up to rounding.
+      The gap, a scalar >= 0 up to rounding. With tau = 0 the reference has no influence on the
+      gap or on its gradient.
+
+    Raises:
+      ValueError: if tau is out of range.
 
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886).
     """
+    in_range("tau", tau, low=0.0)
     rates = win_rates(preference, policy)
     value = policy_win_rate(preference, policy, policy)
     free = jnp.asarray(tau) == 0.0
     safe = jnp.where(free, 1.0, tau)
-    best = safe * jax.nn.logsumexp(_log(reference) + rates / safe)
-    held = jnp.where(policy > 0.0, _log(policy) - _log(reference), 0.0)
+    # Both branches of `where` are differentiated: the unused one must not hold log 0.
+    anchor = _log(jnp.where(free, 1.0, reference))
+    best = safe * jax.nn.logsumexp(anchor + rates / safe)
+    held = jnp.where(policy > 0.0, _log(policy) - anchor, 0.0)
     gap = 2.0 * (best + safe * jnp.sum(policy * held) - value)
     return jnp.where(free, 2.0 * (jnp.max(rates) - value), gap)
 
@@ -190,16 +205,21 @@ def regularized_nash(
       reference: probabilities, [N]; the equilibrium has the same support.
       preference: P(i beats j), with P + P^T = 1.
       tau: strength of the KL to the reference, > 0.
-      iterations: number of iterations, >= 20 / tau for full precision.
+      iterations: number of iterations, at least 1; 20 / tau or more for full precision.
 
     Returns:
       The equilibrium, [N].
+
+    Raises:
+      ValueError: if tau or iterations is out of range.
 
     References:
       Munos et al., Nash Learning from Human Feedback, 2023 (arXiv:2312.00886). Cen, Wei and Chi,
       Fast Policy Extragradient Methods for Competitive Games with Entropy Regularization, 2021
       (arXiv:2105.15186).
     """
+    in_range("tau", tau, low=0.0, above=True)
+    in_range("iterations", iterations, low=1)
     eta = 1.0 / (1.0 + tau)
     anchor = eta * tau * _log(reference)
     # Win rates are centred at 1/2 (equal up to the normalisation) to keep the logits small.

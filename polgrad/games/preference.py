@@ -191,7 +191,8 @@ def population_game(
     shares = np.ones(len(rankings)) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(rankings),):
         raise ValueError(
-            f"weights has shape {list(shares.shape)}, expected one entry a ranking = [{len(rankings)}]"
+            f"weights has shape {list(shares.shape)}, expected one entry a ranking = "
+            f"[{len(rankings)}]"
         )
     preference = 0.5 * np.eye(size)
     for ranking, share in zip(rankings, shares / shares.sum()):

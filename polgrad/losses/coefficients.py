@@ -108,7 +108,7 @@ def adaptive_entropy(
       He et al., Skywork Open Reasoner 1, 2025 (arXiv:2505.22312).
     """
     in_range("step", step, low=0.0)
-    in_range("low", low, high=high)
+    in_range("low", low, high=high, high_name="high")
     value = accumulate(state.value)
     short, enough = jnp.asarray(entropy) <= target, jnp.asarray(entropy) > target
     moved = value + step * (short.astype(value.dtype) - enough)
@@ -149,7 +149,7 @@ def dynamic_kl_coefficient(
       Liu et al., OThink-MR1, 2025 (arXiv:2503.16081), equation 4.
     """
     in_range("steps", steps, low=0.0, above=True)
-    in_range("low", low, high=high)
+    in_range("low", low, high=high, high_name="high")
     in_range("explore", explore, low=0.0, high=1.0)
     middle = 0.5 * (low + high)
     places, strengths = jnp.array([0.0, explore * steps, steps]), jnp.array([middle, low, high])
@@ -186,7 +186,7 @@ def annealed_coefficient(
       Xu et al., KDRL, 2025 (arXiv:2506.02208).
     """
     in_range("decrement", decrement, low=0.0)
-    in_range("floor", floor, high=initial)
+    in_range("floor", floor, high=initial, high_name="initial")
     return jnp.maximum(initial - decrement * accumulate(step), floor)
 
 

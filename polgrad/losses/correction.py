@@ -52,15 +52,15 @@ def truncated_importance_weights(
       mask: 1 where a token counts, [B, T].
       level: "token" or "sequence".
       mode: "truncate" or "mask".
-      floor: smallest weight, non-negative.
-      cap: largest weight.
+      floor: smallest weight, in [0, cap].
+      cap: largest weight, non-negative.
 
     Returns:
       Weights [B, T], stopped, float32 or wider; 0 where masked. The sum of a sequence is clamped
       to +-20 nats.
 
     Raises:
-      ValueError: shapes that differ; unknown level or mode; floor above cap.
+      ValueError: shapes that differ; unknown level or mode; cap below 0; floor outside [0, cap].
 
     References:
       Yao et al., Your efficient RL framework secretly brings you off-policy RL training, 2025.
@@ -69,7 +69,7 @@ def truncated_importance_weights(
     _checks.choice("level", level, ("token", "sequence"))
     _checks.choice("mode", mode, ("truncate", "mask"))
     in_range("cap", cap, low=0.0)
-    in_range("floor", floor, low=0.0, high=cap)
+    in_range("floor", floor, low=0.0, high=cap, high_name="cap")
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
     logp, behavior_logp = jax.lax.stop_gradient((logp, behavior_logp))
@@ -155,20 +155,21 @@ def rejection_mask(
       level: "token", or "sum", "mean" or "max" to keep or reject whole sequences.
       low: smallest statistic that is kept, in nats: with k1 the ratio may rise to exp(-low).
         k2 and k3 are never negative.
-      high: largest statistic that is kept, in nats: with k1 the ratio may fall to exp(-high).
+      high: largest statistic that is kept, in nats, at least low: with k1 the ratio may fall to
+        exp(-high).
 
     Returns:
       True for the tokens to keep, [B, T]; False where masked. A token that one of the two excludes
       has x = +-20.
 
     Raises:
-      ValueError: shapes that differ; unknown kind or level; low above high.
+      ValueError: shapes that differ; unknown kind or level; high below low.
 
     References:
       Yao et al., Your efficient RL framework secretly brings you off-policy RL training, 2025.
     """
     _checks.choice("level", level, ("token", "sum", "mean", "max"))
-    in_range("low", low, high=high)
+    in_range("high", high, low=low, low_name="low")
     _checks.rank("logp", logp, 2, "[B, T]")
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
     valid = jnp.asarray(mask) != 0

@@ -27,8 +27,9 @@ def dno(
 
     On pairs of any full-support sampler the one minimiser is the soft policy iteration
     previous exp(win rate / s) / Z (`games.soft_policy_iteration` of step 1 / s), for preferences
-    that no reward expresses too; the minimum is the entropy of the targets. Repeat with the minimiser as the previous policy: the average
-    of the policies tends to the Nash policy, the last one may spiral away from it.
+    that no reward expresses too; the minimum is the entropy of the targets. Repeat with the
+    minimiser as the previous policy: the average of the policies tends to the Nash policy, the last
+    one may spiral away from it.
 
     The practical form, pairs of a large gap labelled by their order, is `dpo` with the previous
     policy as the reference and beta = s: a gap of plus infinity.

@@ -22,7 +22,7 @@ def f_sft(
     beta: float = 1.0,
     guard: float = -0.5,
 ) -> Float[Array, "*B"]:
-    """f-SFT: likelihood of demonstrations whose pull fades as the policy leaves the reference.
+    """f-SFT: likelihood of demonstrations whose weight falls with the log ratio to the reference.
 
     loss = -(phi(v) - phi(0)) / beta,   v = beta log(policy / reference),   phi(v) = -f*(-v)
 

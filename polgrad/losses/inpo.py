@@ -59,7 +59,7 @@ def inpo_contrast(
       Zhang et al., Iterative Nash Policy Optimization, 2024 (arXiv:2407.00617), equation 6.
     """
     in_range("inverse_step", inverse_step, low=0.0, above=True)
-    in_range("tau", tau, low=0.0, high=inverse_step)
+    in_range("tau", tau, low=0.0, high=inverse_step, high_name="inverse_step")
     _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
     _checks.same_shape(
         "[B]",

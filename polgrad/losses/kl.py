@@ -49,8 +49,8 @@ def kl_penalty(
 
     Returns:
       Penalties in nats, same shape, float32 or wider. The value is that of a log ratio within
-      +-20 nats. The gradient beyond is the one at +-20 nats (19 and 900 nats pull back alike),
-      except that a log-probability of minus infinity has none; two of them give 0.
+      +-20 nats. Beyond +-20 nats the gradient keeps the size that it has at +-20 nats; a
+      log-probability of minus infinity has gradient 0, and two of them give the value 0.
 
     Raises:
       ValueError: shapes that differ; unknown names; gradient "k1".

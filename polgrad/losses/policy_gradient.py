@@ -80,7 +80,8 @@ def ppo_clip(
       excludes exp(20), both without gradient.
 
     Raises:
-      ValueError: shapes that do not match; a clip or dual_clip out of range.
+      ValueError: shapes that do not match; a clip or dual_clip out of range; clips that look like
+        bounds of the ratio itself, such as 0.8 and 1.2 (0.5 <= clip_low < 1 < clip_high < inf).
 
     References:
       Schulman et al., Proximal policy optimization algorithms, 2017 (arXiv:1707.06347).
@@ -208,14 +209,14 @@ def cispo(
       logp: log-probabilities under the current policy, in nats, [B, T].
       behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped.
       advantages: [B, T] or [B, 1]; stopped.
-      cap_low: smallest ratio (the ratio itself, not its distance from 1), non-negative.
-      cap_high: largest ratio.
+      cap_low: smallest ratio (the ratio itself, not its distance from 1), in [0, cap_high].
+      cap_high: largest ratio, non-negative.
 
     Returns:
       Token losses [B, T]; 0 without gradient where logp is minus infinity.
 
     Raises:
-      ValueError: shapes that do not match; cap_low above cap_high.
+      ValueError: shapes that do not match; cap_high below 0; cap_low outside [0, cap_high].
 
     References:
       MiniMax, MiniMax-M1, 2025 (arXiv:2506.13585).
@@ -223,7 +224,8 @@ def cispo(
     """
     _checks.token_advantages(advantages, logp)
     _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp)
-    in_range("cap_low", cap_low, low=0.0, high=cap_high)
+    in_range("cap_high", cap_high, low=0.0)
+    in_range("cap_low", cap_low, low=0.0, high=cap_high, high_name="cap_high")
     ratio = jax.lax.stop_gradient(importance_ratio(logp, behavior_logp))
     return -jnp.clip(ratio, cap_low, cap_high) * _stopped(advantages) * _score(logp)
 

@@ -59,7 +59,7 @@ def bradley_terry(
         1/3, 0 by strength of the label in Llama 2, the mean of `preference_strength` in MOSS.
       label_smoothing: a, the probability that a label is wrong, in [0, 1], a number or one a
         pair; stopped. 1 is the flipped pair.
-      center: strength of the pull of the two scores' sum to 0, >= 0 (0.01 where it is used).
+      center: weight of the squared sum of the two scores, >= 0 (0.01 where it is used).
       weights: of the pairs, >= 0, same shape; stopped. 1 by default.
 
     Returns:

@@ -67,12 +67,11 @@ def rpo(
         calls it eta.
 
     Returns:
-      Losses, [B], to be averaged over pairs; `dpo` for adversary_weight = 0. An infinite log ratio or
-      log-probability counts +-20 nats, an undefined one 0, both without gradient.
+      Losses, [B], to be averaged over pairs; `dpo` for adversary_weight = 0. An infinite log ratio
+      or log-probability counts +-20 nats, an undefined one 0, both without gradient.
 
     Raises:
-      ValueError: if shapes differ, or `beta` or
-        `adversary_weight` is out of range.
+      ValueError: if shapes differ, or `beta` or `adversary_weight` is out of range.
 
     References:
       Liu et al., Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an

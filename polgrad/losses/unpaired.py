@@ -186,7 +186,7 @@ def density_weight(
       Jung et al., Binary Classifier Optimization, 2024 (arXiv:2404.04656), section 3.3.
     """
     in_range("low", low, low=0.0)
-    in_range("high", high, low=low)
+    in_range("high", high, low=low, low_name="low")
     p = jax.lax.stop_gradient(accumulate(desirable_probability))
     return jnp.clip(p / jnp.maximum(1.0 - p, _TINY), low, high)
 

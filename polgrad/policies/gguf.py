@@ -58,7 +58,7 @@ _PRE_TOKENIZERS = {
     "qwen2": _split(r"\p{N}"),
     "llama-bpe": _split(r"\p{N}{1,3}"),
 }
-# Where a file does not say whether texts begin with the beginning-of-text token: as llama.cpp has it.
+# Where a file does not say whether texts begin with the beginning-of-text token, as in llama.cpp.
 _STARTS = ("llama-bpe",)
 _CONTROL, _USER_DEFINED = 3, 4
 

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from polgrad import _checks
+from polgrad._scalars import in_range
 from polgrad.policies.attention import soft_cap
 from polgrad.policies.decoder import Rounded, round_matrix
 from polgrad.policies.distributions import geometric_mixture
@@ -39,16 +40,14 @@ def check(
         jnp.asarray(prompt_lengths, jnp.int32),
     )
     prompt_ids = jnp.asarray(prompt_ids, jnp.uint32)
-    chex.assert_rank(prompts, 2, custom_message="prompts must be [M, P]")
-    chex.assert_shape(
-        [prompt_lengths, prompt_ids],
-        prompts.shape[:1],
-        custom_message="prompt_lengths and prompt_ids must be [M]",
-    )
+    _checks.rank("prompts", prompts, 2, "[M, P]")
+    _checks.shape("prompt_lengths", prompt_lengths, prompts.shape[:1], "[M]")
+    _checks.shape("prompt_ids", prompt_ids, prompts.shape[:1], "[M]")
     if 0 in prompts.shape:
-        raise ValueError(f"prompts has shape {prompts.shape}; expected at least one prompt, token")
-    if group_size < 1:
-        raise ValueError(f"group_size is {group_size}; expected at least 1")
+        raise ValueError(
+            f"prompts has shape {list(prompts.shape)}, expected one prompt and one token or more"
+        )
+    in_range("group_size", group_size, low=1)
     length = prompts.shape[1] + sampling.max_tokens
     if length > network.max_length:
         raise ValueError(
@@ -58,19 +57,19 @@ def check(
     for token in sampling.stop_ids:
         if token >= network.vocab_size:
             raise ValueError(
-                f"stop_ids holds {token}; expected ids under vocab_size {network.vocab_size}"
+                f"stop_ids holds {token}, expected ids under vocab_size {network.vocab_size}"
             )
-    if not 0 <= reference_weight <= 1:
-        raise ValueError(f"reference_weight is {reference_weight}; expected in [0, 1]")
-    if weights not in ("full", "int8"):
-        raise ValueError(f"weights is {weights!r}; expected 'full' or 'int8'")
+    in_range("reference_weight", reference_weight, low=0.0, high=1.0)
+    _checks.choice("weights", weights, ("full", "int8"))
     if weights == "int8" and not hasattr(network, "round_layers"):
         raise ValueError(
-            f"weights is 'int8'; expected a network with decoder and round_layers, "
-            f"got {type(network).__name__}"
+            f"weights is 'int8', expected 'full' for a {type(network).__name__}, which has no "
+            "round_layers"
         )
     if reference_weight > 0 and reference_params is None:
-        raise ValueError(f"reference_weight is {reference_weight}, but reference_params is None")
+        raise ValueError(
+            f"reference_params is None, expected parameters for reference_weight {reference_weight}"
+        )
     return prompts, prompt_lengths, prompt_ids
 
 

@@ -104,9 +104,8 @@ def generate_fixed(
         A `Rollout` of `N = M * G` rows, prompt-major, as from `generate`.
 
     Raises:
-        AssertionError: shapes that do not fit (chex).
-        ValueError: `P + max_tokens > network.max_length`; a stop id outside the vocabulary;
-            `group_size < 1`; `reference_weight` outside [0, 1], or above 0 without
+        ValueError: shapes that do not fit; `P + max_tokens > network.max_length`; a stop id outside
+            the vocabulary; `group_size < 1`; `reference_weight` outside [0, 1], or above 0 without
             `reference_params`.
     """
     prompts, prompt_lengths, prompt_ids = check(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from polgrad._scalars import in_range
+
 
 def pad_prompts(
     prompts: Sequence[Sequence[int]], *, bucket: int, max_length: int
@@ -25,14 +27,13 @@ def pad_prompts(
     Raises:
         ValueError: no prompts, an empty prompt, or one longer than `max_length`, named by its index.
     """
-    if bucket < 1:
-        raise ValueError(f"bucket is {bucket}; expected at least 1")
+    in_range("bucket", bucket, low=1)
     if not len(prompts):
-        raise ValueError("prompts is empty; expected at least one prompt")
+        raise ValueError("prompts is empty, expected at least one prompt")
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     for index, length in enumerate(lengths):
         if length == 0:
-            raise ValueError(f"prompt {index} has no tokens; expected at least one")
+            raise ValueError(f"prompt {index} has no tokens, expected at least one")
         if length > max_length:
             raise ValueError(
                 f"prompt {index} has {length} tokens, more than the {max_length} allowed"

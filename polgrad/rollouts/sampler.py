@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
+from polgrad._scalars import in_range
 from polgrad.policies.decoder import Weights
 from polgrad.policies.network import Network
 from polgrad.policies.sharding import batch_devices
@@ -238,10 +239,10 @@ def generate(
         really sampled from; greedy decoding is a point mass, so there it is 0.
 
     Raises:
-        AssertionError: shapes that do not fit (chex).
-        ValueError: `P + max_tokens > network.max_length`; a stop id outside the vocabulary;
-            `group_size < 1`; `slots < 2`; `reference_weight` outside [0, 1], or above 0 without
-            `reference_params`; unknown `weights`, or int8 of a network that cannot round.
+        ValueError: shapes that do not fit; `P + max_tokens > network.max_length`; a stop id outside
+            the vocabulary; `group_size < 1`; `slots < 2`; `reference_weight` outside [0, 1], or
+            above 0 without `reference_params`; unknown `weights`, or int8 of a network that cannot
+            round.
 
     References:
         Munos et al., Nash Learning from Human Feedback, arXiv:2312.00886 (the mixture).
@@ -259,8 +260,7 @@ def generate(
     )
     if slots is None:
         slots = default_slots(prompts.shape[0] * group_size)
-    if slots < 2:
-        raise ValueError(f"slots is {slots}; expected at least 2")
+    in_range("slots", slots, low=2)
     rollout, _ = _generate(
         network,
         params,

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from polgrad import _checks
+from polgrad._scalars import in_range
 from polgrad.policies.distributions import check_filters, filter_logits
 
 
@@ -46,11 +47,10 @@ class Sampling:
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p
         )
         if not math.isfinite(self.temperature):
-            raise ValueError(f"temperature must be finite, got {self.temperature}")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise ValueError(f"temperature is {self.temperature}, expected a finite number")
+        in_range("max_tokens", self.max_tokens, low=1)
         if any(token < 0 for token in self.stop_ids):
-            raise ValueError(f"stop_ids must be token ids (at least 0), got {self.stop_ids}")
+            raise ValueError(f"stop_ids is {self.stop_ids}, expected ids of tokens, 0 or more")
 
 
 def sample_keys(key: Key[Array, ""], prompt_ids: UInt32[Array, " M"], group_size: int) -> Array:
@@ -99,7 +99,8 @@ def inverse_cdf(
     Returns:
         `(tokens[B, K], totals[B])`: the tokens, int32, and the sum of each row's weights.
     """
-    chex.assert_rank([weights, uniforms], 2)
+    _checks.rank("weights", weights, 2, "[B, V]")
+    _checks.shape("uniforms", uniforms, (weights.shape[0], None), "[B, K]")
     batch, vocabulary = weights.shape
     size = 2 ** round(math.log2(max(vocabulary, 1)) / 2)
     count = -(-vocabulary // size)
@@ -139,7 +140,8 @@ def draw(
         `(tokens[B, K], logp[B, K])`, int32 and float32 (nats). A row with a NaN has NaN as its
         log-probability.
     """
-    chex.assert_rank([logits, uniforms], 2)
+    _checks.rank("logits", logits, 2, "[B, V]")
+    _checks.shape("uniforms", uniforms, (logits.shape[0], None), "[B, K]")
     logits = logits.astype(jnp.float32)
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -59,11 +59,12 @@ class Rollouts:
     """How samples are drawn.
 
     Attributes:
-      prompts: prompts a step (of a data file: rows a step). When left out 64 for a small policy; for
-        pretrained weights 16, and 32 of a file.
+      prompts: prompts a step (of a data file: rows a step). When left out 64 for a small policy;
+        for pretrained weights 16, and 32 of a file.
       group_size: samples of each prompt.
       max_tokens: longest completion, in tokens. When left out 8 for a small policy and 256 for
-        pretrained weights; the longest completion of the data where the algorithm reads completions.
+        pretrained weights; the longest completion of the data where the algorithm reads
+        completions.
       temperature: divides the logits, in the sampler and in the trainer.
       slots: sequences decoded at once; when left out all of them, up to 128 a device.
       stop: characters that end a completion, besides the policy's own stop tokens: any token
@@ -231,9 +232,9 @@ class TrainConfig:
       resume: go on from the newest checkpoint in `out`.
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
-        log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products are
-        computed in bfloat16, whose logits of size 16 to 32 lie 0.125 apart; 1 where the sampler's
-        weights are rounded to eight bits.
+        log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products
+        are computed in bfloat16, whose logits of size 16 to 32 lie 0.125 apart; 1 where the
+        sampler's weights are rounded to eight bits.
       probe: compare the gradient of the first batch, computed whole, with that of a scan of two
         parts, and stop where the compiler makes them differ. When left out, `"on"` on TPUs and for
         versions of jaxlib that are known to return wrong numbers.

@@ -1,7 +1,7 @@
 """Settings that a user leaves out, chosen by the kind of policy and of data.
 
-A small policy that is trained from nothing takes large steps on short texts. Pretrained weights take
-rates a hundred times smaller: at 1e-3 a few updates destroy them.
+A small policy that is trained from nothing takes large steps on short texts. Pretrained weights
+take rates a hundred times smaller: at 1e-3 a few updates destroy them.
 """
 
 import dataclasses

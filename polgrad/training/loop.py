@@ -390,7 +390,7 @@ class _Loop:
         return state, means
 
     def _probe(self, state: TrainState, part, key) -> None:
-        """Holds the compiler to one gradient, on the first batch that has any."""
+        """Compares one gradient with its sum over two parts, on the first batch that has one."""
         update = self.config.update
         if part["weights"].shape[0] < 2:
             self.reporter.say("probe: a batch of one row has no two parts to compare")
@@ -437,9 +437,9 @@ class _Loop:
             "there is no checkpoint yet" if latest is None else f"checkpoint {latest} is the newest"
         )
         return (
-            f"the loss or the gradient was not finite in {skipped} updates in a row; {saved}. If the "
-            "first update was already not finite, look at the loss and the rewards; otherwise lower "
-            f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g})"
+            f"the loss or the gradient was not finite in {skipped} updates in a row; {saved}. If "
+            "the first update was already not finite, look at the loss and the rewards; otherwise "
+            f"lower --optimizer.learning-rate (now {self.config.optimizer.learning_rate:g})"
         )
 
 

@@ -17,13 +17,13 @@ class Optimizer:
       method: `"muon"` orthogonalises the momentum of the blocks' matrices (Jordan et al. 2024),
         scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982) so that one
         learning rate serves both; all other parameters stay with AdamW, in Nesterov's form.
-      learning_rate: peak learning rate, above 0. When left out `polgrad train` takes 1e-3 for a small
-        policy; for pretrained weights 1e-5 below a billion parameters and 1e-6 from there on (2e-5
-        and 1e-5 for `supervised`).
-      schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update. When
-        left out constant for a small policy, linear for pretrained weights.
-      warmup: updates over which the rate rises from 0. When left out 0 for a small policy, a twentieth
-        of the updates for pretrained weights.
+      learning_rate: peak learning rate, above 0. When left out `polgrad train` takes 1e-3 for a
+        small policy; for pretrained weights 1e-5 below a billion parameters and 1e-6 from there on
+        (2e-5 and 1e-5 for `supervised`).
+      schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update.
+        When left out constant for a small policy, linear for pretrained weights.
+      warmup: updates over which the rate rises from 0. When left out 0 for a small policy, a
+        twentieth of the updates for pretrained weights.
       max_gradient_norm: global-norm clip; 0 switches it off.
       weight_decay: decoupled weight decay.
       momentum: decay of Muon's momentum.

@@ -56,7 +56,8 @@ class Watch:
             return None
         return (
             "no sample ended before the length limit of rollouts.max_tokens "
-            f"{self._config.rollouts.max_tokens}; answers may be cut off (raise --rollouts.max-tokens)"
+            f"{self._config.rollouts.max_tokens}; answers may be cut off "
+            "(raise --rollouts.max-tokens)"
         )
 
     def _entropy(self, metrics: Mapping[str, float]) -> str | None:

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,6 +209,9 @@ def test_bad_arguments_are_named():
         advantages.reinforce_plus_plus(square, square, group_size=3)
     with pytest.raises(ValueError, match="discount is 0.9"):
         advantages.reinforce_plus_plus(square, square, group_size=2, discount=0.9)
+    grouped = functools.partial(advantages.reinforce_plus_plus, square, square, group_size=2)
+    with pytest.raises(ValueError, match="discount is traced, expected the number 1 when group_s"):
+        jax.jit(lambda discount: grouped(discount=discount))(0.5)
 
 
 def test_success_rate_is_the_mean_of_the_valid_rewards():

@@ -56,8 +56,10 @@ def test_regularized_rewards_have_the_regularised_objective_as_mean():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="buffer is 0"):
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=0)
-    with pytest.raises(ValueError, match=r"buffer is 11, expected a number in \[1, 10\]"):
+    with pytest.raises(ValueError, match="buffer is 11, expected at most max_length = 10"):
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=11)
+    with pytest.raises(ValueError, match=r"max_length is 0.5, expected a number in \[1, inf\]"):
+        advantages.overlong_penalty(jnp.ones(2), max_length=0.5, buffer=1)
     with pytest.raises(ValueError, match=r"valid has shape \[3\]"):
         advantages.dynamic_sampling_filter(jnp.ones((1, 2)), valid=jnp.ones(3))
     with pytest.raises(ValueError, match=r"metric has shape \[\]"):

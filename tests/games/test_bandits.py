@@ -73,3 +73,12 @@ def test_actions_that_the_reference_excludes_stay_excluded():
     assert optimum[2] == -jnp.inf
     frontier = bandits.reward_kl_frontier(log_reference, rewards, jnp.array([1.0]))
     assert np.all(np.isfinite(frontier.kl)) and frontier.reward[0] < 1.0
+
+
+def test_a_strength_that_is_not_positive_is_refused():
+    arrays = jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.0, 1.0])
+    for function in (bandits.kl_regularized_optimum, bandits.kl_regularized_value):
+        with pytest.raises(ValueError, match="beta is 0.0"):
+            function(*arrays, beta=0.0)
+    with pytest.raises(ValueError, match="betas is .*, expected a number in"):
+        bandits.reward_kl_frontier(*arrays, jnp.array([0.1, -1.0]))

@@ -281,10 +281,50 @@ def test_unregularised_gap_and_boundary_policies():
     [
         ({"eta": 0.0, "tau": 0.1}, "eta is 0"),
         ({"eta": 2.0, "tau": -0.1}, "tau is -0.1"),
-        ({"eta": 2.0, "tau": 0.6}, r"tau is 0.6, expected a number in \[0, 0.5\]"),
+        ({"eta": 2.0, "tau": 0.6}, "tau is 0.6, expected at most 1 / eta = 0.5"),
     ],
 )
 def test_steps_out_of_range(step, settings, message):
     policy = jnp.array([0.5, 0.3, 0.2])
     with pytest.raises(ValueError, match=message):
         step(policy, policy, games.rps_game(), **settings)
+
+
+UNSUPPORTED = jnp.array([0.5, 0.5, 0.0])
+
+
+def test_the_unregularised_gap_ignores_the_reference_in_its_gradient():
+    policy, preference = jnp.array([0.3, 0.3, 0.4]), games.rps_game()
+    # Against this policy the win rates are .45, .55, .5 or a permutation: an answer beats the
+    # next one, loses to the last one. The largest is 1/2 + (.4 - .3) / 2.
+    gap = functools.partial(duality_gap, preference=preference, tau=0.0)
+    np.testing.assert_allclose(gap(policy, UNSUPPORTED), 0.1, rtol=1e-12)
+    full = grad(lambda p: gap(p, jnp.full(3, 1 / 3)))(policy)
+    np.testing.assert_allclose(grad(lambda p: gap(p, UNSUPPORTED))(policy), full, rtol=1e-12)
+    np.testing.assert_array_equal(grad(lambda r: gap(policy, r))(UNSUPPORTED), 0.0)
+    at = lambda tau: duality_gap(policy, UNSUPPORTED, preference, tau=tau)  # noqa: E731
+    assert np.all(np.isfinite(jax.jit(jax.vmap(jax.grad(at)))(jnp.zeros(2))))
+
+
+@pytest.mark.parametrize("step", [nash_md_step, self_play_step])
+@pytest.mark.parametrize("tau", [0.0, 0.25, 0.5])
+def test_steps_from_the_boundary_have_finite_gradients(step, tau):
+    rock, settings = jnp.array([1.0, 0.0, 0.0]), jnp.array([2.0, tau])
+
+    def first(policy, reference, settings):
+        eta, tau = settings
+        return step(policy, reference, games.rps_game(), eta=eta, tau=tau)[0]
+
+    for arrays in ((rock, UNSUPPORTED), (UNSUPPORTED, rock), (jnp.array(REFERENCE), rock)):
+        slopes = grad(first, argnums=(0, 1, 2))(*arrays, settings)
+        assert all(np.all(np.isfinite(slope)) for slope in slopes)
+
+
+@pytest.mark.parametrize(
+    "function, tau",
+    [(duality_gap, -1.0), (regularized_best_response, 0.0), (regularized_nash, 0.0)],
+)
+def test_strengths_out_of_range(function, tau):
+    policies = [jnp.array(REFERENCE)] * (1 if function is regularized_nash else 2)
+    with pytest.raises(ValueError, match=f"tau is {tau}"):
+        function(*policies, games.rps_game(), tau=tau)

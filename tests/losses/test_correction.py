@@ -151,7 +151,7 @@ def test_bad_rejection_arguments_are_named():
         losses.rejection_mask(LOGP, BEHAVIOR, MASK, level="sequence")
     with pytest.raises(ValueError, match="kind"):
         losses.rejection_mask(LOGP, BEHAVIOR, MASK, kind="k4")
-    with pytest.raises(ValueError, match="low is 2"):
+    with pytest.raises(ValueError, match="high is 1.0, expected at least low = 2"):
         losses.rejection_mask(LOGP, BEHAVIOR, MASK, low=2.0, high=1.0)
     with pytest.raises(ValueError, match="logp"):
         losses.rejection_mask(LOGP[0], BEHAVIOR[0], MASK[0])

@@ -254,7 +254,7 @@ def test_equal_answers_have_no_gradient_and_an_empty_batch_is_empty():
 
 def test_bad_arguments():
     zero = jnp.zeros(2)
-    with pytest.raises(ValueError, match=r"tau is 0.2, expected a number in \[0, 0.1\]"):
+    with pytest.raises(ValueError, match=r"tau is 0.2, expected at most inverse_step = 0.1"):
         losses.inpo_contrast(*[zero] * 6, inverse_step=0.1, tau=0.2)
     with pytest.raises(ValueError, match="inverse_step is 0"):
         losses.inpo_contrast(*[zero] * 6, inverse_step=0.0, tau=0.0)

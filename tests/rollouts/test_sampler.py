@@ -310,7 +310,7 @@ def test_the_loop_copies_no_cache(transformer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"slots": 1}, "slots is 1; expected at least 2"),
+        ({"slots": 1}, r"slots is 1, expected a number in \[2, inf\]"),
         ({"group_size": 0}, "group_size is 0"),
         ({"sampling": Sampling(max_tokens=40)}, "need 46 positions; .* max_length 32"),
         ({"sampling": Sampling(max_tokens=4, stop_ids=(12,))}, "stop_ids holds 12"),
@@ -333,16 +333,15 @@ def test_bad_input_is_named(transformer, change, message):
 
 
 def test_wrong_shapes_are_named(transformer):
-    with pytest.raises(AssertionError, match="prompt_lengths and prompt_ids"):
-        generate(
-            transformer.network,
-            transformer.params,
-            np.ones((6, 4)),
-            np.ones(5),
-            IDS,
-            KEY,
-            sampling=SAMPLING,
-        )
+    good = {"prompts": np.ones((6, 4)), "prompt_lengths": np.ones(6), "prompt_ids": IDS[:6]}
+    for change, message in (
+        ({"prompts": np.ones(6)}, r"prompts has shape \[6\], expected rank 2: \[M, P\]"),
+        ({"prompt_lengths": np.ones(5)}, r"prompt_lengths has shape \[5\], expected \[M\] = \[6\]"),
+        ({"prompt_ids": IDS[:1]}, r"prompt_ids has shape \[1\], expected \[M\] = \[6\]"),
+    ):
+        given = {**good, **change}
+        with pytest.raises(ValueError, match=message):
+            generate(transformer.network, transformer.params, key=KEY, sampling=SAMPLING, **given)
 
 
 def test_no_weight_is_copied_in_the_decoding_loop():

@@ -1,3 +1,6 @@
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +18,9 @@ JIT_DRAW = jax.jit(draw, static_argnames="sampling")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens is 0, expected a number in"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
-        ({"temperature": float("inf")}, "temperature must be finite"),
+        ({"temperature": float("inf")}, "temperature is inf, expected a finite number"),
         ({"temperature": float("nan")}, "temperature must be at least 0"),
         ({"top_k": -1}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
@@ -143,3 +146,15 @@ def test_forbidden_tokens_and_large_logits_stay_exact():
 def test_a_nan_shows_in_the_log_probability():
     logits = jnp.array([[0.0, jnp.nan, 1.0]])
     assert jnp.isnan(JIT_DRAW(logits, jnp.array([[0.5]]), Sampling(max_tokens=1))[1]).all()
+
+
+@pytest.mark.parametrize("function", [inverse_cdf, functools.partial(draw, sampling=Sampling(1))])
+def test_shapes_are_checked_where_the_asserts_of_another_library_are_off(function):
+    chex.disable_asserts()
+    try:
+        with pytest.raises(ValueError, match=r"has shape \[3\], expected rank 2: \[B, V\]"):
+            function(jnp.ones(3), jnp.zeros((1, 1)))
+        with pytest.raises(ValueError, match=r"uniforms has shape \[1, 4\], expected \[B, K\] = "):
+            function(jnp.ones((2, 3)), jnp.zeros((1, 4)))
+    finally:
+        chex.enable_asserts()

@@ -324,7 +324,7 @@ class TakesAKey(algorithms.GRPO):
     [
         (algorithms.GRPO(clip_low=-0.1), "clip_low is -0.1"),
         (algorithms.GRPO(clip_high=float("nan")), "clip_high is nan"),
-        (algorithms.DAPO(overlong_buffer=9), r"buffer is 9, expected a number in \[1, 3\]$"),
+        (algorithms.DAPO(overlong_buffer=9), "buffer is 9, expected at most max_length = 3$"),
         (algorithms.ClipCov(fraction=2.0), "fraction is 2"),
         (algorithms.PPO(lambda_=1.5), "lambda_ is 1.5"),
         (algorithms.NFT(epsilon=0.0), "epsilon is 0"),
