@@ -158,9 +158,10 @@ class Call:
         if real and np.any(self.learned(self.evaluate(example)[1]) != 0.0):
             return
         first = "chosen" if self.layout == "pair" else "logp"
+        other = '; for a loss of groups [..., G] give layout="group"' * (self.layout == "token")
         raise ValueError(
-            f"objective returns {output.dtype} without a gradient in {first}, expected losses: "
-            "weights, masks and metrics have no layout"
+            f"objective returns {output.dtype} without a gradient in {first} in layout "
+            f"{self.layout!r}, expected losses: weights, masks and metrics have no layout{other}"
         )
 
     def _raw(self, batch: "Batch | Pairs") -> jax.Array:

@@ -33,7 +33,10 @@ def in_range(
     """
     if any(isinstance(x, jax.core.Tracer) for x in (value, low, high)):
         return
-    over, under = _over(value, low, above), _over(high, value, below)
+    try:
+        over, under = _over(value, low, above), _over(high, value, below)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected a number") from None
     if over and under:
         return
     if high_name and not under:

@@ -180,3 +180,9 @@ def test_only_what_looks_like_bounds_of_the_ratio_is_refused():
     for low, high in [(0.49, 1.2), (0.8, 1.0), (1.0, 1.2), (1.0, 1.0), (0.2, 9.0), (0.8, math.inf)]:
         clip_widths(low, high)
     jax.jit(clip_widths)(0.8, 1.2)  # the range of a traced number is the caller's business
+
+
+@pytest.mark.parametrize("value", ["0.2", None, {}])
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(ValueError, match=f"clip_low is {value!r}, expected a number"):
+        losses.ppo_clip(jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.ones((1, 1)), clip_low=value)
