@@ -220,7 +220,11 @@ class RewardPool:
             self._turn({})
 
     def score(
-        self, items: Sequence[Item], *, replayed: Mapping[int, Score] | None = None
+        self,
+        items: Sequence[Item],
+        *,
+        replayed: Mapping[int, Score] | None = None,
+        limit: float | None = None,
     ) -> list[Score]:
         """The rewards of samples, in their order.
 
@@ -228,19 +232,20 @@ class RewardPool:
             items: `(prompt, completion, example)` a sample.
             replayed: scores by position that are taken as they are, without running: what an
                 earlier attempt at the same step met by chance of timing (see `interruptions`).
+            limit: share of invalid samples that is allowed; None takes `failure_limit`.
 
         Returns:
             As many scores as items.
 
         Raises:
             ValueError: a reward cannot be imported, or an example holds what JSON cannot.
-            RewardFailure: more than `failure_limit` of the samples are invalid.
+            RewardFailure: the share of invalid samples is above `limit`.
         """
         replayed = dict(replayed or {})
         for index in replayed:
             if not 0 <= index < len(items):
                 raise ValueError(f"replayed holds position {index}, of {len(items)} items")
-        return self._run(items, replayed, limit=self.failure_limit)
+        return self._run(items, replayed, limit=self.failure_limit if limit is None else limit)
 
     def canaries(self, canaries: Sequence[Canary]) -> None:
         """Score samples whose verdict is known, through the same workers.

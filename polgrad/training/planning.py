@@ -89,7 +89,7 @@ def _known_answer(pool: RewardPool, example: Mapping[str, Any]) -> str:
     answer = example.get("answer")
     if not isinstance(answer, str):
         return "; the data has no answer to try it on"
-    score = pool.score([(example["prompt"], answer, example)])[0]
+    score = pool.score([(example["prompt"], answer, example)], limit=1.0)[0]
     if not score.valid:
         return f"; it cannot score the known answer {_short(answer)}: {score.reason}"
     return f"; the known answer {_short(answer)} scores {float(score.value):g}"

@@ -14,7 +14,7 @@ import pytest
 from polgrad import algorithms, data, policies, training
 from polgrad.policies import assets
 from polgrad.rewards.pool import RewardFailure, RewardPool
-from polgrad.training import building, collecting, loop, serving
+from polgrad.training import building, collecting, loop, planning, serving
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -435,6 +435,17 @@ def test_answers_that_the_reward_cannot_read_are_told_before_the_first_step(tmp_
     with RewardPool(few.reward_specs) as pool:
         loop._check_answers(few, pool, reporter)
     assert len(reporter.lines) == 1 and "1 of 37 answers cannot be compared" in reporter.lines[0]
+    assert "more than 10% of them stops the run" in reporter.lines[0]
+
+
+def test_a_first_answer_that_cannot_be_scored_does_not_stop_the_run(tmp_path):
+    path = tmp_path / "times.jsonl"
+    path.write_text("".join(json.dumps({**line, "answer": "1:30"}) + "\n" for line in LINES))
+    reward = Rewards(functions=("polgrad.rewards.verifiers:numeric_match",))
+    parts = building.build(config(path, tmp_path / "run", rewards=reward, data=Data(held_out=0.0)))
+    with RewardPool(parts.reward_specs) as pool:
+        lines = planning.first_example(parts, pool, None)
+    assert "numeric_match; it cannot score the known answer '1:30': " in lines[1]
 
 
 def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path, capsys):
