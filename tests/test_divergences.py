@@ -153,7 +153,7 @@ def test_alpha_is_continuous_at_its_two_limits(x64):
 
 
 def test_alpha_rejects_an_order_that_is_not_finite():
-    with pytest.raises(ValueError, match="a, the order"):
+    with pytest.raises(ValueError, match="a is nan, expected a finite order"):
         divergences.alpha(math.nan)
 
 

@@ -174,7 +174,17 @@ def two_values(default, pair, unset):
 SWEPT = sorted(name for name, primitive in PRIMITIVES.items() if any(numbers(primitive)))
 
 
-@pytest.mark.parametrize("name", SWEPT)
+# `make test-slow` has the rooms that no loss of a run calls.
+QUICK = ("losses", "advantages", "masking", "selection")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.split(".")[0] in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in SWEPT
+    ],
+)
 def test_every_number_can_be_swept(name):
     """Each number, traced and under `vmap`, gives what its values give one by one."""
     primitive = PRIMITIVES[name]

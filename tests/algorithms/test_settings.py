@@ -145,7 +145,16 @@ def test_a_setting_that_nothing_reads_is_found():
     assert dead(WithDeadField(**on)) == ["clip_low"]
 
 
-@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+ONE_OF_A_KIND = ("grpo", "cispo", "kl_cov", "ppo", "topr", "disco")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(algorithms.NAMES)
+    ],
+)
 def test_settings_said_to_be_inert_are_inert_and_no_others(name):
     """The sentences before step 1 name exactly the settings without effect in that run."""
     settings = base(name)

@@ -105,7 +105,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+def cases(names, quick):
+    """The quick ones of `make test`; the others belong to `make test-slow`."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("case", cases(CASES, ("micro-batches", "eight devices", "groups")))
 def test_a_sound_compiler_passes(case):
     differences = found(**CASES[case])
     assert "embed" in differences
@@ -114,9 +119,10 @@ def test_a_sound_compiler_passes(case):
     assert max(differences.values()) < probe.LIMITS["float32"] / 30
 
 
-@pytest.mark.parametrize(
-    "case", ["grpo", "micro-batches", "packed", "eight devices", "selects", "groups"]
-)
+LOSING = ("grpo", "micro-batches", "packed", "eight devices", "selects", "groups")
+
+
+@pytest.mark.parametrize("case", cases(LOSING, ("packed", "eight devices")))
 def test_a_lost_part_is_found_and_its_leaf_named(monkeypatch, case):
     monkeypatch.setattr(programs, "make_gradient", losing)
     differences = found(**CASES[case])
