@@ -142,9 +142,12 @@ def test_scores_of_steps_that_are_run_again_come_from_the_journal(sums, tmp_path
     shutil.rmtree(tmp_path / "checkpoints" / "3")
     calls = []
     score = RewardPool.score
-    monkeypatch.setattr(
-        RewardPool, "score", lambda self, items: calls.append(len(items)) or score(self, items)
-    )
+
+    def counted(self, items, **settings):
+        calls.append(len(items))
+        return score(self, items, **settings)
+
+    monkeypatch.setattr(RewardPool, "score", counted)
     again = training.train(settings, quiet=True)
     assert same(first.state.params, again.state.params)
     assert 16 not in calls, "the rollout of step 3 was scored again"
