@@ -1,7 +1,7 @@
 """polgrad: policy gradients in JAX.
 
 Submodules load on first use (PEP 562), so `import polgrad` costs almost nothing and
-`from polgrad import losses` pulls in jax alone.
+`from polgrad import losses` imports jax and no other large package.
 """
 
 import importlib

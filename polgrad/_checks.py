@@ -1,6 +1,6 @@
 """Static checks whose message names the argument, what came and what was expected.
 
-They look at shapes, which are known when a function is traced, so a compiled call does not pay for
+They look at shapes, which are known when a function is traced: a compiled call spends no time on
 them. Nested lists of numbers have a shape as arrays have: numpy's `shape` takes lists, jax's does
 not.
 """

@@ -351,6 +351,7 @@ def _pairs() -> Pairs:
 
 
 def close(a, b, tolerance: float = EXACT) -> bool:
+    """Whether two arrays have one shape and agree, each entry relative to 1 + |b|."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     # NaN is equal to nothing, itself included.
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= tolerance * (1.0 + np.abs(b))))

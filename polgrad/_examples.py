@@ -228,6 +228,7 @@ def row_of(primitive: Primitive, name: str) -> tuple:
 
 
 def dims(function: Callable) -> dict[str, str]:
+    """The axes of a function's array arguments, by name, such as {"logp": "B T"}."""
     parameters = inspect.signature(function).parameters.values()
     annotations = {p.name: array_annotation(p.annotation) for p in parameters}
     return {n: a.dim_str for n, a in annotations.items() if a is not None}

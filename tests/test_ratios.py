@@ -63,9 +63,9 @@ def test_a_penalty_has_the_values_of_a_ratio_and_the_gradient_of_the_log_probabi
 
 def test_a_bounded_number_keeps_its_gradient():
     x = jnp.array([-INF, -1e9, -3.0, 0.5, 2.0, INF])
-    value, pull = jax.vjp(lambda x: bounded(x, low=-1.0, high=1.0), x)
+    value, pullback = jax.vjp(lambda x: bounded(x, low=-1.0, high=1.0), x)
     np.testing.assert_array_equal(value, [-1.0, -1.0, -1.0, 0.5, 1.0, 1.0])
-    np.testing.assert_array_equal(pull(jnp.ones(6))[0], [0, 1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(pullback(jnp.ones(6))[0], [0, 1, 1, 1, 1, 0])
 
 
 def tokens(loss):
@@ -141,24 +141,24 @@ def test_a_penalty_keeps_its_slope_beyond_twenty_nats(name):
 def test_the_exact_kl_keeps_its_slope_beyond_twenty_nats(kl):
     """A teacher that gives the second token exp(-30): the student's share of it goes down."""
     logits, reference = jnp.array([0.0, 0.0]), jnp.array([30.0, 0.0])
-    pull = jax.grad(lambda z: kl(z, reference))(logits)
+    gradient = jax.grad(lambda z: kl(z, reference))(logits)
     # p (log ratio - KL) with the log ratio of the second token at 20 nats.
     ratio = np.array([-np.log(2.0), 20.0])
-    np.testing.assert_allclose(pull, 0.5 * (ratio - ratio.mean()), rtol=1e-5)
+    np.testing.assert_allclose(gradient, 0.5 * (ratio - ratio.mean()), rtol=1e-5)
 
 
 def test_the_exact_kl_keeps_the_slope_of_its_reference_too():
     logits, reference = jnp.array([0.0, 0.0]), jnp.array([30.0, 0.0])
     # Where the student is 30 nats above the teacher, the teacher's gradient is there too.
-    pull = jax.grad(lambda q: divergences.categorical_kl(logits, q))(reference)
-    np.testing.assert_allclose(pull, [0.5, -0.5], rtol=1e-5)
+    gradient = jax.grad(lambda q: divergences.categorical_kl(logits, q))(reference)
+    np.testing.assert_allclose(gradient, [0.5, -0.5], rtol=1e-5)
 
 
-def test_a_long_answer_that_drifts_a_little_is_pulled_back():
+def test_a_long_answer_that_drifts_a_little_keeps_a_gradient():
     """400 tokens of 0.06 nats are 24 nats of a sequence."""
     logp = jnp.full((1, 400), -1.0)
-    pull = jax.grad(lambda x: losses.kl_penalty(x.sum(-1), logp.sum(-1)).sum())(logp + 0.06)
-    np.testing.assert_allclose(pull, 20.0, rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.kl_penalty(x.sum(-1), logp.sum(-1)).sum())(logp + 0.06)
+    np.testing.assert_allclose(gradient, 20.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [losses.ppo_clip, losses.sapo])
@@ -166,8 +166,8 @@ def test_a_ratio_has_no_gradient_beyond_twenty_nats(loss):
     x = jnp.array([-900.0, -21.0, 21.0, 900.0])[:, None]
     # Advantages whose gradient no clip of PPO takes away: A > 0 below, A < 0 above.
     advantages = -jnp.sign(x)
-    pull = jax.grad(lambda p: loss(p, none(x), advantages).sum())(x)
-    np.testing.assert_array_equal(pull, 0.0)
+    gradient = jax.grad(lambda p: loss(p, none(x), advantages).sum())(x)
+    np.testing.assert_array_equal(gradient, 0.0)
 
 
 def test_the_margin_of_dpo_is_free():
@@ -175,5 +175,5 @@ def test_the_margin_of_dpo_is_free():
     z = jnp.array([-900.0, -21.0, 21.0])
     loss = losses.dpo(z, none(z), beta=1.0)
     np.testing.assert_allclose(loss, [900.0, 21.0, np.exp(-21.0)], rtol=1e-5)
-    pull = jax.grad(lambda x: losses.dpo(x, none(x), beta=1.0).sum())(z)
-    np.testing.assert_allclose(pull, [-1.0, -1.0, -np.exp(-21.0)], rtol=1e-5)
+    gradient = jax.grad(lambda x: losses.dpo(x, none(x), beta=1.0).sum())(z)
+    np.testing.assert_allclose(gradient, [-1.0, -1.0, -np.exp(-21.0)], rtol=1e-5)

@@ -12,7 +12,7 @@ from polgrad.algorithms.f_dpg import FDPG
 from polgrad.algorithms.grpo import CISPO, DAPO, GRPO, GSPO, SAPO, DrGRPO
 from polgrad.algorithms.nash_md import NashMD
 from polgrad.algorithms.nft import NFT
-from polgrad.algorithms.policy_gradient import GroupRelative, PolicyGradient
+from polgrad.algorithms.policy_gradient import GroupRelative, PolicyGradient, RatioClip
 from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
 from polgrad.algorithms.supervised import Supervised
@@ -81,6 +81,7 @@ __all__ = [
     "OnlineDPO",
     "Outputs",
     "PolicyGradient",
+    "RatioClip",
     "Reinforce",
     "ReinforcePlusPlus",
     "Supervised",

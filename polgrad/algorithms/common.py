@@ -26,7 +26,7 @@ def make_batch(experience: Batch, weights: Array, **extra: Array) -> Batch:
 
 
 def by_group(x: Array, group_size: int) -> Array:
-    """`[N, ...]` to `[P, G, ...]`: rows are prompt-major: the samples of a prompt lie together."""
+    """`[N, ...]` to `[P, G, ...]`. The samples of a prompt are neighbouring rows."""
     return rearrange(x, "(prompts samples) ... -> prompts samples ...", samples=group_size)
 
 
@@ -104,7 +104,7 @@ def need_group(settings: Any, context: Context, least: int) -> None:
 
 
 def holds_one(limits: tuple[Any, Any]) -> bool:
-    """Whether limits of a ratio leave a ratio of 1 as it is; traced limits are not known to."""
+    """Whether limits of a ratio leave a ratio of 1 as it is; False for traced limits."""
     low, high = limits
     try:
         return bool(low <= 1.0 <= high)

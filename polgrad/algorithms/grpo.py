@@ -11,36 +11,16 @@ import jax.numpy as jnp
 
 from polgrad import losses, masking
 from polgrad.algorithms import common
-from polgrad.algorithms.policy_gradient import Aggregation, GroupRelative
+from polgrad.algorithms.policy_gradient import Aggregation, GroupRelative, RatioClip
 from polgrad.ratios import importance_ratio, log_ratio
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPO(GroupRelative):
+class GRPO(GroupRelative, RatioClip):
     """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300).
 
     The KL of the paper is `reference_kl=0.04, reference_kl_form="k3"`.
-
-    Attributes:
-      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
-      clip_high: ratios above 1 + clip_high are clipped; non-negative.
-      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no
-        bound.
     """
-
-    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-
-    def surrogate(self, logp, behavior_logp, advantages, mask):
-        """PPO's clipped token loss."""
-        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
-
-    def clipped(self, logp, behavior_logp, advantages, mask):
-        """The tokens that PPO's clip and the dual clip stop."""
-        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))
 
 
 @dataclasses.dataclass(frozen=True)

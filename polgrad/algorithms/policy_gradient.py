@@ -20,7 +20,7 @@ class PolicyGradient:
     """A token loss on sampled answers with one reward each; the base of GRPO, RLOO and their kin.
 
     A subclass gives `advantages` (rewards of the groups to advantages) and `surrogate` (the token
-    loss), and adds the settings that these two read. Use `GroupRelative` as the base of a loss of
+    loss), its own or that of `GroupRelative` and `RatioClip`, and adds the settings that these two read. Use `GroupRelative` as the base of a loss of
     your own that keeps GRPO's advantage.
 
     Attributes:
@@ -262,6 +262,32 @@ class PolicyGradient:
 
     def _kl_in(self, *forms: str) -> bool:
         return common.is_on(self.reference_kl) and self.reference_kl_form in forms
+
+
+@dataclasses.dataclass(frozen=True)
+class RatioClip(PolicyGradient):
+    """A policy gradient with PPO's clipped token loss (Schulman et al. 2017, arXiv:1707.06347).
+
+    Attributes:
+      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
+      clip_high: ratios above 1 + clip_high are clipped; non-negative.
+      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no
+        bound.
+    """
+
+    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """PPO's clipped token loss."""
+        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
+
+    def clipped(self, logp, behavior_logp, advantages, mask):
+        """The tokens whose gradient PPO's clip or the dual clip sets to 0."""
+        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 
 from polgrad import _checks, advantages, losses
-from polgrad.algorithms import common
-from polgrad.algorithms.policy_gradient import Aggregation, PolicyGradient
+from polgrad.algorithms.policy_gradient import Aggregation, PolicyGradient, RatioClip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +55,11 @@ class RLOO(PolicyGradient):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReinforcePlusPlus(PolicyGradient):
-    """REINFORCE++: returns whitened over all tokens of the batch (Hu 2025, arXiv:2501.03262).
-
-    Attributes:
-      clip_low: ratios below 1 - clip_low are clipped; in [0, 1].
-      clip_high: ratios above 1 + clip_high are clipped; non-negative.
-      dual_clip: bound on the loss of negative advantages, in units of -A; above 1. None for no
-        bound.
-    """
-
-    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip")
+class ReinforcePlusPlus(RatioClip):
+    """REINFORCE++: returns whitened over all tokens of the batch (Hu 2025, arXiv:2501.03262)."""
 
     aggregation: Aggregation = "token"
     reference_kl_form: Literal["k2", "k3", "reward"] = "reward"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
 
     def token_advantages(self, experience, mask, context):
         """Returns of the outcome reward, less the KL of each later token where it is asked for."""
@@ -85,11 +72,3 @@ class ReinforcePlusPlus(PolicyGradient):
                 beta=self.reference_kl,
             )
         return advantages.reinforce_plus_plus(rewards, mask)
-
-    def surrogate(self, logp, behavior_logp, advantages, mask):
-        """PPO's clipped token loss."""
-        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
-
-    def clipped(self, logp, behavior_logp, advantages, mask):
-        """The tokens that PPO's clip and the dual clip stop."""
-        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))

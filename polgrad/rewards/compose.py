@@ -145,7 +145,7 @@ def call(
     """
     try:
         return as_score(function(prompt, completion, example, **parameters))
-    # A blind except: any failure of a stranger's code is recorded, with its name, as an invalid
+    # A blind except: any failure of the user's code is recorded, with its name, as an invalid
     # sample, which is counted and in number stops the run.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return Score(0.0, False, f"{type(error).__name__}: {error}"[:500])

@@ -41,7 +41,7 @@ def _same_word(answer: str, entry: Mapping[str, Any]) -> float:
 
 
 def _same_probability(answer: str, entry: Mapping[str, Any]) -> float:
-    # The package pays the share of leading digits that agree: "0" is a prefix of every probability.
+    # The package gives the share of leading digits that agree, and "0" begins every probability.
     return float(abs(Fraction(answer) - Fraction(entry["answer"])) <= 1e-4)
 
 
@@ -76,7 +76,8 @@ def score(task: str, parameters: Mapping[str, Any], entry: Mapping[str, Any], an
     Returns:
         The task's value, in [0, 1], always valid. 0 for an answer that is not of the task's form,
         on which its scorer fails, or to which the scorer gives at most `CONSOLATION`. Where the
-        scorer pays a part for a text that holds the answer, the answer must stand by itself:
+        scorer gives a part of the reward to a text that contains the answer, the answer must be a word
+        of its own:
         "142" does not hold 42.
     """
     from polgrad.data import codec

@@ -236,7 +236,7 @@ NAMES = (
 
 
 def listing() -> list[str]:
-    """A line for each reward of this module: its target, and what it pays for.
+    """A line for each reward of this module: its target, and what it rewards.
 
     Returns:
         The lines.

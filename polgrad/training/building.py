@@ -152,7 +152,10 @@ def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algori
     """The algorithm for a run of this size; a completion's length may still be open."""
     if isinstance(settings, Algorithm):
         return settings
-    return settings.build(_context(config, train))
+    try:
+        return settings.build(_context(config, train))
+    except NotImplementedError as error:
+        raise ValueError(f"algorithm {config.algorithm}: {error}") from None
 
 
 def _context(config: TrainConfig, train: data.Source) -> Context:

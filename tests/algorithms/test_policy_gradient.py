@@ -253,8 +253,15 @@ def test_a_filter_of_uniform_groups_needs_groups(found):
 
 
 @pytest.mark.parametrize("name", ["reinforce", "reinforce_plus_plus", "ppo", "topr", "f_dpg"])
-def test_other_algorithms_take_groups_of_one(name):
-    algorithms.find(name)().build(Context(1, T, PROMPTS, on_policy=False))
+def test_other_algorithms_learn_from_groups_of_one(name):
+    algorithm = algorithms.find(name)().build(Context(1, T, PROMPTS * GROUP, on_policy=False))
+    experience = rollouts()
+    _, batch, _ = algorithm.prepare(algorithm.init(None), experience, None)
+    values = 1.1 * experience["values"]
+    gradient = jax.grad(lambda x: algorithm.loss(Outputs(x, values=values), batch)[0])(
+        moved(experience)
+    )
+    assert abs(gradient).max() > 1e-3
 
 
 def test_whether_a_loss_corrects_for_older_samples_is_seen_from_its_gradient():

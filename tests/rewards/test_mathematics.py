@@ -16,7 +16,7 @@ from polgrad.rewards import mathematics, verifiers
 GOLDS = [
     # GSM8K: numbers, some with thousands' commas, money, units.
     ("72", "The answer is 72.", "The answer is 27.", r"48 + 24 = \boxed{72}"),
-    ("1,234", r"\boxed{1,234}", r"\boxed{1,243}", "So she pays 1234 dollars.\n#### 1234"),
+    ("1,234", r"\boxed{1,234}", r"\boxed{1,243}", "So she needs 1234 dollars.\n#### 1234"),
     ("10800", "#### 10,800", "#### 10,080", r"$10{,}800$"),
     ("-5", r"\boxed{-5}", r"\boxed{5}", "Answer: \u22125"),
     ("5 + 4 = <<5+4=9>>9\n#### 9", "#### 9", "#### 8", r"Thus, $\boxed{9}$."),
@@ -526,5 +526,5 @@ def test_the_page_says_what_the_verifier_does():
 
 def test_every_reward_is_on_the_page():
     page = (pathlib.Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    table = page.split("| reward | pays")[1].split("\n\n")[0]
+    table = page.split("| reward | gives")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(verifiers.NAMES)

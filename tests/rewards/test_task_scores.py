@@ -47,7 +47,7 @@ NUMBERS = [
 ]
 NUMBERS += ["[[1, 2], [3, 4]]", '{"0": 1}', "0:00", "1\n2\n3"]
 JUNK = ["", "\x00", "\ud800", "é∞", *WORDS, *SYMBOLS, *NUMBERS]
-# These pay for each letter that is in its place.
+# These scorers give a part of the reward for each letter in its place.
 BY_LETTER = {"figlet_font", "spell_backward"}
 
 
@@ -66,7 +66,7 @@ def equal(text, answer):
 
 
 @pytest.mark.parametrize("task", data.task_names())
-def test_a_task_pays_for_its_answer_and_not_for_nonsense(task):
+def test_a_task_rewards_its_answer_and_not_nonsense(task):
     for entry in problems(task):
         answer = known_answer(task, entry)
         if task != "rush_hour":

@@ -340,6 +340,7 @@ class TakesAKey(algorithms.GRPO):
         (algorithms.Reinforce(baseline="bacth"), "baseline is 'bacth'"),
         (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*requires. holds 'entropy'"),
         (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*'reference'"),
+        (algorithms.GroupRelative(), r"GroupRelative has no method surrogate\(logp, behavior_logp"),
         (TakesAKey(), "TakesAKey: .*missing 1 required positional argument: 'key'"),
     ],
 )
