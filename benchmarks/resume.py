@@ -1,90 +1,172 @@
-"""Shows that a killed run, resumed, ends with the same parameters bit for bit.
+"""Kills commands with SIGKILL at random moments, starts them again, and compares the ends.
 
-    python benchmarks/resume.py [--steps 40] [--kills 3]
+    python benchmarks/resume.py [--kills 4] [--only WORD] [--seed 0]
 
-One run is left alone. Another, with the same command, is killed with SIGKILL at three moments (in
-the warm start or the first steps, in the middle, near the end) and started again each time.
+Each subject (training with GRPO, training with PPO and its critic, an experiment's run, a sweep) is
+run once and left alone. Then the same command is killed at random moments and given again, five
+times, before it may end. What both leave must agree bit for bit: parameters, optimiser and step of
+the last checkpoint, metrics (but for times), samples, curves and tables.
 """
 
 import argparse
+import json
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-COMMAND = """-m polgrad.cli train --task chain_sum --policy small --algorithm grpo --resume
-  --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
-  --data.prompt-pattern ": (.+)$" --data.train-size 1000 --data.test-size 64
-  --rollouts.prompts 16 --rollouts.group-size 4 --rollouts.max-tokens 5
-  --update.mini-batches 2 --optimizer.learning-rate 3e-4
-  --warm-start.steps 20 --evaluation.problems 64 --saving.every 5"""
+TIMES = {"seconds", "tokens_per_second"}
+CHAIN = 5
+"""Kills before a command may end."""
+TRAIN = (
+    "train --task chain_sum --resume --data.parameters min_terms=2 max_terms=2 min_digits=1 "
+    "max_digits=2 --data.prompt-pattern @ --data.train-size 500 --data.test-size 32 "
+    "--small.layers 1 --small.width 32 --small.heads 2 --small.mlp 64 "
+    "--rollouts.prompts 8 --rollouts.group-size 4 --rollouts.max-tokens 5 --steps 30 "
+    "--warm-start.steps 5 --evaluation.problems 32 --saving.every 3 --saving.samples-every 2"
+)
+GRPO = f"{TRAIN} --algorithm grpo --update.mini-batches 2 --optimizer.learning-rate 3e-4"
+PPO = f"{TRAIN} --algorithm ppo --update.epochs 2 --optimizer.learning-rate 3e-4"
+RUN = "run clip_cov --smoke --seeds 2"
+SWEEP = "sweep nash_md --smoke --seeds 2 --set learning_rate=0.1,0.2,0.3"
 
 
-def command(out: pathlib.Path, steps: int) -> list[str]:
-    """The run's command; the same for the run left alone and the one that is killed."""
-    words = [w.strip('"') for w in COMMAND.replace('": (.+)$"', "@").split()]
-    words = [": (.+)$" if w == "@" else w for w in words]
-    program = "from polgrad.cli import main; main()"
-    return [sys.executable, "-c", program, *words[2:], "--steps", str(steps), "--out", str(out)]
+class Subject(NamedTuple):
+    """A command and what is compared of what it leaves."""
+
+    name: str
+    words: str
+    left: Callable[[pathlib.Path], dict[str, object]]
 
 
-def steps_done(out: pathlib.Path) -> int:
-    """Lines of the run's metrics so far."""
-    path = out / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
+def of_training(out: pathlib.Path) -> dict[str, object]:
+    """The last checkpoint's arrays, and the rows of metrics and samples without times."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    steps = [int(p.name) for p in (out / "checkpoints").iterdir() if p.name.isdigit()]
+    item = out.resolve() / "checkpoints" / str(max(steps)) / "default"
+    handler = ocp.PyTreeCheckpointHandler()
+    restore = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(item).tree
+    )
+    tree = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=restore))
+    handler.close()
+    arrays = {
+        "state" + jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return arrays | {name: rows(out / name) for name in ("metrics.jsonl", "samples.jsonl")}
 
 
-def kill_at(out: pathlib.Path, steps: int, line: int) -> int:
-    """Starts the run, kills it once `line` lines of metrics are there, and says how many were."""
-    process = subprocess.Popen(command(out, steps), stdout=subprocess.DEVNULL)
-    while steps_done(out) < line and process.poll() is None:
-        time.sleep(0.02)
-    if process.poll() is not None:
-        sys.exit(f"the run ended with {process.returncode} before it could be killed")
+def of_run(out: pathlib.Path) -> dict[str, object]:
+    """The arms' arrays, the rows of metrics, and the result without times."""
+    found: dict[str, object] = {"metrics.jsonl": rows(out / "metrics.jsonl")}
+    for path in sorted((out / "arms").glob("*.npz")):
+        with np.load(path) as arm:
+            found |= {f"{path.name} {n}": arm[n].tobytes() for n in arm.files if n not in TIMES}
+    return found | {"result.json": without_times(json.loads((out / "result.json").read_text()))}
+
+
+def of_sweep(out: pathlib.Path) -> dict[str, object]:
+    """Every cell as a run, and the table of outcomes."""
+    found: dict[str, object] = {}
+    for cell in sorted((out / "cells").iterdir()):
+        found |= {f"{cell.name} {name}": value for name, value in of_run(cell).items()}
+    return found | {"cells": sorted(p.name for p in (out / "cells").iterdir())}
+
+
+SUBJECTS = (
+    Subject("train, grpo", GRPO, of_training),
+    Subject("train, ppo", PPO, of_training),
+    Subject("run", RUN, of_run),
+    Subject("sweep", SWEEP, of_sweep),
+)
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+    """The rows of a JSONL file without times."""
+    return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def without_times(value):
+    """A copy of JSON content without entries that tell seconds."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def start(subject: Subject, out: pathlib.Path) -> subprocess.Popen:
+    """Starts the subject's command."""
+    words = [": (.+)$" if word == "@" else word for word in subject.words.split()]
+    command = [sys.executable, "-m", "polgrad", *words, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def finish(subject: Subject, out: pathlib.Path) -> float:
+    """Runs the command to its end; its seconds."""
+    began = time.monotonic()
+    if code := start(subject, out).wait():
+        sys.exit(f"{subject.name}: exit code {code} in {out}")
+    return time.monotonic() - began
+
+
+def kill_after(subject: Subject, out: pathlib.Path, seconds: float) -> bool:
+    """Starts the command and kills it; whether it was still running then."""
+    process = start(subject, out)
+    time.sleep(seconds)
+    alive = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return steps_done(out)
+    return alive
 
 
-def parameters(out: pathlib.Path) -> list[np.ndarray]:
-    """The final parameters, leaf by leaf."""
-    import jax
-
-    from polgrad.training.checkpoints import restore_params
-
-    return jax.tree.leaves(restore_params(out)[0])
+def check(subject: Subject, root: pathlib.Path, kills: int, moments: random.Random) -> int:
+    """Kills and compares; how many ends differ from the one that was left alone."""
+    alone = root / "alone"
+    finish(subject, alone)
+    seconds = finish(subject, root / "again")  # with its programs compiled already
+    expected = subject.left(alone)
+    different = int(subject.left(root / "again") != expected)
+    print(f"{subject.name}: {seconds:.1f} s when left alone", flush=True)
+    for chain in range(-(-kills // CHAIN)):
+        out, met, count = root / f"killed-{chain}", 0, min(CHAIN, kills - chain * CHAIN)
+        for _ in range(count):
+            met += kill_after(subject, out, moments.uniform(0, seconds))
+        finish(subject, out)
+        left = subject.left(out)
+        names = sorted(n for n in expected.keys() | left.keys() if expected.get(n) != left.get(n))
+        different += bool(names)
+        verdict = f"DIFFERENT: {', '.join(names[:5])}" if names else "bit-identical"
+        print(f"  {count} kills, {met} of a living process: {verdict}", flush=True)
+        shutil.rmtree(out)
+    return different
 
 
 def main() -> None:
-    """Runs both, compares, exits with 1 on any difference."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--steps", type=int, default=40)
-    options.add_argument("--kills", type=int, default=3)
-    options = options.parse_args()
-    root = pathlib.Path(tempfile.mkdtemp(prefix="polgrad-resume-"))
-    alone, killed = root / "alone", root / "killed"
-    subprocess.run(command(alone, options.steps), check=True, stdout=subprocess.DEVNULL)
-    print(f"left alone: {steps_done(alone)} steps")
-    moments = np.linspace(2, options.steps - 2, options.kills).astype(int)
-    for moment in moments:
-        print(f"SIGKILL after step {kill_at(killed, options.steps, int(moment))}", flush=True)
-    subprocess.run(command(killed, options.steps), check=True, stdout=subprocess.DEVNULL)
-    print(f"resumed: {steps_done(killed)} steps")
-    pairs = list(zip(parameters(alone), parameters(killed), strict=True))
-    same = all(np.array_equal(a, b) for a, b in pairs)
-    count = sum(a.size for a, _ in pairs)
-    print(
-        f"{count:,} parameters in {len(pairs)} arrays: {'bit-identical' if same else 'DIFFERENT'}"
-    )
-    if not same:
-        print("largest difference:", max(float(np.abs(a - b).max()) for a, b in pairs))
-    shutil.rmtree(root)
-    sys.exit(not same)
+    """All subjects; exits with 1 on any difference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=4, help="in all, over the subjects")
+    parser.add_argument("--only", default="", help="subjects whose name holds this text")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    subjects = [s for s in SUBJECTS if options.only in s.name]
+    moments = random.Random(options.seed)
+    different = 0
+    for number, subject in enumerate(subjects):
+        kills = options.kills // len(subjects) + (number < options.kills % len(subjects))
+        with tempfile.TemporaryDirectory(prefix="polgrad-resume-") as root:
+            different += check(subject, pathlib.Path(root), kills, moments)
+    print("all ends are bit-identical" if not different else f"{different} ends differ")
+    sys.exit(bool(different))
 
 
 if __name__ == "__main__":

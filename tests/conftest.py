@@ -1,6 +1,7 @@
 """Settings that must be in place before jax is imported, and shared test profiles."""
 
 import atexit
+import collections
 import os
 import shutil
 import sys
@@ -42,6 +43,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import hypothesis  # noqa: E402  (after the environment is set)
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile(
     "polgrad",
@@ -51,3 +53,22 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("polgrad")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items):
+    """Leaves most parameters of a test that is marked `sampled(n)` to `make test-slow`.
+
+    The n that stay are spread evenly. Such a test proves one thing many times over, and the quick
+    suite has to stay quick.
+    """
+    tests = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for same in tests.values():
+        (kept,) = same[0].get_closest_marker("sampled").args
+        stay = {index * len(same) // kept for index in range(kept)}
+        for index, item in enumerate(same):
+            if index not in stay:
+                item.add_marker(pytest.mark.slow)

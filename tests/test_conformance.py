@@ -25,6 +25,7 @@ def at(card, problem, staleness):
 OURS = pages.generate.POLICY_LOSSES
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", OURS)
 def test_our_losses_conform(name):
     card = card_of(OURS[name])
@@ -172,6 +173,7 @@ def underflows(logp, advantages):
     return -jax.lax.stop_gradient(advantages) * jnp.log(2.0 * powers) / 40.0
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "wrong, failure, words",
     [
@@ -312,6 +314,7 @@ def test_the_gradient_of_dpo_in_the_card_is_that_of_enumeration():
     np.testing.assert_allclose(measured.bias, bias, rtol=1e-9)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", LAYOUTS["pair"].split())
 def test_our_losses_of_pairs_conform(name):
     card = card_of(getattr(losses, name))
@@ -350,6 +353,7 @@ def test_a_loss_of_groups_is_measured_over_all_groups():
     assert card.checks["on-policy gradient"].ok and card.checks["reward constants"].ok
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", LAYOUTS["group"].split())
 def test_our_losses_of_groups_conform(name):
     card = card_of(getattr(losses, name))

@@ -72,6 +72,7 @@ def gradient_theorem(divergence, logits, log_target):
     return weight - policy * weight.sum()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_of_the_value_is_f_prime_times_the_score(name, x64):
     divergence, logits, log_target = ALL[name], jnp.array(LOGITS), jnp.log(jnp.array(TARGET))
@@ -157,6 +158,7 @@ def test_alpha_rejects_an_order_that_is_not_finite():
         divergences.alpha(math.nan)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_missing_support_costs_the_limits(name, x64):
     policy, target = jnp.log(jnp.array([0.6, 0.4, 0.0])), jnp.log(jnp.array([0.3, 0.0, 0.7]))
@@ -184,6 +186,7 @@ def test_total_variation_has_zero_gradient_at_equality():
     np.testing.assert_array_equal(jax.grad(value)(logp), 0.0)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_extreme_log_ratios_stay_finite_in_float32(name):
     policy = jax.nn.log_softmax(jnp.array([0.0, -70.0, -3.0]))
@@ -307,6 +310,7 @@ def test_expected_estimates_against_a_hard_target_by_hand(x64):
     )
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_estimates_of_a_divergence_are_stopped_and_total(name):
     cases = jnp.array([0.0, -1.0, -900.0, -jnp.inf])

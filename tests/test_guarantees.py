@@ -109,6 +109,7 @@ def check(primitive, found):
         assert exempt or not wrong, f"{situation.name}: not finite: {', '.join(wrong)}"
 
 
+@pytest.mark.sampled(95)
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_a_primitive_keeps_what_the_table_says(name):
     found = _guarantees.examine(PRIMITIVES[name])
@@ -121,6 +122,7 @@ def test_a_primitive_keeps_what_the_table_says(name):
         assert is_exact_table(name) or not leaks, f"a gradient reaches {leaks}"
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_settings_keep_it_too(name):
     primitive, optional = VARIANTS[name]
@@ -178,6 +180,7 @@ SWEPT = sorted(name for name, primitive in PRIMITIVES.items() if any(numbers(pri
 QUICK = ("losses", "advantages", "masking", "selection")
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize(
     "name",
     [
@@ -215,6 +218,7 @@ def test_every_number_can_be_swept(name):
 LISTED = [n for n in PRIMITIVES if n.split(".")[0] in ("ratios", "masking", "advantages", "losses")]
 
 
+@pytest.mark.sampled(60)
 @pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize("name", LISTED)
 def test_nested_lists_are_arrays(name):

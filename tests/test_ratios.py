@@ -122,6 +122,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_penalty_keeps_its_slope_beyond_twenty_nats(name):
     penalty, slope = PENALTIES[name]

@@ -247,6 +247,7 @@ def test_the_moving_average_carries_no_gradient():
 # --- edges and mistakes ---------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["opo", "gpg", "pass_at_k", "gdpo", "batch_baseline"])
 def test_missing_rewards_have_no_advantage_and_nothing_is_nan(name):
     call = {

@@ -252,6 +252,7 @@ def test_a_filter_of_uniform_groups_needs_groups(found):
         found(drop_uniform_groups=True).build(Context(1, T, PROMPTS, on_policy=False))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["reinforce", "reinforce_plus_plus", "ppo", "topr", "f_dpg"])
 def test_other_algorithms_learn_from_groups_of_one(name):
     algorithm = algorithms.find(name)().build(Context(1, T, PROMPTS * GROUP, on_policy=False))
@@ -309,6 +310,7 @@ NUMBERS = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("found", "numbers"), NUMBERS)
 def test_numbers_can_be_swept_under_vmap(found, numbers):
     experience = rollouts()

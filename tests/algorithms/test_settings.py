@@ -131,7 +131,15 @@ def dead(settings):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+# One of a kind in the quick suite; the others, which share its code, in `make test-slow`.
+KINDS = ("cispo", "disco", "dpo", "f_dpg", "grpo", "kl_cov", "nash_md", "ppo", "topr")
+NAMES = [
+    name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(algorithms.NAMES)
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_setting_changes_something(name):
     assert dead(base(name)) == []
 
@@ -145,16 +153,7 @@ def test_a_setting_that_nothing_reads_is_found():
     assert dead(WithDeadField(**on)) == ["clip_low"]
 
 
-ONE_OF_A_KIND = ("grpo", "cispo", "kl_cov", "ppo", "topr", "disco")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow)
-        for name in sorted(algorithms.NAMES)
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_settings_said_to_be_inert_are_inert_and_no_others(name):
     """The sentences before step 1 name exactly the settings without effect in that run."""
     settings = base(name)

@@ -111,6 +111,7 @@ print(digest, sorted({"jax", "tensorflow", "torch"} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_without_tensorflow_or_jax(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", BUILD, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

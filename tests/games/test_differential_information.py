@@ -101,6 +101,7 @@ def population(loss, target, reference, chosen, rejected):
     return np.abs(grad(total)(jnp.asarray(target))).max()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
 def test_the_target_is_the_optimum_of_dpo_and_of_no_other_loss(beta):
     reference, target = policies(7, "reference", "target")

@@ -306,6 +306,7 @@ def test_the_unregularised_gap_ignores_the_reference_in_its_gradient():
     assert np.all(np.isfinite(jax.jit(jax.vmap(jax.grad(at)))(jnp.zeros(2))))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", [nash_md_step, self_play_step])
 @pytest.mark.parametrize("tau", [0.0, 0.25, 0.5])
 def test_steps_from_the_boundary_have_finite_gradients(step, tau):

@@ -10,6 +10,7 @@ import pytest
 from polgrad.games.sequences import enumerate_sequences, token_logp
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "vocabulary, length, end, count, prefixes",
     [(4, 1, None, 4, 1), (3, 2, None, 9, 4), (3, 3, 2, 1 + 2 * (1 + 2 * 3), 7), (2, 3, 0, 4, 3)],

@@ -77,6 +77,7 @@ LEVELS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_rejection_by_every_statistic_and_level(kind, level):

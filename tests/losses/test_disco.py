@@ -229,6 +229,7 @@ def test_a_token_that_the_policy_excludes_counts_zero():
     np.testing.assert_allclose(slope, [[0.0, 0.5]])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("right", [True, False])
 def test_an_answer_left_out_is_not_there(right):
     scores, rewards = jnp.asarray(SCORES), jnp.asarray(REWARDS)

@@ -208,6 +208,7 @@ def test_a_solved_group_under_the_mask_has_no_gradient_at_all():
 # --- the most likely tokens ----------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("of", ["student", "teacher"])
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("k", [2, 4])

@@ -56,6 +56,7 @@ def exact_gradient(logits, log_target, divergence):
     return jax.grad(value)(logits)
 
 
+@pytest.mark.sampled(12)
 @each_divergence
 @pytest.mark.parametrize("behavior", [None, BEHAVIOR], ids=["on-policy", "off-policy"])
 @pytest.mark.parametrize("baseline", [0.0, 1.7])
@@ -155,6 +156,7 @@ def test_pseudo_rewards_carry_no_gradient():
         np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.sampled(4)
 @each_divergence
 def test_edges_are_finite(divergence):
     inf = jnp.inf

@@ -35,6 +35,7 @@ def slope(v, **settings):
     return -jax.grad(lambda x: losses.f_sft(x, 0 * x, **settings).sum())(jnp.asarray(v))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 def test_weights_and_values_by_hand(name, beta):

@@ -58,6 +58,7 @@ def test_the_implicit_negative_policy(x64):
     np.testing.assert_array_equal(without, BEHAVIOR)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("like", "right", "wrong", "scale"),
     [("dr_grpo", 0.75, -0.25, "none"), ("grpo", 1.73205, -0.57735, "group")],
@@ -91,6 +92,7 @@ def test_on_policy_it_is_a_policy_gradient(like, right, wrong, scale, epsilon, x
     assert np.all(found[:8][mask[:8]] != 0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("ratio", "epsilon", "by_hand"),
     [
@@ -142,6 +144,7 @@ def test_rewards_between_the_classes_mix_the_terms():
     np.testing.assert_allclose(between, 0.25 * right + 0.75 * wrong, rtol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_edges_are_finite_in_value_and_gradient(reward, rate):

@@ -64,6 +64,7 @@ def test_on_policy_it_is_the_policy_gradient(name, size, x64):
     np.testing.assert_allclose(slope, [-0.35, 0.09, 0.26], atol=1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CLIPPED)
 @pytest.mark.parametrize("size", [2, 4])
 def test_on_policy_every_group_has_the_gradient_of_leave_one_out(name, size, x64):

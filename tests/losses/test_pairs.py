@@ -96,6 +96,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", TABLE)
 def test_value_and_gradient_are_those_of_the_formula(name):
     agrees_with(functools.partial(TABLE[name][0], beta=0.1), REFERENCES[name], 2, scale=6.0)

@@ -118,6 +118,7 @@ ON_POLICY = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ON_POLICY)
 @pytest.mark.parametrize("columns", [1, 4])
 def test_on_policy_every_token_loss_has_the_gradient_of_reinforce(name, columns):
@@ -228,6 +229,7 @@ BASELINES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_reinforce_with_an_unbiased_baseline_follows_the_objective(policy, baseline):

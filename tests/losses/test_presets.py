@@ -186,6 +186,7 @@ def token_by_hand(name, s, t, at, logp, frozen, a, b):
     return loss
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda f: f.__name__)
 def test_value_and_gradient_equal_the_numpy_loops(preset):
     for seed in range(3):

@@ -24,6 +24,7 @@ def gradient(loss):
     return jax.grad(lambda x: jnp.sum(loss(x)))(jnp.asarray(LOGP))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "sequence_loss", [losses.gspo, losses.ppo_clip_sequence, losses.luspo], ids=lambda f: f.__name__
 )

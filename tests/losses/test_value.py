@@ -71,6 +71,7 @@ def expectiles(values, weights, expectile):
     return low
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("expectile", [0.5, 0.7, 0.999999])
 def test_implicit_q_learning_is_at_rest_at_its_fixed_point(expectile):
     """P-IQL on a random table: both critics and the policy have gradient 0 at the solution."""

@@ -40,6 +40,7 @@ def test_start():
     assert gaussian["policy"][-1]["weight"].shape == (64, 2)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_discrete_statistics_and_values(activation):
     network = ActorCritic(3, actions=4, hidden=(6, 5), activation=activation)

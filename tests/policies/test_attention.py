@@ -138,6 +138,7 @@ def assert_equal_up_to(tolerance, found, expected):
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
+@pytest.mark.slow
 def test_the_path_of_jax_nn_equals_the_plain_path_on_packed_rows():
     with jax.enable_x64(True):
         plain = value_and_gradients(jnp.float64)  # kernels have no float64: this is our einsum

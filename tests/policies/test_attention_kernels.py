@@ -75,6 +75,7 @@ def narrow(arrays):
     return [jnp.asarray(x, jnp.float32) for x in arrays]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("rows", "local", "settings"),
     [
@@ -93,6 +94,7 @@ def test_splash_is_the_plain_path(rows, local, settings):
     assert_equal_up_to(1e-5, found, expected(rows, arrays, weight, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "heads", "kv_heads"),
     [
@@ -133,6 +135,7 @@ GEMMA = policies.TransformerConfig(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "differentiated"),
     [
@@ -298,6 +301,7 @@ def cudnn(rows, window, dtype):
     return attend, [jnp.asarray(x, dtype) for x in arrays], weight
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("rows", "window"), CUDNN)
 def test_what_cudnn_is_asked_for_is_the_plain_path(rows, window, monkeypatch):
     kernel = jax.nn.dot_product_attention

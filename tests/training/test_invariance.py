@@ -38,13 +38,15 @@ BINARY = {"disco", "nft"}
 # Everything at once proves each; alone they tell which one is broken, and all algorithms have all of
 # them in `make test-slow`.
 VARIANTS = ("all", "mesh222")
-ON_A_MESH = {"grpo", "dpo", "f_dpg", "disco"}  # one of each kind of batch
+KINDS = {"disco", "dpo", "f_dpg", "grpo", "kl_cov", "nash_md", "ppo"}  # one of each kind of batch
+ON_A_MESH = {"grpo", "dpo"}
 ALONE = ("micro4", "padding", "packing", "permutation")
 
 
 def variants(names):
     """Every name in every variant."""
     slow = [(name, v) for name in names for v in ALONE]
+    slow += [(name, "all") for name in names if name not in KINDS]
     slow += [(name, "mesh222") for name in names if name not in ON_A_MESH]
     quick = [(name, v) for name in names for v in VARIANTS if (name, v) not in slow]
     return quick + [pytest.param(*pair, marks=pytest.mark.slow) for pair in slow]
@@ -187,7 +189,7 @@ def test_gradient_is_the_same_on_the_transformer(name, variant):
 
 
 @pytest.mark.parametrize(
-    "name", ["grpo", "dpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "disco"))]
+    "name", ["grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dpo", "ppo", "disco"))]
 )
 def test_gradient_is_the_same_where_prompts_are_read_once(name):
     assert_same_gradient("transformer", name, "shared")

@@ -94,6 +94,7 @@ def test_every_metric_is_defined_once_in_the_documentation(result):
         assert text.count(f"| `{name}`") + text.count(f", `{name}`") == 1, name
 
 
+@pytest.mark.slow
 def test_a_profile_holds_the_steps_after_compilation(sums, tmp_path):
     changes = {"steps": 6, "profile": True, "evaluation": Evaluation(problems=0)}
     training.train(config(sums, tmp_path, warm_start=WarmStart(), **changes), quiet=True)
@@ -198,6 +199,7 @@ def test_peoples_own_algorithm_and_reward_by_path(sums, tmp_path):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("topr", "f_dpg", "online_dpo")]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["ppo", "clip_cov", "nash_md", *SLOW])
 def test_every_family_trains(sums, tmp_path, name):
     outcome = training.train(

@@ -110,6 +110,7 @@ def cases(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", cases(CASES, ("micro-batches", "eight devices", "groups")))
 def test_a_sound_compiler_passes(case):
     differences = found(**CASES[case])
@@ -160,6 +161,7 @@ def test_products_in_bfloat16_may_differ_more():
     assert "gradient of embed is nan" in message
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_a_number_is_looked_at_again(monkeypatch):
     def scaled(factor):
         def make(*args, **kwargs):
@@ -219,6 +221,7 @@ def test_the_run_stops_with_one_line(monkeypatch, capsys, command, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()  # no step is done
 
 
+@pytest.mark.slow
 def test_a_run_is_probed_until_a_batch_has_a_gradient(monkeypatch, command):
     found = [None, {"embed": 0.0}, {"embed": 9.0}]
     monkeypatch.setattr(probe, "differences", lambda *args, **kwargs: found.pop(0))

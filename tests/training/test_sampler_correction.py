@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from polgrad import algorithms, policies
 from polgrad.training.scoring import Scoring, score
@@ -41,6 +42,7 @@ def expected_gradient(params, cap):
     return gradient(params, batch, jax.random.key(0))[1]
 
 
+@pytest.mark.slow
 def test_truncated_weights_give_the_gradient_of_the_trained_policy():
     params = NETWORK.init(jax.random.key(3))
     # Large enough to round: at the start of training eight bits change little.
