@@ -15,6 +15,7 @@ for all of them and would take most of the time.
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -102,10 +103,8 @@ def _forked(attack: Attack, place: pathlib.Path, root: pathlib.Path) -> tuple[in
             code = os.waitstatus_to_exitcode(status)
             break
         time.sleep(0.01)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)  # also what the command may have left behind
-    except ProcessLookupError:
-        pass
     if code is None:
         os.waitpid(process, 0)
     return code, out.read_text(errors="replace"), error.read_text(errors="replace")
@@ -125,7 +124,7 @@ def _become(attack: Attack, place: pathlib.Path, out: pathlib.Path, error: pathl
         cli.main(list(attack.command))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (whatever it is, the traceback is what is looked for)
         traceback.print_exc()
         code = 1
     finally:

@@ -31,7 +31,8 @@ ALGORITHMS = {
     "needs an argument": ALGORITHM + "    needed: int\n",
     "raises when it is built": ALGORITHM + "    def build(self, context):\n        return 1 / 0\n",
     "builds None": ALGORITHM + "    def build(self, context):\n        return None\n",
-    "exits when it is built": ALGORITHM + "    def build(self, context):\n        raise SystemExit(0)\n",
+    "exits when it is built": ALGORITHM
+    + "    def build(self, context):\n        raise SystemExit(0)\n",
     "has a build without arguments": ALGORITHM + "    def build(self):\n        return None\n",
     "has a surrogate of another shape": ALGORITHM
     + "    def surrogate(self, *a, **k):\n        return 0.0\n",

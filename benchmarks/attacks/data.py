@@ -122,7 +122,9 @@ def attacks() -> list[Attack]:
             "data: a demonstration that is too long",
             (*train, "--algorithm", "sft"),
             functools.partial(
-                _bytes, GOOD.encode() * 3 + GOOD.encode().replace(b'"2"', b'"22222222"'), "bad.jsonl"
+                _bytes,
+                GOOD.encode() * 3 + GOOD.encode().replace(b'"2"', b'"22222222"'),
+                "bad.jsonl",
             ),
         ),
     ]

@@ -73,7 +73,9 @@ def attacks() -> list[Attack]:
         prepare = functools.partial(_content, "runs/trial/arms/only.npz", content)
         found.append(Attack(f"experiments: arms is {shown}, run", RUN, prepare))
     found += [
-        Attack("experiments: arms is cut", RUN, functools.partial(_cut, "runs/trial/arms/only.npz")),
+        Attack(
+            "experiments: arms is cut", RUN, functools.partial(_cut, "runs/trial/arms/only.npz")
+        ),
         Attack("experiments: other settings", (*RUN, "--set", "gain=3")),
         Attack("experiments: other seeds", (*RUN, "--seeds", "3")),
         Attack("experiments: another text", RUN, _text),

@@ -117,9 +117,7 @@ def attacks() -> list[Attack]:
         for content in contents:
             prepare = functools.partial(_content, name, content)
             for command in (SAMPLE, ("evaluate", "--policy", "runs/a")):
-                found.append(
-                    Attack(f"runs: {name} is {content!r}, {command[0]}", command, prepare)
-                )
+                found.append(Attack(f"runs: {name} is {content!r}, {command[0]}", command, prepare))
         for command in (SAMPLE, ("export", "--policy", "runs/a", "--out", "new")):
             prepare = functools.partial(_content, name, b'{"x": ' + b"[" * 100_000)
             found.append(Attack(f"runs: {name} is deep, {command[0]}", command, prepare))
@@ -150,12 +148,8 @@ def attacks() -> list[Attack]:
         Attack("runs: an experiment's run", (*TRAIN[:-1], "runs/trial", "--resume")),
         Attack("runs: checkpoints at a bucket, sampled", SAMPLE, _bucket),
         Attack("runs: checkpoints at a bucket, exported", export, _bucket),
-        Attack(
-            "runs: in use, resumed", RESUME, beside=functools.partial(_held, "runs/a")
-        ),
-        Attack(
-            "runs: in use, begun", TRAIN, beside=functools.partial(_held, "runs/new")
-        ),
+        Attack("runs: in use, resumed", RESUME, beside=functools.partial(_held, "runs/a")),
+        Attack("runs: in use, begun", TRAIN, beside=functools.partial(_held, "runs/new")),
         Attack(
             "runs: another run's checkpoints",
             (*TRAIN, "--saving.checkpoints", "runs/a/checkpoints"),
