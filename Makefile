@@ -17,7 +17,7 @@ CHAIN_SUM := --data.parameters min_terms=2 max_terms=2 min_digits=1 max_digits=2
   --optimizer.momentum 0.9 --optimizer.warmup 10 --optimizer.weight-decay 0.1 \
   --steps 300
 
-.PHONY: train test test-slow test-newest-jax test-parity test-ray test-hosts test-colabs lint format resume-check memory imports seeds mutants docs primitives clean
+.PHONY: train test test-slow test-newest-jax test-parity test-ray test-hosts test-colabs lint format resume-check attack memory imports seeds mutants docs primitives clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -74,9 +74,15 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# SIGKILL at three moments, resume, compare bit for bit with a run that was left alone.
+# SIGKILL at random moments of training, a run and a sweep; what they leave is compared bit for bit
+# with what the same commands leave alone. `make resume-check KILLS=100` takes half an hour.
+KILLS ?= 8
 resume-check: $(VENV)/.installed
-	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/resume.py --kills $(KILLS)
+
+# Hundreds of bad inputs: each must end with one line and exit code 2, and change no file.
+attack: $(VENV)/.installed
+	$(BIN)/python benchmarks/attack.py
 
 # Temporaries of the compiled update on SmolLM2, with and without chunked log-probabilities.
 memory: $(VENV)/.installed
