@@ -85,9 +85,6 @@ class Range:
 class Filled:
     """Marks a text that may not be empty."""
 
-    def __str__(self) -> str:
-        return "not empty"
-
 
 COUNT = Range(at_least=1)
 SEED = Range(at_least=0, below=2**32, reason="JAX's keys keep 32 bits of a seed")
@@ -104,7 +101,7 @@ def check(settings: Any, name: str = "") -> None:
     Raises:
       ValueError: one line that names the field, its value and what was expected.
     """
-    declared = hints(type(settings))
+    declared = hints(type(settings)) if getattr(settings, "_has_ranges", False) else None
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         place = f"{name}.{field.name}" if name else field.name
@@ -220,7 +217,9 @@ def marks(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def documented(schema: type) -> type:
-    """Adds every field's range to its entry in the class's docstring, where `--help` finds it.
+    """Marks a class for `check`, and adds every range to the field's entry in its docstring.
+
+    `--help` and `help()` show the entries.
 
     Args:
       schema: a dataclass whose docstring has the section `Attributes:`.
@@ -230,7 +229,7 @@ def documented(schema: type) -> type:
     """
     lines, entry = (schema.__doc__ or "").splitlines(), None
     declared = {
-        name: [str(mark) for mark in marks(annotation)[1] if isinstance(mark, Range | Filled)]
+        name: [str(mark) for mark in marks(annotation)[1] if isinstance(mark, Range)]
         for name, annotation in (hints(schema) or {}).items()
     }
     begun = False
@@ -247,4 +246,5 @@ def documented(schema: type) -> type:
         elif entry is not None:
             entry = entry[0], index
     schema.__doc__ = "\n".join(lines)
+    schema._has_ranges = True
     return schema
