@@ -326,4 +326,6 @@ def _condensed(box: str) -> str:
     plain = re.sub(r"[─━│┃╭╮╰╯┌┐└┘├┤╶╴•]", " ", plain)
     plain = re.sub(r"For full helptext,.*", "", plain, flags=re.DOTALL)
     words = " ".join(plain.split())
-    return re.sub(r"^(Parsing error|Unrecognized options|Required options|Error)\s*:?\s*", "", words)
+    return re.sub(
+        r"^(Parsing error|Unrecognized options|Required options|Error)\s*:?\s*", "", words
+    )

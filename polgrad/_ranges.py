@@ -48,7 +48,10 @@ class Range:
         low = self.at_least if self.above is None else self.above
         high = self.at_most if self.below is None else self.below
         if low is not None and high is not None:
-            opening, closing = "[" if self.above is None else "(", "]" if self.below is None else ")"
+            opening, closing = (
+                "[" if self.above is None else "(",
+                "]" if self.below is None else ")",
+            )
             return f"in {opening}{_number(low)}, {_number(high)}{closing}"
         if low is not None:
             return f"{'at least' if self.above is None else 'above'} {_number(low)}"
@@ -160,7 +163,9 @@ def _called(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return "a tuple of texts"
     names = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
-    return names.get(kind, "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind)))
+    return names.get(
+        kind, "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind))
+    )
 
 
 def _shown(value: Any) -> str:

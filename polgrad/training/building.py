@@ -21,6 +21,7 @@ import numpy as np
 import polgrad
 from polgrad import _ranges, _user_files, data, policies
 from polgrad._outside import reason
+from polgrad.data.sources import TooFew
 from polgrad.rewards import verifiers
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
@@ -319,22 +320,39 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not a number that a task can take")
 
 
-def load_source(config: TrainConfig, split: str) -> data.Source:
-    """The problems of one split of a run's task."""
+def load_source(config: TrainConfig, split: str, *, size_flag: str | None = None) -> data.Source:
+    """The problems of one split of a run's task.
+
+    Args:
+      config: names the task.
+      split: "train", "test" or "all".
+      size_flag: what the user calls the number of problems, for messages; `--data.train-size` or
+        `--data.test-size` when left out.
+
+    Returns:
+      The problems.
+
+    Raises:
+      ValueError: as `data.load_task`.
+    """
     settings = config.data
     is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
     size = settings.train_size if split == "train" else settings.test_size
-    return data.load_task(
-        config.task,
-        split=split,
-        size=None if is_file else size,
-        seed=settings.seed,
-        parameters=parse_parameters(settings.parameters),
-        prompt_pattern=settings.prompt_pattern,
-        prompt_template=settings.prompt_template,
-        held_out=settings.held_out,
-        distinct=settings.distinct,
-    )
+    try:
+        return data.load_task(
+            config.task,
+            split=split,
+            size=None if is_file else size,
+            seed=settings.seed,
+            parameters=parse_parameters(settings.parameters),
+            prompt_pattern=settings.prompt_pattern,
+            prompt_template=settings.prompt_template,
+            held_out=settings.held_out,
+            distinct=settings.distinct,
+        )
+    except TooFew as error:
+        flag = size_flag or f"--data.{split}-size"
+        raise ValueError(f"{error} ({flag} {error.found})") from None
 
 
 def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:

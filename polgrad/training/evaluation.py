@@ -10,7 +10,6 @@ from polgrad.rollouts import Sampling, generate
 from polgrad.training import collecting, randomness
 from polgrad.training.mesh import place_batch
 
-
 CHUNK = 256
 """Problems whose completions are sampled together."""
 

@@ -40,7 +40,9 @@ def parse(text: str) -> dict[str, int]:
                 "size of at least 1"
             )
         if match[1] in sizes:
-            raise ValueError(f"mesh has {match[1]!r} twice in {text!r:.80}; expected each axis once")
+            raise ValueError(
+                f"mesh has {match[1]!r} twice in {text!r:.80}; expected each axis once"
+            )
         sizes[match[1]] = int(match[2])
     return dict.fromkeys(AXES, 1) | sizes
 

@@ -242,7 +242,7 @@ def evaluate_policy(
         _check_new_file(out)
     loaded, tokenizer = load(policy, step=step)
     _say_missing_template(policy, loaded)
-    settings, test = _evaluated(policy, task, parameters, held_out, problems, seed)
+    settings, test, count = _evaluated(policy, task, parameters, held_out, problems, seed)
     context = loaded.network.max_length
     longest = max(len(tokenizer.prompt_ids(test[i]["prompt"])) for i in range(len(test)))
     wanted = settings.rollouts.max_tokens if max_tokens is None else max_tokens
@@ -250,7 +250,6 @@ def evaluate_policy(
     settings = dataclasses.replace(
         settings, seed=seed, rollouts=dataclasses.replace(settings.rollouts, max_tokens=tokens)
     )
-    count = min(len(test), problems or len(test))
     mesh = mesh_lib.make()
     parts = _Evaluated(
         config=settings,
@@ -308,14 +307,15 @@ def _evaluated(
     held_out: float | None,
     problems: int | None,
     seed: int,
-) -> tuple[config.TrainConfig, data.Source]:
-    """The settings of an evaluation, and its problems."""
+) -> tuple[config.TrainConfig, data.Source, int]:
+    """The settings of an evaluation, its problems, and how many of them are tried."""
     settings, split = _run_settings(policy), "test"
     is_file = task is not None and (task.endswith((".jsonl", ".parquet")) or os.sep in task)
     if held_out is not None and not is_file:
         raise ValueError("held_out is for a file that is given as task")
     if task is not None:
-        own = config.Data(parameters=parameters, seed=seed, held_out=held_out or 0.1)
+        share = config.Data.held_out if held_out is None else held_out
+        own = config.Data(parameters=parameters, seed=seed, held_out=share)
         settings = dataclasses.replace(settings, task=task, data=own)
         # Who names a file as a test wants all of it.
         split = "all" if is_file and held_out is None else "test"
@@ -323,13 +323,16 @@ def _evaluated(
         raise ValueError("parameters are for a task; give the task too")
     elif not (pathlib.Path(policy).expanduser() / "config.json").is_file() or not settings.task:
         raise ValueError(f"policy {policy} is not a run; say which task with --task")
-    # A file's problems need no number; a generated task needs one.
-    size = problems or (PROBLEMS if not is_file else None)
-    if size is not None:
-        settings = dataclasses.replace(
-            settings, data=dataclasses.replace(settings.data, test_size=size)
-        )
-    return settings, building.load_source(settings, split)
+    size = problems or PROBLEMS
+    settings = dataclasses.replace(
+        settings, data=dataclasses.replace(settings.data, test_size=size)
+    )
+    source = building.load_source(settings, split, size_flag="--problems")
+    return (
+        settings,
+        source,
+        min(len(source), len(source) if split == "all" and not problems else size),
+    )
 
 
 def _run_settings(directory: str) -> config.TrainConfig:
