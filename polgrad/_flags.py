@@ -301,19 +301,22 @@ def _unknown(given: str, flags: dict[str, Flag], prog: str) -> str:
 
 def _meant(name: str, known: list[str]) -> list[str]:
     """Flags that somebody may have meant, the likeliest first."""
-    plain = name[2:].rpartition(".")[2]
-    same = [flag for flag in known if flag[2:].rpartition(".")[2] == plain]
+    group, _, plain = name[2:].rpartition(".")
+    last = {flag: flag[2:].rpartition(".")[2] for flag in known}
+    same = [flag for flag in known if last[flag] == plain]
     for names, targets in ELSEWHERE.items():
-        if name[2:] in names.split() and (found := [t for t in targets if t in known]):
+        if plain in names.split() and (found := [t for t in targets if t in known]):
             # `--epsilon` of one library is the clip of another: both are shown.
             return found + [flag for flag in same if flag not in found][:2]
     if same:
         return same[:3]
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.75)
-    if close:
-        return close
-    last = {flag[2:].rpartition(".")[2]: flag for flag in reversed(known)}
-    return [last[n] for n in difflib.get_close_matches(plain, list(last), n=2, cutoff=0.75)]
+    own = [flag for flag in known if flag[2:].rpartition(".")[0] == group]
+    for flags, cutoff in ((own, 0.6), (known, 0.75)):
+        begin = [flag for flag in flags if len(plain) > 2 and last[flag].startswith(plain)]
+        close = difflib.get_close_matches(plain, [last[flag] for flag in flags], 2, cutoff)
+        if found := begin or [flag for word in close for flag in flags if last[flag] == word]:
+            return list(dict.fromkeys(found))[:3]
+    return []
 
 
 def _short(text: str) -> str:
@@ -325,7 +328,5 @@ def _condensed(box: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     plain = re.sub(r"[─━│┃╭╮╰╯┌┐└┘├┤╶╴•]", " ", plain)
     plain = re.sub(r"For full helptext,.*", "", plain, flags=re.DOTALL)
-    words = " ".join(plain.split())
-    return re.sub(
-        r"^(Parsing error|Unrecognized options|Required options|Error)\s*:?\s*", "", words
-    )
+    words = re.sub(r"^(Parsing|Value) error\s*", "", " ".join(plain.split()))
+    return re.sub(r"^Error parsing \w+: ", "", words)

@@ -60,6 +60,11 @@ def join(settings: Hosts, environment: Mapping[str, str] | None = None) -> "Proc
 
 def _initialize(arguments: dict[str, Any], deadline: float) -> None:
     """Joins the others; what goes wrong there is told in one line."""
+    address, index = arguments.get("coordinator_address"), arguments.get("process_id")
+    if address and index == 0:
+        _check_free(address)
+    elif address and index:
+        _wait_for(address, deadline)
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=max(1, int(deadline)))
     except (ValueError, KeyError) as error:
@@ -109,6 +114,38 @@ def _number(given: int | None, name: str, environment: Mapping[str, str]) -> int
     if not re.fullmatch("[0-9]{1,9}", text):
         raise ValueError(f"environment variable {name} is {text!r:.80}; expected a number")
     return int(text)
+
+
+def _check_free(address: str) -> None:
+    """Whether the first process can listen. JAX crashes where somebody else does."""
+    port = int(address.rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            there.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"hosts.coordinator is {address!r}, but this process cannot listen at port {port}: "
+                f"{reason(error)}"
+            ) from None
+
+
+def _wait_for(address: str, deadline: float) -> None:
+    """Waits until the first process listens. JAX ends the process where nobody does in time."""
+    host, _, port = address.rpartition(":")
+    ends = time.monotonic() + deadline
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+                return
+        except OSError as error:
+            told = reason(error)
+        if time.monotonic() >= ends:
+            raise HostError(
+                f"nobody listens at hosts.coordinator {address} after {deadline:g} s "
+                f"(hosts.deadline): {told}"
+            )
+        time.sleep(min(0.5, max(0.0, ends - time.monotonic())))
 
 
 def _check_address(address: str) -> None:
