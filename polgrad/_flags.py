@@ -73,7 +73,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "--settings.beta",
         "--settings.kl-coefficient",
     ),
-    "cliprange clip-range clip-eps clip-ratio": ("--settings.clip-low", "--settings.clip-high"),
+    "cliprange clip-range clip-eps clip-ratio epsilon epsilon-low epsilon-high": (
+        "--settings.clip-low",
+        "--settings.clip-high",
+    ),
     "gamma": ("--settings.discount",),
     "lam gae-lambda lmbda": ("--settings.lambda_",),
     "num-samples k": ("--samples",),

@@ -72,7 +72,11 @@ class Range:
         kept = value if whole else _rounded(value)
         if not whole and not math.isfinite(kept):
             return self._expected() if not _inside_bounds(self, value) else "a finite number"
-        if not _inside_bounds(self, value) or not _inside_bounds(self, kept):
+        # A bound that is not allowed itself may be what float32 makes of a number beside it.
+        reached = (self.above is not None and kept <= self.above) or (
+            self.below is not None and kept >= self.below
+        )
+        if reached or not _inside_bounds(self, value):
             return self._expected()
         if whole and value > LARGEST_COUNT and self.at_most is None and self.below is None:
             return f"at most {LARGEST_COUNT}, because JAX counts in 32 bits"
@@ -190,8 +194,8 @@ def _rounded(value: float) -> float:
     """A number as float32 has it, which is what the programs compute with."""
     try:
         return struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:
-        return math.copysign(math.inf, value)
+    except (OverflowError, struct.error):  # the latter for integers of hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _number(value: float) -> str:

@@ -389,6 +389,8 @@ def _evaluate(arguments: list[str]) -> int:
         f"accuracy: {accuracy.value:.3f} (95% interval {accuracy.low:.3f} to {accuracy.high:.3f}, "
         f"{accuracy.problems} problems, greedy)"
     )
+    if options.out is not None:
+        print(f"results: {options.out}")
     return 0
 
 

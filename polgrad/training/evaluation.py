@@ -89,14 +89,20 @@ def evaluate(
     pass_at_k, sampled = {}, None
     if samples:
         sampled, _ = _solved(parts, params, pool, count, parts.sampling(), samples, step)
-        # Powers of two, and the number that was paid for.
-        ks = [*(2**i for i in range(samples.bit_length()) if 2**i < samples), samples]
-        pass_at_k = {k: float(statistics.pass_at_k(sampled.sum(1), samples, k).mean()) for k in ks}
+        solved = sampled.sum(1)
+        pass_at_k = {
+            k: float(statistics.pass_at_k(solved, samples, k).mean()) for k in tried(samples)
+        }
     for index in range(count if each is not None else 0):
         own = None if sampled is None else int(sampled[index].sum())
         prompt = parts.test.source[index]["prompt"]
         each.append(ProblemResult(index, prompt, bool(right[index, 0]), own))
     return Accuracy(float(right.mean()), low, high, count, invalid, pass_at_k)
+
+
+def tried(samples: int) -> list[int]:
+    """The `k` of pass@k for so many samples: the powers of two, and the number itself."""
+    return [*(2**i for i in range(samples.bit_length()) if 2**i < samples), samples]
 
 
 def _solved(
