@@ -1,19 +1,26 @@
 """The `polgrad` command: train, sample, evaluate, export, run, sweep, report, compile, list.
 
-Bad input ends with one line and exit code 2; a run that cannot go on ends with one line and exit
-code 1; SIGTERM saves and exits with 0.
+Every end but success is one line on standard error. Exit codes: 2 for bad input; 1 for a run that
+cannot go on, out of memory among others; 130 after Ctrl-C; 70 for a fault of polgrad, whose
+traceback is kept in a file that the line names. SIGTERM saves and exits with 0. With
+POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
 """
 
 import dataclasses
 import difflib
 import os
+import select
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from polgrad import _compilers
+from polgrad import _compilers, _flags
+from polgrad._outside import OutsideError, reason
+from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
 COMMANDS = (
     "train",
@@ -28,6 +35,22 @@ COMMANDS = (
 )
 
 CACHED = ("train", "sample", "evaluate")
+
+TRACEBACK = "POLGRAD_TRACEBACK"
+"""The environment variable that asks for the traceback of an error."""
+
+STEP = Range(at_least=0)
+SEEDS = Range(at_least=1, at_most=65536)
+GREEDY = Range(at_least=0)
+TOP_K = Range(at_least=0)
+TOP_P = Range(above=0, at_most=1)
+MIN_P = Range(at_least=0, at_most=1)
+
+LOWER = (
+    "lower the batch or the length of completions (train: --rollouts.slots, --rollouts.prompts, "
+    "--rollouts.max-tokens, more --update.micro-batches, --update.remat full; sample, evaluate: "
+    "--samples, --max-tokens)"
+)
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
@@ -50,13 +73,74 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _compilers.protect()
     try:
-        code = _run(arguments)
+        code = _bounded(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, `head` say, has what it wanted; nothing is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            code = _unforeseen(error)
+        else:
+            # The reader, `head` say, has what it wanted; nothing is left to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
     sys.exit(code)
+
+
+def _bounded(arguments: list[str]) -> int:
+    """Runs a command; whatever nothing else has turned into a line becomes one here."""
+    try:
+        return _run(arguments)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except SystemExit as stop:
+        # No command ends so; somebody's code did, and must not look like success.
+        return _fail(f"code that polgrad called ended with sys.exit({stop.code!r})", 2)
+    except BaseException as error:  # noqa: BLE001  (the last boundary)
+        return _unforeseen(error)
+
+
+def _unforeseen(error: BaseException) -> int:
+    """The line and the exit code for an exception that no command expects."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return _fail(f"out of memory; {LOWER}", 1, error)
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in text:
+        named = os.environ.get("JAX_PLATFORMS")
+        where = f"JAX_PLATFORMS is {named!r}" if named else "JAX finds no device"
+        return _fail(f"{where}: {_short(error)}", 2, error)
+    if isinstance(error, OutsideError):
+        return _fail(error, 2)
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{named}{reason(error)}", 1, error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _fail(f"the package {error.name} is not installed", 2, error)
+    trace = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="polgrad-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(trace)
+        place = f"its traceback is in {file.name}"
+    except (OSError, UnicodeError):
+        place = f"its traceback could not be kept; {TRACEBACK}=1 shows it"
+    return _fail(f"a fault of polgrad, please report it: {_short(text)}; {place}", 70, error)
+
+
+def _short(text: Any) -> str:
+    words = " ".join(str(text).split())
+    return words if len(words) <= 300 else words[:297] + "..."
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is standard output that cannot be written to."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return True
 
 
 def _run(arguments: list[str]) -> int:
@@ -92,11 +176,24 @@ def _run(arguments: list[str]) -> int:
         "compile": _compile,
         "list": _list,
     }
-    return handlers[command](rest)
+    try:
+        return handlers[command](rest)
+    except _flags.Shown:
+        return 0
+    except _flags.FlagError as error:
+        return _fail(error, 2)
 
 
-def _fail(message: Any, code: int) -> int:
+def _parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:
+    """The command line as an instance of `schema`; see `_flags.parsed`, whose errors `_run` tells."""
+    return _flags.parsed(schema, arguments, prog, **settings)
+
+
+def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
     """One line on stderr, whatever the error's text looked like."""
+    error = message if isinstance(message, BaseException) else error
+    if error is not None and os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
     print(f"polgrad: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
@@ -129,7 +226,7 @@ def _train(arguments: list[str]) -> int:
             frozen=True,
         )
         schema.__doc__ = config.TrainConfig.__doc__
-    parsed = tyro.cli(schema, args=arguments, prog="polgrad train")
+    parsed = _parsed(schema, arguments, "polgrad train")
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
     if not isinstance(found, type):
         fields["settings"] = found
@@ -182,6 +279,7 @@ def _train_parts(parts) -> int:
     return 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """Print completions of a policy.
@@ -189,34 +287,37 @@ class Sample:
     Attributes:
       policy: `smollm2-135m-instruct`, a Hugging Face directory, a `.gguf` file, or a run.
       prompt: the text; the chat template is applied where the policy has one.
+      step: which checkpoint of a run; the newest when left out.
       temperature: 0 takes the likeliest token.
       top_k: keep only the k likeliest tokens; 0 keeps all.
       top_p: keep the likeliest tokens up to this mass.
       min_p: keep tokens at least this likely, relative to the likeliest.
-      max_tokens: longest completion.
+      max_tokens: longest completion; when left out what the policy's context leaves, up to 64.
       samples: how many completions.
       seed: of the sampler.
     """
 
-    policy: str
+    policy: Annotated[str, FILLED]
     prompt: str
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    max_tokens: int = 64
-    samples: int = 1
-    seed: int = 0
+    step: Annotated[int | None, STEP] = None
+    temperature: Annotated[float, GREEDY] = 1.0
+    top_k: Annotated[int, TOP_K] = 0
+    top_p: Annotated[float, TOP_P] = 1.0
+    min_p: Annotated[float, MIN_P] = 0.0
+    max_tokens: Annotated[int | None, COUNT] = None
+    samples: Annotated[int, Range(at_least=1, at_most=65536)] = 1
+    seed: Annotated[int, SEED] = 0
 
 
 def _sample(arguments: list[str]) -> int:
-    options = tyro.cli(Sample, args=arguments, prog="polgrad sample")
+    options = _parsed(Sample, arguments, "polgrad sample")
     from polgrad.training import serving
 
     try:
         texts = serving.sample(
             options.policy,
             options.prompt,
+            step=options.step,
             samples=options.samples,
             seed=options.seed,
             max_tokens=options.max_tokens,
@@ -231,39 +332,48 @@ def _sample(arguments: list[str]) -> int:
     return 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Held-out accuracy of a policy on a task, or of a run on its own.
 
     Attributes:
       policy: a run's directory, or a policy as `train` takes it.
-      task: a reasoning-gym task or a file; a run's own when left out.
+      step: which checkpoint of a run; the newest when left out.
+      task: a reasoning-gym task or a file, of which all rows are used; a run's own when left out.
       parameters: `key=value` settings of a reasoning-gym task.
-      problems: held-out problems.
+      held_out: share of the file `task` that is used, the share that a training run with the same
+        setting keeps for evaluation; all of it when left out.
+      problems: how many problems at most; when left out 500, and all rows of a file `task`.
       samples: samples a problem for pass@k; 0 leaves it out.
       temperature: of the samples for pass@k; greedy accuracy is always reported.
       top_k: of the samples.
       top_p: of the samples.
       min_p: of the samples.
-      max_tokens: longest completion.
+      max_tokens: longest completion; that of the run when left out, else what the policy's context
+        leaves, up to 64.
       seed: of problems and samples.
+      out: a new JSON file for the accuracy, its interval, pass@k and the result of each problem.
     """
 
-    policy: str
-    task: str | None = None
+    policy: Annotated[str, FILLED]
+    step: Annotated[int | None, STEP] = None
+    task: Annotated[str | None, FILLED] = None
     parameters: tuple[str, ...] = ()
-    problems: int = 500
-    samples: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    max_tokens: int | None = None
-    seed: int = 0
+    held_out: Annotated[float | None, Range(above=0, at_most=1)] = None
+    problems: Annotated[int | None, COUNT] = None
+    samples: Annotated[int, Range(at_least=0, at_most=65536)] = 0
+    temperature: Annotated[float, GREEDY] = 1.0
+    top_k: Annotated[int, TOP_K] = 0
+    top_p: Annotated[float, TOP_P] = 1.0
+    min_p: Annotated[float, MIN_P] = 0.0
+    max_tokens: Annotated[int | None, COUNT] = None
+    seed: Annotated[int, SEED] = 0
+    out: Annotated[str | None, FILLED] = None
 
 
 def _evaluate(arguments: list[str]) -> int:
-    options = tyro.cli(Evaluate, args=arguments, prog="polgrad evaluate")
+    options = _parsed(Evaluate, arguments, "polgrad evaluate")
     from polgrad.rewards import RewardFailure
     from polgrad.training import serving
 
@@ -279,9 +389,12 @@ def _evaluate(arguments: list[str]) -> int:
         f"accuracy: {accuracy.value:.3f} (95% interval {accuracy.low:.3f} to {accuracy.high:.3f}, "
         f"{accuracy.problems} problems, greedy)"
     )
+    if options.out is not None:
+        print(f"results: {options.out}")
     return 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write a policy as a Hugging Face directory that other libraries load.
@@ -292,13 +405,13 @@ class Export:
       step: which checkpoint of a run; the newest when left out.
     """
 
-    policy: str
-    out: str
-    step: int | None = None
+    policy: Annotated[str, FILLED]
+    out: Annotated[str, FILLED]
+    step: Annotated[int | None, STEP] = None
 
 
 def _export(arguments: list[str]) -> int:
-    options = tyro.cli(Export, args=arguments, prog="polgrad export")
+    options = _parsed(Export, arguments, "polgrad export")
     from polgrad import policies
     from polgrad.training import serving
 
@@ -311,6 +424,7 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class RunExperiment:
     """Run a paper's experiment; a run that was killed goes on with the arm it was in.
@@ -325,8 +439,8 @@ class RunExperiment:
       commit: also write `experiments/results/NAME.json` and `.png`.
     """
 
-    name: Annotated[str, tyro.conf.Positional]
-    seeds: int | None = None
+    name: Annotated[str, tyro.conf.Positional, FILLED]
+    seeds: Annotated[int | None, SEEDS] = None
     arms: str = ""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     smoke: bool = False
@@ -335,7 +449,7 @@ class RunExperiment:
 
 
 def _experiment(arguments: list[str]) -> int:
-    options = tyro.cli(RunExperiment, args=arguments, prog="polgrad run")
+    options = _parsed(RunExperiment, arguments, "polgrad run")
     from polgrad import experiments
     from polgrad.experiments import command
 
@@ -348,6 +462,7 @@ def _experiment(arguments: list[str]) -> int:
     return 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """Run an experiment over a grid; the same command again goes on where it stood.
@@ -362,25 +477,25 @@ class Sweep:
       smoke: the small size.
       workers: processes on this machine, which share its cores.
       ray: address of a Ray cluster, or `auto`, to run the cells there instead.
-      cpus: that a cell asks Ray for.
-      gpus: that a cell asks Ray for.
+      cpus: processors that Ray reserves for each cell.
+      gpus: GPUs that Ray reserves for each cell.
       out: directory of the sweep; `runs/sweep-NAME` when left out.
     """
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, FILLED]
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    seeds: int | None = None
+    seeds: Annotated[int | None, SEEDS] = None
     arms: str = ""
     smoke: bool = False
-    workers: int = 2
+    workers: Annotated[int, Range(at_least=1, at_most=1024)] = 2
     ray: str = ""
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Annotated[float, Range(at_least=0, at_most=65536)] = 1.0
+    gpus: Annotated[float, Range(at_least=0, at_most=65536)] = 0.0
     out: str = ""
 
 
 def _sweep(arguments: list[str]) -> int:
-    options = tyro.cli(Sweep, args=arguments, prog="polgrad sweep")
+    options = _parsed(Sweep, arguments, "polgrad sweep")
     from polgrad.experiments import command
 
     try:
@@ -390,25 +505,26 @@ def _sweep(arguments: list[str]) -> int:
     return _fail(f"{failed} cells failed; their error.txt tells why", 1) if failed else 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Write report.md and report.html of a run or a sweep, or make the README's ledger anew.
 
     Attributes:
-      directory: of a run or a sweep.
-      metric: that a sweep's cells are compared by; the experiment's first when left out.
+      directory: the directory of a run or a sweep.
+      metric: the metric that compares the cells of a sweep; the experiment's first when left out.
       ledger: write the ledger of papers into README.md, from the committed results.
       check: write nothing; exit with 1 when the ledger is not what it would be.
     """
 
     directory: Annotated[str, tyro.conf.Positional] = ""
-    metric: str | None = None
+    metric: Annotated[str | None, FILLED] = None
     ledger: bool = False
     check: bool = False
 
 
 def _report(arguments: list[str]) -> int:
-    options = tyro.cli(Report, args=arguments, prog="polgrad report")
+    options = _parsed(Report, arguments, "polgrad report")
     from polgrad.experiments import command
 
     if bool(options.directory) == (options.ledger or options.check):
@@ -442,12 +558,12 @@ def _compile(arguments: list[str]) -> int:
         bases=(rehearsal.Rehearsal,),
         frozen=True,
     )
-    schema.__doc__ = (rehearsal.Rehearsal.__doc__ or "") + (
-        "  topology: a slice such as v5e:16x16 (v4, v5e, v5p, v6e), or local.\n"
+    schema.__doc__ = (rehearsal.Rehearsal.__doc__ or "").rstrip() + (
+        "\n      topology: a slice such as v5e:16x16 (v4, v5e, v5p, v6e), or local.\n"
         "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
     )
     try:
-        options = tyro.cli(schema, args=arguments, prog="polgrad compile")
+        options = _parsed(schema, arguments, "polgrad compile")
         names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
         what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
         fits = rehearsal_report.run(what, options.topology, options.mesh)
@@ -456,16 +572,23 @@ def _compile(arguments: list[str]) -> int:
     return 0 if fits else 1
 
 
+@documented
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """List what the other commands take by name.
+
+    Attributes:
+      kind: what is listed.
+    """
+
+    kind: Annotated[
+        Literal["algorithms", "tasks", "rewards", "policies", "experiments"],
+        tyro.conf.Positional,
+    ] = "algorithms"
+
+
 def _list(arguments: list[str]) -> int:
-    kind = tyro.cli(
-        Annotated[
-            Literal["algorithms", "tasks", "rewards", "policies", "experiments"],
-            tyro.conf.Positional,
-        ],
-        args=arguments,
-        default="algorithms",
-        prog="polgrad list",
-    )
+    kind = _parsed(Listing, arguments, "polgrad list").kind
     if kind == "algorithms":
         from polgrad import algorithms
 

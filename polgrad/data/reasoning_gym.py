@@ -160,11 +160,12 @@ def generate(config: TaskConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         found += 1
         yield prompt, entry
     if found < config.size:
-        raise ValueError(
+        raise sources.TooFew(
             f"task {config.task!r} with parameters {config.parameters} gave {found} "
             f"{'distinct ' if distinct else ''}problems for split {config.split!r} "
-            f"in {candidates} draws, fewer than size={config.size}; widen the parameters, lower "
-            f"size, or change held_out={config.held_out}"
+            f"in {candidates} draws, fewer than the {config.size} asked for; widen the parameters, "
+            f"change held_out={config.held_out}, or ask for at most {found}",
+            found,
         )
 
 

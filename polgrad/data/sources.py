@@ -14,6 +14,18 @@ import numpy as np
 SPLITS = ("train", "test", "all")
 
 
+class TooFew(ValueError):
+    """A generated task does not hold as many problems as were asked for.
+
+    Attributes:
+        found: how many it holds.
+    """
+
+    def __init__(self, message: str, found: int):
+        super().__init__(message)
+        self.found = found
+
+
 class Source(Protocol):
     """Examples by index.
 

@@ -41,7 +41,8 @@ def parse(settings: Any, pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"--set has {pair!r}; expected key=value")
-        changed(settings, {name: None} if not hasattr(settings, name) else {})
+        known = {f.name for f in dataclasses.fields(settings)}
+        changed(settings, {} if name in known else {name: None})
         values[name] = value(settings, name, text)
     return values
 

@@ -5,9 +5,11 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
+import sys
 import tempfile
 import types
 import zlib
@@ -17,11 +19,13 @@ import jax
 import numpy as np
 
 import polgrad
-from polgrad import _user_files, data, policies
+from polgrad import _ranges, _user_files, data, policies
+from polgrad._outside import reason
+from polgrad.data.sources import TooFew
 from polgrad.rewards import verifiers
 from polgrad.rewards.compose import RewardSpec, absolute
 from polgrad.rollouts import Sampling
-from polgrad.training import abstract, defaults, hosts
+from polgrad.training import abstract, defaults, footprint, hosts
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.config import Hosts, TrainConfig, as_json
 from polgrad.training.types import Algorithm, Context
@@ -107,6 +111,7 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
             f"update.compute_dtype is {config.update.compute_dtype!r}; expected float32 on a CPU, where "
             "XLA does not run products of bfloat16 that are summed in float32"
         )
+    footprint.check_small(config, footprint.memory(mesh))
     settings = algorithm_settings(config)
     train, test = _sources(config)
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
@@ -115,6 +120,7 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     config, policy, tokenizer, chosen = _policy(config, first, train, test)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
+    footprint.check_run(config, policy.network, mesh, samples=algorithm.source == "rollouts")
     abstract.check(
         algorithm,
         _context(config, train),
@@ -169,27 +175,29 @@ def _context(config: TrainConfig, train: data.Source) -> Context:
 
 
 def _check(config: TrainConfig) -> None:
-    rollouts, update = config.rollouts, config.update
-    if rollouts.temperature <= 0:
-        raise ValueError(f"rollouts.temperature is {rollouts.temperature}; expected above 0")
-    positive = {
-        "steps": config.steps,
-        "rollouts.prompts": rollouts.prompts,
-        "rollouts.group_size": rollouts.group_size,
-        "rollouts.max_tokens": rollouts.max_tokens,
-        "update.epochs": update.epochs,
-        "update.mini_batches": update.mini_batches,
-        "update.micro_batches": update.micro_batches,
-        "saving.every": config.saving.every,
-        "saving.keep": config.saving.keep,
-    }
-    for name, value in positive.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
-    config.optimizer.check("optimizer")
-    config.warm_start.optimizer.check("warm_start.optimizer")
-    if config.seed < 0:
-        raise ValueError(f"seed is {config.seed}; expected at least 0")
+    """Every setting has its type and lies in its range, and what it names is installed."""
+    _ranges.check(config)
+    place, package = config.saving.checkpoints or "", None
+    if "://" in place:
+        packages = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
+        package = packages.get(place.partition("://")[0])
+        if package is None:
+            raise ValueError(
+                f"saving.checkpoints is {place!r}; expected a directory, or an address that begins "
+                f"with one of {', '.join(f'{scheme}://' for scheme in packages)}"
+            )
+    _check_installed("saving.checkpoints", place, package)
+    _check_installed("saving.wandb", config.saving.wandb, "wandb")
+
+
+def _check_installed(name: str, value: str | None, package: str | None) -> None:
+    """A setting that needs a package which is not there is refused before anything is built."""
+    if value is None or package is None or package in sys.modules:
+        return
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"{name} is {value!r}, which needs the package {package}; run pip install {package}"
+        )
 
 
 VERIFIERS = "polgrad.rewards.verifiers"
@@ -292,34 +300,59 @@ def _module(place: str) -> types.ModuleType:
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
     """`("min_terms=2",)` as a dictionary; values are JSON, or text where they are not."""
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"data.parameters has {pair!r}; expected name=value")
+            raise ValueError(f"data.parameters has {pair!r:.80}; expected name=value")
+        if name in parameters:
+            raise ValueError(f"data.parameters has {name!r} twice; expected each name once")
         try:
-            parameters[name] = json.loads(text)
+            parameters[name] = json.loads(text, parse_constant=_no_number)
         except json.JSONDecodeError:
             parameters[name] = text
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"data.parameters: {name}: {reason(error)}") from None
     return parameters
 
 
-def load_source(config: TrainConfig, split: str) -> data.Source:
-    """The problems of one split of a run's task."""
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number that a task can take")
+
+
+def load_source(config: TrainConfig, split: str, *, size_flag: str | None = None) -> data.Source:
+    """The problems of one split of a run's task.
+
+    Args:
+      config: names the task.
+      split: "train", "test" or "all".
+      size_flag: what the user calls the number of problems, for messages; `--data.train-size` or
+        `--data.test-size` when left out.
+
+    Returns:
+      The problems.
+
+    Raises:
+      ValueError: as `data.load_task`.
+    """
     settings = config.data
     is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
     size = settings.train_size if split == "train" else settings.test_size
-    return data.load_task(
-        config.task,
-        split=split,
-        size=None if is_file else size,
-        seed=settings.seed,
-        parameters=parse_parameters(settings.parameters),
-        prompt_pattern=settings.prompt_pattern,
-        prompt_template=settings.prompt_template,
-        held_out=settings.held_out,
-        distinct=settings.distinct,
-    )
+    try:
+        return data.load_task(
+            config.task,
+            split=split,
+            size=None if is_file else size,
+            seed=settings.seed,
+            parameters=parse_parameters(settings.parameters),
+            prompt_pattern=settings.prompt_pattern,
+            prompt_template=settings.prompt_template,
+            held_out=settings.held_out,
+            distinct=settings.distinct,
+        )
+    except TooFew as error:
+        flag = size_flag or f"--data.{split}-size"
+        raise ValueError(f"{error} ({flag} {error.found})") from None
 
 
 def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:

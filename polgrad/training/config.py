@@ -1,13 +1,22 @@
-"""Settings of a run: frozen dataclasses, each field a flag of `polgrad train`."""
+"""Settings of a run: frozen dataclasses, each field a flag of `polgrad train`.
+
+Every number has its range beside its type; `polgrad._ranges.check` holds a run to them before
+anything is computed, and `documented` adds them to the texts of `--help`.
+"""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 
+from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 from polgrad.training.optimizers import Optimizer
 
+SECONDS = Range(above=0, at_most=1_000_000)
+TEMPERATURE = Range(at_least=1e-6, reason="at 0 all samples of a prompt are the same")
 
+
+@documented
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Which problems, and how they are shown to the policy.
@@ -27,16 +36,17 @@ class Data:
     """
 
     parameters: tuple[str, ...] = ()
-    train_size: int = 10_000
-    test_size: int = 500
-    seed: int = 0
-    held_out: float = 0.1
+    train_size: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 10_000
+    test_size: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 500
+    seed: Annotated[int, SEED] = 0
+    held_out: Annotated[float, Range(at_least=0, below=1)] = 0.1
     distinct: bool = False
     prompt_pattern: str | None = None
     prompt_template: str = "{prompt}"
     chat_template: bool = True
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Small:
     """The small transformer trained from nothing, with characters as tokens.
@@ -48,12 +58,13 @@ class Small:
       mlp: width of the gated MLP.
     """
 
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    mlp: int = 256
+    layers: Annotated[int, Range(at_least=1, at_most=1024)] = 2
+    width: Annotated[int, Range(at_least=1, at_most=65536)] = 128
+    heads: Annotated[int, Range(at_least=1, at_most=1024)] = 4
+    mlp: Annotated[int, Range(at_least=1, at_most=262144)] = 256
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
     """How samples are drawn.
@@ -77,16 +88,17 @@ class Rollouts:
         needs no memory; `"auto"` gathers where they take at most a third of a TPU's or GPU's memory.
     """
 
-    prompts: int | None = None
-    group_size: int = 8
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    slots: int | None = None
+    prompts: Annotated[int | None, COUNT] = None
+    group_size: Annotated[int, COUNT] = 8
+    max_tokens: Annotated[int | None, COUNT] = None
+    temperature: Annotated[float, TEMPERATURE] = 1.0
+    slots: Annotated[int | None, Range(at_least=2)] = None
     stop: tuple[str, ...] = ()
     weights: Literal["full", "int8"] = "full"
     gather: Literal["auto", "always", "never"] = "auto"
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Update:
     """How a batch becomes optimiser updates.
@@ -106,16 +118,16 @@ class Update:
       max_skipped: updates in a row whose loss or gradient was not finite before the run stops.
     """
 
-    epochs: int = 1
-    mini_batches: int = 1
-    micro_batches: int = 1
+    epochs: Annotated[int, COUNT] = 1
+    mini_batches: Annotated[int, COUNT] = 1
+    micro_batches: Annotated[int, COUNT] = 1
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
-    chunk: int | None = None
+    chunk: Annotated[int | None, COUNT] = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     packing: bool = False
     share_prompts: bool = True
-    max_skipped: int = 5
+    max_skipped: Annotated[int, COUNT] = 5
 
     @property
     def dtype(self) -> Any:
@@ -123,6 +135,7 @@ class Update:
         return jnp.dtype(self.compute_dtype)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Rewards:
     """Where rewards are computed.
@@ -137,12 +150,13 @@ class Rewards:
     """
 
     functions: tuple[str, ...] = ()
-    preference: str | None = None
-    workers: int = 1
-    timeout: float = 5.0
-    failure_limit: float = 0.1
+    preference: Annotated[str | None, FILLED] = None
+    workers: Annotated[int, Range(at_least=1, at_most=1024)] = 1
+    timeout: Annotated[float, SECONDS] = 5.0
+    failure_limit: Annotated[float, Range(at_least=0, at_most=1)] = 0.1
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
     """Supervised training on demonstrations before the first rollout.
@@ -154,12 +168,13 @@ class WarmStart:
       optimizer: its own optimiser; that of the run starts afresh after it.
     """
 
-    steps: int = 0
-    demonstrations: int = 512
-    batch: int = 64
+    steps: Annotated[int, Range(at_least=0)] = 0
+    demonstrations: Annotated[int, COUNT] = 512
+    batch: Annotated[int, COUNT] = 64
     optimizer: Optimizer = Optimizer(schedule="cosine")
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Held-out accuracy.
@@ -170,11 +185,12 @@ class Evaluation:
       samples: samples a problem at the training temperature for pass@k; 0 leaves it out.
     """
 
-    every: int = 0
-    problems: int = 500
-    samples: int = 0
+    every: Annotated[int, Range(at_least=0)] = 0
+    problems: Annotated[int, Range(at_least=0)] = 500
+    samples: Annotated[int, Range(at_least=0, at_most=65536)] = 0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Saving:
     """What a run leaves in its directory.
@@ -189,14 +205,15 @@ class Saving:
       wandb: Weights & Biases project, when that package is installed.
     """
 
-    every: int = 50
-    keep: int = 2
-    checkpoints: str | None = None
-    samples_every: int = 20
+    every: Annotated[int, COUNT] = 50
+    keep: Annotated[int, COUNT] = 2
+    checkpoints: Annotated[str | None, FILLED] = None
+    samples_every: Annotated[int, COUNT] = 20
     tensorboard: bool = True
-    wandb: str | None = None
+    wandb: Annotated[str | None, FILLED] = None
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Hosts:
     """The processes of a run over several hosts; docs/pods.md has a recipe for each launcher.
@@ -210,13 +227,14 @@ class Hosts:
       deadline: seconds that a process waits for the others where all must come together.
     """
 
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
+    coordinator: Annotated[str | None, FILLED] = None
+    processes: Annotated[int | None, COUNT] = None
+    process: Annotated[int | None, Range(at_least=0)] = None
     auto: bool = False
-    deadline: float = 600.0
+    deadline: Annotated[float, SECONDS] = 600.0
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A whole run. `config.json` in its directory holds these settings.
@@ -244,16 +262,16 @@ class TrainConfig:
         not need it.
     """
 
-    task: str = "chain_sum"
-    policy: str = "small"
-    algorithm: str = "grpo"
+    task: Annotated[str, FILLED] = "chain_sum"
+    policy: Annotated[str, FILLED] = "small"
+    algorithm: Annotated[str, FILLED] = "grpo"
     settings: Any = None
-    steps: int = 200
-    seed: int = 0
-    out: str = "runs/latest"
+    steps: Annotated[int, COUNT] = 200
+    seed: Annotated[int, SEED] = 0
+    out: Annotated[str, FILLED] = "runs/latest"
     resume: bool = False
     mesh: str = ""
-    parity_tolerance: float | None = None
+    parity_tolerance: Annotated[float | None, Range(at_least=0)] = None
     probe: Literal["on", "off"] | None = None
     track_kl: bool = True
     profile: bool = False

@@ -10,6 +10,9 @@ from polgrad.rollouts import Sampling, generate
 from polgrad.training import collecting, randomness
 from polgrad.training.mesh import place_batch
 
+CHUNK = 256
+"""Problems whose completions are sampled together."""
+
 
 class Accuracy(NamedTuple):
     """How many held-out problems are solved.
@@ -40,8 +43,31 @@ class Accuracy(NamedTuple):
         } | named
 
 
+class ProblemResult(NamedTuple):
+    """What became of one problem.
+
+    Attributes:
+      index: its place among the problems.
+      prompt: as the task has it.
+      solved: whether the greedy completion is right.
+      samples_solved: how many of the samples for pass@k are right; None without samples.
+    """
+
+    index: int
+    prompt: str
+    solved: bool
+    samples_solved: int | None
+
+
 def evaluate(
-    parts, params: Any, pool: RewardPool, *, problems: int, samples: int = 0, step: int = 0
+    parts,
+    params: Any,
+    pool: RewardPool,
+    *,
+    problems: int,
+    samples: int = 0,
+    step: int = 0,
+    each: list[ProblemResult] | None = None,
 ) -> Accuracy:
     """Greedy accuracy on the first held-out problems, and pass@k at the run's temperature.
 
@@ -52,6 +78,7 @@ def evaluate(
       problems: how many problems, at most those there are.
       samples: samples a problem for pass@k; 0 leaves it out.
       step: addresses the samples' randomness.
+      each: takes the result of each problem; left out, none is kept.
 
     Returns:
       The accuracy. A problem is solved when the scorer gives at least 1.
@@ -59,19 +86,30 @@ def evaluate(
     count = min(problems, len(parts.test.source))
     right, invalid = _solved(parts, params, pool, count, parts.sampling(0.0), 1, step)
     low, high = statistics.wilson_interval(int(right.sum()), count)
-    pass_at_k = {}
+    pass_at_k, sampled = {}, None
     if samples:
         sampled, _ = _solved(parts, params, pool, count, parts.sampling(), samples, step)
-        ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
-        pass_at_k = {k: float(statistics.pass_at_k(sampled.sum(1), samples, k).mean()) for k in ks}
+        solved = sampled.sum(1)
+        pass_at_k = {
+            k: float(statistics.pass_at_k(solved, samples, k).mean()) for k in tried(samples)
+        }
+    for index in range(count if each is not None else 0):
+        own = None if sampled is None else int(sampled[index].sum())
+        prompt = parts.test.source[index]["prompt"]
+        each.append(ProblemResult(index, prompt, bool(right[index, 0]), own))
     return Accuracy(float(right.mean()), low, high, count, invalid, pass_at_k)
+
+
+def tried(samples: int) -> list[int]:
+    """The `k` of pass@k for so many samples: the powers of two, and the number itself."""
+    return [*(2**i for i in range(samples.bit_length()) if 2**i < samples), samples]
 
 
 def _solved(
     parts, params, pool, count: int, sampling: Sampling, samples: int, step: int
 ) -> tuple[np.ndarray, int]:
     """`[problems, samples]`, whether each is right, and how many could not be scored."""
-    test, width = parts.test, 256
+    test, width = parts.test, CHUNK
     right, invalid = [], 0
     for start in range(0, count, width):
         # Every chunk has the same width, so that one program serves all: absent prompts are empty.

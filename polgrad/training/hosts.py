@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import time
 import zlib
@@ -20,6 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from polgrad import _ranges
+from polgrad._outside import reason
 from polgrad.training.config import Hosts
 
 
@@ -44,15 +47,37 @@ def join(settings: Hosts, environment: Mapping[str, str] | None = None) -> "Proc
 
     Raises:
       ValueError: for settings that contradict each other or name half of what is needed.
+      HostError: if the others cannot be reached within the deadline.
     """
     environment = os.environ if environment is None else environment
-    if settings.deadline <= 0:
-        raise ValueError(f"hosts.deadline is {settings.deadline}; expected above 0 seconds")
+    _ranges.check(settings, "hosts")
     if not jax.distributed.is_initialized():
         arguments = _arguments(settings, environment)
         if arguments is not None:
-            jax.distributed.initialize(**arguments)
+            _initialize(arguments, settings.deadline)
     return Processes(settings.deadline)
+
+
+def _initialize(arguments: dict[str, Any], deadline: float) -> None:
+    """Joins the others; what goes wrong there is told in one line."""
+    address, index = arguments.get("coordinator_address"), arguments.get("process_id")
+    if address and index == 0:
+        _check_free(address)
+    elif address and index:
+        _wait_for(address, deadline)
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=max(1, int(deadline)))
+    except (ValueError, KeyError) as error:
+        # What JAX says where it was to find the processes itself and no launcher tells of any.
+        raise ValueError(
+            f"hosts.auto: JAX finds no launcher that tells it the processes ({reason(error)}); give "
+            "hosts.coordinator, hosts.processes and hosts.process"
+        ) from error
+    except RuntimeError as error:
+        place = arguments.get("coordinator_address", "the coordinator")
+        raise HostError(
+            f"cannot join the run at {place} within {deadline:g} s (hosts.deadline): {reason(error)}"
+        ) from error
 
 
 def _arguments(settings: Hosts, environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -73,7 +98,10 @@ def _arguments(settings: Hosts, environment: Mapping[str, str]) -> dict[str, Any
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or hosts.auto); "
             f"missing: {', '.join(missing)}"
         )
+    _check_address(given["coordinator_address"])
     count, index = given["num_processes"], given["process_id"]
+    if count < 1:
+        raise ValueError(f"JAX_NUM_PROCESSES is {count}; expected at least 1")
     if not 0 <= index < count:
         raise ValueError(f"hosts.process is {index}; expected 0 to {count - 1} (hosts.processes)")
     return given
@@ -83,9 +111,51 @@ def _number(given: int | None, name: str, environment: Mapping[str, str]) -> int
     text = environment.get(name)
     if given is not None or text is None:
         return given
-    if not text.isdigit():
-        raise ValueError(f"environment variable {name} is {text!r}; expected a number")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"environment variable {name} is {text!r:.80}; expected a number")
     return int(text)
+
+
+def _check_free(address: str) -> None:
+    """Whether the first process can listen. JAX crashes where somebody else does."""
+    port = int(address.rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            there.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"hosts.coordinator is {address!r}, but this process cannot listen at port {port}: "
+                f"{reason(error)}"
+            ) from None
+
+
+def _wait_for(address: str, deadline: float) -> None:
+    """Waits until the first process listens. JAX ends the process where nobody does in time."""
+    host, _, port = address.rpartition(":")
+    ends = time.monotonic() + deadline
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+                return
+        except OSError as error:
+            told = reason(error)
+        if time.monotonic() >= ends:
+            raise HostError(
+                f"nobody listens at hosts.coordinator {address} after {deadline:g} s "
+                f"(hosts.deadline): {told}"
+            )
+        time.sleep(min(0.5, max(0.0, ends - time.monotonic())))
+
+
+def _check_address(address: str) -> None:
+    """JAX waits minutes for an address that cannot be one, and then ends the process."""
+    match = re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", address)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError(
+            f"hosts.coordinator is {address!r:.120}; expected host:port of the first process, such as "
+            "10.0.0.1:8476"
+        )
 
 
 def several(environment: Mapping[str, str]) -> bool:

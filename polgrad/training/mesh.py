@@ -31,15 +31,20 @@ def parse(text: str) -> dict[str, int]:
     Raises:
       ValueError: for anything that is not a list of `axis=size` with known axes.
     """
-    sizes = dict.fromkeys(AXES, 1)
-    for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*", part)
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9]{1,9})\s*", part)
         if match is None or match[1] not in AXES or int(match[2]) < 1:
             raise ValueError(
-                f"mesh has {part!r}; expected axis=size with axis one of {', '.join(AXES)}"
+                f"mesh has {part!r:.80}; expected axis=size with axis one of {', '.join(AXES)} and a "
+                "size of at least 1"
+            )
+        if match[1] in sizes:
+            raise ValueError(
+                f"mesh has {match[1]!r} twice in {text!r:.80}; expected each axis once"
             )
         sizes[match[1]] = int(match[2])
-    return sizes
+    return dict.fromkeys(AXES, 1) | sizes
 
 
 def make(sizes: Mapping[str, int] | None = None) -> Mesh:

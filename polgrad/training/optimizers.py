@@ -1,14 +1,20 @@
 """The optimiser as settings: optax's AdamW or Muon behind a global-norm clip and a schedule."""
 
 import dataclasses
-import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from polgrad import _ranges
+from polgrad._ranges import Range
 
+_DECAY = Range(at_least=0, below=1)
+_RATE = Range(above=0, at_most=100, reason="at 0 no update changes the policy")
+
+
+@_ranges.documented
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """AdamW or Muon with warm-up, a schedule, and clipping by the global norm.
@@ -17,7 +23,7 @@ class Optimizer:
       method: `"muon"` orthogonalises the momentum of the blocks' matrices (Jordan et al. 2024),
         scaled to the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982) so that one
         learning rate serves both; all other parameters stay with AdamW, in Nesterov's form.
-      learning_rate: peak learning rate, above 0. When left out `polgrad train` takes 1e-3 for a
+      learning_rate: peak learning rate. When left out `polgrad train` takes 1e-3 for a
         small policy; for pretrained weights 1e-5 below a billion parameters and 1e-6 from there on
         (2e-5 and 1e-5 for `supervised`).
       schedule: what follows the warm-up; `"linear"` and `"cosine"` fall to 0 at the last update.
@@ -33,15 +39,15 @@ class Optimizer:
     """
 
     method: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, _RATE] = None
     schedule: Literal["constant", "linear", "cosine"] | None = None
-    warmup: int | None = None
-    max_gradient_norm: float = 1.0
-    weight_decay: float = 0.0
-    momentum: float = 0.95
-    b1: float = 0.9
-    b2: float = 0.999
-    epsilon: float = 1e-8
+    warmup: Annotated[int | None, Range(at_least=0)] = None
+    max_gradient_norm: Annotated[float, Range(at_least=0)] = 1.0
+    weight_decay: Annotated[float, Range(at_least=0)] = 0.0
+    momentum: Annotated[float, _DECAY] = 0.95
+    b1: Annotated[float, _DECAY] = 0.9
+    b2: Annotated[float, _DECAY] = 0.999
+    epsilon: Annotated[float, Range(above=0)] = 1e-8
 
     def check(self, name: str = "optimizer") -> None:
         """Checks the numbers that are given.
@@ -50,16 +56,9 @@ class Optimizer:
           name: what this optimiser is called in messages.
 
         Raises:
-          ValueError: a learning rate that is not above 0 and finite, a warm-up below 0.
+          ValueError: a number outside its range, or a value of another type.
         """
-        rate = self.learning_rate
-        if rate is not None and not 0 < rate < math.inf:
-            raise ValueError(
-                f"{name}.learning_rate is {rate}, expected a finite number above 0 (at 0 no update "
-                "changes the policy)"
-            )
-        if self.warmup is not None and self.warmup < 0:
-            raise ValueError(f"{name}.warmup is {self.warmup}, expected at least 0")
+        _ranges.check(self, name)
 
     def rate(self, updates: int) -> optax.Schedule:
         """The learning rate as a function of the update's number.

@@ -12,13 +12,15 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from polgrad import _ranges
+from polgrad._ranges import COUNT, FILLED, Range, documented
 from polgrad.policies import TransformerNetwork, shapes
 from polgrad.rollouts import Sampling, sampler
 from polgrad.training import abstract, program_costs, sampling_weights
@@ -51,9 +53,10 @@ _TOO_LARGE = (
 )
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Rehearsal:
-    """What is to be rehearsed.
+    """Compile a training step for a TPU slice that you do not have: memory, time, what binds.
 
     Attributes:
       policy: a published model (`policies.shapes`).
@@ -64,31 +67,32 @@ class Rehearsal:
       group_size: samples of a prompt.
       slots: sequences that are decoded at once; when left out all of them, up to 128 a device.
       micro_batches: parts an update is accumulated from.
-      remat: what the backward pass recomputes: "none", "dots" or "full".
-      attention: "auto", "xla", "splash" (TPU) or "cudnn" (NVIDIA GPU).
-      gather: whether the weights are gathered over `fsdp` once before sampling: "auto" (where that
-        takes a third of the memory), "always" or "never".
+      remat: what the backward pass recomputes.
+      attention: kernel of whole sequences; "splash" is for TPUs, "cudnn" for NVIDIA GPUs.
+      gather: whether the weights are gathered over `fsdp` once before sampling; "auto" does so where
+        that takes at most a third of the memory.
       chunk: positions of the vocabulary head handled at once.
       compute_dtype: dtype of the network's products; parameters and optimiser are float32.
-      optimizer: "adamw" or "muon".
+      optimizer: method of the optimiser.
     """
 
-    policy: str
-    algorithm: str = "grpo"
-    sequences: int = 256
-    length: int = 4096
-    prompt_length: int = 512
-    group_size: int = 8
-    slots: int | None = None
-    micro_batches: int = 1
-    remat: str = "full"
-    attention: str = "auto"
-    gather: str = "auto"
-    chunk: int | None = 512
-    compute_dtype: str = "bfloat16"
-    optimizer: str = "adamw"
+    policy: Annotated[str, FILLED]
+    algorithm: Annotated[str, FILLED] = "grpo"
+    sequences: Annotated[int, COUNT] = 256
+    length: Annotated[int, COUNT] = 4096
+    prompt_length: Annotated[int, COUNT] = 512
+    group_size: Annotated[int, COUNT] = 8
+    slots: Annotated[int | None, Range(at_least=2)] = None
+    micro_batches: Annotated[int, COUNT] = 1
+    remat: Literal["none", "dots", "full"] = "full"
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
+    gather: Literal["auto", "always", "never"] = "auto"
+    chunk: Annotated[int | None, COUNT] = 512
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self):
+        _ranges.check(self)
         if not 0 < self.prompt_length < self.length:
             raise ValueError(
                 f"prompt_length is {self.prompt_length}, expected 1 to length - 1 = {self.length - 1}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from polgrad import data, policies
+from polgrad import _files, data, policies
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
-from polgrad.rollouts import Sampling, generate
-from polgrad.training import building, config, hosts, randomness
+from polgrad.rollouts import Sampling, generate, sampler
+from polgrad.training import building, config, footprint, hosts, randomness
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.checkpoints import restore_params
-from polgrad.training.evaluation import Accuracy, evaluate
+from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 
 POLICY_FILE = "policy.json"
+PROBLEMS = 500
+"""How many held-out problems are tried where nothing else is said."""
 
 
 def save_description(directory: pathlib.Path, policy: policies.Policy, tokenizer: Any) -> None:
@@ -92,9 +95,10 @@ def sample(
     name: str,
     prompt: str,
     *,
+    step: int | None = None,
     samples: int = 1,
     seed: int = 0,
-    max_tokens: int = 64,
+    max_tokens: int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -105,9 +109,10 @@ def sample(
     Args:
       name: as for `load`.
       prompt: the text; the chat template is applied where the policy has one.
+      step: which checkpoint of a run; the newest when left out.
       samples: how many.
       seed: of the sampler.
-      max_tokens: longest completion.
+      max_tokens: longest completion; when left out what the policy's context leaves, up to 64.
       temperature: 0 takes the likeliest token.
       top_k: keep only the k likeliest tokens; 0 keeps all.
       top_p: keep the likeliest tokens up to this mass.
@@ -121,8 +126,10 @@ def sample(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least 1")
-    policy, tokenizer = load(name)
+    policy, tokenizer = load(name, step=step)
     _say_missing_template(name, policy)
+    ids = tokenizer.prompt_ids(prompt)
+    max_tokens = _room(f"prompt {prompt!r:.60}", len(ids), max_tokens, policy.network.max_length)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -131,13 +138,13 @@ def sample(
         min_p=min_p,
         stop_ids=tuple(tokenizer.stop_ids),
     )
-    ids = tokenizer.prompt_ids(prompt)
-    limit = policy.network.max_length - max_tokens
-    if not 0 < len(ids) <= limit:
-        raise ValueError(
-            f"prompt has {len(ids)} tokens; expected 1 to {limit}, the policy's context of "
-            f"{policy.network.max_length} less max_tokens"
-        )
+    footprint.check_sampling(
+        policy.network,
+        rows=samples,
+        slots=sampler.default_slots(samples),
+        tokens=max_tokens,
+        lower="samples or max_tokens",
+    )
     rollout = generate(
         policy.network,
         policy.params,
@@ -154,6 +161,29 @@ def sample(
     ]
 
 
+DEFAULT_TOKENS = 64
+"""Longest completion where neither the user nor a run says one and the context has room."""
+
+
+def _room(what: str, prompt: int, max_tokens: int | None, context: int) -> int:
+    """The longest completion: what was asked for, or what the context leaves."""
+    if prompt < 1:
+        raise ValueError(f"{what} has no tokens; expected at least 1")
+    if prompt >= context:
+        raise ValueError(
+            f"{what} has {prompt} tokens; expected at most {context - 1}, so that the policy's "
+            f"context of {context} leaves room for a completion"
+        )
+    if max_tokens is None:
+        return min(DEFAULT_TOKENS, context - prompt)
+    if prompt + max_tokens > context:
+        raise ValueError(
+            f"max_tokens is {max_tokens}; expected at most {context - prompt}, because {what} has "
+            f"{prompt} tokens and the policy's context {context}"
+        )
+    return max_tokens
+
+
 def _say_missing_template(name: str, policy: policies.Policy) -> None:
     """A line where turns are known and a template is not; a run was told so when it began."""
     is_run = (pathlib.Path(name).expanduser() / POLICY_FILE).is_file()
@@ -164,9 +194,11 @@ def _say_missing_template(name: str, policy: policies.Policy) -> None:
 def evaluate_policy(
     policy: str,
     *,
+    step: int | None = None,
     task: str | None = None,
     parameters: tuple[str, ...] = (),
-    problems: int = 500,
+    held_out: float | None = None,
+    problems: int | None = None,
     samples: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -174,21 +206,28 @@ def evaluate_policy(
     min_p: float = 0.0,
     max_tokens: int | None = None,
     seed: int = 0,
+    out: str | None = None,
 ) -> Accuracy:
     """Held-out accuracy of a policy on a task, or of a run on its own task.
 
     Args:
       policy: as for `load`.
-      task: a reasoning-gym task or a file; a run's own, with its settings, when left out.
+      step: which checkpoint of a run; the newest when left out.
+      task: a reasoning-gym task, or a file, of which all rows are used; a run's own, with its
+        settings and its held-out part, when left out.
       parameters: `key=value` settings of a reasoning-gym task.
-      problems: held-out problems.
+      held_out: share of the file `task` that is used, the share that a training run with the same
+        setting keeps for evaluation; all of it when left out.
+      problems: how many at most; when left out 500, and all rows of a file `task`.
       samples: samples a problem for pass@k; 0 leaves it out.
       temperature: of those samples; so are `top_k`, `top_p`, `min_p`.
       top_k: keep only the k likeliest tokens.
       top_p: keep the likeliest tokens up to this mass.
       min_p: keep tokens at least this likely, relative to the likeliest.
-      max_tokens: longest completion.
+      max_tokens: longest completion; the run's when left out, else what the context leaves, up to
+        64.
       seed: of the problems (unless the run says) and the samples.
+      out: a new JSON file for the accuracy and the result of each problem.
 
     Returns:
       The accuracy.
@@ -196,45 +235,111 @@ def evaluate_policy(
     Raises:
       ValueError: for a policy without a task of its own and none given, and for bad settings.
     """
-    loaded, tokenizer = load(policy)
+    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    Sampling(max_tokens=max_tokens or 1, **filters)  # refuses numbers out of range
+    _check_counts(problems, samples)
+    if out is not None:
+        _check_new_file(out)
+    loaded, tokenizer = load(policy, step=step)
     _say_missing_template(policy, loaded)
-    settings = _run_settings(policy)
-    if task is not None:
-        own = config.Data(parameters=parameters, seed=seed)
-        settings = dataclasses.replace(settings, task=task, data=own)
-    elif not (pathlib.Path(policy).expanduser() / "config.json").is_file() or not settings.task:
-        raise ValueError(f"policy {policy} is not a run; say which task with --task")
-    rollouts = settings.rollouts
-    rollouts = dataclasses.replace(rollouts, max_tokens=max_tokens or rollouts.max_tokens)
-    settings = dataclasses.replace(settings, seed=seed, rollouts=rollouts)
+    settings, test, count = _evaluated(policy, task, parameters, held_out, problems, seed)
+    context = loaded.network.max_length
+    longest = max(len(tokenizer.prompt_ids(test[i]["prompt"])) for i in range(len(test)))
+    wanted = settings.rollouts.max_tokens if max_tokens is None else max_tokens
+    tokens = _room("the longest prompt", longest, wanted, context)
     settings = dataclasses.replace(
-        settings, data=dataclasses.replace(settings.data, test_size=problems)
+        settings, seed=seed, rollouts=dataclasses.replace(settings.rollouts, max_tokens=tokens)
     )
-    test = building.load_source(settings, "test")
-    limit = loaded.network.max_length - rollouts.max_tokens
     mesh = mesh_lib.make()
     parts = _Evaluated(
         config=settings,
         network=loaded.network,
         tokenizer=tokenizer,
-        test=building.tokenize(test, tokenizer, limit),
+        test=building.tokenize(test, tokenizer, context - tokens),
         mesh=mesh,
         processes=hosts.Processes(),
-        filters={"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+        filters=filters,
     )
     specs = building.task_specs(settings, test)
     if not specs:
         raise ValueError(f"task {settings.task} has no answers to check against")
+    each: list[ProblemResult] | None = None if out is None else []
     with mesh_lib.entered(mesh), RewardPool(specs, failure_limit=1.0) as pool:
+        rows = CHUNK * max(1, samples)
+        footprint.check_sampling(
+            loaded.network,
+            rows=rows,
+            slots=sampler.default_slots(rows),
+            tokens=tokens,
+            lower="samples or max_tokens",
+        )
         params = jax.device_put(loaded.params, mesh_lib.replicated(mesh))
-        return evaluate(parts, params, pool, problems=problems, samples=samples)
+        accuracy = evaluate(parts, params, pool, problems=count, samples=samples, each=each)
+    if out is not None:
+        report = {"policy": policy, "task": settings.task, "max_tokens": tokens, "seed": seed}
+        report |= {"samples": samples, **filters} if samples else {}
+        results = [result._asdict() for result in each]
+        content = report | accuracy._asdict() | {"results": results}
+        _files.write(out, json.dumps(content, indent=1) + "\n")
+    return accuracy
+
+
+def _check_counts(problems: int | None, samples: int) -> None:
+    if problems is not None and problems < 1:
+        raise ValueError(f"problems is {problems}; expected at least 1")
+    if samples < 0:
+        raise ValueError(f"samples is {samples}; expected at least 0")
+
+
+def _check_new_file(out: str) -> None:
+    """A result is written at the end; that it can be is seen before anything is computed."""
+    path = pathlib.Path(out).expanduser()
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"out {out!r} is there already; give the name of a new file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"out {out!r} cannot be written: {path.parent} is no directory for it")
+
+
+def _evaluated(
+    policy: str,
+    task: str | None,
+    parameters: tuple[str, ...],
+    held_out: float | None,
+    problems: int | None,
+    seed: int,
+) -> tuple[config.TrainConfig, data.Source, int]:
+    """The settings of an evaluation, its problems, and how many of them are tried."""
+    settings, split = _run_settings(policy), "test"
+    is_file = task is not None and (task.endswith((".jsonl", ".parquet")) or os.sep in task)
+    if held_out is not None and not is_file:
+        raise ValueError("held_out is for a file that is given as task")
+    if task is not None:
+        share = config.Data.held_out if held_out is None else held_out
+        own = config.Data(parameters=parameters, seed=seed, held_out=share)
+        settings = dataclasses.replace(settings, task=task, data=own)
+        # Who names a file as a test wants all of it.
+        split = "all" if is_file and held_out is None else "test"
+    elif parameters:
+        raise ValueError("parameters are for a task; give the task too")
+    elif not (pathlib.Path(policy).expanduser() / "config.json").is_file() or not settings.task:
+        raise ValueError(f"policy {policy} is not a run; say which task with --task")
+    size = problems or PROBLEMS
+    settings = dataclasses.replace(
+        settings, data=dataclasses.replace(settings.data, test_size=size)
+    )
+    source = building.load_source(settings, split, size_flag="--problems")
+    return (
+        settings,
+        source,
+        min(len(source), len(source) if split == "all" and not problems else size),
+    )
 
 
 def _run_settings(directory: str) -> config.TrainConfig:
     """Task and rollout settings of a run; the defaults for anything else."""
     path = pathlib.Path(directory).expanduser() / "config.json"
     if not path.is_file() or not (path.parent / POLICY_FILE).is_file():
-        return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=64))
+        return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=None))
     raw = json.loads(path.read_text())
     raw["data"]["parameters"] = tuple(raw["data"]["parameters"])
     raw["rollouts"]["stop"] = tuple(raw["rollouts"]["stop"])
