@@ -62,7 +62,7 @@ def calling(path: str | os.PathLike, what: str = "") -> Iterator[None]:
     except (OutsideError, KeyboardInterrupt, GeneratorExit):
         raise
     # An exception class of somebody's own may derive from BaseException alone.
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         subject = f"{what}: " if what else ""
         raise OutsideError(f"{subject}{told(path, error)}") from error
 

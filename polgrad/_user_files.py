@@ -77,7 +77,7 @@ def module(place: str, what: str) -> types.ModuleType:
             raise
     except (_outside.OutsideError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # noqa: BLE001  (an import runs whatever the module holds)
+    except BaseException as error:
         with _outside.calling(_file(error) or place, what):
             raise
 

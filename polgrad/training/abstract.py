@@ -89,7 +89,7 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
     except ValueError as error:
         raise ValueError(_first(error)) from error
     # The functions are somebody's own: they may raise anything, and call sys.exit.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"algorithm {name}: {_place(error)}{_first(error)}{_hint(error)}"
         ) from error
