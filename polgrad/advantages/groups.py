@@ -88,7 +88,8 @@ def group_relative(
         )
     # Equal rewards leave 0 / (0 + epsilon); the guard is for epsilon = 0.
     scaled = deviation + epsilon
-    return centred / jnp.where(scaled > 0, scaled, jnp.inf)
+    unit = _unit(scaled)  # the gradient of a quotient divides by the square of its divisor
+    return centred / unit / jnp.where(scaled > 0, scaled / unit, jnp.inf)
 
 
 def leave_one_out(
