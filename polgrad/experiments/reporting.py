@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -129,7 +130,9 @@ def blocks(content: dict[str, Any], png: bytes) -> list[pages.Block]:
     return [*found, pages.Heading("Settings"), pages.Table(["setting", "value"], settings)]
 
 
-def _interval(value: float, low: float | None, high: float | None) -> str:
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "not finite"
     ends = "one seed" if low is None or high is None else f"{low:.4g}, {high:.4g}"
     return f"{value:.4g} [{ends}]"
 
@@ -248,6 +251,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             raise ValueError("metrics is empty; expected the metric that is compared")
         if content["better"] not in ("higher", "lower"):
             raise ValueError(f"better is {content['better']!r}; expected higher or lower")
+        if content["seeds"] != list(range(len(content["seeds"]))) or not content["seeds"]:
+            raise ValueError(f"seeds is {content['seeds']!r:.60}; expected the numbers from 0")
         for name, arm in content["arms"].items():
             _require(arm, {"metrics": (dict,), "comparison": (dict, type(None))}, f"arms.{name}.")
             for metric in content["metrics"]:
@@ -272,14 +277,21 @@ def _require(found: Any, form: Mapping[str, tuple[type, ...]], place: str) -> No
         if type(value) not in kinds:
             wanted = " or ".join(_NAMES[kind] for kind in kinds)
             raise ValueError(f"{place}{name} is {_kind(value)}; expected {wanted}")
-        if isinstance(value, float) and not np.isfinite(value):
-            raise ValueError(f"{place}{name} is {value}; expected a finite number")
+        if type(value) in _NUMBER and not _is_finite(value):
+            raise ValueError(f"{place}{name} is {value!r:.60}; expected a finite number")
 
 
 def _numbers(found: list, count: int, place: str) -> None:
-    wrong = [v for v in found if type(v) not in _NUMBER or not np.isfinite(float(v))]
+    wrong = [v for v in found if type(v) not in _NUMBER or not _is_finite(v)]
     if wrong or len(found) != count:
         raise ValueError(f"{place} holds {found!r:.60}; expected {count} finite numbers")
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 _NAMES = {

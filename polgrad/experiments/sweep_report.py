@@ -119,7 +119,7 @@ def _description(path: pathlib.Path) -> dict[str, Any]:
         for key, values in found["grid"].items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"grid.{key} is {values!r:.60}; expected a list of values")
-        if not all(isinstance(arm, str) for arm in found["arms"]) or found["seeds"] < 1:
+        if not all(isinstance(arm, str) for arm in found["arms"]) or not 0 < found["seeds"] < 2**32:
             raise ValueError("arms or seeds are not those of a sweep")
     return found
 
