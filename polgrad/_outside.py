@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OutsideError", "calling", "read_json", "reading", "reason"]
+__all__ = ["OutsideError", "calling", "read_json", "reading", "reason", "told"]
 
 _POINTER = b"version https://git-lfs"
 
@@ -59,11 +59,25 @@ def calling(path: str | os.PathLike, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except OutsideError:
+    except (OutsideError, KeyboardInterrupt, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    # An exception class of somebody's own may derive from BaseException alone.
+    except BaseException as error:
         subject = f"{what}: " if what else ""
-        raise OutsideError(f"{subject}{_place(path, error)}: {_named(error)}") from error
+        raise OutsideError(f"{subject}{told(path, error)}") from error
+
+
+def told(path: str | os.PathLike, error: BaseException) -> str:
+    """What an exception of somebody's code says, with the place where it was raised.
+
+    Args:
+      path: the Python file, which is named as given here.
+      error: the exception; the line is that of the last frame of its traceback in this file.
+
+    Returns:
+      One line, such as "mine.py, line 12: KeyError: 'x'".
+    """
+    return f"{_place(path, error)}: {_named(error)}"
 
 
 def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
@@ -123,7 +137,9 @@ def _named(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  (somebody's __str__ may raise whatever it likes)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  (somebody's __str__ may raise whatever it likes)
         return "(its text cannot be had)"
 
 

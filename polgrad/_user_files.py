@@ -1,13 +1,16 @@
-"""Loads people's own Python files: rewards, algorithms, experiments."""
+"""Loads people's own Python code: rewards, algorithms, experiments."""
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import sys
 import types
 from pathlib import Path
 
-__all__ = ["load"]
+from polgrad import _outside
+
+__all__ = ["load", "module"]
 
 
 def load(path: str | os.PathLike) -> types.ModuleType:
@@ -25,7 +28,7 @@ def load(path: str | os.PathLike) -> types.ModuleType:
 
     Raises:
       OSError: if the file cannot be read.
-      Exception: whatever the file itself raises.
+      Exception: whatever the file itself raises; `module` turns it into one line.
     """
     place = str(Path(path).expanduser().resolve())
     content = Path(place).read_bytes()
@@ -38,6 +41,55 @@ def load(path: str | os.PathLike) -> types.ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
+
+
+def module(place: str, what: str) -> types.ModuleType:
+    """The module of a file or of a dotted name, which the user gave.
+
+    Args:
+      place: "file.py", or "package.module".
+      what: what is loaded, for the message ("algorithm 'mine.py:X'").
+
+    Returns:
+      The module.
+
+    Raises:
+      OutsideError: no such file or module, or whatever the code raises; one line with the file, and
+        with its line where the code was running.
+    """
+    if place.endswith(".py"):
+        with _outside.calling(place, what):
+            if not Path(place).expanduser().is_file():
+                raise _outside.OutsideError(f"{what}: no such file: {place}")
+            return load(place)
+    try:
+        if not all(part.isidentifier() for part in place.split(".")):
+            raise _outside.OutsideError(f"{what}: {place!r} is no name of a module or file.py")
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        # Only the module that was asked for: an import that fails inside it is another mistake.
+        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
+            raise _outside.OutsideError(f"{what}: no module named {error.name!r}") from None
+        with _outside.calling(_file(error) or place, what):
+            raise
+    except (_outside.OutsideError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        with _outside.calling(_file(error) or place, what):
+            raise
+
+
+def _file(error: BaseException) -> str | None:
+    """The file whose import failed: the first one below this one and Python's own importer."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name not in (__file__, importlib.__file__) and not name.startswith("<frozen importlib"):
+            return name
+        trace = trace.tb_next
+    return None

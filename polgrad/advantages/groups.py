@@ -88,7 +88,8 @@ def group_relative(
         )
     # Equal rewards leave 0 / (0 + epsilon); the guard is for epsilon = 0.
     scaled = deviation + epsilon
-    return centred / jnp.where(scaled > 0, scaled, jnp.inf)
+    unit = _unit(scaled)  # the gradient of a quotient divides by the square of its divisor
+    return centred / unit / jnp.where(scaled > 0, scaled / unit, jnp.inf)
 
 
 def leave_one_out(
@@ -265,9 +266,12 @@ def whiten(
     x = jnp.where(valid, accumulate(advantages), 0.0)
     everything = tuple(range(x.ndim))
     centred = _centred(x, valid, axis=everything)
-    variance = jnp.square(_deviation(centred, valid, ddof=1, axis=everything))
+    deviation = _deviation(centred, valid, ddof=1, axis=everything)
+    unit = jnp.maximum(_unit(deviation), 1.0)  # beside epsilon a tiny deviation is none
+    variance = jnp.square(deviation / unit)
     spread = variance > 0
-    scale = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0) + epsilon), 1.0)
+    root = jnp.sqrt(jnp.where(spread, variance, 1.0) + epsilon / unit / unit)
+    scale = jnp.where(spread, root * unit, 1.0)
     return (centred if center else x) / scale
 
 
@@ -353,12 +357,28 @@ def _centred(x, valid, *, axis):
     """
     smallest = jnp.min(jnp.where(valid, x, jnp.inf), axis=axis, keepdims=True, initial=jnp.inf)
     shifted = jnp.where(valid, x - jnp.where(jnp.isfinite(smallest), smallest, 0.0), 0.0)
-    mean = masked_mean(shifted, valid, axis=axis)
-    return jnp.where(valid, shifted - jnp.expand_dims(mean, axis), 0.0)
+    unit = _unit(jnp.max(jnp.abs(shifted), axis=axis, keepdims=True, initial=0.0))
+    mean = jnp.expand_dims(masked_mean(shifted / unit, valid, axis=axis), axis) * unit
+    return jnp.where(valid, shifted - mean, 0.0)
 
 
 def _deviation(centred, valid, *, ddof, axis):
     """Standard deviation of centred entries, 0 (with gradient 0) where there is no spread."""
     count = jnp.sum(valid, axis=axis, keepdims=True)
-    variance = jnp.sum(jnp.square(centred), axis=axis, keepdims=True) / jnp.maximum(count - ddof, 1)
-    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+    unit = _unit(jnp.max(jnp.abs(centred), axis=axis, keepdims=True, initial=0.0))
+    squares = jnp.sum(jnp.square(centred / unit), axis=axis, keepdims=True)
+    variance = squares / jnp.maximum(count - ddof, 1)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) * unit, 0.0)
+
+
+def _unit(size):
+    """What numbers of this size are divided by before they are squared or summed.
+
+    The square of 1e30 is infinite in float32, and that of 1e-30 is 0. The unit is a power of two,
+    so that dividing by it and multiplying by it round nothing, and 1 for sizes whose squares and
+    sums are safe, so that ordinary figures are computed as if it were not there.
+    """
+    size = jax.lax.stop_gradient(size)
+    exponent = jnp.frexp(size)[1]
+    outside = jnp.isfinite(size) & (size > 0) & (jnp.abs(exponent) > 30)
+    return jnp.ldexp(jnp.ones_like(size), jnp.where(outside, jnp.clip(exponent, -120, 120), 0))

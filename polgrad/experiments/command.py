@@ -1,10 +1,13 @@
 """What `polgrad run`, `polgrad sweep`, `polgrad report` and `polgrad list experiments` do."""
 
-import json
+import difflib
+import hashlib
 import pathlib
 import re
+import traceback
 from collections.abc import Sequence
 
+from polgrad import _files, _outside
 from polgrad.experiments import (
     discovery,
     display,
@@ -14,6 +17,7 @@ from polgrad.experiments import (
     running,
     sweep_report,
     sweeping,
+    training_report,
 )
 from polgrad.experiments.settings import parse
 
@@ -44,7 +48,7 @@ def run(
 
     Raises:
       ValueError: for bad input, before anything is computed.
-      ExperimentError: for an arm that cannot be used.
+      ExperimentError: for an arm that cannot be used; its traceback is kept in `error.txt`.
     """
     found = discovery.find(name)
     changes = parse(found.experiment.settings, set)
@@ -53,31 +57,45 @@ def run(
     if commit and (size != "full" or some):
         raise ValueError("commit is for runs of full size with all arms and no changed setting")
     directory = pathlib.Path(out or _place(found.name, smoke, set, seeds))
-    console = display.console()
-    console.print(f"{found.name}: {found.experiment.claim}", highlight=False)
-    with display.of_arms(console, len(some) or len(found.experiment.arms)) as progress:
-        done = running.run(
-            found,
-            directory,
-            seeds=seeds,
-            arms=some,
-            changes=changes,
-            smoke=smoke,
-            progress=progress,
-        )
-    whole = done.results.curves.keys() == found.experiment.arms.keys()
-    verdict = found.experiment.holds(done.results) if whole else None
-    content = reporting.result(found, done, verdict, size=size)
     known = discovery.result_path(found.path)
-    for path in [directory / "result.json", *([known] if commit else [])]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        reporting.write(path, content)
-        reporting.plot(path.with_suffix(".png"), found, done)
+    committed = reporting.read(known) if known.exists() and not commit else None
+    console = display.console()
+    console.print(
+        f"{found.name}: {found.experiment.claim}", highlight=False, markup=False, soft_wrap=True
+    )
+    contents = []
+
+    def finish(done: running.Run) -> None:
+        verdict = running.verdict(found, done.results)
+        contents.append(reporting.result(found, done, verdict, size=size))
+        for path in [directory / "result.json", *([known] if commit else [])]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            reporting.write(path, contents[0])
+            reporting.plot(path.with_suffix(".png"), found, done)
+
+    with display.of_arms(console, len(some) or len(found.experiment.arms)) as progress:
+        try:
+            running.run(
+                found,
+                directory,
+                seeds=seeds,
+                arms=some,
+                changes=changes,
+                smoke=smoke,
+                progress=progress,
+                finish=finish,
+            )
+        except running.ExperimentError as error:
+            kept = directory / running.ERROR
+            text = traceback.format_exc()
+            _files.write(kept, text.encode("utf-8", "backslashreplace"))
+            raise running.ExperimentError(f"{error} (traceback: {kept})") from error
+    (content,) = contents
     console.print(reporting.table(content))
     for line in reporting.sentences(content):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if size == "full" and not some and not commit and known.exists():
-        line = reporting.agreement(content, json.loads(known.read_text()))
+    if size == "full" and not some and committed is not None:
+        line = reporting.agreement(content, committed)
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"plot: {directory / 'result.png'}", highlight=False, soft_wrap=True)
     return content
@@ -87,7 +105,12 @@ def _place(name: str, smoke: bool, changes: Sequence[str], seeds: int | None) ->
     """A directory for each combination, so that none collides with another one's run."""
     parts = [name, *(["smoke"] if smoke else []), *changes]
     parts += [] if seeds is None else [f"seeds={seeds}"]
-    return "runs/" + re.sub(r"[^\w.,=+-]", "_", "-".join(parts))
+    text = "-".join(parts)
+    safe = re.sub(r"[^\w.,=+-]", "_", text)
+    if safe != text or len(safe.encode()) > 150:
+        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=6).hexdigest()
+        safe = f"{safe.encode()[:150].decode(errors='ignore')}~{digest}"
+    return f"runs/{safe}"
 
 
 def sweep(
@@ -131,7 +154,7 @@ def sweep(
     directory = pathlib.Path(out or _place(f"sweep-{found.name}", smoke, [], None))
     plan = sweeping.plan(found, directory, grid, seeds=seeds, arms=some, smoke=smoke)
     console = display.console()
-    with sweeping.alone(directory):
+    with _files.alone(directory):
         left = len(plan.open_cells())
         where = f"Ray at {ray}" if ray else f"{workers} processes"
         console.print(
@@ -157,11 +180,12 @@ def report(directory: str, *, metric: str | None = None) -> None:
     """Writes `report.md` and `report.html` of a sweep or a run, and prints what they say first.
 
     Args:
-      directory: of a sweep or of a run.
+      directory: of a sweep, of an experiment's run, or of a run of `polgrad train`.
       metric: that a sweep's cells are compared by; the experiment's first when left out.
 
     Raises:
-      ValueError: if the directory has neither, or nothing in it has ended.
+      ValueError: if the directory has none of them, nothing in it has ended, or a file in it is
+        damaged.
     """
     place = pathlib.Path(directory)
     console = display.console()
@@ -169,28 +193,74 @@ def report(directory: str, *, metric: str | None = None) -> None:
         summary = sweep_report.read(place, metric)
         title, blocks = f"Sweep of {summary.description['name']}", sweep_report.blocks(summary)
         lines = [sweep_report.best(summary)]
+    elif metric is not None:
+        raise ValueError(f"--metric is {metric!r}, and {directory} is no sweep; leave it out")
     elif (place / "result.json").exists():
-        content = json.loads((place / "result.json").read_text())
-        blocks = reporting.blocks(content, (place / "result.png").read_bytes())
+        content = reporting.read(place / "result.json")
+        blocks = reporting.blocks(content, pages.read_picture(place / "result.png"))
         title, lines = content["name"], reporting.sentences(content)
+    elif (place / "metrics.jsonl").exists() and (place / "config.json").exists():
+        title, lines, blocks = training_report.read(place)
     else:
-        raise ValueError(f"{directory} holds neither sweep.json nor result.json; expected a run")
+        raise ValueError(_nothing_there(place))
     for line in [*lines, *(f"report: {p}" for p in pages.write(place, title, blocks))]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _nothing_there(place: pathlib.Path) -> str:
+    """Why a directory has no report, and which directories beside it are like it by name."""
+    if place.is_dir():
+        problem = f"{place} holds no sweep.json, result.json or metrics.jsonl with config.json"
+        return f"{problem}; expected a sweep or a run that has ended or shown a step"
+    beside = []
+    if place.parent.is_dir():
+        there = sorted(p for p in place.parent.iterdir() if p.is_dir())
+        beside = [p for p in there if p.name.startswith(place.name)]
+        names = {p.name: p for p in there}
+        beside = beside or [names[n] for n in difflib.get_close_matches(place.name, names, n=3)]
+    hint = f"; there is {', '.join(str(p) for p in beside[:5])}" if beside else ""
+    return f"{place} does not exist{hint}; expected the directory of a sweep or a run"
+
+
 def listing() -> list[str]:
-    """One line an experiment, by family, with the verdict of its committed result."""
+    """One line an experiment, by family, with the verdict of its committed result.
+
+    No experiment is run: what the lines say is read from the files' text.
+    """
     lines, family = [], None
-    known = discovery.names()
-    for name, path in sorted(known.items(), key=lambda item: (item[1].parent.name, item[0])):
-        if path.parent.name != family:
-            family = path.parent.name
+    told = discovery.listed()
+    own = {one.path.stem for one in told if one.own}
+    for one in sorted(told, key=lambda t: (t.path.parent.name, t.path.stem, not t.own)):
+        if one.problem:
+            continue
+        if one.path.parent.name != family:
+            family = one.path.parent.name
             lines.append(f"{family}:")
-        result = discovery.result_path(path)
-        verdict = "not run" if not result.exists() else json.loads(result.read_text())["verdict"]
-        lines.append(f"  {name:24} {verdict:16} {discovery.find(str(path)).experiment.claim}")
-    return lines
+        claim = one.claim or "(its text names no claim)"
+        if not one.own:
+            claim += f" ({discovery.shown(one.path)}"
+            claim += ", to be run by this path)" if one.path.stem in own else ")"
+        lines.append(f"  {one.path.stem:24} {_verdict(one.path):16} {claim}")
+    for one in told:
+        if one.problem:
+            lines.append(f"skipped: {discovery.shown(one.path)}: {one.problem}")
+    return [_printable(line) for line in lines]
+
+
+def _verdict(path: pathlib.Path) -> str:
+    """The verdict of an experiment's committed result."""
+    result = discovery.result_path(path)
+    if not result.exists():
+        return "not run"
+    try:
+        return str(_outside.read_json(result).get("verdict"))
+    except ValueError:
+        return "unreadable"
+
+
+def _printable(text: str) -> str:
+    """Text of somebody's file as a terminal may show it: one line, no control sequences."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def write_ledger(root: pathlib.Path | None = None, *, write: bool = True) -> bool:
@@ -212,8 +282,9 @@ def write_ledger(root: pathlib.Path | None = None, *, write: bool = True) -> boo
         raise ValueError(
             f"{root} lacks README.md or experiments/results; the ledger is made in a checkout"
         )
-    text = path.read_text()
+    with _outside.reading(path):
+        text = path.read_text(encoding="utf-8")
     new = ledger.rewritten(text, ledger.results(root / "experiments" / "results"))
     if write and new != text:
-        path.write_text(new)
+        _files.write(path, new)
     return new == text

@@ -1,8 +1,10 @@
 """The README's table of papers, made from `experiments/results/*.json` alone."""
 
-import json
 import pathlib
+import urllib.parse
 from typing import Any
+
+from polgrad.experiments import pages, reporting
 
 BEGIN = "<!-- ledger: made by `polgrad report --ledger` -->"
 END = "<!-- end of ledger -->"
@@ -12,11 +14,11 @@ def results(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The committed results, by family and name.
 
     Raises:
-      ValueError: for a file that is not a result of full size.
+      ValueError: for a file that is damaged, or is not a result of full size; with its name.
     """
     found = []
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text())
+        content = reporting.read(path)
         if content.get("size") != "full" or content.get("verdict") is None:
             raise ValueError(
                 f"{path} has size {content.get('size')!r} and verdict {content.get('verdict')!r}; "
@@ -30,15 +32,30 @@ def table(found: list[dict[str, Any]]) -> str:
     """Markdown: one row a paper, with its claim and what became of it."""
     lines = ["| experiment | paper | claim | verdict |", "|---|---|---|---|"]
     for entry in found:
-        paper = entry["paper"]
-        cite = f"[{paper['authors']}, {paper['year']}](https://arxiv.org/abs/{paper['arxiv']})"
-        picture = f"[{entry['verdict']}](experiments/results/{entry['name']}.png)"
-        seeds = len(entry["seeds"])
+        paper, name = entry["paper"], entry["name"]
+        cite = _link(
+            f"{paper['authors']}, {paper['year']}", f"https://arxiv.org/abs/{_url(paper['arxiv'])}"
+        )
+        picture = _link(entry["verdict"], f"experiments/results/{_url(name)}.png")
         lines.append(
-            f"| `{entry['name']}` ({entry['family']}) | {cite} | {entry['claim']} | "
-            f"{picture}, {seeds} seeds |"
+            pages.row(
+                [
+                    f"{pages.code(name)} ({pages.inline(entry['family'])})",
+                    cite,
+                    pages.inline(entry["claim"]),
+                    f"{picture}, {len(entry['seeds'])} seeds",
+                ]
+            )
         )
     return "\n".join(lines)
+
+
+def _link(text: str, address: str) -> str:
+    return f"[{pages.inline(text).replace('[', '&#91;').replace(']', '&#93;')}]({address})"
+
+
+def _url(part: str) -> str:
+    return urllib.parse.quote(str(part), safe="/.")
 
 
 def rewritten(readme: str, found: list[dict[str, Any]]) -> str:

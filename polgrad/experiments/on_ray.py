@@ -18,7 +18,7 @@ def on_ray(
     task, a cell's files travel back. Ray runs a cell again when the node under it dies.
 
     Args:
-      sweep: planned, and held with `sweeping.alone`.
+      sweep: planned, and held with `_files.alone`.
       address: of the cluster, or `"auto"`.
       cpus: that a cell asks for.
       gpus: that a cell asks for.
@@ -39,7 +39,7 @@ def on_ray(
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
     try:
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(cells.packed)
-        source = sweep.found.path.read_text()
+        source = sweep.found.path.read_text(encoding="utf-8")
         pending = {task.remote(cell, source): cell for cell in sweep.open_cells()}
         while pending:
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)

@@ -2,8 +2,11 @@
 
 import base64
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from polgrad import _files, _outside
 
 
 class Heading(NamedTuple):
@@ -76,35 +79,95 @@ def html(title: str, blocks: Sequence[Block]) -> str:
     return template.render(title=title, blocks=kinds, encode=encode)
 
 
+def inline(text: str) -> str:
+    """Text as Markdown shows it letter by letter: on one line, without any mark-up of its own.
+
+    Args:
+      text: anything, also what somebody wrote who wants a heading, a tag or another column.
+
+    Returns:
+      One line that may stand in a paragraph, a heading, a list or a cell of a table.
+    """
+    text = " ".join(str(text).split())
+    text = re.sub(r"([\\`*|~])", r"\\\1", text)
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace(">", "&gt;")
+    # Underscores inside of words, and brackets without an address behind them, mark nothing up.
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text).replace("](", "\\](").replace("]:", "\\]:")
+    # What makes a heading, a list or a rule at the beginning of a line.
+    return re.sub(r"^(#|[-+](?=\s|-|$)|=+$|\d+(?=[.)](?:\s|$)))", _escaped_start, text)
+
+
+def _escaped_start(found: re.Match) -> str:
+    start = found[1]
+    return f"\\{start}" if not start.isdigit() else f"{start}\\"
+
+
+def code(text: str) -> str:
+    """Text as an inline listing of one line, whatever backticks it has; also in a table's cell."""
+    text = " ".join(str(text).split()).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _listing(text: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text.rstrip()}\n{fence}"
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table from cells that are Markdown already."""
+    return f"| {' | '.join(cells)} |"
+
+
 def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Pictures are links to `<name>.png` beside it."""
-    parts = [f"# {title}"]
+    """Pictures are links to `<name>.png` beside it; no text becomes mark-up."""
+    parts = [f"# {inline(title)}"]
     for block in blocks:
         if isinstance(block, Heading):
-            parts.append(f"## {block.text}")
+            parts.append(f"## {inline(block.text)}")
         elif isinstance(block, Table):
-            lines = [block.header, ["---"] * len(block.header), *block.rows]
-            rows = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
-            parts.append("\n".join(f"| {row} |" for row in rows))
+            rows = [row([inline(cell) for cell in line]) for line in (block.header, *block.rows)]
+            parts.append("\n".join([rows[0], row(["---"] * len(block.header)), *rows[1:]]))
         elif isinstance(block, Picture):
-            parts.append(f"![{block.caption}]({block.name}.png)")
+            parts.append(f"![{inline(block.caption)}]({block.name}.png)")
         elif isinstance(block, Listing):
-            parts.append(f"```text\n{block.text.rstrip()}\n```")
+            parts.append(_listing(block.text))
         else:
-            parts.append(block.text)
+            parts.append(inline(block.text))
     return "\n\n".join(parts) + "\n"
 
 
+def read_picture(path: pathlib.Path) -> bytes:
+    """A picture that was drawn before.
+
+    Args:
+      path: of a PNG.
+
+    Returns:
+      Its bytes.
+
+    Raises:
+      ValueError: there is none, or the file is no PNG.
+    """
+    with _outside.reading(path):
+        content = path.read_bytes()
+        if not content.startswith(b"\x89PNG\r\n\x1a\n") or b"IEND" not in content[-16:]:
+            raise ValueError("is no PNG; remove it and run the command that made it again")
+    return content
+
+
 def write(directory: pathlib.Path, title: str, blocks: Sequence[Block]) -> list[pathlib.Path]:
-    """Writes `report.md` with its pictures, and `report.html`.
+    """Writes `report.md` with its pictures, and `report.html`, each whole and through no link.
 
     Returns:
       The two pages.
     """
+    # Made before any of them is written: a page that fails leaves the old ones.
+    pages = {"report.md": markdown(title, blocks), "report.html": html(title, blocks)}
     for block in blocks:
         if isinstance(block, Picture):
-            (directory / f"{block.name}.png").write_bytes(block.png)
-    pages = {"report.md": markdown(title, blocks), "report.html": html(title, blocks)}
+            _files.write(directory / f"{block.name}.png", block.png)
     for name, text in pages.items():
-        (directory / name).write_text(text)
+        _files.write(directory / name, text.encode("utf-8", "backslashreplace"))
     return [directory / name for name in pages]

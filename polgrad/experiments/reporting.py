@@ -1,13 +1,16 @@
 """What a run of an experiment tells: figures, a table, a picture, the committed result."""
 
 import dataclasses
+import io
 import json
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from polgrad import statistics
+from polgrad import _files, _outside, statistics
 from polgrad.experiments import pages
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.running import Run, versions
@@ -127,7 +130,9 @@ def blocks(content: dict[str, Any], png: bytes) -> list[pages.Block]:
     return [*found, pages.Heading("Settings"), pages.Table(["setting", "value"], settings)]
 
 
-def _interval(value: float, low: float | None, high: float | None) -> str:
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "not finite"
     ends = "one seed" if low is None or high is None else f"{low:.4g}, {high:.4g}"
     return f"{value:.4g} [{ends}]"
 
@@ -175,9 +180,133 @@ def _overlap(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes a result at once."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(json.dumps(_open_ends(content), indent=2) + "\n")
-    draft.replace(path)
+    _files.write(path, json.dumps(_open_ends(content), indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from a result's file."""
+    return json.loads(json.dumps(_open_ends(value)))
+
+
+_NUMBER = (int, float)
+# What a result has, and of which type; `checks` and `arms` are looked at entry by entry.
+_FORM: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "family": (str,),
+    "paper": (dict,),
+    "claim": (str,),
+    "verdict": (str, type(None)),
+    "checks": (list,),
+    "size": (str,),
+    "seeds": (list,),
+    "settings": (dict,),
+    "metrics": (dict,),
+    "better": (str,),
+    "baseline": (str,),
+    "note": (str,),
+    "arms": (dict,),
+}
+_PAPER = {"title": (str,), "authors": (str,), "year": (int,), "arxiv": (str,)}
+_CHECK = {
+    "text": (str,),
+    "value": (*_NUMBER, type(None)),
+    "low": (*_NUMBER, type(None)),
+    "high": (*_NUMBER, type(None)),
+    "outcome": (str,),
+}
+_FIGURES = {
+    "interquartile_mean": _NUMBER,
+    "low": (*_NUMBER, type(None)),
+    "high": (*_NUMBER, type(None)),
+    "seeds": (list,),
+}
+_COMPARISON = {
+    "difference": _NUMBER,
+    "low": (*_NUMBER, type(None)),
+    "high": (*_NUMBER, type(None)),
+    "probability_of_improvement": _NUMBER,
+    "seeds_needed": (int, type(None)),
+}
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A result that was written before, by this version or another.
+
+    Args:
+      path: `result.json`, or a committed result.
+
+    Returns:
+      Its content, of the form that `result` gives.
+
+    Raises:
+      ValueError: the file is damaged or of another form; one line that names file and entry.
+    """
+    content = _outside.read_json(path)
+    with _outside.reading(path):
+        _require(content, _FORM, "")
+        _require(content["paper"], _PAPER, "paper.")
+        for index, check in enumerate(content["checks"]):
+            _require(check, _CHECK, f"checks[{index}].")
+        if not content["metrics"]:
+            raise ValueError("metrics is empty; expected the metric that is compared")
+        if content["better"] not in ("higher", "lower"):
+            raise ValueError(f"better is {content['better']!r}; expected higher or lower")
+        if content["seeds"] != list(range(len(content["seeds"]))) or not content["seeds"]:
+            raise ValueError(f"seeds is {content['seeds']!r:.60}; expected the numbers from 0")
+        for name, arm in content["arms"].items():
+            _require(arm, {"metrics": (dict,), "comparison": (dict, type(None))}, f"arms.{name}.")
+            for metric in content["metrics"]:
+                place = f"arms.{name}.metrics."
+                _require(arm["metrics"], {metric: (dict,)}, place)
+                figures = arm["metrics"][metric]
+                _require(figures, _FIGURES, f"{place}{metric}.")
+                _numbers(figures["seeds"], len(content["seeds"]), f"{place}{metric}.seeds")
+            if arm["comparison"] is not None:
+                _require(arm["comparison"], _COMPARISON, f"arms.{name}.comparison.")
+    return content
+
+
+def _require(found: Any, form: Mapping[str, tuple[type, ...]], place: str) -> None:
+    """Every entry of a form is there and has one of its types."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{place.rstrip('.')} is {_kind(found)}; expected an object")
+    for name, kinds in form.items():
+        if name not in found:
+            raise ValueError(f"the entry {place + name!r} is missing")
+        value = found[name]
+        if type(value) not in kinds:
+            wanted = " or ".join(_NAMES[kind] for kind in kinds)
+            raise ValueError(f"{place}{name} is {_kind(value)}; expected {wanted}")
+        if type(value) in _NUMBER and not _is_finite(value):
+            raise ValueError(f"{place}{name} is {value!r:.60}; expected a finite number")
+
+
+def _numbers(found: list, count: int, place: str) -> None:
+    wrong = [v for v in found if type(v) not in _NUMBER or not _is_finite(v)]
+    if wrong or len(found) != count:
+        raise ValueError(f"{place} holds {found!r:.60}; expected {count} finite numbers")
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+    bool: "true or false",
+}
+
+
+def _kind(value: Any) -> str:
+    return _NAMES.get(type(value), type(value).__name__)
 
 
 def _open_ends(tree: Any) -> Any:
@@ -185,6 +314,8 @@ def _open_ends(tree: Any) -> Any:
         return {k: _open_ends(v) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
         return [_open_ends(v) for v in tree]
+    if isinstance(tree, (np.generic, np.ndarray)):  # of somebody's own checks or settings
+        return _open_ends(tree.tolist())
     return _finite(tree)
 
 
@@ -215,7 +346,9 @@ def plot(path: pathlib.Path, found: Found, run: Run) -> None:
         ax.set_axis_off()
     lines, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130, format="png")
+    _files.write(path, picture.getvalue())
 
 
 def _arms(results):

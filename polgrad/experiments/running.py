@@ -1,32 +1,41 @@
 """Runs an experiment: every arm once, all seeds of an arm as one program."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
+import inspect
+import io
 import json
 import os
 import pathlib
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import polgrad
+from polgrad import _files, _outside
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.recording import sink
 from polgrad.experiments.settings import changed
-from polgrad.experiments.types import Experiment, HostArm, Results
+from polgrad.experiments.types import Experiment, HostArm, Results, Verdict
 
 # At small size compiling is nearly all the time there is: spend it on nothing that makes the
 # program faster.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
+ERROR = "error.txt"
+"""Where the traceback of an arm that failed is kept, in the directory of the run."""
+
+
 class ExperimentError(RuntimeError):
-    """An arm that cannot be used, with the arm's name."""
+    """An arm, or the check of a claim, that cannot be used; one line with its name."""
 
 
 class Run(NamedTuple):
@@ -73,8 +82,11 @@ def run(
     changes: Mapping[str, Any] | None = None,
     smoke: bool = False,
     progress: Progress = Progress(),  # noqa: B008
+    finish: Callable[[Run], None] = lambda run: None,
 ) -> Run:
     """Runs the arms of an experiment that `directory` does not hold yet.
+
+    The directory is held while this goes on: another process that would write there is refused.
 
     An arm is saved, at once, when it ends: a run that is killed goes on with the arm it was in
     (a `HostArm` with its seed).
@@ -87,25 +99,38 @@ def run(
       changes: settings to replace.
       smoke: the small size (`changes` still apply).
       progress: is told how far the run is.
+      finish: is given the run while its directory is still held.
 
     Returns:
       Curves, seeds and times.
 
     Raises:
-      ValueError: for unknown arms or settings, or a directory with a run of other settings.
-      ExperimentError: for an arm whose curves are not finite or lack a metric.
+      ValueError: for unknown arms or settings; for a directory with a run of other settings, with
+        something else, with damaged files, or that another process holds.
+      ExperimentError: for an arm that raises, whose curves are not finite or lack a metric.
     """
     experiment = found.experiment
     seeds = experiment.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}, expected at least 1")
+    if not 1 <= seeds < 2**32:
+        raise ValueError(f"seeds is {seeds}, expected at least 1 and below 2**32")
     names = _arms(experiment, arms)
     settings = changed(
         experiment.settings, (dict(experiment.smoke) if smoke else {}) | dict(changes or {})
     )
+    description = describe(found, settings, seeds)
     directory = pathlib.Path(directory)
-    _claim(directory, describe(found, settings, seeds))
-    _rewrite_metrics(directory, experiment)
+    _check_free(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _files.alone(directory):
+        _claim(directory, description)
+        done = _run(experiment, names, settings, seeds, directory, progress, smoke=smoke)
+        finish(done)
+    return done
+
+
+def _run(experiment, names, settings, seeds, directory, progress, *, smoke) -> Run:
+    """The arms one after the other, in a directory that is held and taken."""
+    _rewrite_metrics(directory, experiment, seeds)
     curves, seconds = {}, {}
     for name in names:
         progress.begin(f"{name}, {seeds} seeds")
@@ -116,19 +141,60 @@ def run(
             arm = _run_arm(experiment, name, settings, seeds, directory, progress, compiler)
             arm["seconds"] = np.array(time.perf_counter() - start)
             _save(path, arm)
-            _rewrite_metrics(directory, experiment)
+            _rewrite_metrics(directory, experiment, seeds)
             progress.end(f"{name}: {seeds} seeds in {float(arm['seconds']):.1f} s")
         else:
             progress.end(f"{name}: {seeds} seeds, already there")
-        saved = _load(path)
+        saved = _load_arm(path, experiment, name, seeds)
         seconds[name] = float(saved.pop("seconds"))
         curves[name] = saved
     return Run(Results(settings, curves), seeds, seconds, directory)
 
 
+def verdict(found: Found, results: Results) -> Verdict | None:
+    """What the experiment's own check says of its curves.
+
+    Args:
+      found: the experiment.
+      results: of a run.
+
+    Returns:
+      The verdict; None where not all arms ran.
+
+    Raises:
+      ExperimentError: if the check raises or returns something else; with its file and line.
+    """
+    if results.curves.keys() != found.experiment.arms.keys():
+        return None
+    with _as_failure(f"{found.name}: holds", found.path):
+        given = found.experiment.holds(results)
+    if not isinstance(given, Verdict):
+        kind = type(given).__name__
+        raise ExperimentError(f"{found.name}: holds returned {kind}; expected experiments.verdict")
+    return given
+
+
+@contextlib.contextmanager
+def _as_failure(what: str, path: str | os.PathLike) -> Iterator[None]:
+    """Turns whatever somebody's code raises into an `ExperimentError` of one line."""
+    try:
+        with _outside.calling(path, what):
+            try:
+                yield
+            except ExperimentError as error:
+                raise _outside.OutsideError(str(error)) from error
+    except _outside.OutsideError as error:
+        raise ExperimentError(str(error)) from error.__cause__
+
+
 def describe(found: Found, settings: Any, seeds: int) -> dict[str, Any]:
-    """What a run's curves follow from; runs that agree in it may be joined."""
-    plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+    """What a run's curves follow from; runs that agree in it may be joined.
+
+    Raises:
+      ValueError: settings that JSON cannot hold.
+    """
+    with _outside.calling(found.path, "the settings"):
+        plain = json.loads(json.dumps(dataclasses.asdict(settings)))
     return {
         "name": found.name,
         "source": found.digest,
@@ -151,32 +217,60 @@ def _arms(experiment: Experiment, arms: Sequence[str] | None) -> list[str]:
     return [name for name in experiment.arms if not arms or name in arms]
 
 
+_OWN = {"arms", "experiment.json", "metrics.jsonl", "result.json", "result.png", ERROR}
+
+
+def _check_free(directory: pathlib.Path) -> None:
+    """Refuses a directory with files that are no run's: `metrics.jsonl` may be somebody's."""
+    if not directory.is_dir() or (directory / "experiment.json").exists():
+        return
+    others = [p.name for p in directory.iterdir() if p.name[0] != "." and p.name not in _OWN]
+    kept = [n for n in ("metrics.jsonl", "result.json") if (directory / n).exists()]
+    if others or kept:
+        raise ValueError(
+            f"{directory} holds {sorted([*others, *kept])[0]} and no run of an experiment; give "
+            "another --out"
+        )
+
+
 def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
     """Takes a directory for a run, unless another one has it."""
     path = directory / "experiment.json"
     if path.exists():
-        there = json.loads(path.read_text())
+        there = _outside.read_json(path)
         for name in description:
             if there.get(name) != description[name]:
                 raise ValueError(
                     f"{directory} holds a run with {name} {there.get(name)}, this one has "
                     f"{description[name]}; give another --out or remove it"
                 )
-    (directory / "arms").mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(description, indent=2) + "\n")
+    else:
+        _files.write(path, json.dumps(description, indent=2) + "\n")
+    (directory / "arms").mkdir(exist_ok=True)
 
 
 def _run_arm(
     experiment, name, settings, seeds, directory, progress, compiler
 ) -> dict[str, np.ndarray]:
     arm = experiment.arms[name]
+    path = _file_of(arm)
     if isinstance(arm, HostArm):
-        curves = _run_on_host(arm, name, settings, seeds, directory, progress)
+        curves = _run_on_host(arm, name, settings, seeds, directory, progress, path)
     else:
         stream = _Stream(directory / "metrics.jsonl", name, seeds, progress)
-        curves = _run_compiled(arm, settings, seeds, stream, compiler)
+        with _as_failure(f"arm {name}", path):
+            curves = _run_compiled(arm, settings, seeds, stream, compiler)
     _check(experiment, name, curves, seeds)
     return curves
+
+
+def _file_of(arm: Any) -> str:
+    """The file in which an arm's function is written."""
+    function = arm.function if isinstance(arm, HostArm) else arm
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code.co_filename if code else type(function).__module__
 
 
 def _run_compiled(arm, settings, seeds, stream, compiler) -> dict[str, np.ndarray]:
@@ -193,20 +287,27 @@ def _run_compiled(arm, settings, seeds, stream, compiler) -> dict[str, np.ndarra
     return curves
 
 
-def _run_on_host(arm, name, settings, seeds, directory, progress) -> dict[str, np.ndarray]:
+def _run_on_host(arm, name, settings, seeds, directory, progress, path) -> dict[str, np.ndarray]:
     """Seed by seed; each is saved when it ends."""
     parts = []
     for seed in range(seeds):
         place = directory / "arms" / f"{name}-seed{seed}"
         place.mkdir(exist_ok=True)
-        path = place / "curves.npz"
-        if not path.exists():
-            curves = arm.function(seed, settings, place)
-            _save(path, {metric: np.asarray(curve) for metric, curve in curves.items()})
-        parts.append(_load(path))
+        saved = place / "curves.npz"
+        if not saved.exists():
+            with _as_failure(f"arm {name}, seed {seed}", path):
+                curves = arm.function(seed, settings, place)
+                curves = {metric: np.asarray(curve) for metric, curve in curves.items()}
+                _numeric(name, curves)
+            _save(saved, curves)
+        parts.append(_load(saved))
         progress.point(seed + 1, seeds)
     if any(part.keys() != parts[0].keys() for part in parts):
         raise ExperimentError(f"arm {name}: seeds differ in their metrics")
+    for metric in parts[0]:
+        shapes = {part[metric].shape for part in parts}
+        if len(shapes) > 1:
+            raise ExperimentError(f"arm {name}: seeds differ in the shape of {metric}: {shapes}")
     return {metric: np.stack([part[metric] for part in parts]) for metric in parts[0]}
 
 
@@ -214,6 +315,10 @@ def _check(experiment: Experiment, name: str, curves, seeds: int) -> None:
     missing = [m for m in (experiment.axis, *experiment.metrics) if m not in curves]
     if missing:
         raise ExperimentError(f"arm {name} returns no {', '.join(missing)} (it has: {[*curves]})")
+    _numeric(name, curves)
+    for metric, curve in curves.items():
+        if curve.ndim < 1 or curve.shape[0] != seeds or curve.size == 0:
+            raise ExperimentError(f"arm {name}: {metric} has shape {curve.shape} for {seeds} seeds")
     if curves[experiment.axis].ndim != 2:
         raise ExperimentError(f"arm {name}: {experiment.axis} is one number; expected [points]")
     points = curves[experiment.axis].shape[1]
@@ -228,6 +333,17 @@ def _check(experiment: Experiment, name: str, curves, seeds: int) -> None:
             raise ExperimentError(f"arm {name}: {metric} is not finite for seeds {bad.tolist()}")
 
 
+def _numeric(name: str, curves: Mapping[str, np.ndarray]) -> None:
+    """Curves are numbers that a file of arrays holds as they are."""
+    for metric, curve in curves.items():
+        if curve.dtype.kind not in "fiub":
+            raise ExperimentError(
+                f"arm {name}: {metric} is of type {curve.dtype}, expected numbers"
+            )
+        if metric == "seconds":
+            raise ExperimentError(f"arm {name}: a metric is called seconds, which is the wall time")
+
+
 class _Stream:
     """Takes what `record` sends and appends it to `metrics.jsonl`, row by row."""
 
@@ -240,8 +356,7 @@ class _Stream:
         values = {name: np.asarray(value).item() for name, value in metrics.items()}
         row |= {name: value if np.isfinite(value) else None for name, value in values.items()}
         with self.lock:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            _files.append(self.path, json.dumps(row) + "\n")
             self.done += 1
             self.progress.point(self.done, int(total) * self.seeds)
 
@@ -257,31 +372,48 @@ def _rows(experiment: Experiment, name: str, arm: Mapping[str, np.ndarray]):
             yield row | {k: v[seed, point].item() for k, v in series.items()}
 
 
-def _rewrite_metrics(directory: pathlib.Path, experiment: Experiment) -> None:
+def _rewrite_metrics(directory: pathlib.Path, experiment: Experiment, seeds: int) -> None:
     """Makes `metrics.jsonl` from the saved arms: what an arm streamed before it ended goes."""
     lines = []
     for name in experiment.arms:
         path = directory / "arms" / f"{name}.npz"
         if path.exists():
-            lines += [json.dumps(r) + "\n" for r in _rows(experiment, name, _load(path))]
-    _write(directory / "metrics.jsonl", "".join(lines))
+            arm = _load_arm(path, experiment, name, seeds)
+            lines += [json.dumps(row) + "\n" for row in _rows(experiment, name, arm)]
+    _files.write(directory / "metrics.jsonl", "".join(lines))
+
+
+def _load_arm(path: pathlib.Path, experiment: Experiment, name: str, seeds: int):
+    """A saved arm, which is held against what an arm must be as it was when it was saved."""
+    saved = _load(path)
+    with _damaged(path):
+        seconds = saved.get("seconds")
+        if seconds is None or seconds.ndim or seconds.dtype.kind != "f":
+            raise ValueError("it lacks the time that the arm took")
+        try:
+            curves = {metric: curve for metric, curve in saved.items() if metric != "seconds"}
+            _check(experiment, name, curves, seeds)
+        except ExperimentError as error:
+            raise ValueError(str(error)) from None
+    return saved
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path) as saved:
+    with _damaged(path), np.load(path) as saved:
         return {name: saved[name] for name in saved.files}
 
 
+@contextlib.contextmanager
+def _damaged(path: pathlib.Path) -> Iterator[None]:
+    """Whatever is wrong with a file of curves is one line that also says what to do."""
+    try:
+        with _outside.reading(path):
+            yield
+    except _outside.OutsideError as error:
+        raise _outside.OutsideError(f"{error}; remove the file to compute it again") from error
+
+
 def _save(path: pathlib.Path, arm: Mapping[str, np.ndarray]) -> None:
-    draft = path.with_suffix(".new.npz")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, **arm)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    draft.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arm)
+    _files.write(path, content.getvalue())

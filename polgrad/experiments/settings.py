@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from polgrad import _outside
+
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Settings with some fields replaced.
@@ -14,13 +16,30 @@ def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
       ValueError: for a field that there is not, or one that the dataclass itself refuses.
     """
-    fields = [f.name for f in dataclasses.fields(settings)]
     for name in changes:
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"setting {name!r} is unknown{hint} (known: {', '.join(fields)})")
-    return dataclasses.replace(settings, **changes)
+        known(settings, name)
+    try:
+        return dataclasses.replace(settings, **changes)
+    except ValueError:
+        raise
+    # The dataclass is somebody's own and may look at its values as it likes.
+    except Exception as error:
+        raise ValueError(
+            f"the settings refuse {_outside.reason(error)} ({dict(changes)!r:.200})"
+        ) from error
+
+
+def known(settings: Any, name: str) -> None:
+    """Refuses a name that is no field.
+
+    Raises:
+      ValueError: with the nearest field and all of them.
+    """
+    fields = [f.name for f in dataclasses.fields(settings)]
+    if name not in fields:
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"setting {name!r} is unknown{hint} (known: {', '.join(fields)})")
 
 
 def parse(settings: Any, pairs: Iterable[str]) -> dict[str, Any]:
@@ -41,8 +60,9 @@ def parse(settings: Any, pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise ValueError(f"--set has {pair!r}; expected key=value")
-        known = {f.name for f in dataclasses.fields(settings)}
-        changed(settings, {} if name in known else {name: None})
+        known(settings, name)
+        if name in values:
+            raise ValueError(f"--set has {name} twice")
         values[name] = value(settings, name, text)
     return values
 
@@ -53,10 +73,12 @@ def value(settings: Any, name: str, text: str) -> Any:
     Raises:
       ValueError: if it is not of that type.
     """
-    kind = typing.get_type_hints(type(settings))[name]
+    with _outside.calling(name, "the type of setting"):
+        kind = typing.get_type_hints(type(settings))[name]
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    # Not a literal, or one that is nested too deeply to be read.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = {"true": True, "false": False}.get(text.lower(), text)
     for option in typing.get_args(kind) if _is_union(kind) else (kind,):
         if typing.get_origin(option) is typing.Literal:

@@ -1,13 +1,12 @@
 """What a sweep shows: table, picture, best setting; from the files of its directory alone."""
 
 import io
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from polgrad import statistics
+from polgrad import _outside, statistics
 from polgrad.experiments import cells, pages
 
 
@@ -37,7 +36,8 @@ class Line(NamedTuple):
     @property
     def label(self) -> str:
         """Settings and arm as one text."""
-        return f"{cells.name(self.changes)}, {self.arm}"
+        text = ",".join(f"{key}={value}" for key, value in self.changes.items()) or "all"
+        return f"{text}, {self.arm}"
 
 
 class Summary(NamedTuple):
@@ -75,32 +75,59 @@ def read(directory: pathlib.Path, metric: str | None = None) -> Summary:
       Its summary.
 
     Raises:
-      ValueError: if there is no sweep, no finished cell, or no such metric.
+      ValueError: if there is no sweep, no finished cell, no such metric, or a damaged file.
     """
     path = directory / "sweep.json"
     if not path.exists():
         raise ValueError(f"{directory} holds no sweep.json; expected a sweep's directory")
-    description = json.loads(path.read_text())
+    description = _description(path)
     lines, failed, missing, better = [], {}, [], "higher"
     for changes in combinations(description["grid"]):
-        name = cells.name(changes)
-        place = directory / "cells" / name
-        result = cells.finished(place)
+        cell = _cell(description, changes)
+        place = directory / "cells" / cell.name
+        result = cells.finished(place, cell)
         if result is None:
             trace = cells.error(place)
-            missing += [name] if trace is None else []
-            failed |= {} if trace is None else {name: trace}
+            missing += [cell.name] if trace is None else []
+            failed |= {} if trace is None else {cell.name: trace}
             continue
         better, known = result["better"], result["metrics"]
         metric = metric or next(iter(known))
         if metric not in known:
             raise ValueError(f"metric is {metric!r}, expected one of {', '.join(known)}")
         for arm, content in result["arms"].items():
-            lines.append(Line(changes, arm, np.array(content["metrics"][metric]["seeds"])))
+            seeds = np.array(content["metrics"][metric]["seeds"], np.float64)
+            lines.append(Line(changes, arm, seeds))
         lower = better == "lower" and metric == next(iter(known))
     if not lines:
         raise ValueError(f"{directory} has no finished cell yet ({len(failed)} failed)")
     return Summary(description, metric, lower, lines, failed, missing)
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+    """What `sweep.json` holds, of the form that `sweeping.plan` gives it.
+
+    Raises:
+      ValueError: the file is damaged or of another form; with its name.
+    """
+    found = _outside.read_json(path)
+    kinds = {"name": str, "grid": dict, "seeds": int, "arms": list, "smoke": bool}
+    with _outside.reading(path):
+        for key, kind in kinds.items():
+            if type(found[key]) is not kind:
+                raise ValueError(f"{key} is {found[key]!r:.60}; expected {kind.__name__}")
+        for key, values in found["grid"].items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"grid.{key} is {values!r:.60}; expected a list of values")
+        if not all(isinstance(arm, str) for arm in found["arms"]) or not 0 < found["seeds"] < 2**32:
+            raise ValueError("arms or seeds are not those of a sweep")
+    return found
+
+
+def _cell(description: dict[str, Any], changes: dict[str, Any]) -> cells.Cell:
+    """The cell of some settings, as `sweeping.plan` made it."""
+    arms, smoke = tuple(description["arms"]), description["smoke"]
+    return cells.Cell(cells.name(changes), "", changes, description["seeds"], arms, smoke)
 
 
 def combinations(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """A grid of settings, every cell run once, whatever dies in between."""
 
+import collections
 import concurrent.futures
-import contextlib
 import csv
-import fcntl
+import io
 import itertools
 import json
 import multiprocessing
@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+from polgrad import _files, _outside
 from polgrad.experiments import cells
 from polgrad.experiments.cells import Cell
 from polgrad.experiments.discovery import Found
-from polgrad.experiments.settings import changed, value
+from polgrad.experiments.settings import changed, known, value
 
 DEATH = (
     "The process that ran this cell died, alone and twice: killed, or out of memory.\n"
@@ -46,7 +47,7 @@ class Sweep(NamedTuple):
 
     def open_cells(self) -> list[Cell]:
         """Cells without a result: not run yet, begun, or failed."""
-        return [cell for cell in self.cells if cells.finished(self.place(cell)) is None]
+        return [cell for cell in self.cells if cells.finished(self.place(cell), cell) is None]
 
 
 def grid(settings: Any, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -68,11 +69,11 @@ def grid(settings: Any, texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         key, equals, rest = text.partition("=")
         if not equals:
             raise ValueError(f"--set has {text!r}; expected key=value,value,...")
-        changed(settings, {} if hasattr(settings, key) else {key: None})
+        known(settings, key)
         if key in found:
             raise ValueError(f"--set has {key} twice; expected one list of values")
         values = tuple(value(settings, key, part) for part in _split(rest))
-        if len(set(values)) < len(values):
+        if any(a == b for a, b in itertools.combinations(values, 2)):
             raise ValueError(f"--set {key} has a value twice: {rest}")
         found[key] = values
     return found
@@ -117,8 +118,8 @@ def plan(
     """
     experiment = found.experiment
     seeds = experiment.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}, expected at least 1")
+    if not 1 <= seeds < 2**32:
+        raise ValueError(f"seeds is {seeds}, expected at least 1 and below 2**32")
     unknown = sorted(set(arms) - experiment.arms.keys())
     if unknown:
         raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
@@ -127,6 +128,9 @@ def plan(
         changed(experiment.settings, dict(experiment.smoke if smoke else {}) | change)
     path = str(found.path.resolve())
     rows = tuple(Cell(cells.name(c), path, c, seeds, tuple(arms), smoke) for c in changes)
+    names = collections.Counter(row.name for row in rows)
+    if shared := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"two cells of the grid would share the directory {shared[0]}")
     directory = pathlib.Path(directory)
     _claim(
         directory,
@@ -147,34 +151,18 @@ def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
     path = directory / "sweep.json"
     description = json.loads(json.dumps(description))
     if path.exists():
-        there = json.loads(path.read_text())
+        there = _outside.read_json(path)
         for key in description:
             if there.get(key) != description[key]:
                 raise ValueError(
                     f"{directory} holds a sweep with {key} {there.get(key)}, this one has "
                     f"{description[key]}; give another --out or remove it"
                 )
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and any(p.name[0] != "." for p in directory.iterdir()):
         raise ValueError(f"{directory} holds something that is no sweep; give another --out")
     (directory / "cells").mkdir(parents=True, exist_ok=True)
-    draft = path.with_name("sweep.json.new")
-    draft.write_text(json.dumps(description, indent=2) + "\n")
-    draft.replace(path)
-
-
-@contextlib.contextmanager
-def alone(directory: pathlib.Path) -> Iterator[None]:
-    """Holds a sweep's directory; the system lets go of it when the process dies.
-
-    Raises:
-      ValueError: if another process holds it.
-    """
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{directory} is in use by another sweep that is running") from None
-        yield
+    if not path.exists():
+        _files.write(path, json.dumps(description, indent=2) + "\n")
 
 
 def in_processes(sweep: Sweep, workers: int) -> Iterator[tuple[Cell, str]]:
@@ -184,7 +172,7 @@ def in_processes(sweep: Sweep, workers: int) -> Iterator[tuple[Cell, str]]:
     one at a time, so that the guilty one is known, kept as failed, and the rest goes on.
 
     Args:
-      sweep: planned, and held with `alone`.
+      sweep: planned, and held with `_files.alone`.
       workers: processes, at least 1; they share the cores among them.
 
     Yields:
@@ -204,7 +192,7 @@ def in_processes(sweep: Sweep, workers: int) -> Iterator[tuple[Cell, str]]:
         for cell in alone_now:
             for _, error in _pool(sweep, [cell], 1):
                 if error is None:
-                    (sweep.place(cell) / cells.ERROR).write_text(DEATH)
+                    cells.fail(sweep.place(cell), DEATH)
                     error = DEATH.splitlines()[0]
                 yield cell, error
 
@@ -261,7 +249,7 @@ def table(sweep: Sweep) -> list[dict[str, Any]]:
     """Tidy rows, one a cell, arm, metric and seed: the last point of each curve."""
     rows = []
     for cell in sweep.cells:
-        result = cells.finished(sweep.place(cell))
+        result = cells.finished(sweep.place(cell), cell)
         for arm, content in (result or {"arms": {}})["arms"].items():
             for metric, figures in content["metrics"].items():
                 for seed, figure in zip(result["seeds"], figures["seeds"]):
@@ -273,11 +261,10 @@ def table(sweep: Sweep) -> list[dict[str, Any]]:
 def write_table(sweep: Sweep) -> pathlib.Path:
     """Writes `table` as `results.csv`."""
     path = sweep.directory / "results.csv"
-    draft = path.with_name("results.csv.new")
-    with draft.open("w", newline="") as file:
-        columns = ["cell", *sweep.grid, "arm", "metric", "seed", "value"]
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(table(sweep))
-    draft.replace(path)
+    text = io.StringIO()
+    columns = ["cell", *sweep.grid, "arm", "metric", "seed", "value"]
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(table(sweep))
+    _files.write(path, text.getvalue().encode("utf-8", "backslashreplace"))
     return path

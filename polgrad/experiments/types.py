@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +48,18 @@ class Paper:
     authors: str
     year: int
     arxiv: str
+
+    def __post_init__(self):
+        _texts(self, "title", "authors", "arxiv")
+        if not isinstance(self.year, int):
+            raise ValueError(f"year is {self.year!r}, expected a whole number")
+
+
+def _texts(found: Any, *names: str) -> None:
+    """Fields that stand in the result as text are text."""
+    for name in names:
+        if not isinstance(getattr(found, name), str):
+            raise ValueError(f"{name} is {getattr(found, name)!r:.60}, expected text")
 
 
 class Check(NamedTuple):
@@ -133,6 +146,15 @@ class Experiment:
     note: str = ""
 
     def __post_init__(self):
+        _texts(self, "claim", "at_scale", "note", "axis")
+        if self.better not in ("higher", "lower"):
+            raise ValueError(f"better is {self.better!r}, expected 'higher' or 'lower'")
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds!r}, expected at least 1")
+        for name in self.arms:
+            # The name of an arm is the name of a file, of which some systems have 255 bytes.
+            if not re.fullmatch(r"[\w.+=,@ -]{1,100}", str(name)) or name.startswith((".", " ")):
+                raise ValueError(f"an arm is called {name!r:.120}, which cannot name a file")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline is {self.baseline!r}, expected one of {list(self.arms)}")
         if not self.metrics:

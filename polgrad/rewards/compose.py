@@ -1,18 +1,32 @@
-"""Rewards by name, with weights: from `RewardSpec`s to one function that never raises."""
+"""Rewards by name, with weights: from `RewardSpec`s to one function."""
 
 import difflib
-import importlib
 import inspect
 import math
 import numbers
+import struct
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polgrad import _user_files
+from polgrad import _outside, _user_files
 from polgrad.rewards.score import Score
 
 Reward = Callable[..., Score | float | bool]
+
+EXHAUSTED = "out of memory: "
+"""Part of an invalid sample's reason after a MemoryError: the process should be replaced."""
+
+ARGUMENTS = ("prompt", "completion", "example")
+
+# Names that the first three arguments of a reward have in other libraries. Such a function often
+# can be called with three arguments, and would then read each of them as something else.
+_PEERS = {
+    "TRL": ("prompts", "completions", "completion_ids", "trainer_state"),
+    "verl": ("data_source", "solution_str", "ground_truth", "extra_info"),
+    "OpenRLHF": ("queries", "labels"),
+}
 
 
 class RewardSpec(NamedTuple):
@@ -54,18 +68,6 @@ def absolute(target: str) -> str:
     return f"{path.resolve()}:{name}"
 
 
-def _load_module(place: str, target: str):
-    if place.endswith(".py"):
-        return _user_files.load(place)
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        # Only the module that was asked for: an import that fails inside it is another mistake.
-        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
-            raise ValueError(f"reward {target!r}: no module named {error.name!r}") from None
-        raise
-
-
 def resolve(target: str, parameters: Mapping[str, Any] | None = None) -> Reward:
     """The function that a target names; checks that it takes `parameters`.
 
@@ -77,28 +79,89 @@ def resolve(target: str, parameters: Mapping[str, Any] | None = None) -> Reward:
         The function.
 
     Raises:
-        ValueError: no such file, module or name (with a suggestion), a thing that is no function,
-            or parameters that it does not take. What the module itself raises passes through.
+        ValueError: no such file, module or name (with a suggestion), a module that fails, a thing
+            that is no function, or a function that takes other arguments; one line with the file,
+            and with its line where there is one.
     """
     target = absolute(target)
     place, _, name = target.rpartition(":")
-    module = _load_module(place, target)
-    if not hasattr(module, name):
-        close = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"reward {target!r}: {place} has no {name!r}{hint}")
-    function = getattr(module, name)
-    if not callable(function):
-        kind = type(function).__name__
-        raise ValueError(f"reward {target!r} is of type {kind}, expected a function")
-    try:
-        inspect.signature(function).bind("", "", {}, **(parameters or {}))
-    except TypeError as error:
-        raise ValueError(
-            f"reward {target!r} cannot be called as reward(prompt, completion, example"
-            f"{''.join(f', {key}=...' for key in parameters or {})}): {error}"
-        ) from None
+    module = _user_files.module(place, f"reward {target!r}")
+    with _outside.calling(place, f"reward {target!r}"):
+        if not hasattr(module, name):
+            close = difflib.get_close_matches(name, dir(module), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise _outside.OutsideError(f"reward {target!r}: {place} has no {name!r}{hint}")
+        function = getattr(module, name)
+        if not callable(function):
+            kind = type(function).__name__
+            raise _outside.OutsideError(f"reward {target!r} is of type {kind}, expected a function")
+        _check_arguments(function, target, parameters or {})
     return function
+
+
+def _check_arguments(function: Reward, target: str, parameters: Mapping[str, Any]) -> None:
+    """Refuses a function that cannot be called as a reward, or plainly reads other arguments."""
+    call = f"reward({', '.join([*ARGUMENTS, *(f'{name}=...' for name in parameters)])})"
+    where = f"reward {target!r}{_line_of(function)}"
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # compiled code may not tell what it takes
+    peer = _peer(signature)
+    if peer:
+        raise _outside.OutsideError(
+            f"{where} takes {signature}, the arguments of a reward for {peer}; expected {call}, one "
+            f"sample a call, with the row of the data as example: {_translation(function, peer)} "
+            "(docs/porting.md)"
+        )
+    names = [n for n in signature.parameters][: len(ARGUMENTS)]
+    wrong = [n for n in names if n in ARGUMENTS and names.index(n) != ARGUMENTS.index(n)]
+    try:
+        signature.bind("", "", {}, **parameters)
+        problem = f"{wrong[0]} stands at another place" if wrong else ""
+    except TypeError as error:
+        problem = str(error)
+    if problem:
+        raise _outside.OutsideError(
+            f"{where} takes {signature} and cannot be called as {call}: {problem}"
+        )
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        kind = "is async" if inspect.iscoroutinefunction(function) else "yields"
+        raise _outside.OutsideError(f"{where} {kind}; expected a function that returns its score")
+
+
+def _peer(signature: inspect.Signature) -> str | None:
+    """The library whose reward takes such arguments."""
+    first = [*signature.parameters][: len(ARGUMENTS)]
+    if "queries" in first:  # OpenRLHF names its second argument as TRL names its first
+        return "OpenRLHF"
+    found = [peer for peer, names in _PEERS.items() if set(names) & set(first)]
+    return found[0] if found else None
+
+
+def _translation(function: Reward, peer: str) -> str:
+    """One line that calls the function of another library as a reward of polgrad."""
+    name = getattr(function, "__name__", "theirs")
+    theirs = {
+        "verl": f'{name}("", completion, example["answer"])',
+        "TRL": f"{name}(prompts=[prompt], completions=[completion])[0]",
+        "OpenRLHF": f'{name}([prompt + completion], [prompt], [example["answer"]])[0]',
+    }
+    return f"def reward(prompt, completion, example): return {theirs[peer]}"
+
+
+def _code(function: Reward) -> types.CodeType | None:
+    """The code of a function or of an object's `__call__`; None where it is not Python's own."""
+    for one in (inspect.unwrap(function), vars(type(function)).get("__call__")):
+        if isinstance(getattr(one, "__code__", None), types.CodeType):
+            return one.__code__
+    return None
+
+
+def _line_of(function: Reward) -> str:
+    """` (mine.py, line 3)`: where a function is defined, as far as that can be known."""
+    code = _code(function)
+    return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else ""
 
 
 def as_score(result: Any) -> Score:
@@ -108,7 +171,8 @@ def as_score(result: Any) -> Score:
         result: a `Score`, a real number, a boolean, or a zero-dimensional array.
 
     Returns:
-        The score; invalid, with the reason, for NaN, an infinity, or another type.
+        The score; invalid, with the reason, for NaN, an infinity, a number beyond float32, or
+        another type.
     """
     value, valid, reason = result if isinstance(result, Score) else (result, True, "")
     if not valid:
@@ -118,10 +182,21 @@ def as_score(result: Any) -> Score:
     if not isinstance(value, numbers.Real):
         kind = type(value).__name__
         return Score(0.0, False, f"returned {kind}, expected Score, float or bool")
-    value = float(value)
-    if not math.isfinite(value):
-        return Score(0.0, False, f"returned {value}")
-    return Score(value, True, str(reason))
+    return _finite(value, str(reason))
+
+
+def _finite(value: numbers.Real, reason: str) -> Score:
+    """A score of a number that a batch of float32 can hold."""
+    try:
+        number = float(value)
+        if not math.isfinite(number):
+            return Score(0.0, False, f"returned {number}")
+        struct.pack("<f", number)
+    except OverflowError:
+        # Infinite in the batch: it would leave its group's statistics, and nobody would know.
+        shown = f"{float(value):g}" if isinstance(value, float) else "a number"
+        return Score(0.0, False, f"returned {shown}, beyond the range of float32 (3.4e38)")
+    return Score(number, True, reason)
 
 
 def call(
@@ -141,14 +216,24 @@ def call(
         parameters: keyword arguments.
 
     Returns:
-        The score; its reason names the exception, if there was one.
+        The score; its reason names file, line and exception, if there was one.
     """
     try:
         return as_score(function(prompt, completion, example, **parameters))
+    except KeyboardInterrupt:
+        raise
     # A blind except: any failure of the user's code is recorded, with its name, as an invalid
     # sample, which is counted and in number stops the run.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        return Score(0.0, False, f"{type(error).__name__}: {error}"[:500])
+    except BaseException as error:  # noqa: BLE001
+        return Score(0.0, False, _failure(function, error)[:500])
+
+
+def _failure(function: Reward, error: BaseException) -> str:
+    """Why a reward failed, with the line of its own file that it failed in."""
+    code = _code(function)
+    path = Path(code.co_filename if code else getattr(function, "__name__", "reward"))
+    told = _outside.told(path, error).removeprefix(f"{path.parent}/")
+    return f"{EXHAUSTED if isinstance(error, MemoryError) else ''}{told}"
 
 
 def combine(scores: Sequence[Score], weights: Sequence[float]) -> Score:
@@ -161,20 +246,23 @@ def combine(scores: Sequence[Score], weights: Sequence[float]) -> Score:
         weights: as many numbers.
 
     Returns:
-        The sum (0 where invalid), with the components' reasons joined.
+        The sum (0 where invalid), with the components' reasons joined. A sum beyond float32 is
+        invalid too.
     """
     reasons = [score.reason for score in scores if score.reason]
     if not all(score.valid for score in scores):
         reasons = [score.reason for score in scores if not score.valid]
         return Score(0.0, False, "; ".join(reasons))
     value = sum(weight * score.value for score, weight in zip(scores, weights, strict=True))
-    return Score(float(value), True, "; ".join(reasons))
+    total = _finite(value, "; ".join(reasons))
+    return total if total.valid else total._replace(reason=f"the weighted sum {total.reason}")
 
 
 def compose(specs: Sequence[RewardSpec]) -> Callable[[str, str, Mapping[str, Any]], Score]:
-    """One function of (prompt, completion, example) from weighted rewards; it never raises.
+    """One function of (prompt, completion, example) from weighted rewards.
 
-    A reward with an attribute `warm_up` has it called once, here: imports that take seconds must
+    The function raises nothing but KeyboardInterrupt: what a reward raises, and a call of
+    `sys.exit`, make the sample invalid. A reward with an attribute `warm_up` has it called once, here: imports that take seconds must
     not count against the deadline of the first sample.
 
     Args:
@@ -188,9 +276,10 @@ def compose(specs: Sequence[RewardSpec]) -> Callable[[str, str, Mapping[str, Any
     """
     check_specs(specs)
     functions = [resolve(spec.target, spec.parameters) for spec in specs]
-    for function in functions:
-        if hasattr(function, "warm_up"):
-            function.warm_up()
+    for function, spec in zip(functions, specs, strict=True):
+        with _outside.calling(spec.target.rpartition(":")[0], f"warm_up of reward {spec.target!r}"):
+            if hasattr(function, "warm_up"):
+                function.warm_up()
     weights = [spec.weight for spec in specs]
 
     def reward(prompt: str, completion: str, example: Mapping[str, Any]) -> Score:

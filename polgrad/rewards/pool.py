@@ -1,12 +1,30 @@
 """Rewards in worker processes: a deadline for each sample, and no failure that looks like a zero.
 
-A stranger's reward may loop, leak, print, exit or crash. It does so in a process of its own that
-imports no jax; that process is killed and replaced, and the sample it had is invalid.
+A reward is trusted code: it runs as the user who trains, with this user's files and network, and
+nothing here defends the machine against a reward that means harm. Run only rewards whose text you
+have read. What is defended against is a reward with a mistake. It may
+
+- loop, sleep, exit, crash, or kill itself: its process is killed at the deadline and replaced, and
+  the sample is invalid;
+- raise anything, return anything, or return a number beyond float32: the sample is invalid, with
+  the reason;
+- take memory: on Linux a process has a limit (`memory`), and what goes beyond it is a MemoryError
+  in the reward. The limit is of address space and of each process, so children have one each;
+- print, read standard input, write to any open file descriptor, or fork: a reply counts only if it
+  comes from the process that was started and carries the request's token. A reply that cannot be
+  read ends the process and makes its sample invalid, and the run goes on;
+- start processes: they are killed with their worker, in other sessions too as long as they keep
+  the environment that they were given (found by `/proc`; elsewhere only the process group is).
+
+The process imports no jax and sees no accelerator. Its environment holds the variables of `KEPT`,
+those of `ALWAYS` and those that are passed on by name (`environment`), so that tokens and keys of
+the trainer's environment do not reach a reward, or its log, by accident.
 """
 
 import collections
 import contextlib
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -28,11 +46,41 @@ _BOOT = (
     "from polgrad.rewards.worker import main; main()"
 )
 
+KEPT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "PWD"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_COLLATE"),
+    *("TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE"),
+    *("XLA_FLAGS", "JAX_ENABLE_X64"),  # a reward that brings jax computes as the trainer does
+)
+"""Variables of the caller's environment that a worker has too."""
+
+ALWAYS = {
+    "PYTHONHASHSEED": "0",  # sets iterate in one order in every worker and every run
+    "JAX_PLATFORMS": "cpu",  # a reward that brings jax must not take the accelerator
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    _compilers.OPT_IN: "1",
+}
+"""Variables that every worker has, with their values."""
+
+MEMORY = 4 << 30
+"""Bytes of address space that a worker may take."""
+
+UNREADABLE = "worker ended (its reply could not be read)"
+
 Item = tuple[str, str, Mapping[str, Any]]
 
 
 class RewardFailure(RuntimeError):
     """Too many samples without a reward, a worker that does not start, or a canary that fails."""
+
+
+class _Unreadable(Exception):
+    """What has come from a worker is not what it was asked for."""
 
 
 class Canary(NamedTuple):
@@ -55,21 +103,17 @@ class Canary(NamedTuple):
 class _Worker:
     """One process, its two pipes, and the sample that it is busy with."""
 
-    def __init__(self, setup: bytes, start_timeout: float):
-        environment = {
-            **os.environ,
-            "PYTHONHASHSEED": "0",  # sets iterate in one order in every worker and every run
-            "JAX_PLATFORMS": "cpu",  # a reward that brings jax must not take the accelerator
-            "OMP_NUM_THREADS": "1",
-            _compilers.OPT_IN: "1",  # and must compute with it as the trainer does
-        }
+    def __init__(
+        self, setup: bytes, start_timeout: float, environment: Mapping[str, str], pool: str
+    ):
+        self.mark = f"{pool}:{secrets.token_hex(8)}"
         path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore::SyntaxWarning", "-c", _BOOT, *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=environment,
+            env={**environment, worker.MARK: self.mark},
             start_new_session=True,  # Ctrl-C reaches the trainer alone; children die together
         )
         self.requests = self.process.stdin.fileno()
@@ -77,6 +121,7 @@ class _Worker:
         os.set_blocking(self.requests, False)
         os.set_blocking(self.replies, False)
         self.index: int | None = None
+        self.token = ""
         self.ready = False
         self._received = bytearray()
         self._unsent = memoryview(b"")
@@ -104,32 +149,38 @@ class _Worker:
         self.deadline = time.monotonic() + self._timeout
 
     def receive(self) -> tuple[list[Any], bool]:
-        """Whole messages that have come, and whether the pipe is still open."""
+        """Whole messages that have come, and whether the pipe is still open.
+
+        Raises:
+            _Unreadable: what has come is no message.
+        """
         is_open = True
+        header, limit = worker.HEADER.size, worker.REPLY_LIMIT
         try:
             while chunk := os.read(self.replies, 1 << 16):
                 self._received += chunk
-            is_open = False
+                if len(self._received) > header + limit:
+                    break
+            else:
+                is_open = False
         except BlockingIOError:
             pass
         messages = []
-        header = worker.HEADER.size
         while len(self._received) >= header:
             (length,) = worker.HEADER.unpack(self._received[:header])
+            if length > limit:
+                raise _Unreadable(f"a reply of {length} bytes")
             if len(self._received) < header + length:
                 break
-            messages.append(codec.loads(bytes(self._received[header : header + length])))
+            try:
+                messages.append(codec.loads(bytes(self._received[header : header + length])))
+            # A reward may write anything to the pipe, JSON of another form among it.
+            except Exception as error:
+                raise _Unreadable("a reply that is no message") from error
             del self._received[: header + length]
         return messages, is_open
 
-    def exit_text(self) -> str:
-        try:
-            code = self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-    def kill(self) -> None:
+    def kill_group(self) -> None:
         # The group still exists after its leader has died if the reward started children.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -138,10 +189,57 @@ class _Worker:
         self.process.stdin.close()
         self.process.stdout.close()
 
+    def kill(self) -> None:
+        self.kill_group()
+        worker.kill_marked(self.mark)
 
-def _kill_all(workers: list[_Worker]) -> None:
+    def exit_text(self) -> str:
+        try:
+            code = self.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"signal {signal.Signals(-code).name}"
+        except ValueError:  # one of the numbers that have no name
+            return f"signal {-code}"
+
+
+def _reply(message: Any) -> tuple[str, Score, bool]:
+    """Token, score and whether the process is at its end, of a worker's message.
+
+    Raises:
+        _Unreadable: the message has another form.
+    """
+    kinds = [str, float, bool, str, bool]
+    if not isinstance(message, list) or [type(part) for part in message] != kinds:
+        raise _Unreadable("a reply of another form")
+    token, value, valid, reason, last = message
+    return token, compose.as_score(Score(value, valid, reason)), last
+
+
+def _kill_all(workers: list[_Worker], pool: str) -> None:
+    there = bool(workers)
     while workers:
-        workers.pop().kill()
+        workers.pop().kill_group()
+    if there:
+        worker.kill_marked(pool)
+
+
+def _environment(names: Sequence[str]) -> dict[str, str]:
+    """What a worker's environment holds.
+
+    Raises:
+        ValueError: a name that is not set.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"environment must be a sequence of names, got {names!r:.80}")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ValueError(f"environment names {', '.join(missing)}, which is not set here")
+    kept = {name: os.environ[name] for name in (*KEPT, *names) if name in os.environ}
+    return kept | {name: value for name, value in ALWAYS.items() if name not in names}
 
 
 class RewardPool:
@@ -157,9 +255,13 @@ class RewardPool:
         failure_limit: share of invalid samples in a call of `score`, in [0, 1], above which it
             raises; calls with fewer than 10 samples raise only where all of several fail.
         start_timeout: seconds that a worker may take to import the rewards.
+        memory: bytes of address space that a worker may take, at least 256 MiB; None for no limit.
+            Beyond it the reward meets a MemoryError, its sample is invalid and its process is
+            replaced.
+        environment: names of variables that workers see besides those of `KEPT`.
 
     Raises:
-        ValueError: a number out of range, or a malformed spec.
+        ValueError: a number out of range, a malformed spec, or a variable that is not set.
     """
 
     MINIMUM = 10
@@ -172,6 +274,8 @@ class RewardPool:
         timeout: float = 5.0,
         failure_limit: float = 0.1,
         start_timeout: float = 120.0,
+        memory: int | None = MEMORY,
+        environment: Sequence[str] = (),
     ):
         specs = [compose.RewardSpec(*spec) for spec in specs]
         compose.check_specs(specs)
@@ -181,6 +285,9 @@ class RewardPool:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
         if not 0 <= failure_limit <= 1:
             raise ValueError(f"failure_limit must be in [0, 1], got {failure_limit!r}")
+        whole = isinstance(memory, int) and not isinstance(memory, bool)
+        if memory is not None and not (whole and 1 << 28 <= memory < 1 << 63):
+            raise ValueError(f"memory must be None or at least {1 << 28} bytes, got {memory!r}")
         self.specs = [spec._replace(target=compose.absolute(spec.target)) for spec in specs]
         self.timeout = float(timeout)
         self.failure_limit = failure_limit
@@ -189,13 +296,19 @@ class RewardPool:
             {
                 "specs": [[s.target, s.weight, dict(s.parameters)] for s in self.specs],
                 "timeout": self.timeout,
+                "memory": memory,
             }
         )
+        self._environment = _environment(environment)
+        self._mark = secrets.token_hex(8)
         self._closed = False
         self._workers: list[_Worker] = []
-        self._finalizer = weakref.finalize(self, _kill_all, self._workers)
+        self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._mark)
         for _ in range(workers):
-            self._workers.append(_Worker(self._setup, start_timeout))
+            self._workers.append(self._start())
+
+    def _start(self) -> _Worker:
+        return _Worker(self._setup, self._start_timeout, self._environment, self._mark)
 
     def __enter__(self) -> "RewardPool":
         return self
@@ -206,7 +319,7 @@ class RewardPool:
     def close(self) -> None:
         """End the workers; a second call does nothing."""
         self._closed = True
-        _kill_all(self._workers)
+        _kill_all(self._workers, self._mark)
 
     def wait_ready(self) -> None:
         """Wait until every worker has imported the rewards.
@@ -333,13 +446,14 @@ class RewardPool:
                 continue
             index = waiting.popleft()
             prompt, completion, example = items[index]
-            frame = worker.encode_frame([index, prompt, completion, dict(example)])
-            idle.index = index
+            token = secrets.token_hex(8)
+            frame = worker.encode_frame([token, prompt, completion, dict(example)])
+            idle.index, idle.token = index, token
             idle.send(frame, self.timeout)
 
     def _replace(self, slot: int) -> None:
         self._workers[slot].kill()
-        self._workers[slot] = _Worker(self._setup, self._start_timeout)
+        self._workers[slot] = self._start()
 
     def _turn(self, results: dict[int, Score]) -> bool:
         """Wait for something to happen, and take it in; whether a sample became invalid."""
@@ -363,28 +477,50 @@ class RewardPool:
     def _attend(self, slot: int, one: _Worker, results: dict[int, Score]) -> bool:
         if one.sending:
             one.flush()
-        messages, is_open = one.receive()
-        for message in messages:
-            if not one.ready:
-                if "error" in message:
-                    raise ValueError(message["error"])
-                one.ready = True
-            elif message[0] == one.index:
-                results[one.index] = score = Score(*message[1:])
-                one.index = None
-                return not score.valid
+        try:
+            messages, is_open = one.receive()
+            for message in messages:
+                if not one.ready:
+                    self._take_ready(one, message)
+                else:
+                    score, last = self._take_score(one, message)
+                    results[one.index], one.index = score, None
+                    if last:
+                        self._replace(slot)
+                    return not score.valid
+        except _Unreadable:
+            return self._give_up(slot, one, results, UNREADABLE)
         if one.ready and one.index is None:
             return False
         if not is_open:
-            reason = f"worker died ({one.exit_text()})"
-        elif time.monotonic() >= one.deadline:
-            reason = f"timeout after {one._timeout:g} s"
-        else:
-            return False
+            return self._give_up(slot, one, results, f"worker died ({one.exit_text()})")
+        if time.monotonic() >= one.deadline:
+            return self._give_up(slot, one, results, f"timeout after {one._timeout:g} s")
+        return False
+
+    def _take_ready(self, one: _Worker, message: Any) -> None:
+        """A worker's first message: it is ready, or cannot be."""
+        if isinstance(message, dict) and isinstance(message.get("error"), str):
+            raise ValueError(message["error"])
+        if message != {"ready": one.process.pid}:
+            raise _Unreadable("a worker that starts")
+        one.ready = True
+
+    def _take_score(self, one: _Worker, message: Any) -> tuple[Score, bool]:
+        token, score, last = _reply(message)
+        if one.index is None or token != one.token:
+            raise _Unreadable("a reply that nobody asked for")
+        return score, last
+
+    def _give_up(self, slot: int, one: _Worker, results: dict[int, Score], reason: str) -> bool:
+        """Replaces a worker; whether a sample became invalid by that."""
         if not one.ready:
             raise RewardFailure(f"a reward worker did not start: {reason}")
-        results[one.index] = Score(0.0, False, reason)
+        index, one.index = one.index, None
         self._replace(slot)
+        if index is None:
+            return False
+        results[index] = Score(0.0, False, reason)
         return True
 
 
@@ -418,7 +554,7 @@ def check_failures(reasons: Sequence[str], total: int, limit: float, what: str =
 
 
 def interruptions(scores: Sequence[Score]) -> dict[int, Score]:
-    """The scores that depend on timing or on a process's death, by position.
+    """The scores that depend on timing, on a process's death or its memory, by position.
 
     A run that is repeated from a checkpoint passes them as `replayed`, so that a sample that was
     cut before is cut again, whatever the machine's load is now.
@@ -432,7 +568,11 @@ def interruptions(scores: Sequence[Score]) -> dict[int, Score]:
     return {
         index: score
         for index, score in enumerate(scores)
-        if not score.valid and score.reason.startswith(("timeout after ", "worker died ("))
+        if not score.valid
+        and (
+            score.reason.startswith(("timeout after ", "worker died (", UNREADABLE))
+            or compose.EXHAUSTED in score.reason
+        )
     }
 
 

@@ -4,20 +4,32 @@ Started by `RewardPool`. Frames on its standard input and output are a length (8
 endian) and ASCII JSON; nothing is ever unpickled. What a reward prints goes to standard error.
 """
 
+import contextlib
 import hashlib
 import os
 import random
+import resource
 import signal
 import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from polgrad import _outside
 from polgrad.data import codec
-from polgrad.rewards.compose import RewardSpec, compose
+from polgrad.rewards.compose import EXHAUSTED, RewardSpec, compose
+from polgrad.rewards.score import Score
 
 HEADER = struct.Struct(">Q")
+REPLY_LIMIT = 1 << 20
+"""Bytes of the longest reply: a number and a reason, or why a worker cannot start."""
+
+MARK = "POLGRAD_REWARD_WORKER"
+"""Environment variable of a worker, by which processes that its rewards have started are found."""
+
+_REASON = 2000
 
 
 def encode_frame(message: Any) -> bytes:
@@ -28,8 +40,14 @@ def encode_frame(message: Any) -> bytes:
 
     Returns:
         Length and JSON.
+
+    Raises:
+        ValueError: the message holds what JSON cannot, or is nested too deeply.
     """
-    body = codec.dumps(message).encode("ascii")
+    try:
+        body = codec.dumps(message).encode("ascii")
+    except RecursionError:
+        raise ValueError("an example is nested too deeply to be sent to a reward worker") from None
     return HEADER.pack(len(body)) + body
 
 
@@ -50,23 +68,69 @@ def read_frame(stream: BinaryIO) -> Any:
     return codec.loads(body) if len(body) == length else None
 
 
+def kill_marked(mark: str) -> None:
+    """Kills every process whose environment holds a mark, in whatever session it is.
+
+    A process inherits the mark from the worker that started it, also by way of others that have
+    ended since. One that was started with another environment is not found, and none is where the
+    system has no `/proc`.
+
+    Args:
+        mark: the beginning of the value of `MARK`.
+    """
+    wanted, own = f"{MARK}={mark}".encode(), os.getpid()
+    for _ in range(3):  # a process that was being started is found the next time
+        found = [pid for pid in _processes() if pid != own and _has(pid, wanted)]
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def _processes() -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        yield from (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _has(pid: int, wanted: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(entry.startswith(wanted) for entry in file.read().split(b"\0"))
+    except OSError:  # it has ended, or is somebody else's
+        return False
+
+
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     """Take standard input and output away from the rewards, which may print or read."""
     requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    # A process that a reward forks may come to the line that replies, as this one does.
+    os.register_at_fork(after_in_child=lambda: _close(requests.fileno(), replies.fileno()))
     return requests, replies
+
+
+def _close(*handles: int) -> None:
+    for handle in handles:
+        with contextlib.suppress(OSError):
+            os.close(handle)
 
 
 def _die_with_parent(parent: int) -> None:
     """End when the trainer is gone, even in the middle of a reward that never returns."""
 
+    mark = os.environ[MARK]
+
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
+        kill_marked(mark)
+        with contextlib.suppress(OSError):
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -85,33 +149,61 @@ def _reset(prompt: str, completion: str, timeout: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, 60 + 20 * timeout)
 
 
+def _limit_memory(limit: int | None) -> None:
+    """Bounds the address space of this process and of those that it starts, each by itself."""
+    if limit is None:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    # Not every system knows this limit; macOS refuses it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def main() -> None:
     """Serve requests until standard input closes."""
+    try:
+        _serve()
+    except Exception as error:  # noqa: BLE001  (the trainer counts the sample as invalid)
+        print(f"polgrad: a reward worker ends: {_outside.reason(error)}", file=sys.stderr)
+        os._exit(1)
+
+
+def _serve() -> None:
     requests, replies = _private_streams()
     _die_with_parent(os.getppid())
+    own = os.getpid()
 
     def reply(message: Any) -> None:
-        replies.write(encode_frame(message))
-        replies.flush()
+        if os.getpid() != own:  # a process that a reward has forked, whose answer nobody asked for
+            os._exit(0)
+        frame = memoryview(encode_frame(message))
+        while frame:
+            frame = frame[replies.write(frame) :]
 
     setup = read_frame(requests)
     if setup is None:
         return
+    _limit_memory(setup["memory"])
     try:
-        reward = compose([RewardSpec(*spec) for spec in setup["specs"]])
-    # A user's module may raise anything on import; the trainer shows it and stops.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        own = isinstance(error, ValueError) and str(error).startswith("reward ")
-        reply({"error": str(error) if own else f"{type(error).__name__}: {error}"})
+        with _outside.calling("rewards"):
+            reward = compose([RewardSpec(*spec) for spec in setup["specs"]])
+    except (ValueError, KeyboardInterrupt) as error:
+        reply({"error": str(error)[: REPLY_LIMIT // 16] or type(error).__name__})
         return
-    reply({"ready": os.getpid()})
+    reply({"ready": own})
     while (request := read_frame(requests)) is not None:
-        index, prompt, completion, example = request
+        token, prompt, completion, example = request
         _reset(prompt, completion, setup["timeout"])
-        score = reward(prompt, completion, example)
+        try:
+            score = reward(prompt, completion, example)
+        except KeyboardInterrupt:  # raised by the reward: Ctrl-C does not reach this process
+            score = Score(0.0, False, "KeyboardInterrupt")
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a reward left behind
-        reply([index, score.value, score.valid, score.reason[:2000]])
+        # What has filled the memory may be there still, and would be the next sample's fault.
+        last = not score.valid and EXHAUSTED in score.reason
+        reply([token, score.value, score.valid, score.reason[:_REASON], last])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import traceback
 import jax
 import jax.numpy as jnp
 
+from polgrad import _outside
 from polgrad.training.types import Algorithm, Batch, Context, Outputs
 
 
@@ -87,26 +88,29 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
         jax.eval_shape(step, key, given)
     except ValueError as error:
         raise ValueError(_first(error)) from error
-    except (TypeError, AttributeError, KeyError) as error:
+    # The functions are somebody's own: they may raise anything, and call sys.exit.
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"algorithm {name}: {_place(error)}{_first(error)}{_hint(error)}"
         ) from error
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     """What an error says, without the paragraph that jax appends about its own frames."""
     if isinstance(error, KeyError):
         return f"the batch has no {error}"
-    return str(error).partition("\n---")[0]
+    if isinstance(error, (ValueError, TypeError, AttributeError)):
+        return str(error).partition("\n---")[0]
+    return _outside.reason(error)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """File and line where an error was raised, where that is outside of jax."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/jax/" not in f.filename]
     return f"{pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     """What to do about outputs and arrays that are there only where they are asked for."""
     if isinstance(error, KeyError) or "NoneType" in str(error):
         return (

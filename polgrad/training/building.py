@@ -4,14 +4,12 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
-import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
 import tempfile
-import types
 import zlib
 from typing import Any, NamedTuple
 
@@ -19,8 +17,7 @@ import jax
 import numpy as np
 
 import polgrad
-from polgrad import _ranges, _user_files, data, policies
-from polgrad._outside import reason
+from polgrad import _outside, _ranges, _user_files, data, policies
 from polgrad.data.sources import TooFew
 from polgrad.rewards import verifiers
 from polgrad.rewards.compose import RewardSpec, absolute
@@ -158,10 +155,28 @@ def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algori
     """The algorithm for a run of this size; a completion's length may still be open."""
     if isinstance(settings, Algorithm):
         return settings
+    context = _context(config, train)
     try:
-        return settings.build(_context(config, train))
+        if ":" not in config.algorithm:
+            return settings.build(context)
+        return _build_peoples(config.algorithm, settings, context)
     except NotImplementedError as error:
         raise ValueError(f"algorithm {config.algorithm}: {error}") from None
+
+
+def _build_peoples(name: str, settings: Any, context: Context) -> Algorithm:
+    """`settings.build` of somebody's file: whatever it raises is one line with file and line."""
+    place = name.rpartition(":")[0]
+    if not place.endswith(".py"):
+        place = getattr(sys.modules.get(place), "__file__", None) or place
+    with _outside.calling(place, f"algorithm {name!r}"):
+        found = settings.build(context)
+    if not isinstance(found, Algorithm):
+        raise ValueError(
+            f"algorithm {name!r}: build(context) returned {type(found).__name__}; expected an "
+            "Algorithm"
+        )
+    return found
 
 
 def _context(config: TrainConfig, train: data.Source) -> Context:
@@ -274,28 +289,31 @@ def algorithm_settings(config: TrainConfig) -> Any:
 
 
 def find_algorithm(name: str) -> Any:
-    """The settings class, or the `Algorithm`, of a name, `file.py:NAME` or `module:NAME`."""
+    """The settings class, or the `Algorithm`, of a name, `file.py:NAME` or `module:NAME`.
+
+    Raises:
+      ValueError: there is none of that name, the file fails, or it holds something else; one line
+        with the file.
+    """
     # Here alone training looks at algorithms, and only by name: the floor below knows none.
     from polgrad import algorithms
 
     if ":" not in name:
         return algorithms.find(name)
     place, _, attribute = name.rpartition(":")
-    found = getattr(_module(place), attribute, None)
-    if isinstance(found, Algorithm) or hasattr(found, "build"):
-        return found
+    module = _user_files.module(place, f"algorithm {name!r}")
+    with _outside.calling(place, f"algorithm {name!r}"):
+        found = getattr(module, attribute, None)
+        if isinstance(found, Algorithm):
+            return found
+        if dataclasses.is_dataclass(found) and hasattr(found, "build"):
+            if isinstance(found, type):
+                found()  # its defaults are shown, and taken where no setting is given
+            return found
+    kind = "missing" if found is None else getattr(found, "__name__", type(found).__name__)
     raise ValueError(
-        f"algorithm {name!r} is {'missing' if found is None else type(found).__name__}; expected "
-        "an Algorithm, or a dataclass with build(context)"
+        f"algorithm {name!r} is {kind}; expected an Algorithm, or a dataclass with build(context)"
     )
-
-
-def _module(place: str) -> types.ModuleType:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    if not os.path.isfile(place):
-        raise ValueError(f"algorithm file {place!r} does not exist")
-    return _user_files.load(place)
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -312,7 +330,7 @@ def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
         except json.JSONDecodeError:
             parameters[name] = text
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"data.parameters: {name}: {reason(error)}") from None
+            raise ValueError(f"data.parameters: {name}: {_outside.reason(error)}") from None
     return parameters
 
 

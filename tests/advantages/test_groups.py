@@ -274,3 +274,35 @@ def test_equal_advantages_stay_what_they_are_without_centring():
     x, mask = jnp.full((1, 3), 2.0), jnp.ones((1, 3))
     same = advantages.whiten(x, mask, center=False, epsilon=3.0)
     np.testing.assert_array_equal(same, x)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_rewards_whose_squares_float32_cannot_hold_have_a_deviation(scale):
+    rewards = np.array([[0.0, 1.0, 3.0, 0.5], [2.0, 2.5, 0.25, 1.0]], np.float32)
+    wanted = run(advantages.group_relative, rewards, scale=scale, epsilon=0.0)
+    for size in (1e-30, 1e-20, 1e20, 1e30, 1e38):
+        found = run(advantages.group_relative, rewards * size, scale=scale, epsilon=0.0)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_the_gradient_of_a_large_deviation():
+    rewards = np.array([[0.0, 1.0, 3.0, 0.5]], np.float32)
+    slope = grad(lambda r, size: advantages.group_relative(r * size, epsilon=0.0)[0, 1])
+    for size in (1e-20, 1e20, 1e30):
+        np.testing.assert_allclose(slope(rewards, size), slope(rewards, 1.0), rtol=1e-4)
+
+
+def test_whitening_of_large_figures():
+    x, mask = np.array([[0.0, 1.0, 3.0, 9.0]], np.float32), np.array([[1, 1, 1, 0]])
+    wanted = run(advantages.whiten, x, mask)
+    for size in (1e20, 1e30):
+        np.testing.assert_allclose(run(advantages.whiten, x * size, mask), wanted, rtol=1e-5)
+
+
+def test_a_mean_of_large_rewards_is_not_infinite():
+    rewards = np.array([[3e38, 3e38, 1e38, 0.0]], np.float32)
+    np.testing.assert_allclose(
+        run(advantages.group_relative, rewards, scale="none"),
+        [[1.25e38, 1.25e38, -0.75e38, -1.75e38]],
+        rtol=1e-5,
+    )

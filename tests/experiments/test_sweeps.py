@@ -2,8 +2,11 @@
 
 import collections
 import csv
+import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +14,12 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from worlds import WORLD
 
-from polgrad import cli, experiments
-from polgrad.experiments import sweep_report, sweeping
+from polgrad import _files, cli, experiments
+from polgrad.experiments import cells, pages, reporting, sweep_report, sweeping
 
 
 @pytest.fixture
@@ -38,8 +43,8 @@ def runs(tmp_path):
 
 
 def test_the_grid_has_the_types_of_its_settings(world):
-    settings = experiments.find(str(world)).experiment.settings
-    assert sweeping.grid(settings, ["gain=1,2.5", "kind=a,b", "limits=(0,1),(0,2)"]) == {
+    given = experiments.find(str(world)).experiment.settings
+    assert sweeping.grid(given, ["gain=1,2.5", "kind=a,b", "limits=(0,1),(0,2)"]) == {
         "gain": (1.0, 2.5),
         "kind": ("a", "b"),
         "limits": ((0, 1), (0, 2)),
@@ -52,7 +57,7 @@ def test_the_grid_has_the_types_of_its_settings(world):
         (["gain=1", "gain=2"], "gain twice"),
     ]:
         with pytest.raises(ValueError, match=message):
-            sweeping.grid(settings, bad)
+            sweeping.grid(given, bad)
 
 
 def test_cells_cover_the_grid_once(world, tmp_path):
@@ -99,7 +104,10 @@ def test_failed_and_dead_cells_are_kept_while_the_others_go_on(world, tmp_path, 
     assert polgrad(*command) == 1
     captured = capsys.readouterr()
     assert "4 cells failed" in captured.err
-    assert "kind=raises,gain=1.0: failed, RuntimeError: no such world at gain 1.0" in captured.out
+    assert "kind=raises,gain=1.0: failed, arm only, seed 0: " in captured.out
+    assert re.search(
+        r"world\.py, line \d+: RuntimeError: no such world at gain 1.0\n", captured.out
+    )
     trace = (tmp_path / "s" / "cells" / "kind=raises,gain=2.0" / "error.txt").read_text()
     assert "Traceback" in trace and "no such world at gain 2.0" in trace
     death = (tmp_path / "s" / "cells" / "kind=dies,gain=2.0" / "error.txt").read_text()
@@ -114,16 +122,200 @@ def test_failed_and_dead_cells_are_kept_while_the_others_go_on(world, tmp_path, 
     assert {cell.changes["kind"] for cell in plan.open_cells()} == {"raises", "dies"}
 
 
-def test_two_sweeps_do_not_share_a_directory(world, tmp_path):
+def test_two_sweeps_do_not_share_a_directory(world, tmp_path, capsys):
+    command = ["sweep", world, "--out", tmp_path / "s"]
     plan = sweeping.plan(experiments.find(str(world)), tmp_path / "s", {})
-    with (
-        sweeping.alone(plan.directory),
-        pytest.raises(ValueError, match="in use by another sweep"),
-        sweeping.alone(plan.directory),
+    with _files.alone(plan.directory):
+        assert polgrad(*command) == 2
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+GRIDS = [
+    {"kind": ("a b", "a_b", "a/b", "a?b", "A_b")},
+    {"kind": ("x", "x,gain=2", "x,gain=2.0"), "gain": (1.0, 2.0)},
+    {"kind": ("x" * 300, "x" * 299 + "y", "x" * 301)},
+    {"kind": ("../../etc", "..", ".", "", " ", "~", "a~", "\n", "é", "e\u0301", "\udcff")},
+    {"limits": ((0, 1), (0, 2), (0.0, 1.0))},
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_no_two_cells_have_one_name(world, tmp_path, grid):
+    plan = sweeping.plan(experiments.find(str(world)), tmp_path / "s", grid)
+    named = [cell.name for cell in plan.cells]
+    assert len(set(named)) == len(named)
+    for cell in plan.cells:
+        plan.place(cell).mkdir()
+        assert plan.place(cell).parent.resolve() == (tmp_path / "s" / "cells").resolve()
+        assert len(cell.name.encode()) <= 120
+    # A report finds the cells by what sweep.json holds.
+    found = sweep_report.combinations(
+        json.loads((tmp_path / "s" / "sweep.json").read_text())["grid"]
+    )
+    assert [cells.name(changes) for changes in found] == named
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(max_size=8), min_size=2, max_size=5, unique=True))
+def test_texts_that_differ_are_cells_that_differ(texts):
+    named = {cells.name({"kind": text, "other": text[::-1]}) for text in texts}
+    assert len(named) == len(texts)
+    assert all(re.fullmatch(r"[\w.,=+~-]{1,120}", name) for name in named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "all"),
+        ({"gain": 1.0, "kind": "a"}, "gain=1.0,kind=a"),
+        ({"rate": 1e-05, "on": True}, "rate=1e-05,on=True"),
+    ],
+)
+def test_a_readable_name_stays_as_it_was(changes, name):
+    assert cells.name(changes) == name
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two cells that has ended."""
+    folder = tmp_path_factory.mktemp("swept")
+    world = folder / "worlds" / "world.py"
+    world.parent.mkdir()
+    world.write_text(WORLD.replace("os.environ['RUNS_LOG']", repr(str(folder / "log"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS_LOG", str(folder / "log"))
+        found = experiments.find(str(world))
+        plan = sweeping.plan(found, folder / "s", {"gain": (1.0, 2.0)}, seeds=2)
+        for cell in plan.cells:
+            assert cells.run(cell, str(plan.place(cell))) == ""
+    return plan
+
+
+def test_a_result_of_another_cell_is_refused(swept, tmp_path):
+    shutil.copytree(swept.directory, tmp_path / "s")
+    plan = swept._replace(directory=tmp_path / "s")
+    one, two = plan.cells
+    assert plan.open_cells() == []
+    path = plan.place(one) / "result.json"
+    path.write_bytes((plan.place(two) / "result.json").read_bytes())
+    for read in (
+        plan.open_cells,
+        lambda: sweeping.table(plan),
+        lambda: sweep_report.read(plan.directory),
     ):
-        pass
-    with sweeping.alone(plan.directory):
-        pass
+        with pytest.raises(
+            ValueError, match=r"result\.json has gain 2\.0, and the cell gain=1\.0 has"
+        ):
+            read()
+    for change, text in [
+        ({"seeds": 3}, r"has seeds \[0, 1\]"),
+        ({"arms": ("other",)}, r"has arms \['only'\]"),
+        ({"smoke": True}, "has size 'changed'"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            cells.finished(plan.place(two), two._replace(**change))
+
+
+def values(content, place=()):
+    """Every entry of a JSON tree by its place."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        yield (*place, key)
+        if isinstance(value, (dict, list)):
+            yield from values(value, (*place, key))
+
+
+OTHERS = (None, True, -1, 0, 1.5, "x", [], {}, [{}], {"x": None}, 10**400, float("nan"))
+
+
+def damaged(content):
+    """The content with each entry deleted, and given every other type."""
+    for place in values(content):
+        for other in ("delete", *OTHERS):
+            copy = json.loads(json.dumps(content))
+            inner = copy
+            for key in place[:-1]:
+                inner = inner[key]
+            if other == "delete":
+                del inner[place[-1]]
+            else:
+                inner[place[-1]] = other
+            yield copy
+
+
+def one_line_or_fine(read, path):
+    """A reader of a damaged file: it succeeds, or raises one line that names the file."""
+    try:
+        read()
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error), error
+        return False
+    return True
+
+
+BROKEN = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff",
+    b"[" * 100_000,
+    b'{"a": 1}',
+    b"version https://git-lfs",
+)
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "cells/gain=1.0/result.json"])
+def test_a_damaged_file_of_a_sweep_is_one_line(swept, tmp_path, name):
+    shutil.copytree(swept.directory, tmp_path / "s")
+    path = tmp_path / "s" / name
+    nothing = (
+        r"no finished cell|^metric is"  # a grid or metrics of others, of which nothing has ended
+    )
+
+    def read():
+        try:
+            sweep_report.read(tmp_path / "s")
+        except ValueError as error:
+            if not re.search(nothing, str(error)):
+                raise
+
+    tries = list(damaged(json.loads(path.read_text())))
+    fine = 0
+    for copy in tries:
+        path.write_text(json.dumps(copy))
+        fine += one_line_or_fine(read, tmp_path / "s")
+    assert len(tries) > 100 and fine < 0.7 * len(tries)
+    for bad in BROKEN:
+        path.write_bytes(bad)
+        assert not one_line_or_fine(read, path)
+
+
+def test_a_damaged_result_of_a_run_is_one_line(swept, tmp_path):
+    path = tmp_path / "result.json"
+    content = json.loads((swept.place(swept.cells[0]) / "result.json").read_text())
+    content["arms"]["second"] = json.loads(json.dumps(content["arms"]["only"]))
+    content["arms"]["second"]["comparison"] = {
+        "difference": 0.5,
+        "low": None,
+        "high": 1.0,
+        "probability_of_improvement": 0.5,
+        "seeds_needed": 3,
+    }
+
+    def page():
+        blocks = reporting.blocks(reporting.read(path), b"")
+        pages.markdown("x", blocks)
+        reporting.sentences(reporting.read(path))
+
+    tries = list(damaged(content))
+    for copy in tries:
+        path.write_text(json.dumps(copy))
+        one_line_or_fine(page, path)
+    assert len(tries) > 500
+    for bad in BROKEN:
+        path.write_bytes(bad)
+        assert not one_line_or_fine(page, path)
 
 
 def summary_of(scores, grid, **rest):
@@ -168,7 +360,13 @@ def test_every_grid_has_a_picture(grid):
         (("sweep", "WORLD", "--workers", "0"), "workers is 0"),
         (("sweep", "WORLD", "--arms", "other"), "arms has ['other']"),
         (("sweep", "WORLD", "--seeds", "0"), "seeds is 0"),
-        (("report", "nowhere"), "neither sweep.json nor result.json"),
+        (("sweep", "WORLD", "--set", "__class__=1"), "setting '__class__' is unknown"),
+        (("sweep", "WORLD", "--set", "limits=" + "(" * 9999), "setting limits is"),
+        (("sweep", "WORLD", "--seeds", "5000000000"), "seeds is 5000000000"),
+        (("run", "WORLD", "--set", "__class__=1"), "setting '__class__' is unknown"),
+        (("run", "WORLD", "--set", "gain=1", "--set", "gain=2"), "--set has gain twice"),
+        (("report", "nowhere"), "nowhere does not exist"),
+        (("report", "worlds"), "worlds holds no sweep.json, result.json or metrics.jsonl"),
         (("report",), "expected either a directory"),
     ],
 )

@@ -1,3 +1,4 @@
+import ast
 import functools
 import os
 import pathlib
@@ -16,10 +17,30 @@ from polgrad.rewards import (
     canary_set,
     interruptions,
 )
+from polgrad.rewards import pool as pool_module
 
 MY = """
-import os, random, signal, sys, time
+import multiprocessing, os, random, signal, sys, time
 from polgrad.rewards import Score
+
+class Own(BaseException):
+    pass
+
+def frame(text):
+    return len(text).to_bytes(8, "big") + text
+
+JUNK = [
+    b"x",
+    b"hello\\n" * 10,
+    frame(b"[0, 63.0, true, ''"),
+    frame(b'[0, 63.0, true, "", false]'),
+    frame(b'["0123456789abcdef", 63.0, true, "", false]'),
+    frame(b'{"ready": 1}'),
+    frame(b"[" * 100_000),
+    b"\\xff" * 100,
+    (1 << 62).to_bytes(8, "big"),
+    b"\\0" * 2_000_000,
+]
 
 def reward(prompt, completion, example):
     word, _, rest = completion.partition(" ")
@@ -41,6 +62,28 @@ def reward(prompt, completion, example):
         raise RuntimeError("cannot judge " + rest)
     if word == "leave":
         sys.exit(1)
+    if word == "interrupt":
+        raise KeyboardInterrupt
+    if word == "own":
+        raise Own("enough")
+    if word == "realtime":
+        os.kill(os.getpid(), 40)
+    if word == "fork":
+        return 1.0 if os.fork() else 0.0  # the child comes back to the worker's loop as well
+    if word == "multiprocess":
+        process = multiprocessing.get_context("fork").Process(target=time.time)
+        process.start()
+        process.join()
+    if word == "junk":
+        for handle in range(3, 30):
+            try:
+                os.write(handle, JUNK[int(rest)])
+            except OSError:
+                pass
+    if word == "memory":
+        return float(len(bytearray(1 << 33)))
+    if word == "environment":
+        return Score(0.0, True, repr(sorted(os.environ)))
     if word == "nan":
         return float("nan")
     if word == "none":
@@ -88,6 +131,12 @@ def pool(target):
         yield instance
 
 
+def line_of(word):
+    """The line below the one that looks for a word."""
+    lines = MY.splitlines()
+    return 2 + next(i for i, s in enumerate(lines) if f'word == "{word.split()[0]}"' in s)
+
+
 def score(pool, *completions):
     return pool.score([("prompt", completion, {}) for completion in completions])
 
@@ -107,15 +156,18 @@ def test_scores_come_in_the_order_of_the_items(pool):
         ("sleep 60", "timeout after 1 s"),
         ("exit", "worker died (exit code 3)"),
         ("crash", "worker died (signal SIGSEGV)"),
-        ("raise this", "RuntimeError: cannot judge this"),
-        ("leave", "SystemExit: 1"),
+        ("realtime", "worker died (signal 40)"),
+        ("raise this", "my.py, line LINE: RuntimeError: cannot judge this"),
+        ("leave", "my.py, line LINE: called sys.exit(1)"),
+        ("own", "my.py, line LINE: Own: enough"),
+        ("interrupt", "KeyboardInterrupt"),
         ("nan", "returned nan"),
         ("none", "returned NoneType, expected Score, float or bool"),
     ],
 )
 def test_a_failure_is_invalid_with_its_reason_and_harms_no_other(pool, completion, reason):
     scores = score(pool, "a", completion, "bb", "ccc")
-    assert scores[1] == Score(0.0, False, reason)
+    assert scores[1] == Score(0.0, False, reason.replace("LINE", str(line_of(completion))))
     assert [scores[i] for i in (0, 2, 3)] == [Score(1.0), Score(2.0), Score(3.0)]
 
 
@@ -123,6 +175,55 @@ def test_a_worker_that_closes_its_pipes_is_replaced(pool):
     scores = score(pool, "close", "a")
     assert not scores[0].valid and scores[0].reason.startswith("worker died")
     assert scores[1] == Score(1.0)
+
+
+@pytest.mark.parametrize("kind", range(10))
+def test_a_reply_that_cannot_be_read_ends_the_worker_and_not_the_run(pool, kind):
+    """Text, half a message, messages of other forms, forged scores, claims of huge lengths."""
+    odd, *rest = score(pool, f"junk {kind}", "a", "bb", "ccc")
+    # An incomplete message is completed by the true reply, and is no message then.
+    assert not odd.valid and odd.reason.startswith(("worker ended (its reply", "timeout after"))
+    assert rest == [Score(1.0), Score(2.0), Score(3.0)]
+
+
+def test_only_the_process_that_was_started_replies(pool):
+    assert [s.value for s in score(pool, *["fork", "a"] * 8)] == [1.0] * 16
+    assert score(pool, "multiprocess") == [Score(12.0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
+def test_memory_is_bounded_and_the_process_replaced(target):
+    with RewardPool([RewardSpec(target)], memory=1 << 30, failure_limit=1.0, timeout=20.0) as one:
+        before, big, after = score(one, "pid", "memory", "pid")
+        assert big == Score(
+            0.0, False, f"out of memory: my.py, line {line_of('memory')}: MemoryError"
+        )
+        assert before.valid and after.valid and before.reason != after.reason
+        assert interruptions([before, big, after]) == {1: big}
+
+
+def test_a_worker_sees_the_variables_of_the_list_alone(target, monkeypatch):
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_JUDGE"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LANG", "C")
+    with RewardPool([RewardSpec(target)], environment=("MY_JUDGE",)) as one:
+        seen = set(ast.literal_eval(score(one, "environment")[0].reason))
+    own = {"MY_JUDGE", "POLGRAD_REWARD_WORKER", *pool_module.KEPT, *pool_module.ALWAYS}
+    # Python itself may set the first, and macOS the second.
+    assert (
+        {"LANG", "MY_JUDGE", "JAX_PLATFORMS"}
+        <= seen
+        <= own | {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+    )
+
+
+def test_an_example_that_is_nested_too_deeply_is_one_line(pool):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply to be sent to a reward worker"):
+        pool.score([("", "a", {"deep": deep})])
+    assert score(pool, "a") == [Score(1.0)]
 
 
 def test_the_deadline_is_of_a_sample_and_not_of_the_queue(pool):
@@ -273,19 +374,29 @@ def test_an_idle_worker_that_dies_costs_no_sample(target):
         assert score(pool, "abc") == [Score(3.0)]
 
 
+FORK = """
+import os, subprocess, time
+def reward(prompt, completion, example):
+    own_session = completion != "group"
+    child = subprocess.Popen(["sleep", "60"], start_new_session=own_session)
+    open(prompt, "w").write(str(child.pid))
+    if completion == "crash":
+        os._exit(1)
+    if completion != "return":
+        time.sleep(60)
+    return 1.0
+"""
+
+
 @reads_proc
-def test_children_die_with_their_worker(target, tmp_path):
+@pytest.mark.parametrize("how", ["group", "session", "crash", "return"])
+def test_children_die_with_their_worker(tmp_path, how):
+    """In the worker's group or in a session of their own; at the deadline, a crash or the end."""
     path = tmp_path / "fork.py"
-    path.write_text(
-        "import subprocess, time\n"
-        "def reward(prompt, completion, example):\n"
-        "    child = subprocess.Popen(['sleep', '60'])\n"
-        "    open(prompt, 'w').write(str(child.pid))\n"
-        "    time.sleep(60)\n"
-    )
+    path.write_text(FORK)
     note = tmp_path / "pid"
     with RewardPool([RewardSpec(f"{path}:reward")], timeout=0.5, failure_limit=1.0) as pool:
-        assert not pool.score([(str(note), "", {})])[0].valid
+        assert pool.score([(str(note), how, {})])[0].valid == (how == "return")
     assert _gone(int(note.read_text()))
 
 
@@ -325,9 +436,9 @@ def test_a_worker_in_a_sample_dies_with_its_trainer(target):
     ("source", "name", "error", "message"),
     [
         ("def fn(p, c, e): return 1.0", "fnn", ValueError, "has no 'fnn'; did you mean 'fn'"),
-        ("def fn(p): return 1.0", "fn", ValueError, "too many positional"),
-        ("import no_such_thing", "fn", ValueError, "ModuleNotFoundError: .*no_such_thing"),
-        ("1 / 0", "fn", ValueError, "ZeroDivisionError"),
+        ("def fn(p): return 1.0", "fn", ValueError, r"my\.py, line 1\) .*too many positional"),
+        ("1 / 0", "fn", ValueError, r"my\.py, line 1: ZeroDivisionError"),
+        ("raise KeyboardInterrupt", "fn", ValueError, "KeyboardInterrupt"),
         (
             "import os; os._exit(5)",
             "fn",
@@ -354,6 +465,10 @@ def test_a_reward_that_cannot_be_imported_stops_at_start(tmp_path, source, name,
         ({"workers": 0}, "workers must be an integer of at least 1"),
         ({"timeout": 0}, "timeout must be above 0"),
         ({"failure_limit": 2}, r"failure_limit must be in \[0, 1\]"),
+        ({"memory": 1000}, "memory must be None or at least 268435456 bytes, got 1000"),
+        ({"memory": 1e10}, "memory must be None or at least"),
+        ({"environment": ("NO_SUCH_NAME",)}, "NO_SUCH_NAME, which is not set"),
+        ({"environment": "PATH"}, "must be a sequence of names"),
         ({"specs": []}, "at least one RewardSpec"),
         ({"specs": [RewardSpec("x")]}, "must have the form"),
         ({"specs": [RewardSpec("gone.py:fn")]}, "no such file"),
