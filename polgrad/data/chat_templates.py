@@ -3,7 +3,7 @@
 import atexit
 import contextlib
 import datetime
-import itertools
+import hashlib
 import json
 import os
 import signal
@@ -21,6 +21,7 @@ __all__ = ["ChatTemplate", "RunawayTemplate"]
 SECONDS = 2.0  # of processor time, for one text
 LENGTH = 2**22  # characters of a text
 MEMORY = 2**30  # bytes of the renderer's address space
+_TEMPLATES = 256  # that one process keeps
 _RENDERER = Path(__file__).with_name("_renderer.py")
 # The renderer gets no other variable: a template has no business with tokens and passwords.
 _VARIABLES = ("TZ", "LD_LIBRARY_PATH", "PYTHONHOME")
@@ -51,12 +52,11 @@ class ChatTemplate:
         ValueError: the template has a syntax error.
     """
 
-    _keys = itertools.count()
-
     def __init__(self, source: str, *, now: datetime.datetime | None = None):
         self.source = source
         self.now = None if now is None else now.isoformat()
-        self.key = next(self._keys)
+        told = json.dumps([source, self.now]).encode("ascii")
+        self.key = hashlib.blake2b(told, digest_size=16).hexdigest()
         _renderer.ask(self, None)
 
     def render(self, **variables: Any) -> str:
@@ -81,7 +81,7 @@ class _Renderer:
 
     def __init__(self):
         self._process: subprocess.Popen | None = None
-        self._known: set[int] = set()
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def ask(self, template: ChatTemplate, variables: dict[str, Any] | None) -> str:
@@ -117,6 +117,8 @@ class _Renderer:
         raise ValueError(f"chat_template{' ' if 'line' in reply else ': '}{reply['error']}")
 
     def _running(self) -> subprocess.Popen:
+        if len(self._known) >= _TEMPLATES:
+            self.stop()
         if self._process is None or self._process.poll() is not None:
             self._known = set()
             environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}

@@ -175,7 +175,10 @@ def from_fields(fields: Any) -> TextAssets:
     for name in TextAssets._fields:
         if name not in fields and name not in TextAssets._field_defaults:
             raise ValueError(f"the entry {name!r} of text is missing")
-    tokenizer_from(entries.text("tokenizer_json", fields["tokenizer_json"]))
+    try:
+        tokenizer_from(entries.text("tokenizer_json", fields["tokenizer_json"]))
+    except ValueError as error:
+        raise ValueError(f"tokenizer_json: {reason(error)}") from None
     for name in ("chat_template", "bos_token", "eos_token", "pad_token", "unk_token"):
         if fields.get(name) is not None:
             entries.text(name, fields[name])

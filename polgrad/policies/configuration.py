@@ -143,8 +143,8 @@ class TransformerConfig:
             entries.whole(name, getattr(self, name))
         for name in _FLAGS:
             entries.flag(name, getattr(self, name))
-        entries.number("rope_theta", self.rope_theta, least=1)
-        entries.number("norm_epsilon", self.norm_epsilon, least=0)
+        self._as_float("rope_theta", least=1)
+        self._as_float("norm_epsilon", least=0, most=1)
         if not isinstance(self.rope_scaling, (RopeScaling, type(None))):
             raise ValueError(f"rope_scaling must be None or a RopeScaling, got {self.rope_scaling}")
         if self.heads % self.kv_heads:
@@ -155,10 +155,15 @@ class TransformerConfig:
             raise ValueError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
         for name in ("query_scalar", "attention_cap", "logit_cap"):
             if getattr(self, name) is not None:
-                entries.number(name, getattr(self, name), positive=True)
+                self._as_float(name, positive=True)
         if self.local_rope_theta is not None:
-            entries.number("local_rope_theta", self.local_rope_theta, least=1)
+            self._as_float("local_rope_theta", least=1)
         self._check_window()
+
+    def _as_float(self, name: str, **allowed) -> None:
+        # Beyond 2^31 a whole number is none for JAX, and a float is.
+        number = entries.number(name, getattr(self, name), **allowed)
+        object.__setattr__(self, name, number)
 
     def _check_window(self):
         entries.whole("global_every", self.global_every)

@@ -33,7 +33,7 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
             damaged or at odds with another; names the file.
     """
     file = path / "config.json"
-    if not file.is_file():
+    if not (file.exists() or file.is_symlink()):
         raise ValueError(f"{path} has no config.json, so it is no Hugging Face model directory")
     told = read_json(file)
     weights = Weights.of_directory(path)
@@ -46,6 +46,10 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
         if tied is None:
             tied = "lm_head.weight" not in names
         tied = entries.flag("tie_word_embeddings", tied)
+        if not tied and "lm_head.weight" not in names:
+            raise ValueError(
+                "tie_word_embeddings is false, but the checkpoint lacks the tensor lm_head.weight"
+            )
         shapes = {name: weights.shape(theirs) for name, theirs in names.items()}
         config = config_from_settings(settings, tied=tied, **heads)
         # What the file claims is held against the weights before any memory is taken for it.

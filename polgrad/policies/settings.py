@@ -117,7 +117,9 @@ def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) ->
         max_length=entries.whole("max_position_embeddings", settings["max_position_embeddings"]),
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_epsilon=entries.number("rms_norm_eps", settings.get("rms_norm_eps", 1e-6), least=0),
+        norm_epsilon=entries.number(
+            "rms_norm_eps", settings.get("rms_norm_eps", 1e-6), least=0, most=1
+        ),
         tied=tied,
         **_TRAITS[family],
         **(_gemma(settings, family) if _is_gemma(family) else {}),
@@ -215,8 +217,7 @@ def _gemma(settings: Mapping[str, Any], family: str) -> dict[str, Any]:
     """What the Gemma families have beyond the others."""
     name = "query_pre_attn_scalar"
     scalar = entries.number(name, settings[name], positive=True)
-    # As the file has it: a whole number stays one.
-    extra = {"query_scalar": None if scalar == settings["head_dim"] else settings[name]}
+    extra = {"query_scalar": None if scalar == settings["head_dim"] else scalar}
     caps = {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"}
     for ours, theirs in caps.items():
         cap = settings.get(theirs)

@@ -160,6 +160,9 @@ def _indexed(index: Path) -> dict[str, Path]:
                     f"weight_map.{name} is {entries.shown(file)}; expected a file of this "
                     "directory, without a path"
                 )
+        for file in sorted(set(named.values())):
+            if not (index.parent / file).exists():
+                raise ValueError(f"weight_map names {file}, which does not exist")
     return {name: index.parent / file for name, file in named.items()}
 
 
