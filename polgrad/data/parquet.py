@@ -135,15 +135,25 @@ def _value(scalar, name: str) -> Any:
     return value
 
 
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
 def _as_python(scalar) -> Any:
     import pyarrow
 
-    kind = scalar.type
+    kind, types = scalar.type, pyarrow.types
+    if not scalar.is_valid:
+        return None
+    if types.is_duration(kind):
+        return scalar.value / _UNITS[kind.unit]
     # Python's own times end with microseconds.
-    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns" and scalar.is_valid:
+    if (types.is_timestamp(kind) or types.is_time64(kind)) and kind.unit == "ns":
         whole, rest = divmod(scalar.value, 10**9)
-        text = pyarrow.scalar(whole, pyarrow.timestamp("s", kind.tz)).as_py().isoformat()
-        return f"{text[:19]}.{rest:09d}{text[19:]}" if rest else text
+        is_day = types.is_timestamp(kind)
+        seconds = pyarrow.timestamp("s", kind.tz) if is_day else pyarrow.time32("s")
+        text = pyarrow.scalar(whole, seconds).as_py().isoformat()
+        end = text.index(":") + 6  # behind the seconds
+        return f"{text[:end]}.{rest:09d}{text[end:]}" if rest else text
     return scalar.as_py()
 
 
@@ -153,7 +163,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
-    if isinstance(value, datetime.timedelta):
+    if isinstance(value, datetime.timedelta):  # inside of a list or an object
         return value.total_seconds()
     if isinstance(value, decimal.Decimal):
         return format(value, "f")

@@ -347,7 +347,7 @@ def test_a_hub_cache_of_links_is_read(llama, tmp_path):
 
 
 def test_every_field_of_a_stored_network():
-    made = tiny_policies.policy(**SHAPES["llama"]).network.config
+    made = tiny_policies.policy(**SHAPES["llama"], value_head=True).network.config
     stored = json.loads(json.dumps(configuration.dataclasses.asdict(made)))
     assert configuration.from_fields(stored) == made
     bad = []
