@@ -3,6 +3,8 @@
 import datetime
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -180,18 +182,26 @@ def test_a_renderer_that_was_ended_is_started_again():
     assert chat_templates._renderer._process.pid != before.pid
 
 
+FORKED = """
+import os
+from polgrad.data import chat_templates
+made = chat_templates.ChatTemplate("<{{ x }}>")
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(write, made.render(x="child").encode())
+    chat_templates._renderer.stop()
+    os._exit(0)
+assert made.render(x="parent") == "<parent>"
+os.waitpid(child, 0)
+assert os.read(read, 100) == b"<child>"
+"""
+
+
 def test_a_forked_process_has_a_renderer_of_its_own():
-    made = ChatTemplate("<{{ x }}>")
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write, made.render(x="child").encode())
-        chat_templates._renderer.stop()
-        os._exit(0)
-    assert made.render(x="parent") == "<parent>"
-    os.waitpid(child, 0)
-    assert os.read(read, 100) == b"<child>"
-    os.close(read), os.close(write)
+    # In a process without JAX, whose threads do not like a fork.
+    path = os.pathsep.join(filter(None, sys.path))
+    subprocess.run([sys.executable, "-c", FORKED], check=True, env={"PYTHONPATH": path})
 
 
 def test_threads_get_their_own_texts():
