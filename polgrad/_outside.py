@@ -161,5 +161,5 @@ def _is_pointer(path: str | os.PathLike) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(len(_POINTER)) == _POINTER
-    except OSError:
+    except (OSError, ValueError):  # no file, or no name of one
         return False

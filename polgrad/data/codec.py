@@ -60,9 +60,12 @@ def dumps(value: Any) -> str:
         One line of text.
 
     Raises:
-        ValueError: a value of another type, which is named.
+        ValueError: a value of another type, which is named, or one that is nested too deeply.
     """
-    return json.dumps(_tag(value), ensure_ascii=True, separators=(",", ":"))
+    try:
+        return json.dumps(_tag(value), ensure_ascii=True, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError("cannot store a value that is nested so deeply as JSON") from None
 
 
 def loads(text: str | bytes) -> Any:
@@ -75,6 +78,9 @@ def loads(text: str | bytes) -> Any:
         The value, with its tuples, sets and non-string keys.
 
     Raises:
-        ValueError: `text` is not JSON.
+        ValueError: `text` is not JSON, or is nested too deeply.
     """
-    return _untag(json.loads(text))
+    try:
+        return _untag(json.loads(text))
+    except RecursionError:
+        raise ValueError("the text is nested too deeply") from None

@@ -17,6 +17,7 @@ import reasoning_gym
 import tensorflow_datasets as tfds
 from absl import logging
 
+from polgrad._outside import reading
 from polgrad.data import codec, sources
 
 FORMAT = "1.0.1"  # of the files: a change of what they hold changes it
@@ -236,10 +237,11 @@ class TaskSource:
     scorer needs.
     """
 
-    def __init__(self, records, *, task: str, parameters: Mapping[str, Any]):
+    def __init__(self, records, *, task: str, parameters: Mapping[str, Any], path: Path):
         self.task = task
         self.parameters = dict(parameters)
         self._records = records
+        self._path = path
 
     def __len__(self) -> int:
         return len(self._records)
@@ -248,17 +250,39 @@ class TaskSource:
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"index {index} is outside a source of {size} examples")
-        record = self._records[int(index) % size]
-        return {
-            "prompt": record["prompt"].decode(),
-            "answer": record["answer"].decode(),
-            "index": int(record["index"]),
-            "metadata": {
-                "task": self.task,
-                "parameters": dict(self.parameters),
-                "entry": codec.loads(record["metadata"]),
-            },
-        }
+        with _reading(self._path):
+            record = self._records[int(index) % size]
+            return {
+                "prompt": record["prompt"].decode(),
+                "answer": record["answer"].decode(),
+                "index": int(record["index"]),
+                "metadata": {
+                    "task": self.task,
+                    "parameters": dict(self.parameters),
+                    "entry": codec.loads(record["metadata"]),
+                },
+            }
+
+    def place(self, index: int) -> str:
+        """Where an example comes from.
+
+        Args:
+            index: of the example in this source.
+
+        Returns:
+            "problem 3 of chain_sum", counted from 0.
+        """
+        return f"problem {range(len(self))[index]} of {self.task}"
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Names the built files where they cannot be read, and says what helps."""
+    try:
+        with reading(path):
+            yield
+    except ValueError as error:
+        raise ValueError(f"{error}; remove this directory, and it is built again") from None
 
 
 def open_task(config: TaskConfig, data_dir: str | os.PathLike) -> TaskSource:
@@ -281,11 +305,14 @@ def open_task(config: TaskConfig, data_dir: str | os.PathLike) -> TaskSource:
     final = root / config.name
     if not final.is_dir():
         _build(config, root, final)
-    with _quiet():
+    with _reading(final), _quiet():
         builder = ReasoningGym(data_dir=final, config=config, file_format="array_record")
         # What `tfds.data_source` does for a builder that it finds by name.
         records = builder.as_data_source(split=config.split)
-    return TaskSource(records, task=config.task, parameters=json.loads(config.parameters))
+        if len(records) != config.size:
+            raise ValueError(f"holds {len(records)} problems, expected {config.size}")
+    parameters = json.loads(config.parameters)
+    return TaskSource(records, task=config.task, parameters=parameters, path=final)
 
 
 def _build(config: TaskConfig, root: Path, final: Path) -> None:

@@ -1,7 +1,9 @@
 """Random access to examples: a user's own JSONL or Parquet file, and what they share."""
 
-import functools
+import codecs
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from polgrad._outside import reading, reason
 
 SPLITS = ("train", "test", "all")
 
@@ -36,6 +40,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def place(self, index: int) -> str:
+        """Where an example comes from, for messages: "a.jsonl line 7", "problem 3 of chain_sum"."""
+        ...
 
 
 def is_held_out(prompt: str, fraction: float) -> bool:
@@ -113,22 +121,22 @@ def prompt_formatter(pattern: str | None, template: str) -> Callable[[str], tupl
     return apply
 
 
-def check_record(record: Any, where: str, fields: tuple[str, ...] | None) -> tuple[str, ...]:
+def check_record(record: Any, fields: tuple[str, ...] | None) -> tuple[str, ...]:
     """Check one record of a user's file.
 
     Args:
         record: what was read.
-        where: its place, for the message ("data.jsonl line 3").
         fields: the fields that the first record had, or None for the first.
 
     Returns:
         The required fields: `("prompt", "answer")` or `("prompt", "chosen", "rejected")`.
 
     Raises:
-        ValueError: not an object, a field missing, or a field that is no text.
+        ValueError: not an object, a field missing, a field that is no text, or nesting that a
+            reward could not be told of.
     """
     if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: expected an object, got {type(record).__name__}")
+        raise ValueError(f"expected an object, got {_kind(record)}")
     if fields is None:
         pairs = "chosen" in record or "rejected" in record
         fields = ("prompt", "chosen", "rejected") if pairs else ("prompt", "answer")
@@ -136,33 +144,51 @@ def check_record(record: Any, where: str, fields: tuple[str, ...] | None) -> tup
         if record.get(field) is None:
             absent = "null" if field in record else "missing"
             raise ValueError(
-                f"{where}: field {field!r} is {absent}; "
-                f"expected {' and '.join(map(repr, fields))}, found {sorted(record)}"
+                f"field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, found "
+                f"{_listed(sorted(record))}"
             )
         if not isinstance(record[field], str):
-            kind = type(record[field]).__name__
-            raise ValueError(f"{where}: field {field!r} must be a string, got {kind}")
+            raise ValueError(f"field {field!r} must be a string, got {_kind(record[field])}")
+        # No tokenizer has ids for half of a surrogate pair, and no file can hold it.
+        try:
+            record[field].encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"field {field!r} holds U+{ord(record[field][error.start]):04X}, half of a "
+                "surrogate pair, which is no character"
+            ) from None
     return fields
 
 
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:30]))
+    return f"[{shown}{', ...' if len(names) > 30 else ''}]"
+
+
 class _FileSource:
-    """The rows of a file that belong to a split; subclasses read a row."""
+    """The rows of a file that belong to a split; subclasses read a row.
+
+    Every row is read and checked when the file is opened: what cannot be used is found there.
+    """
 
     def __init__(self, path: Path, *, split: str, size: int | None, held_out: float, formatter):
         self.path = path
         self._format = formatter
         self._fields: tuple[str, ...] | None = None
-        kept = []
+        kept, numbers = [], []
         total = 0
-        for position, where, record in self._records():
+        for position, number, record in self._records():
             total += 1
-            self._fields = check_record(record, where, self._fields)
-            try:
+            with self._at(number):
+                self._fields = check_record(record, self._fields)
                 question, _ = formatter(record["prompt"])
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
             if in_split(question, split, held_out) and (size is None or len(kept) < size):
                 kept.append(position)
+                numbers.append(number)
         if not total:
             raise ValueError(f"{path} is empty: expected at least one example")
         if not kept:
@@ -171,95 +197,145 @@ class _FileSource:
                 f"held_out={held_out}; change held_out, or use split='all'"
             )
         self._positions = np.asarray(kept, np.int64)
+        self._numbers = np.asarray(numbers, np.int64)
 
-    def _records(self) -> Iterator[tuple[int, str, Any]]:
+    def _records(self) -> Iterator[tuple[int, int, Any]]:
+        """Of every row: the place that `_read` takes, the number that `_named` shows, the row."""
         raise NotImplementedError
 
     def _read(self, position: int) -> Mapping[str, Any]:
         raise NotImplementedError
 
+    def _named(self, number: int) -> str:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _at(self, number: int) -> Iterator[None]:
+        """Puts the row into the message of whatever the block raises."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (each library has exceptions of its own)
+            raise ValueError(f"{self._named(number)}: {reason(error)}") from None
+
     def __len__(self) -> int:
         return len(self._positions)
 
+    def place(self, index: int) -> str:
+        """Where an example stands in the file: "a.jsonl line 7", "a.parquet row 6".
+
+        Args:
+            index: of the example in this source.
+
+        Returns:
+            The file and the line (from 1), or the row (from 0).
+        """
+        return self._named(int(self._numbers[index]))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = dict(self._read(int(self._positions[index])))
+        position, number = int(self._positions[index]), int(self._numbers[index])
         index = int(index) % len(self)
-        example = {field: record.pop(field) for field in self._fields}
+        # The file was whole when it was opened, and may have been changed since.
+        with reading(self.path), self._at(number):
+            record = dict(self._read(position))
+            example = {field: record.pop(field) for field in self._fields}
+            _, example["prompt"] = self._format(example["prompt"])
         metadata = record.pop("metadata", None)
         if isinstance(metadata, Mapping):
             metadata = {**metadata, **record}
         else:
             metadata = record if metadata is None else {**record, "metadata": metadata}
-        _, example["prompt"] = self._format(example["prompt"])
         return {**example, "index": index, "metadata": metadata}
 
 
 class JsonlSource(_FileSource):
     """One JSON object a line, read by byte offset: only the offsets stay in memory."""
 
+    def __init__(self, path: Path, **settings):
+        self._stamp = _stamp(path)
+        super().__init__(path, **settings)
+
+    def _named(self, number):
+        return f"{self.path} line {number}"
+
     def _records(self):
         with self.path.open("rb") as file:
             position = 0
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield position, f"{self.path} line {number}", self._parse(line, number)
+            for number in itertools.count(1):
+                line = file.readline(_LONGEST_LINE + 1)
+                if not line:
+                    return
+                with self._at(number):
+                    # An editor of Windows may begin a file with this mark.
+                    text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                    record = _parse(text) if text.strip() else None
+                if text.strip():
+                    yield position + len(line) - len(text), number, record
                 position += len(line)
 
-    def _parse(self, line: bytes, number: int):
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            message = getattr(error, "msg", None) or str(error)
-            column = f" (column {error.colno})" if hasattr(error, "colno") else ""
-            raise ValueError(
-                f"{self.path} line {number}: malformed JSON: {message}{column}"
-            ) from None
-
     def _read(self, position):
+        if _stamp(self.path) != self._stamp:
+            raise ValueError("the file was changed after it was opened")
         with self.path.open("rb") as file:
             file.seek(position)
-            return json.loads(file.readline())
+            return _parse(file.readline())
 
 
-class ParquetSource(_FileSource):
-    """A Parquet file, read a row group at a time; the last few groups stay in memory."""
-
-    def __init__(self, path: Path, **settings):
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            self._file = pyarrow.parquet.ParquetFile(path, memory_map=True)
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a Parquet file: {error}") from None
-        sizes = [
-            self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
-        ]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._group = functools.lru_cache(maxsize=8)(self._file.read_row_group)
-        super().__init__(path, **settings)
-
-    def _records(self):
-        names = self._file.schema_arrow.names
-        wanted = [name for name in ("prompt", "answer", "chosen", "rejected") if name in names]
-        if "prompt" not in names or len(wanted) < 2:
-            raise ValueError(
-                f"{self.path} has the columns {', '.join(names)}, expected prompt and answer, or "
-                "prompt, chosen and rejected"
-            )
-        row = 0
-        for batch in self._file.iter_batches(batch_size=1024, columns=wanted):
-            for record in batch.to_pylist():
-                yield row, f"{self.path} row {row}", record
-                row += 1
-
-    def _read(self, position):
-        group = int(np.searchsorted(self._starts, position, side="right")) - 1
-        table = self._group(group)
-        return table.slice(position - int(self._starts[group]), 1).to_pylist()[0]
+_LONGEST_LINE = 2**26  # bytes; the longest context is a thousandth of it
+_DEEPEST = 64  # levels of lists and objects; `codec` and a reward's process recurse over them
 
 
-FORMATS = {".jsonl": JsonlSource, ".parquet": ParquetSource}
+def _stamp(path: Path) -> tuple[int, int]:
+    told = os.stat(path)
+    return told.st_size, told.st_mtime_ns
+
+
+def _parse(line: bytes) -> Any:
+    """The value of one line.
+
+    NaN and Infinity are numbers here, as Python's own json writes them.
+    """
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"longer than {_LONGEST_LINE} bytes; expected one object a line")
+    try:
+        record = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"malformed JSON: {error.msg} (column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"malformed JSON: {reason(error)}") from None
+    except RecursionError:
+        raise ValueError(f"nested deeper than {_DEEPEST} levels") from None
+    if line.count(b"[") + line.count(b"{") > _DEEPEST:
+        _check_depth(record)
+    return record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r:.80} occurs twice in one object")
+    return made
+
+
+def _check_depth(value: Any) -> None:
+    """Raises ValueError for lists and objects nested deeper than `_DEEPEST`, without recursion."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        inner = [x for x in level if isinstance(x, (list, tuple, Mapping))]
+        if not inner:
+            return
+        level = [y for x in inner for y in (x.values() if isinstance(x, Mapping) else x)]
+    raise ValueError(f"nested deeper than {_DEEPEST} levels")
+
+
+def _parquet(path: Path, **settings) -> Source:
+    from polgrad.data.parquet import ParquetSource
+
+    return ParquetSource(path, **settings)
+
+
+FORMATS = {".jsonl": JsonlSource, ".parquet": _parquet}
 
 
 def open_file(
@@ -269,7 +345,7 @@ def open_file(
 
     Args:
         path: a `.jsonl` or `.parquet` file.
-        split: one of `SPLITS`.
+        split: one of `SPLITS`; "all" has every row.
         size: at most so many examples, the first of the split; None takes all.
         held_out: share of the prompts that makes up "test", in [0, 1].
         formatter: what `prompt_formatter` returned.
@@ -284,8 +360,11 @@ def open_file(
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a file ending in {' or '.join(FORMATS)}")
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    return FORMATS[path.suffix](
-        path, split=split, size=size, held_out=held_out, formatter=formatter
-    )
+    with reading(path):
+        if not path.exists():
+            raise ValueError(f"no such file: {path}")
+        if not path.is_file():
+            raise ValueError(f"{path} is no file")
+        return FORMATS[path.suffix](
+            path, split=split, size=size, held_out=held_out, formatter=formatter
+        )

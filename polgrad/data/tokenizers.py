@@ -1,11 +1,15 @@
 """Text to token ids and back: characters for small worlds, `tokenizers` for real policies."""
 
+import contextlib
 import datetime
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
+
+from polgrad._outside import reason
+from polgrad.data.chat_templates import ChatTemplate, RunawayTemplate
 
 
 class Tokenizer(Protocol):
@@ -132,69 +136,15 @@ class CharacterTokenizer:
         return [*self.encode(text), self.eos_id]
 
 
-def _generation_extension():
-    from jinja2.ext import Extension
-
-    class Generation(Extension):
-        """`{% generation %}` marks the assistant's text for training masks; here it is text."""
-
-        tags = {"generation"}
-
-        def parse(self, parser):
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return Generation
-
-
-def compile_chat_template(source: str, *, now: datetime.datetime | None = None):
-    """Compile a chat template in jinja2's immutable sandbox, with the hub's conventions.
-
-    The template comes with the policy and may be written by anybody: the sandbox refuses
-    attributes that begin with an underscore and every change of the values that it is given.
-
-    Args:
-        source: jinja2 text.
-        now: what `strftime_now` formats; None is the clock. A template that prints the date
-            gives other prompts tomorrow, so a run that must be repeatable sets it.
-
-    Returns:
-        A jinja2 template; `render(messages=..., add_generation_prompt=...)` gives the text.
-
-    Raises:
-        ValueError: the template has a syntax error.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        # jinja2's own filter escapes HTML, which no chat format wants.
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    def strftime_now(pattern):
-        return (now or datetime.datetime.now()).strftime(pattern)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_generation_extension(), "jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
+@contextlib.contextmanager
+def _library(what: str) -> Iterator[None]:
+    """Turns what the library `tokenizers` raises into one ValueError: panics are no Exceptions."""
     try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"chat_template line {error.lineno}: {error.message}") from None
+        yield
+    except (KeyboardInterrupt, SystemExit, ValueError):
+        raise
+    except BaseException as error:  # noqa: BLE001
+        raise ValueError(f"{what}: {reason(error)}") from None
 
 
 class HubTokenizer:
@@ -210,7 +160,7 @@ class HubTokenizer:
         rows: rows of the policy's embedding; a text with a token beyond them is refused. None
             checks nothing.
         special_tokens: strings by name (`bos_token`, `eos_token`, ...) for the template.
-        now: the date that a template may print, see `compile_chat_template`.
+        now: the date that a template may print, see `ChatTemplate`.
 
     Raises:
         ValueError: no end token, or text that is no tokenizer or no template.
@@ -234,7 +184,8 @@ class HubTokenizer:
             json.loads(tokenizer_json)
         except ValueError as error:
             raise ValueError(f"tokenizer_json is not JSON: {error}") from None
-        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        with _library("tokenizer_json is no tokenizer"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         # A stored tokenizer.json may carry the truncation or padding of somebody's last call.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -257,7 +208,7 @@ class HubTokenizer:
 
     @functools.cached_property
     def _template(self):
-        return compile_chat_template(self.chat_template, now=self._now)
+        return ChatTemplate(self.chat_template, now=self._now)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; special tokens written out in it become their ids, none is added.
@@ -272,10 +223,12 @@ class HubTokenizer:
             ValueError: text with lone surrogates, which has no UTF-8 form, or a token without a
                 row in the policy's embedding.
         """
-        try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text {text!r:.80} is not valid Unicode: {error.reason}") from None
+        with _library(f"the tokenizer fails on {text!r:.80}"):
+            try:
+                ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            except UnicodeEncodeError as error:
+                told = f"text {text!r:.80} is not valid Unicode: {error.reason}"
+                raise ValueError(told) from None
         return self._checked(ids, text)
 
     def _checked(self, ids: list[int], text: str) -> list[int]:
@@ -356,21 +309,16 @@ class HubTokenizer:
             The text that `encode` turns into ids.
 
         Raises:
-            ValueError: there is no template, or it refuses the conversation.
+            ValueError: there is no template, it refuses the conversation or fails, or it passes
+                the bounds of `ChatTemplate`.
         """
-        import jinja2
-
         if self.chat_template is None:
             raise ValueError("this tokenizer has no chat_template, so it renders no messages")
-        try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                **{**self.special_tokens, **variables},
-            )
-        # The template is a program, which may fail as any program: 1 + None is a TypeError.
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"chat_template: {type(error).__name__}: {error}") from None
+        return self._template.render(
+            messages=[dict(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            **{**self.special_tokens, **variables},
+        )
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids that the policy is prompted with.
@@ -396,7 +344,8 @@ class HubTokenizer:
         """Ids that the tokenizer's post-processor puts before a text; none for most families."""
         # Any text serves that has ids at all; the text of some token has.
         for token in self._tokenizer.get_vocab():
-            encoded = self._tokenizer.encode(token)
+            with _library(f"the tokenizer fails on {token!r:.80}"):
+                encoded = self._tokenizer.encode(token)
             owners = encoded.sequence_ids
             if 0 in owners:
                 return tuple(self._checked(encoded.ids[: owners.index(0)], ""))
@@ -437,6 +386,8 @@ class HubTokenizer:
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
         try:
             return self.render(turns, add_generation_prompt=False)
+        except RunawayTemplate:
+            raise
         except ValueError:
             return ""
 
@@ -468,7 +419,7 @@ def from_assets(
             `chat_template`, `eos_id`, `pad_id`, `stop_ids`, and the strings of special tokens,
             either in a mapping `special_tokens` or as fields `bos_token`, ....
         rows: rows of the policy's embedding, see `HubTokenizer`.
-        now: the date that a template may print, see `compile_chat_template`.
+        now: the date that a template may print, see `ChatTemplate`.
 
     Returns:
         A `HubTokenizer`.

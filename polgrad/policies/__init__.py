@@ -28,6 +28,8 @@ _SUBMODULES = (
     "checkpoints",
     "configuration",
     "distributions",
+    "entries",
+    "exporting",
     "gguf",
     "heads",
     "huggingface",
@@ -38,6 +40,7 @@ _SUBMODULES = (
     "settings",
     "small",
     "transformer",
+    "weights",
 )
 
 __all__ = [*sorted(_HOMES), *_SUBMODULES]

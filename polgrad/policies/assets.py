@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from polgrad._outside import reason
+from polgrad.policies import entries
 from polgrad.policies.network import Network, Params
 
 # How instruct models end a turn; each is a stop token where the chat template speaks of it.
@@ -70,7 +72,7 @@ def text_assets(
         The assets. Padding falls back on the end-of-text id; end-of-turn tokens of the template
         are stop tokens.
     """
-    tokenizer = _tokenizer(tokenizer_json)
+    tokenizer = tokenizer_from(tokenizer_json)
     eos, pad = ids.get("eos"), ids.get("pad")
     turns = [tokenizer.token_to_id(token) for token in TURN_ENDS if token in (chat_template or "")]
     stops = [i for i in (eos, *stop_ids, *turns) if i is not None]
@@ -103,7 +105,7 @@ def begin_texts_with(tokenizer_json: str, index: int) -> str:
         The tokenizer with a post-processor that puts the token before a text.
     """
     document = json.loads(tokenizer_json)
-    token = _tokenizer(tokenizer_json).id_to_token(index)
+    token = tokenizer_from(tokenizer_json).id_to_token(index)
     start, text = (
         {"SpecialToken": {"id": token, "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}},
@@ -145,13 +147,50 @@ def check_ids(text: TextAssets, rows: int, where: str) -> None:
     Raises:
         ValueError: an id without a row; names file, token and id.
     """
-    tokenizer = _tokenizer(text.tokenizer_json)
+    tokenizer = tokenizer_from(text.tokenizer_json)
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     named = {f"token {token!r}": i for token, i in vocabulary.items() if i >= rows}
     named |= {"eos_token_id": text.eos_id, "bos_token_id": text.bos_id}
     named |= {f"stop token {tokenizer.id_to_token(i)!r}": i for i in text.stop_ids}
     for name, index in named.items():
         check_row(index, rows, f"{where}: {name}")
+
+
+def from_fields(fields: Any) -> TextAssets:
+    """Text assets from the JSON object that `json.dumps` made of `TextAssets._asdict()`.
+
+    Args:
+        fields: what was stored with a run.
+
+    Returns:
+        The assets.
+
+    Raises:
+        ValueError: an entry that is missing, unknown or of another type; names it.
+    """
+    fields = dict(entries.mapping("text", fields))
+    for name in fields:
+        if name not in TextAssets._fields:
+            raise ValueError(f"text has no entry {name!r}; it has {', '.join(TextAssets._fields)}")
+    for name in TextAssets._fields:
+        if name not in fields and name not in TextAssets._field_defaults:
+            raise ValueError(f"the entry {name!r} of text is missing")
+    try:
+        tokenizer_from(entries.text("tokenizer_json", fields["tokenizer_json"]))
+    except ValueError as error:
+        raise ValueError(f"tokenizer_json: {reason(error)}") from None
+    for name in ("chat_template", "bos_token", "eos_token", "pad_token", "unk_token"):
+        if fields.get(name) is not None:
+            entries.text(name, fields[name])
+    for name in ("bos_id", "eos_id", "pad_id"):
+        if fields[name] is not None:
+            entries.whole(name, fields[name], least=0)
+    stops = fields["stop_ids"]
+    if not isinstance(stops, list):
+        raise ValueError(f"stop_ids is {entries.shown(stops)}; expected a list of ids")
+    return TextAssets(
+        **fields | {"stop_ids": tuple(entries.whole("stop_ids", i, least=0) for i in stops)}
+    )
 
 
 def check_row(index: Any, rows: int, what: str) -> None:
@@ -173,7 +212,7 @@ def missing_template(text: TextAssets) -> str:
     Returns:
         The line; empty where nothing is missing.
     """
-    tokenizer = _tokenizer(text.tokenizer_json)
+    tokenizer = tokenizer_from(text.tokenizer_json)
     known = [t for t in (*TURN_STARTS, *TURN_ENDS) if tokenizer.token_to_id(t) is not None]
     if text.chat_template is not None or not known:
         return ""
@@ -184,7 +223,26 @@ def missing_template(text: TextAssets) -> str:
 
 
 @functools.lru_cache(maxsize=1)  # a large one takes a second to read, and loading asks thrice
-def _tokenizer(tokenizer_json: str):
+def tokenizer_from(tokenizer_json: str):
+    """The library's tokenizer, of a text that somebody else wrote.
+
+    Args:
+        tokenizer_json: the text of a `tokenizer.json`.
+
+    Returns:
+        A `tokenizers.Tokenizer`, which the caller must not change.
+
+    Raises:
+        ValueError: the text is no tokenizer; says why.
+    """
     import tokenizers
 
-    return tokenizers.Tokenizer.from_str(tokenizer_json)
+    document = json.loads(tokenizer_json)
+    entries.mapping("the whole", document)
+    try:
+        return tokenizers.Tokenizer.from_str(tokenizer_json)
+    # The library raises plain Exceptions, and panics that are no Exceptions at all.
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise ValueError(f"no tokenizer of the library tokenizers: {reason(error)}") from None

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from polgrad._outside import reading
 from polgrad.policies.assets import Policy, TextAssets
 
 __all__ = ["Policy", "TextAssets", "export", "load"]
@@ -30,8 +31,10 @@ def load(
         Network, float32 parameters (numpy) and, where the source has a tokenizer, text assets.
 
     Raises:
-        ValueError: an unknown name, pickled weights, or anything in the checkpoint that the
-            transformer does not cover.
+        ValueError: an unknown name, pickled weights, anything in the checkpoint that the
+            transformer does not cover, and every fault of one of its files: damaged, cut, of
+            another form, at odds with another file, or with a number that is not finite. The
+            message is one line that names the file.
     """
     heads = {"value_head": value_head, "reward_head": reward_head}
     path = Path(name_or_path).expanduser()
@@ -40,7 +43,9 @@ def load(
     if path.is_dir():
         from polgrad.policies import huggingface
 
-        return huggingface.load_directory(path, **heads)
+        # Each file is named where it is read. This last boundary is for what nobody thought of.
+        with reading(path):
+            return huggingface.load_directory(path, **heads)
     if path.suffix in _PICKLES:
         raise ValueError(
             f"{path} is a pickle; unpickling runs code from the file, so polgrad reads "
@@ -49,7 +54,8 @@ def load(
     if path.is_file() and path.suffix == ".gguf":
         from polgrad.policies import gguf
 
-        return gguf.load_file(path, **heads)
+        with reading(path):
+            return gguf.load_file(path, **heads)
     close = difflib.get_close_matches(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
     hint = f"did you mean {close[0]!r}?" if close else f"the one known name is {_SMOLLM2!r}"
     raise ValueError(
@@ -57,24 +63,33 @@ def load(
     )
 
 
-def export(path: str | os.PathLike, policy: Policy) -> None:
+def export(path: str | os.PathLike, policy: Policy) -> list[str]:
     """Writes a policy as a Hugging Face directory, which `transformers` loads with equal logits.
 
     `config.json`, `model.safetensors` (float32), `generation_config.json`, with text assets also
-    `tokenizer.json` and `tokenizer_config.json`; scalar heads go to a file of their own. The
-    directory appears whole or not at all; an earlier export at `path` is replaced.
+    `tokenizer.json` and `tokenizer_config.json`. A value head and a reward head are kept, in the
+    file `polgrad_heads.safetensors`: `load` with `value_head` or `reward_head` reads it, and
+    other libraries do not know it. `polgrad_export.json` lists the files.
+
+    The directory appears whole or not at all. What is at `path` already is replaced only where an
+    earlier export wrote all of it, which its `polgrad_export.json` shows.
 
     Args:
         path: directory to write.
         policy: a transformer policy.
 
-    Raises:
-        ValueError: a network of another kind, a shape no family has, or a `path` that holds
-            something other than a model.
-    """
-    from polgrad.policies import huggingface
+    Returns:
+        The names of the files in the directory.
 
-    huggingface.export_directory(Path(path).expanduser(), policy)
+    Raises:
+        ValueError: a network of another kind, a shape no family has, a parameter that is not
+            finite, or something at `path` that no export wrote (a file, a link, a run, the working
+            directory, a directory with one file more). Nothing was changed then.
+        OSError: the directory cannot be written; what was there still stands.
+    """
+    from polgrad.policies import exporting
+
+    return exporting.export_directory(Path(path).expanduser(), policy)
 
 
 def smollm2_path() -> Path:

@@ -1,8 +1,10 @@
 """The shape of a transformer: which of the Llama, Qwen and Gemma families' parts it has."""
 
 import dataclasses
-import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from polgrad.policies import entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,34 @@ class RopeScaling:
                 f"rope scaling kind must be 'linear' or 'llama3', got {self.kind!r}; "
                 "other kinds (yarn, longrope, dynamic) are not supported"
             )
-        if self.factor < 1:
-            raise ValueError(f"rope scaling factor must be at least 1, got {self.factor}")
+        entries.number("rope scaling factor", self.factor, least=1)
+        for name in ("low_frequency_factor", "high_frequency_factor"):
+            entries.number(name, getattr(self, name), positive=True)
+        entries.whole("original_length", self.original_length)
         if self.low_frequency_factor >= self.high_frequency_factor:
             raise ValueError(
                 "high_frequency_factor must be above low_frequency_factor, got "
                 f"{self.high_frequency_factor} and {self.low_frequency_factor}"
             )
+
+
+_SIZES = tuple(
+    [
+        "vocab_size",
+        "width",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "mlp_width",
+        "max_length",
+        "unroll",
+    ]
+)
+_FLAGS = (
+    *("qkv_bias", "qk_norm", "tied", "value_head", "reward_head"),
+    *("embedding_scale", "centered_norms", "post_norms"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,31 +133,40 @@ class TransformerConfig:
     local_rope_theta: float | None = None
 
     def __post_init__(self):
-        defaults = {
-            "kv_heads": self.heads,
-            "head_dim": self.width // max(self.heads, 1),
-            "mlp_width": 4 * self.width,
-        }
+        width, heads = entries.whole("width", self.width), entries.whole("heads", self.heads)
+        defaults = {"kv_heads": heads, "head_dim": width // heads, "mlp_width": 4 * width}
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        sizes = "vocab_size width layers heads kv_heads head_dim mlp_width max_length unroll"
-        for name in sizes.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        # These numbers come from files too: each has its type and range looked at.
+        for name in _SIZES:
+            entries.whole(name, getattr(self, name))
+        for name in _FLAGS:
+            entries.flag(name, getattr(self, name))
+        self._as_float("rope_theta", least=1)
+        self._as_float("norm_epsilon", least=0, most=1)
+        if not isinstance(self.rope_scaling, (RopeScaling, type(None))):
+            raise ValueError(f"rope_scaling must be None or a RopeScaling, got {self.rope_scaling}")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary halves), got {self.head_dim}")
         if self.activation not in ("silu", "gelu_tanh"):
             raise ValueError(f"activation must be 'silu' or 'gelu_tanh', got {self.activation!r}")
-        for name in ("query_scalar", "attention_cap", "logit_cap", "local_rope_theta"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be None or a finite number above 0, got {value}")
+        for name in ("query_scalar", "attention_cap", "logit_cap"):
+            if getattr(self, name) is not None:
+                self._as_float(name, positive=True)
+        if self.local_rope_theta is not None:
+            self._as_float("local_rope_theta", least=1)
         self._check_window()
 
+    def _as_float(self, name: str, **allowed) -> None:
+        # Beyond 2^31 a whole number is none for JAX, and a float is.
+        number = entries.number(name, getattr(self, name), **allowed)
+        object.__setattr__(self, name, number)
+
     def _check_window(self):
+        entries.whole("global_every", self.global_every)
         if self.window is None:
             if self.global_every != 1 or self.local_rope_theta is not None:
                 raise ValueError(
@@ -142,9 +174,39 @@ class TransformerConfig:
                     f"{self.global_every} and {self.local_rope_theta}"
                 )
             return
-        if self.window < 1:
-            raise ValueError(f"window must be None or at least 1, got {self.window}")
+        entries.whole("window", self.window)
         if self.global_every < 2:
             raise ValueError(
                 f"global_every must be at least 2 with a window, got {self.global_every}"
             )
+
+
+def from_fields(fields: Any) -> TransformerConfig:
+    """A config from the JSON object that `dataclasses.asdict` and `json.dumps` made of one.
+
+    Args:
+        fields: what was stored with a run.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: an entry that is missing, unknown, of another type or out of range; names it.
+    """
+    fields = dict(entries.mapping("network", fields))
+    scaling = fields.get("rope_scaling")
+    if scaling is not None:
+        scaling = entries.mapping("rope_scaling", scaling)
+        fields["rope_scaling"] = _of_class(RopeScaling, scaling)
+    return _of_class(TransformerConfig, fields)
+
+
+def _of_class(made: type, fields: Mapping[str, Any]) -> Any:
+    known = {field.name: field for field in dataclasses.fields(made)}
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{made.__name__} has no entry {name!r}; it has {', '.join(known)}")
+    for name, field in known.items():
+        if field.default is dataclasses.MISSING and name not in fields:
+            raise ValueError(f"the entry {name!r} of {made.__name__} is missing")
+    return made(**fields)

@@ -1,6 +1,7 @@
 """Tensors in the Hugging Face layout of the Llama, Qwen and Gemma families: names and order."""
 
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _POST_NORMS = {
     "mlp_norm/scale": "pre_feedforward_layernorm.weight",
     "mlp_post_norm/scale": "post_feedforward_layernorm.weight",
 }
-_HEADS = ("value_head", "reward_head")
+HEADS = ("value_head", "reward_head")
 
 
 def _layer_names(config: TransformerConfig) -> dict[str, str]:
@@ -84,6 +85,58 @@ def of_text(names: Collection[str]) -> dict[str, str]:
     return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
 
 
+# What a `config.json` calls the sizes of a config.
+_ENTRIES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "mlp_width": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+}
+
+
+def check_sizes(
+    config: TransformerConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, str] | None = None,
+) -> None:
+    """Holds the sizes that a file claims against those of its tensors.
+
+    A claim of 2 billion rows must end here, before memory is taken for them.
+
+    Args:
+        config: what the file claims.
+        shapes: shape of each tensor, by name.
+        entries: what the file calls the fields of the config; by default as `config.json` does.
+
+    Raises:
+        ValueError: a size that the tensors do not have; names the entry and the tensor.
+    """
+    told = _ENTRIES if entries is None else entries
+    first, head = "model.layers.0", config.head_dim
+    claims = (
+        ("model.embed_tokens.weight", 0, ("vocab_size",), config.vocab_size),
+        ("model.embed_tokens.weight", 1, ("width",), config.width),
+        (f"{first}.mlp.gate_proj.weight", 0, ("mlp_width",), config.mlp_width),
+        (f"{first}.self_attn.q_proj.weight", 0, ("heads", "head_dim"), config.heads * head),
+        (f"{first}.self_attn.k_proj.weight", 0, ("kv_heads", "head_dim"), config.kv_heads * head),
+    )
+    for name, axis, fields, size in claims:
+        if name not in shapes:
+            raise ValueError(f"the checkpoint lacks the tensor {name}")
+        if len(shapes[name]) != 2 or shapes[name][axis] != size:
+            claimed = " and ".join(f"{told[field]} is {getattr(config, field)}" for field in fields)
+            raise ValueError(f"{claimed}, but the tensor {name} has shape {shapes[name]}")
+    found = (re.match(r"model\.layers\.(\d{1,9})\.", name) for name in shapes)
+    layers = len({match[1] for match in found if match})
+    if config.layers != layers:
+        raise ValueError(
+            f"{told['layers']} is {config.layers}, but the weights hold {layers} layers"
+        )
+
+
 def params_from_tensors(
     config: TransformerConfig, names: Collection[str], read: Callable[[str], np.ndarray]
 ) -> Params:
@@ -114,16 +167,19 @@ def params_from_tensors(
     params: Params = {}
     of_layer = _layer_names(config)
     for path, leaf in _leaves(TransformerNetwork(config).shapes()):
-        array = np.zeros(leaf.shape, np.float32)
         if path.startswith("layers/"):
             inner = path.removeprefix("layers/")
+            array = np.empty(leaf.shape, np.float32)
             for i in range(config.layers):
                 array[i] = take(f"model.layers.{i}.{of_layer[inner]}", inner, leaf.shape[1:])
-        elif not path.startswith(_HEADS):
-            array[...] = take(_SHELL[path], path, leaf.shape)
+        elif path.startswith(HEADS):
+            array = np.zeros(leaf.shape, np.float32)
+        else:
+            # A copy: of a matrix this is a transposed view of what was read.
+            array = np.array(take(_SHELL[path], path, leaf.shape), np.float32, order="C")
         _put(params, path, array)
     if left:
-        raise ValueError(f"tensors that {config} has no place for: {', '.join(sorted(left)[:5])}")
+        raise ValueError(f"the shape has no place for: {', '.join(sorted(left)[:5])}")
     return params
 
 
@@ -139,7 +195,7 @@ def tensors_from_params(
             inner = path.removeprefix("layers/")
             for i, layer in enumerate(leaf):
                 model[f"model.layers.{i}.{of_layer[inner]}"] = _outward(inner, layer)
-        elif path.startswith(_HEADS):
+        elif path.startswith(HEADS):
             heads[path.replace("/", ".")] = leaf
         else:
             model[_SHELL[path]] = _outward(path, leaf)

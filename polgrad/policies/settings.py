@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from polgrad.policies import entries
 from polgrad.policies.configuration import RopeScaling, TransformerConfig
 
 FAMILIES = {
@@ -58,6 +59,17 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+_NEEDED = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+}
+# Where null is a value of its own; elsewhere it means that the entry is not given.
+_NULL_COUNTS = ("num_key_value_heads", "attn_logit_softcapping", "final_logit_softcapping")
+
+
 def _is_gemma(family: str) -> bool:
     return "post_norms" in _TRAITS[family]
 
@@ -68,7 +80,8 @@ def of_text(settings: Mapping[str, Any]) -> dict[str, Any]:
         return dict(settings)
     # Its turns end with tokens that only the whole model's settings name.
     tokens = {key: value for key, value in settings.items() if key.endswith("_token_id")}
-    return {**settings, **settings.get("text_config", {}), **tokens, "model_type": "gemma3_text"}
+    inner = entries.mapping("text_config", settings.get("text_config", {}))
+    return {**settings, **inner, **tokens, "model_type": "gemma3_text"}
 
 
 def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) -> TransformerConfig:
@@ -86,29 +99,27 @@ def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) ->
         ValueError: an unsupported family or feature, or a missing entry; names it.
     """
     family = settings.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {family!r}")
-    settings = {**_DEFAULTS[family], **settings}
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {family!r:.80}")
+    for key in _NEEDED.values():
+        if key not in settings and key not in _DEFAULTS[family]:
+            raise ValueError(f"lacks {key}; expected a whole number of at least 1")
+        entries.whole(key, settings.get(key, _DEFAULTS[family].get(key)))
+    told = {k: v for k, v in settings.items() if v is not None or k in _NULL_COUNTS}
+    settings = {**_DEFAULTS[family], **told}
     _refuse_unsupported(settings, family)
-    needed = {
-        "vocab_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "mlp_width": "intermediate_size",
-    }
-    missing = [key for key in needed.values() if key not in settings]
-    if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
     theta, scaling = _rope(settings)
+    kv_heads = settings.get("num_key_value_heads")
     return TransformerConfig(
-        **{name: int(settings[key]) for name, key in needed.items()},
-        kv_heads=settings.get("num_key_value_heads"),
-        head_dim=settings.get("head_dim") or _DEFAULTS[family].get("head_dim"),
-        max_length=int(settings["max_position_embeddings"]),
+        **{name: settings[key] for name, key in _NEEDED.items()},
+        kv_heads=None if kv_heads is None else entries.whole("num_key_value_heads", kv_heads),
+        head_dim=_head_dim(settings),
+        max_length=entries.whole("max_position_embeddings", settings["max_position_embeddings"]),
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_epsilon=float(settings.get("rms_norm_eps", 1e-6)),
+        norm_epsilon=entries.number(
+            "rms_norm_eps", settings.get("rms_norm_eps", 1e-6), least=0, most=1
+        ),
         tied=tied,
         **_TRAITS[family],
         **(_gemma(settings, family) if _is_gemma(family) else {}),
@@ -116,84 +127,136 @@ def config_from_settings(settings: Mapping[str, Any], *, tied: bool, **heads) ->
     )
 
 
+def _head_dim(settings: Mapping[str, Any]) -> int | None:
+    if "head_dim" in settings:
+        return entries.whole("head_dim", settings["head_dim"])
+    width, heads = settings["hidden_size"], settings["num_attention_heads"]
+    if width % heads:
+        raise ValueError(
+            f"num_attention_heads is {heads}; expected a divisor of hidden_size, which is {width}, "
+            "or an entry head_dim"
+        )
+    return None
+
+
 def _refuse_unsupported(settings: Mapping[str, Any], family: str) -> None:
     gemma = _is_gemma(family)
     name, wanted = ("hidden_activation", "gelu_pytorch_tanh") if gemma else ("hidden_act", "silu")
     if settings.get(name, wanted) != wanted:
-        raise ValueError(f"{name} must be {wanted!r}, got {settings[name]!r}")
+        raise ValueError(f"{name} must be {wanted!r}, got {settings[name]!r:.80}")
     # Qwen2 always has its biases; elsewhere the flag would also put one on the output.
-    flags = ["mlp_bias", "use_sliding_window", "quantization_config"]
+    flags = ["mlp_bias", "use_sliding_window"]
     if family != "qwen2":
         flags.append("attention_bias")
     if gemma:
         flags.append("use_bidirectional_attention")
+    for flag in flags:
+        if entries.flag(flag, settings.get(flag, False)):
+            raise ValueError(f"{flag} is true, which is not supported")
+    others = ["quantization_config"]
     if family == "gemma3_text":
         # Its configuration has the entry, but its attention does not.
-        flags.append("attn_logit_softcapping")
-    for flag in flags:
-        if settings.get(flag):
-            raise ValueError(f"{flag}={settings[flag]!r} in config.json is not supported")
+        others.append("attn_logit_softcapping")
+    for name in others:
+        if settings.get(name) is not None:
+            raise ValueError(f"{name} is {entries.shown(settings[name])}, which is not supported")
     known = {"full_attention", "sliding_attention"} if gemma else {"full_attention"}
-    kinds = set(settings.get("layer_types") or ()) - known
+    kinds = set(_layer_types(settings)) - known
     if kinds:
         raise ValueError(f"layer_types {', '.join(sorted(kinds))} are not supported")
 
 
+def _layer_types(settings: Mapping[str, Any]) -> list[str]:
+    kinds = settings.get("layer_types", [])
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"layer_types is {entries.shown(kinds)}; expected a list of names")
+    return kinds
+
+
 def _rope(settings: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Base and scaling, from `rope_parameters` (newer files) or `rope_theta`/`rope_scaling`."""
-    rope = settings.get("rope_parameters") or {}
+    where, rope = "rope_parameters", _object(settings, "rope_parameters")
     if {"full_attention", "sliding_attention"} & set(rope):
-        rope = rope.get("full_attention")  # Gemma 3 has an entry for each kind of layer
-    rope = rope or settings.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", settings.get("rope_theta", 10_000.0)))
+        # Gemma 3 has an entry for each kind of layer.
+        where, rope = "rope_parameters.full_attention", _object(rope, "full_attention")
+    if not rope:
+        where, rope = "rope_scaling", _object(settings, "rope_scaling")
+    theta = _theta(rope, where, "rope_theta", settings.get("rope_theta", 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind not in ("linear", "llama3"):
-        raise ValueError(f"rope type must be 'default', 'linear' or 'llama3', got {kind!r}")
-    names = {
-        "low_frequency_factor": "low_freq_factor",
-        "high_frequency_factor": "high_freq_factor",
-        "original_length": "original_max_position_embeddings",
-    }
-    extra = {ours: rope[theirs] for ours, theirs in names.items() if kind == "llama3"}
-    return theta, RopeScaling(kind, float(rope["factor"]), **extra)
+        raise ValueError(f"rope type must be 'default', 'linear' or 'llama3', got {kind!r:.80}")
+    extra = {}
+    if kind == "llama3":
+        for ours, theirs in _LLAMA3.items():
+            extra[ours] = entries.number(f"{where}.{theirs}", rope.get(theirs), positive=True)
+        name = "original_max_position_embeddings"
+        extra["original_length"] = entries.whole(f"{where}.{name}", rope.get(name))
+    factor = entries.number(f"{where}.factor", rope.get("factor"), least=1)
+    return theta, RopeScaling(kind, factor, **extra)
+
+
+_LLAMA3 = {"low_frequency_factor": "low_freq_factor", "high_frequency_factor": "high_freq_factor"}
+
+
+def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An entry that is an object; an absent one, and null, are an empty object."""
+    told = settings.get(name)
+    return {} if told is None else entries.mapping(name, told)
+
+
+def _theta(rope: Mapping[str, Any], where: str, name: str, default: Any) -> float:
+    """The base of an object for rotary positions, or the entry of the settings."""
+    if "rope_theta" in rope:
+        return entries.number(f"{where}.rope_theta", rope["rope_theta"], least=1)
+    return entries.number(name, default, least=1)
 
 
 def _gemma(settings: Mapping[str, Any], family: str) -> dict[str, Any]:
     """What the Gemma families have beyond the others."""
-    scalar = settings["query_pre_attn_scalar"]
-    extra = {
-        "query_scalar": None if scalar == settings["head_dim"] else scalar,
-        "attention_cap": settings.get("attn_logit_softcapping"),
-        "logit_cap": settings.get("final_logit_softcapping"),
-    }
+    name = "query_pre_attn_scalar"
+    scalar = entries.number(name, settings[name], positive=True)
+    extra = {"query_scalar": None if scalar == settings["head_dim"] else scalar}
+    caps = {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"}
+    for ours, theirs in caps.items():
+        cap = settings.get(theirs)
+        extra[ours] = None if cap is None else entries.number(theirs, cap, positive=True)
     every = _global_every(settings)
     if every == 1:
         return extra
-    extra |= {"window": settings["sliding_window"], "global_every": every}
+    window = entries.whole("sliding_window", settings["sliding_window"])
+    extra |= {"window": window, "global_every": every}
     if family == "gemma3_text":
-        rope = (settings.get("rope_parameters") or {}).get("sliding_attention") or {}
+        rope = _object(_object(settings, "rope_parameters"), "sliding_attention")
         if rope.get("rope_type", "default") != "default":
             raise ValueError(
-                f"rope type of sliding_attention must be 'default', got {rope['rope_type']!r}"
+                f"rope type of sliding_attention must be 'default', got {rope['rope_type']!r:.80}"
             )
-        extra["local_rope_theta"] = float(rope.get("rope_theta", settings["rope_local_base_freq"]))
+        extra["local_rope_theta"] = _theta(
+            rope,
+            "rope_parameters.sliding_attention",
+            "rope_local_base_freq",
+            settings["rope_local_base_freq"],
+        )
     return extra
 
 
 def _global_every(settings: Mapping[str, Any]) -> int:
     """Of each so many layers the last one attends to everything; 1 where all do."""
-    told, layers = settings["sliding_window_pattern"], int(settings["num_hidden_layers"])
-    if not settings.get("layer_types"):
+    told = entries.whole("sliding_window_pattern", settings["sliding_window_pattern"])
+    kinds, layers = _layer_types(settings), settings["num_hidden_layers"]
+    if not kinds:
         return told
-    local = [kind == "sliding_attention" for kind in settings["layer_types"]]
+    if len(kinds) != layers:
+        raise ValueError(f"layer_types has {len(kinds)} entries, expected {layers}, one a layer")
+    local = [kind == "sliding_attention" for kind in kinds]
     for every in (told, *range(1, layers + 2)):
         if local == [(i + 1) % every != 0 for i in range(layers)]:
             return every
     raise ValueError(
         f"layer_types must repeat some sliding_attention and one full_attention over "
-        f"{layers} layers, got {', '.join(settings['layer_types'])}"
+        f"{layers} layers, got {', '.join(kinds)}"
     )
 
 

@@ -43,6 +43,21 @@ def test_examples_hold_the_tasks_own_record(data_dir):
         source[120]
 
 
+def test_a_problem_has_a_place_for_messages(data_dir):
+    source = load(data_dir)
+    assert source.place(3) == "problem 3 of chain_sum"
+    assert source.place(-1) == "problem 119 of chain_sum"
+
+
+def test_built_files_that_were_damaged_are_named(data_dir, tmp_path):
+    load(tmp_path, size=5)
+    records = next(path for path in tmp_path.rglob("*array_record*"))
+    records.write_bytes(records.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="remove this directory, and it is built again") as caught:
+        [load(tmp_path, size=5)[i] for i in range(5)]
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_splits_share_no_prompt_whatever_their_seeds(data_dir):
     def prompts(split, seed):
         return [x["prompt"] for x in map(load(data_dir, split, seed=seed).__getitem__, range(120))]

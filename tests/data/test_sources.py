@@ -1,10 +1,16 @@
+import datetime
+import decimal
 import json
+import uuid
 
+import hypothesis
+import hypothesis.strategies as st
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
 
-from polgrad.data import load_task, sources
+from polgrad.data import codec, load_task, sources
 
 ROWS = [{"prompt": f"q{i} é", "answer": str(i), "level": i % 3} for i in range(300)]
 
@@ -99,11 +105,120 @@ def test_pairs_and_metadata(tmp_path):
 GOOD = {"prompt": "p", "answer": "a"}
 
 
+def deep(levels):
+    return json.loads("[" * levels + "]" * levels)
+
+
+FINE = {
+    "BOM": b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\n",
+    "CRLF": json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD).encode() + b"\r\n",
+    "no line end": json.dumps(GOOD).encode(),
+    "blanks around": b" \t" + json.dumps(GOOD).encode() + b"  \n  \n",
+    "line separators in text": '{"prompt": "p", "answer": "a", "x": "\u2028\x85"}'.encode(),
+    "NaN and Infinity": b'{"prompt": "p", "answer": "a", "x": NaN, "y": -Infinity, "z": 1e999}',
+    "a long number": b'{"prompt": "p", "answer": "a", "x": ' + b"9" * 4000 + b"}",
+    "63 levels": json.dumps({**GOOD, "x": deep(63)}).encode(),
+    "many flat lists": json.dumps({**GOOD, "x": [[]] * 500}).encode(),
+    "half a pair in metadata": rb'{"prompt": "p", "answer": "a", "x": "\ud800"}',
+    "tags of ours": b'{"prompt": "p", "answer": "a", "x": {"__tuple__": [1]}}',
+    "a pair": rb'{"prompt": "p", "answer": "a", "x": "\ud83d\ude00"}',
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_a_line_may_be(tmp_path, name):
+    (tmp_path / "x.jsonl").write_bytes(FINE[name])
+    source = load_task(tmp_path / "x.jsonl", split="all")
+    for i in range(len(source)):
+        assert (source[i]["prompt"], source[i]["answer"]) == ("p", "a")
+        # A reward's process gets the example through this.
+        assert repr(codec.loads(codec.dumps(source[i]))) == repr(source[i])
+
+
+def test_places_are_those_of_the_file(files):
+    for kind, first in (("jsonl", "line 1"), ("parquet", "row 0")):
+        source = load_task(files[kind], split="all")
+        assert source.place(0) == f"{files[kind]} {first}"
+    assert load_task(files["jsonl"], split="all").place(1).endswith("line 3")  # line 2 is blank
+    assert load_task(files["jsonl"], split="all").place(-1).endswith("line 301")
+    for kind, offset in (("jsonl", 2), ("parquet", 0)):
+        test = load_task(files[kind], split="test", held_out=0.2)
+        for i in (0, 7):
+            number = int(test.place(i).rpartition(" ")[2])
+            assert ROWS[max(0, number - offset)]["prompt"] == test[i]["prompt"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_file_that_changes_while_it_is_used_is_named(files, kind, tmp_path):
+    path = tmp_path / files[kind].name
+    path.write_bytes(files[kind].read_bytes())
+    source = load_task(path, split="all")
+    path.write_bytes(files[kind].read_bytes()[:700])
+    with pytest.raises(ValueError, match=rf"{path.name} (line 301|row 299): ") as caught:
+        source[299]
+    assert "\n" not in str(caught.value)
+
+
+@hypothesis.settings(max_examples=60)
+@given(st.lists(st.binary(max_size=30) | st.sampled_from(sorted(FINE.values())), max_size=4))
+def test_any_bytes_are_examples_or_one_line(tmp_path_factory, lines):
+    path = tmp_path_factory.mktemp("bytes") / "x.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    try:
+        source = load_task(path, split="all")
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert all(source[i]["prompt"] == "p" for i in range(len(source)))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ([GOOD, '{"prompt": "p",}'], "line 2: malformed JSON: .* \\(column"),
         ([GOOD, "", "nonsense"], "line 3: malformed JSON"),
+        ([GOOD, "null"], "line 2: expected an object, got null"),
+        ([GOOD, "12"], "line 2: expected an object, got int"),
+        ([GOOD, '"text"'], "line 2: expected an object, got str"),
+        ([GOOD, '{"prompt": "p"'], "line 2: malformed JSON"),
+        ([GOOD, "{'prompt': 'p'}"], "line 2: malformed JSON"),
+        ([GOOD, json.dumps(GOOD) * 2], "line 2: malformed JSON: Extra data"),
+        ([GOOD, '{"prompt": "a\tb", "answer": ""}'], "line 2: malformed JSON: Invalid control"),
+        ([GOOD, "[" * 100_000], "line 2: nested deeper than 64 levels"),
+        ([GOOD, '{"a":' * 100_000], "line 2: nested deeper than 64 levels"),
+        ([GOOD, json.dumps({**GOOD, "x": deep(64)})], "line 2: nested deeper than 64 levels"),
+        ([{**GOOD, "x": [[]] * 99, "y": deep(99)}], "line 1: nested deeper than 64 levels"),
+        ([GOOD, '{"prompt": "p", "prompt": "q", "answer": ""}'], "line 2: the key 'prompt' occurs"),
+        (
+            [{**GOOD}, '{"prompt": "", "answer": "", "m": {"a": 1, "a": 2}}'],
+            "the key 'a' occurs tw",
+        ),
+        ([GOOD, '{"prompt": "p", "answer": ' + "1" * 5000 + "}"], "line 2: Exceeds the limit"),
+        (
+            [GOOD, r'{"prompt": "p", "answer": "\ud83d"}'],
+            "line 2: field 'answer' holds U\\+D83D, ha",
+        ),
+        ([r'{"prompt": "\udc00 a", "answer": ""}'], "line 1: field 'prompt' holds U\\+DC00, half"),
+        (
+            [GOOD, {"prompt": ["p"], "answer": "a"}],
+            "line 2: field 'prompt' must be a string, got li",
+        ),
+        (
+            [GOOD, {"prompt": {}, "answer": "a"}],
+            "line 2: field 'prompt' must be a string, got dict",
+        ),
+        (
+            [GOOD, {"prompt": "p", "answer": True}],
+            "line 2: field 'answer' must be a string, got bo",
+        ),
+        (
+            [GOOD, {"prompt": "p", "answer": 0.5}],
+            "line 2: field 'answer' must be a string, got flo",
+        ),
+        ([{"question": "q", "solution": "s"}], r"found \['question', 'solution'\]"),
+        ([{str(i): 0 for i in range(99)}], r"line 1: field 'prompt' is missing; .* \.\.\.\]"),
+        ([{"prompt": "p", "chosen": "c", "rejected": None}], "line 1: field 'rejected' is null"),
+        (["version https://git-lfs.github.com/spec/v1", "oid x"], "is a Git LFS pointer and not"),
         ([GOOD, [1]], "line 2: expected an object, got list"),
         ([{"prompt": "p"}], "line 1: field 'answer' is missing"),
         ([GOOD, {"answer": "a"}], "line 2: field 'prompt' is missing"),
@@ -134,9 +249,17 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         ("missing.jsonl", "no such file"),
         ("data.csv", "expected a file ending in .jsonl or .parquet"),
         ("folder/data", "expected a file ending in"),
+        ("folder.jsonl", "folder.jsonl is no file"),
+        ("folder.parquet", "folder.parquet is no file"),
+        ("link.jsonl", "no such file"),
+        ("x" * 300 + ".jsonl", "File name too long"),
+        ("nul\0.jsonl", "no such file"),
     ],
 )
 def test_files_that_cannot_be_opened(tmp_path, name, message):
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "link.jsonl").symlink_to("nowhere")
     with pytest.raises(ValueError, match=message):
         load_task(tmp_path / name)
 
@@ -154,3 +277,153 @@ def test_bad_parquet(tmp_path):
     pyarrow.parquet.write_table(renamed, path)
     with pytest.raises(ValueError, match="has the columns question, solution, expected prompt and"):
         load_task(path)
+
+
+def parquet(path, **columns):
+    """A file of two rows with prompt and answer, and further columns."""
+    table = {"prompt": ["p", "q"], "answer": ["a", "b"], **columns}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    return path
+
+
+WHEN = datetime.datetime(2024, 7, 26, 12, 30, 1)
+# A column, and what a reward gets of its first row.
+COLUMNS = {
+    "timestamp": (pyarrow.array([WHEN, None]), "2024-07-26T12:30:01"),
+    "zoned": (
+        pyarrow.array([WHEN, None], pyarrow.timestamp("ms", "UTC")),
+        "2024-07-26T12:30:01+00:00",
+    ),
+    "nanoseconds": (
+        pyarrow.array([1721997001000000001, 0], pyarrow.timestamp("ns")),
+        "2024-07-26T12:30:01.000000001",
+    ),
+    "whole nanoseconds": (
+        pyarrow.array([1721997001000000000, 0], pyarrow.timestamp("ns", "UTC")),
+        "2024-07-26T12:30:01+00:00",
+    ),
+    "before 1970": (
+        pyarrow.array([-1, 0], pyarrow.timestamp("ns")),
+        "1969-12-31T23:59:59.999999999",
+    ),
+    "date": (pyarrow.array([WHEN.date(), None]), "2024-07-26"),
+    "time": (pyarrow.array([WHEN.time(), None]), "12:30:01"),
+    "time in nanoseconds": (
+        pyarrow.array([3600 * 10**9 + 1, 0], pyarrow.time64("ns")),
+        "01:00:00.000000001",
+    ),
+    "duration in nanoseconds": (pyarrow.array([1, 0], pyarrow.duration("ns")), 1e-9),
+    "duration": (pyarrow.array([datetime.timedelta(hours=1), None]), 3600.0),
+    "decimal": (pyarrow.array([decimal.Decimal("1.50"), None]), "1.50"),
+    "small decimal": (
+        pyarrow.array([decimal.Decimal("0.00000001"), None], pyarrow.decimal128(20, 8)),
+        "0.00000001",
+    ),
+    "bytes": (pyarrow.array([b"caf\xc3\xa9", None]), "caf\u00e9"),
+    "struct": (
+        pyarrow.array([{"when": WHEN, "b": b"x"}, None]),
+        {"when": "2024-07-26T12:30:01", "b": "x"},
+    ),
+    "list": (pyarrow.array([[WHEN.date()], []]), ["2024-07-26"]),
+    "map": (
+        pyarrow.array([[("k", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int8())),
+        [["k", 1]],
+    ),
+    "dictionary": (pyarrow.array(["x", None]).dictionary_encode(), "x"),
+    "large": (pyarrow.array([2**63, 0], pyarrow.uint64()), 2**63),
+    "float16": (pyarrow.array([0.5, None], pyarrow.float16()), 0.5),
+    "null": (pyarrow.nulls(2), None),
+    "bool": (pyarrow.array([True, None]), True),
+    "uuid": (pyarrow.array([uuid.UUID(int=1).bytes, None], pyarrow.uuid()), str(uuid.UUID(int=1))),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_that_json_cannot_hold_are_read_as_text(tmp_path, name, capsys):
+    column, expected = COLUMNS[name]
+    source = load_task(parquet(tmp_path / "x.parquet", extra=column), split="all")
+    told = source[0]["metadata"].get("extra")
+    assert told == expected and type(told) is type(expected)
+    assert codec.loads(codec.dumps(source[0])) == source[0]
+    assert not capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_are_left_out_and_said_once(tmp_path, capsys):
+    image = pyarrow.array([{"bytes": b"\x89PNG", "path": "a"}, None])
+    path = parquet(tmp_path / "x.parquet", image=image, level=[1, 2])
+    for _ in range(2):
+        assert load_task(path, split="all")[0]["metadata"] == {"level": 1}
+    said = capsys.readouterr().err
+    assert said == f"polgrad: {path}: left out, bytes that are no text: ['image']\n"
+
+
+def unicode_column(*texts):
+    """A column of strings whose bytes nobody has looked at."""
+    return pyarrow.array(texts, pyarrow.binary()).cast(pyarrow.binary()).view(pyarrow.string())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answer": [1, 2]}, "x.parquet: column 'answer' must hold text, got int64 .the columns"),
+        ({"prompt": [["p"], ["q"]]}, "column 'prompt' must hold text, got list"),
+        ({"answer": [b"a", b"b"]}, "column 'answer' must hold text, got binary"),
+        (
+            {"answer": ["a", None]},
+            r"row 1: field 'answer' is null; .* found \['answer', 'extra', 'pr",
+        ),
+        ({"answer": pyarrow.nulls(2)}, "row 0: field 'answer' is null"),
+        (
+            {"answer": unicode_column(b"a", b"\xff")},
+            "row 1: column 'answer': not UTF-8 text: byte 0",
+        ),
+        ({"extra": unicode_column(b"\xff", b"x")}, "row 0: column 'extra': not UTF-8 text: byte 0"),
+        (
+            {"extra": pyarrow.array([0, 2**62], pyarrow.timestamp("ms"))},
+            "row 1: column 'extra': ",
+        ),
+    ],
+)
+def test_columns_that_cannot_be_used_are_named_with_their_row(tmp_path, columns, message):
+    path = parquet(tmp_path / "x.parquet", **{"extra": [1, 2], **columns})
+    with pytest.raises(ValueError, match=message) as caught:
+        load_task(path, split="all")
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    table = pyarrow.table([["p"], ["a"], ["b"]], names=["prompt", "answer", "answer"])
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="x.parquet has the column 'answer' twice"):
+        load_task(tmp_path / "x.parquet", split="all")
+
+
+def test_damaged_parquet_files_end_in_one_line(tmp_path, files):
+    """Cut, emptied, replaced, and with one byte in turn changed all over."""
+    content = files["parquet"].read_bytes()
+    path = tmp_path / "data.parquet"
+    others = [b"", b"PAR1", b"PAR1PAR1", b"[" * 99_999, content[4:], content + content[:40]]
+    others += [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"]
+    others += [content[: len(content) * i // 20] for i in range(1, 20)]
+    others += [
+        content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
+        for place in range(4, len(content), len(content) // 150)
+    ]
+    others += [
+        content[:-8] + n.to_bytes(4, "little") + b"PAR1" for n in (0, 9, 2**31 - 1, 2**32 - 1)
+    ]
+    bad, loaded = [], 0
+    for i, other in enumerate(others):
+        path.write_bytes(other)
+        try:
+            source = load_task(path, split="all")
+            [source[i] for i in (0, len(source) - 1)]
+            loaded += 1
+        except ValueError as error:
+            if str(path) not in str(error) or "\n" in str(error):
+                bad.append((i, str(error)))
+        except BaseException as error:  # noqa: BLE001  (nothing else may come out)
+            bad.append((i, repr(error)))
+    assert not bad, bad[:5]
+    # Parquet has no checksums here: a changed letter of a prompt is a prompt.
+    assert loaded < len(others) - 60

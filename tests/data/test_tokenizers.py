@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from polgrad.data import CharacterTokenizer, HubTokenizer, from_assets
-from polgrad.data.tokenizers import compile_chat_template
+from polgrad.data.chat_templates import ChatTemplate
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
@@ -261,12 +261,12 @@ def test_the_sandbox_refuses_internals_and_changes(template):
 
 
 def test_internals_that_are_only_printed_are_undefined():
-    assert compile_chat_template("<{{ ''.__class__ }}>").render() == "<>"
+    assert ChatTemplate("<{{ ''.__class__ }}>").render() == "<>"
 
 
 def test_template_conventions():
     def render(source, **given):
-        return compile_chat_template(source).render(**given)
+        return ChatTemplate(source).render(**given)
 
     assert render("  {% if true %}\nx\n  {% endif %}\ny") == "x\ny"
     assert render("{{ x | tojson }}", x={"a": "<é>"}) == '{"a": "<é>"}'
@@ -275,7 +275,7 @@ def test_template_conventions():
     assert render(loop, x=[1, 2, 3]) == "1"
     assert render("a{% generation %}b{% endgeneration %}c") == "abc"
     now = datetime.datetime(2024, 7, 26)
-    dated = compile_chat_template("{{ strftime_now('%d %b %Y') }}", now=now)
+    dated = ChatTemplate("{{ strftime_now('%d %b %Y') }}", now=now)
     assert dated.render() == "26 Jul 2024"
 
 

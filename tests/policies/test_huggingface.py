@@ -9,55 +9,11 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
-from tokenizers import decoders, models, pre_tokenizers
+from tiny_policies import GEMMA, GEMMA2, GEMMA3, TEMPLATE, policy, text
+from tokenizers import models
 
 from polgrad import data, policies
-from polgrad.policies import assets
-
-SHAPE = {"vocab_size": 11, "width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_width": 12}
-GEMMA = {"activation": "gelu_tanh"} | dict.fromkeys(
-    ("embedding_scale", "centered_norms", "post_norms"), True
-)
-GEMMA2 = {**GEMMA, "window": 3, "global_every": 2, "attention_cap": 50.0, "logit_cap": 30.0}
-GEMMA3 = {**GEMMA, "qk_norm": True, "window": 3, "global_every": 6, "local_rope_theta": 1e4}
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
-
-
-def random_params(network, seed=0):
-    random = np.random.default_rng(seed)
-
-    def fill(node):
-        if isinstance(node, dict):
-            return {name: fill(child) for name, child in node.items()}
-        return random.standard_normal(node.shape).astype(np.float32)
-
-    return fill(network.shapes())
-
-
-def text():
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *"abcdefgh"])}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    return policies.TextAssets(
-        tokenizer_json=tokenizer.to_str(),
-        chat_template=TEMPLATE,
-        bos_id=1,
-        eos_id=0,
-        pad_id=0,
-        stop_ids=(0, 2),
-        bos_token="<|im_start|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        unk_token=None,
-    )
-
-
-def policy(*, with_text=False, **changes):
-    network = policies.TransformerNetwork(policies.TransformerConfig(**{**SHAPE, **changes}))
-    return policies.Policy(network, random_params(network), text() if with_text else None)
+from polgrad.policies import assets, exporting
 
 
 def assert_same(one, two):
@@ -138,18 +94,121 @@ def test_shards_and_half_precision_are_read(tmp_path):
         policies.load(tmp_path)
 
 
-def test_an_export_replaces_a_model_and_nothing_else(tmp_path):
-    policies.export(tmp_path / "model", policy())
-    (tmp_path / "model" / "stale.safetensors").write_bytes(b"")
+def test_an_export_replaces_an_export(tmp_path):
+    before = policy(with_text=True, value_head=True)
+    names = policies.export(tmp_path / "model", before)
+    assert sorted(os.listdir(tmp_path / "model")) == names
+    assert "polgrad_heads.safetensors" in names and "tokenizer.json" in names
     changed = policy(tied=False)
-    policies.export(tmp_path / "model", changed)
+    assert policies.export(tmp_path / "model", changed) == sorted(os.listdir(tmp_path / "model"))
     assert_same(changed, policies.load(tmp_path / "model"))
+    assert "tokenizer.json" not in os.listdir(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ValueError, match="refusing to replace"):
-        policies.export(tmp_path / "mine", changed)
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def _run(path):
+    (path / "checkpoints" / "4").mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+
+
+def _site(path):
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "thesis.tex").write_text("work")
+
+
+def _export_and(change):
+    def make(path):
+        policies.export(path, policy())
+        change(path)
+
+    return make
+
+
+def _mark(**content):
+    return _export_and(lambda path: write(path / "polgrad_export.json", content))
+
+
+KEPT = {
+    "a run": (_run, "no polgrad_export.json: no export wrote it, so it is not replaced"),
+    "a folder with config.json": (_site, "no polgrad_export.json"),
+    "a file": (lambda path: path.write_text("work"), "exists and is no directory"),
+    "a file more": (_export_and(lambda p: (p / "notes.txt").write_text("work")), "'notes.txt'"),
+    "a folder more": (_export_and(lambda p: (p / "logs").mkdir()), "holds 'logs', which no"),
+    "a listed folder": (
+        _export_and(lambda p: (os.remove(p / "config.json"), (p / "config.json").mkdir())),
+        "holds 'config.json', which no export wrote",
+    ),
+    "an export without its mark": (
+        _export_and(lambda p: os.remove(p / "polgrad_export.json")),
+        "no polgrad_export.json",
+    ),
+    "a cut mark": (
+        _export_and(lambda p: (p / "polgrad_export.json").write_text("{")),
+        "polgrad_export.json: not valid JSON",
+    ),
+    "another schema": (_mark(schema=2, files=[]), "has another form"),
+    "no list": (_mark(schema=1, files={"config.json": 1}), "has another form"),
+    "a shorter list": (_mark(schema=1, files=["config.json"]), "which no export wrote"),
+}
+
+
+def contents(path):
+    return {p.relative_to(path): p.read_bytes() if p.is_file() else None for p in path.rglob("*")}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_no_export_wrote_stays(name, tmp_path):
+    make, message = KEPT[name]
+    make(tmp_path / "model")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        policies.export(tmp_path / "model", policy())
+    assert "\n" not in str(caught.value) and str(tmp_path / "model") in str(caught.value)
+    assert contents(tmp_path) == before  # and no scratch folder
+
+
+def test_a_link_and_the_working_directory_are_no_place_for_an_export(tmp_path, monkeypatch):
+    policies.export(tmp_path / "model", policy())
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    before = contents(tmp_path)
+    for link in ("link", "dangling"):
+        with pytest.raises(ValueError, match=f"{link} is a link; give the directory itself"):
+            policies.export(tmp_path / link, policy())
+    monkeypatch.chdir(tmp_path / "empty" / "inner")
+    for name in (".", "..", "../inner"):
+        with pytest.raises(ValueError, match="is the working directory, or holds it"):
+            policies.export(name, policy())
+    with pytest.raises(OSError):
+        policies.export(tmp_path / "model" / "config.json" / "below", policy())
+    assert contents(tmp_path) == before
+
+
+def test_what_comes_while_an_export_is_written_stays(tmp_path, monkeypatch):
+    policies.export(tmp_path / "model", policy())
+    writing = exporting._write
+
+    def slow(scratch, settings, made):
+        names = writing(scratch, settings, made)
+        (tmp_path / "model" / "late.txt").write_text("work")
+        return names
+
+    monkeypatch.setattr(exporting, "_write", slow)
+    with pytest.raises(ValueError, match="late.txt"):
+        policies.export(tmp_path / "model", policy(tied=False))
+    assert (tmp_path / "model" / "late.txt").read_text() == "work"
+    assert_same(policy(), policies.load(tmp_path / "model"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_parameters_that_are_not_finite_are_not_exported(tmp_path):
+    broken = policy()
+    broken.params["embed"][3, 2] = np.nan
+    with pytest.raises(ValueError, match="model.embed_tokens.weight holds 1 numbers that are not"):
+        policies.export(tmp_path / "model", broken)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_export_leaves_the_old_one(tmp_path):
@@ -359,10 +418,18 @@ def write_settings(path, **changes):
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "'dynamic'"),
-        ({"hidden_size": "absent"}, "lacks hidden_size"),
-        ({"num_hidden_layers": 3}, "model.layers.2"),
-        ({"num_hidden_layers": 1}, "no place for: model.layers.1"),
-        ({"intermediate_size": 13}, "has shape"),
+        ({"hidden_size": "absent"}, "config.json: lacks hidden_size; expected a whole number"),
+        ({"hidden_size": None}, "json: hidden_size is null; expected a whole number of at least 1"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, but the weights hold 2 layers"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1, but the weights hold 2 layers"),
+        ({"intermediate_size": 13}, r"intermediate_size is 13, but .* has shape \(12, 8\)"),
+        ({"num_attention_heads": 2.7}, "num_attention_heads is 2.7; expected a whole number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is NaN; expected a finite number"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0; expected a finite number"),
+        ({"rope_theta": -1, "rope_parameters": None}, "rope_theta is -1; expected a finite number"),
+        ({"vocab_size": 10**14}, "vocab_size is 100000000000000; expected a whole number from 1"),
+        ({"vocab_size": 10**9}, "vocab_size is 1000000000, but the tensor model.embed_tokens"),
+        ({"head_dim": 10**8}, "and head_dim is 100000000, but the tensor .*q_proj.* has shape"),
     ],
 )
 def test_what_is_not_covered_is_named(changes, message, tmp_path):
