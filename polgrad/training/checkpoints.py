@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -240,7 +241,10 @@ def _saving_error(what: str, error: BaseException) -> SavingError:
     return SavingError(f"{what} cannot be saved: {_cause(error)}")
 
 
-_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOTDIR)
+_SYSTEM = [
+    os.strerror(getattr(errno, name))
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOTDIR")
+]
 
 
 def _cause(error: BaseException) -> str:
@@ -254,9 +258,9 @@ def _cause(error: BaseException) -> str:
         if isinstance(link, OSError) and link.strerror:
             return f"{link.strerror}: {link.filename}" if link.filename else link.strerror
     text = " ".join(str(link) for link in seen)
-    for number in _SYSTEM:
-        if os.strerror(number).lower() in text.lower():
-            return os.strerror(number)
+    for said in _SYSTEM:
+        if said.lower() in text.lower():
+            return said
     return _short(_outside.reason(error))
 
 
@@ -292,14 +296,30 @@ def _damaged(root: epath.Path, name: int | str, why: str, flag: str) -> str:
 
 
 def _silence() -> None:
-    """Orbax logs with a traceback what it raises anyway, and what we say in one line."""
+    """Keeps what is raised anyway, and said in one line, from being printed with a traceback.
+
+    Orbax logs errors before it raises them. Of several writes that fail, the first is raised, and the
+    others find that nobody waits for them any more; their threads would print that.
+    """
     logger = logging.getLogger("absl")
     if _of_orbax not in logger.filters:
         logger.addFilter(_of_orbax)
+    if not hasattr(sys.excepthook, "polgrad_wraps"):
+        sys.excepthook = _quiet_hook(sys.excepthook)
 
 
 def _of_orbax(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _quiet_hook(hook):
+    def quiet(kind, error, traceback):
+        other = threading.current_thread() is not threading.main_thread()
+        if not (other and kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, traceback)
+
+    quiet.polgrad_wraps = hook
+    return quiet
 
 
 def steps_in(root: epath.Path) -> list[int]:

@@ -396,7 +396,7 @@ def check(run: Stored, found: list[Change], allowed: tuple[str, ...]) -> None:
     if refused:
         raise ValueError(
             f"the run in {run.place} cannot go on with other settings: "
-            f"{'; '.join(map(str, refused))}. Leave these flags out, or allow the change: "
+            f"{'; '.join(map(str, refused))}. Give the run's own, or allow the change: "
             f"--allow-changed {' '.join(c.name for c in refused)}"
         )
 

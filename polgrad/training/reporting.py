@@ -6,7 +6,7 @@ import json
 import math
 import os
 import pathlib
-import secrets
+import socket
 import struct
 import sys
 import time
@@ -279,33 +279,50 @@ class Events:
     """
 
     def __init__(self, directory: pathlib.Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         directory.mkdir(parents=True, exist_ok=True)
         earlier = sorted(directory.glob("events.out.tfevents.*"))
         for path in earlier:
             _cut_events(path, step)
-        # Two files of one second must not have one name.
-        self._file = EventsWriter(str(directory / "events"), f".{secrets.token_hex(4)}")
+        now = time.time()
+        # TensorBoard takes files in the order of their names, and two may be of one second.
+        name = f"events.out.tfevents.{int(now)}.{time.time_ns()}.{socket.gethostname()}"
+        # Without a buffer: what could not be written is told here, and not when Python ends.
+        self._file = (directory / name).open("xb", buffering=0)
+        events = [Event(wall_time=now, file_version="brain.Event:2")]
         if earlier:
             mark = SessionLog(status=SessionLog.START)
-            self._file.write_event(Event(step=step + 1, session_log=mark, wall_time=time.time()))
-            self._file.flush()
+            events.append(Event(wall_time=now, step=step + 1, session_log=mark))
+        self._write(events)
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes the numbers of a step."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        for name, value in numbers.items():
-            event = Event(step=step, summary=scalar(name, value), wall_time=time.time())
-            self._file.write_event(event)
-        self._file.flush()
+        now = time.time()
+        self._write(
+            [Event(wall_time=now, step=step, summary=scalar(k, v)) for k, v in numbers.items()]
+        )
+
+    def _write(self, events: Sequence[Any]) -> None:
+        whole = memoryview(b"".join(_framed(event.SerializeToString()) for event in events))
+        while whole:
+            whole = whole[self._file.write(whole) :]
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _framed(record: bytes) -> bytes:
+    """A record of an event file: its length and itself, each with a checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(record))
+    sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, record)]
+    return length + sums[0] + record + sums[1]
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
