@@ -6,10 +6,12 @@ traceback is kept in a file that the line names. SIGTERM saves and exits with 0.
 POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
 import select
+import signal
 import sys
 import tempfile
 import traceback
@@ -209,12 +211,53 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _train(arguments: list[str]) -> int:
-    from polgrad.training import building, config, hosts
+    with _ending_on_sigterm():
+        try:
+            parts = _train_settings(arguments)
+            return parts if isinstance(parts, int) else _train_parts(parts)
+        except KeyboardInterrupt:
+            return _fail("interrupted before the first step; nothing is lost", 130)
+        except _Terminated:
+            print("stopped by SIGTERM before the first step; nothing is lost, start it again")
+            return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM came while nothing was there that could be saved."""
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm():
+    """Ends a run that is still being built; the loop has a handler of its own."""
+
+    def end(number, frame):
+        raise _Terminated
 
     try:
-        name = _value(arguments, "--algorithm") or config.TrainConfig.algorithm
+        previous = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _train_settings(arguments: list[str]) -> Any:
+    """A run that is checked and ready; or the exit code of settings that cannot be used."""
+    from polgrad.training import building, config, hosts, identity
+
+    try:
+        base, raw, source, arguments = _base_settings(arguments)
+        name = _value(arguments, "--algorithm") or base.algorithm
         found = building.find_algorithm(name)
-    except (ValueError, ImportError) as error:
+        settings = found
+        if raw and name == base.algorithm:
+            settings = identity.algorithm_settings_of(raw, found, source)
+        elif isinstance(found, type):
+            settings = found()
+    except (ValueError, ImportError, OSError) as error:
         return _fail(error, 2)
     schema = config.TrainConfig
     if isinstance(found, type):
@@ -226,17 +269,57 @@ def _train(arguments: list[str]) -> int:
             frozen=True,
         )
         schema.__doc__ = config.TrainConfig.__doc__
-    parsed = _parsed(schema, arguments, "polgrad train")
+    names = [f.name for f in dataclasses.fields(config.TrainConfig) if f.name != "settings"]
+    values = {name: getattr(base, name) for name in names}
+    default = schema(**values, settings=settings if isinstance(found, type) else None)
+    parsed = _parsed(schema, arguments, "polgrad train", default=default)
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
     if not isinstance(found, type):
         fields["settings"] = found
     try:
-        parts = building.build(config.TrainConfig(**fields))
+        _refuse_address(fields["saving"], raw, source, arguments)
+        return building.build(config.TrainConfig(**fields))
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except hosts.HostError as error:
         _leave(_fail(error, 1))
-    return _train_parts(parts)
+
+
+def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list[str]]:
+    """The settings that flags change: of a file, of the run that goes on, or the defaults.
+
+    Returns:
+      The settings; what the file holds, or {}; its path; the arguments without `--config`.
+    """
+    from polgrad.training import config, identity
+
+    default = config.TrainConfig()
+    source = _value(arguments, "--config")
+    out = _value(arguments, "--out") or default.out
+    resumes = any(a == "--resume" or a.startswith("--resume-from") for a in arguments)
+    if source is None:
+        if not resumes or not os.path.exists(os.path.join(out, identity.CONFIG)):
+            return default, {}, "", arguments
+        source = os.path.join(out, identity.CONFIG)
+    raw = identity.read_settings(source)
+    base = dataclasses.replace(identity.settings_of(raw, source), out=default.out)
+    left, skip = [], False
+    for argument in arguments:
+        if not (skip or argument == "--config" or argument.startswith("--config=")):
+            left.append(argument)
+        skip = argument == "--config"
+    return base, raw, source, left
+
+
+def _refuse_address(saving: Any, raw: dict, source: str, arguments: list[str]) -> None:
+    """An address that only a file names, and nobody typed, is not opened."""
+    address = saving.checkpoints
+    typed = any(a.partition("=")[0] == "--saving.checkpoints" for a in arguments)
+    if raw and address and "://" in address and not typed:
+        raise ValueError(
+            f"{source} says that the checkpoints are at {address}; give --saving.checkpoints "
+            f"{address} to use it"
+        )
 
 
 def _leave(code: int) -> None:
@@ -259,24 +342,42 @@ def _train_parts(parts) -> int:
         return _fail(error, 1)
     except hosts.HostError as error:
         _leave(_fail(error, 1))
-    except checkpoints.ResumeError as error:
+    except (loop.StartError, checkpoints.ResumeError) as error:
         return _fail(error, 2)
-    directory = result.directory
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {_where_to_go_on(parts)}", 130)
     if not parts.processes.first:
         return 0
     if result.stopped:
         print(f"stopped by SIGTERM and saved at step {int(result.state.step)}; go on with --resume")
         return 0
-    print(f"metrics: {directory / 'metrics.jsonl'}")
-    print(f"plot: {directory / 'reward.png'}")
-    if result.after is not None:
-        before, after = result.before, result.after
-        print(f"95% interval after: {after.low:.3f} to {after.high:.3f}")
-        print(
-            f"held-out accuracy: {before.value:.2f} -> {after.value:.2f} "
-            f"({after.problems} problems, greedy)"
-        )
+    print("\n".join(_summary(result)))
     return 0
+
+
+def _where_to_go_on(parts) -> str:
+    from polgrad.training import checkpoints
+
+    place = checkpoints.place_of(parts.directory, parts.config.saving.checkpoints)
+    steps = checkpoints.steps_in(place)
+    saved = f"checkpoint {steps[-1]} is the newest" if steps else "there is no checkpoint yet"
+    return f"{saved}; go on with --resume --out {parts.directory}"
+
+
+def _summary(result) -> list[str]:
+    """The last lines of a run."""
+    directory = result.directory
+    lines = [f"metrics: {directory / 'metrics.jsonl'}", f"plot: {directory / 'reward.png'}"]
+    before, after = result.before, result.after
+    if after is not None:
+        lines.append(f"95% interval after: {after.low:.3f} to {after.high:.3f}")
+        old = "?" if before is None else f"{before.value:.2f}"
+        if before is not None and before.problems != after.problems:
+            old += f" of {before.problems} problems"
+        lines.append(
+            f"held-out accuracy: {old} -> {after.value:.2f} ({after.problems} problems, greedy)"
+        )
+    return [*lines, *([result.warning] if result.warning else [])]
 
 
 @documented

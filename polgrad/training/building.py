@@ -4,9 +4,9 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -18,22 +18,31 @@ import numpy as np
 
 import polgrad
 from polgrad import _outside, _ranges, _user_files, data, policies
+from polgrad.data import codec
 from polgrad.data.sources import TooFew
 from polgrad.rewards import verifiers
-from polgrad.rewards.compose import RewardSpec, absolute
+from polgrad.rewards.compose import RewardSpec
 from polgrad.rollouts import Sampling
-from polgrad.training import abstract, defaults, footprint, hosts
+from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.config import Hosts, TrainConfig, as_json
+from polgrad.training.config import Hosts, TrainConfig
 from polgrad.training.types import Algorithm, Context
 
 
 class Problems(NamedTuple):
-    """A source with its prompts as token ids, all padded to one width."""
+    """A source with its prompts as token ids, all padded to one width.
+
+    Attributes:
+      source: the problems.
+      tokens: of their prompts `[n, width]`.
+      lengths: of their prompts `[n]`.
+      digest: of all that the problems hold.
+    """
 
     source: data.Source
     tokens: np.ndarray
     lengths: np.ndarray
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +62,12 @@ class Parts:
     directory: pathlib.Path
     chosen: str | None = None
     """The settings that were filled in for the kind of policy, as a line for the user."""
+    stored: identity.Stored | None = None
+    """The run that goes on; None where it begins."""
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of what the run reads from outside."""
+    changes: tuple[identity.Change, ...] = ()
+    """What is not as it was before; all of it may be so."""
 
     @property
     def network(self) -> policies.Network:
@@ -76,13 +91,20 @@ def build(config: TrainConfig) -> Parts:
       ValueError: for any setting that cannot be used, naming it, its value and what was expected.
       HostError: if another process is missing, failed, or builds something else.
     """
+    if config.resume_from is not None:
+        config = dataclasses.replace(config, resume=True)
     _check(config)
     processes = hosts.join(config.hosts)
     made: list[Parts] = []
+    # The first process knows the run that goes on: the others' directories may be their own.
+    (run, *_) = processes.gather(
+        "the run that goes on", lambda: ownership.stored(config) if processes.first else None
+    )
+    run = run and identity.Stored(*run)
 
     def work():
-        made.append(_build(config, processes))
-        return _fingerprint(made[0])
+        made.append(_build(config, processes, run))
+        return _fingerprint(made[0], config)
 
     processes.agree("the run", work)
     if config.saving.checkpoints is None:
@@ -90,24 +112,30 @@ def build(config: TrainConfig) -> Parts:
     return made[0]
 
 
-def _fingerprint(parts: "Parts") -> dict[str, Any]:
+def _fingerprint(parts: "Parts", given: TrainConfig) -> dict[str, Any]:
     """What must be the same on every host; which of them it is tells the message."""
-    same = dataclasses.replace(parts.config, hosts=Hosts(), out="")
+    # Files may lie elsewhere on each host: what is in them is compared.
+    names = ("task", "policy", "algorithm", "rewards")
+    same = dataclasses.replace(
+        parts.config, hosts=Hosts(), out="", **{name: getattr(given, name) for name in names}
+    )
     return {
         "polgrad": polgrad.__version__,
         "jax": jax.__version__,
-        "settings": zlib.crc32(json.dumps(as_json(same)).encode()),
+        "settings": zlib.crc32(json.dumps(identity.plain(same)).encode()),
         "problems": [zlib.crc32(p.tokens.tobytes()) for p in (parts.train, parts.test) if p],
     }
 
 
-def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
+def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored | None) -> Parts:
     mesh = mesh_lib.make(mesh_lib.parse(config.mesh) if config.mesh else None)
     if config.update.compute_dtype != "float32" and mesh.devices.flat[0].platform == "cpu":
         raise ValueError(
             f"update.compute_dtype is {config.update.compute_dtype!r}; expected float32 on a CPU, where "
             "XLA does not run products of bfloat16 that are summed in float32"
         )
+    _check_free(config, run)
+    config = identity.filled(identity.absolute(config), run)
     footprint.check_small(config, footprint.memory(mesh))
     settings = algorithm_settings(config)
     train, test = _sources(config)
@@ -128,14 +156,14 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
     task = task_specs(config, train)
-    specs = tuple(RewardSpec(target=absolute(f)) for f in config.rewards.functions) or task
+    specs = tuple(RewardSpec(target=f) for f in config.rewards.functions) or task
     if config.rewards.preference:
-        specs = (RewardSpec(target=absolute(config.rewards.preference)),)
+        specs = (RewardSpec(target=config.rewards.preference),)
     if algorithm.source == "rollouts" and not specs:
         raise ValueError(
             f"task {config.task} has no answers to check against; give rewards.functions"
         )
-    return Parts(
+    parts = Parts(
         config=dataclasses.replace(config, settings=settings),
         policy=policy,
         tokenizer=tokenizer,
@@ -146,9 +174,88 @@ def _build(config: TrainConfig, processes: hosts.Processes) -> Parts:
         processes=processes,
         reward_specs=specs,
         task_specs=task,
-        directory=_directory(config),
+        directory=pathlib.Path(config.out),
         chosen=chosen,
+        stored=run,
     )
+    _check_completions(parts)
+    parts = _identified(parts)
+    ownership.check_writable(config)
+    _make_directory(config)
+    return parts
+
+
+def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
+    """A directory is refused before the policy is loaded where a run is in it that does not go on."""
+    directory = pathlib.Path(config.out)
+    if (directory / identity.CONFIG).exists() and not config.resume:
+        raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
+    if run is None and config.resume_from is not None:
+        raise ValueError(f"resume_from is {config.resume_from}, but {config.out!r} holds no run")
+
+
+def _identified(parts: Parts) -> Parts:
+    """The same with what tells this run from others, compared with the run that goes on."""
+    targets = [spec.target for spec in parts.reward_specs]
+    prints = {
+        "train_problems": parts.train.digest,
+        "train_prompts": _tokens_digest(parts.train),
+        "reward_source": identity.of_rewards(
+            targets if parts.algorithm.source == "rollouts" else ()
+        ),
+        "algorithm_source": identity.of_algorithm(parts.config.settings),
+        **identity.of_policy(parts.policy, parts.tokenizer),
+    }
+    if parts.test is not None:
+        prints |= {
+            "test_problems": parts.test.digest,
+            "test_prompts": _tokens_digest(parts.test),
+        }
+    found: list[identity.Change] = []
+    # The first process knows the run; what it raises ends the others, too.
+    if parts.stored is not None and parts.processes.first:
+        found = identity.changes(parts.stored, parts.config, prints)
+        identity.check(parts.stored, found, parts.config.allow_changed)
+    return dataclasses.replace(parts, fingerprints=prints, changes=tuple(found))
+
+
+def _tokens_digest(problems: Problems) -> str:
+    return identity.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
+
+
+def _place(source: data.Source, index: int) -> str:
+    """Where an example stands in the user's file, for messages."""
+    return source.place(index) if hasattr(source, "place") else f"row {index}"
+
+
+def _check_completions(parts: Parts) -> None:
+    """Every completion that a step may read ends within `rollouts.max_tokens`."""
+    config, source = parts.config, parts.train.source
+    _check_lengths(parts, range(len(source)), COMPLETIONS.get(parts.algorithm.source, ()), "")
+    if not config.warm_start.steps:
+        return
+    if not source[0].get("answer"):
+        raise ValueError(
+            f"warm_start.steps is {config.warm_start.steps}, expected 0: task {config.task} has no "
+            "answers to learn from"
+        )
+    count = min(config.warm_start.demonstrations, len(source))
+    advice = ", or lower --warm-start.demonstrations"
+    _check_lengths(parts, range(count), ("answer",), advice)
+
+
+def _check_lengths(parts: Parts, indices: range, fields: tuple[str, ...], advice: str) -> None:
+    source, limit = parts.train.source, parts.config.rollouts.max_tokens
+    for index in indices if fields else ():
+        example = source[index]
+        for field in fields:
+            size = len(parts.tokenizer.completion_ids(example["prompt"], example[field]))
+            if size > limit:
+                raise ValueError(
+                    f"{_place(source, index)}: {field!r} has {size} tokens with its end, "
+                    f"more than rollouts.max_tokens {limit}: {example[field][:60]!r}; raise "
+                    f"--rollouts.max-tokens{advice}"
+                )
 
 
 def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algorithm:
@@ -233,7 +340,7 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source
         for field in COMPLETIONS[algorithm.source]:
             if not example[field].strip():
                 raise ValueError(
-                    f"row {index}: field {field!r} is empty, expected text "
+                    f"{_place(train, index)}: field {field!r} is empty, expected text "
                     f"(prompt {example['prompt'][:60]!r})"
                 )
 
@@ -354,7 +461,7 @@ def load_source(config: TrainConfig, split: str, *, size_flag: str | None = None
       ValueError: as `data.load_task`.
     """
     settings = config.data
-    is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
+    is_file = identity.is_file(config.task)
     size = settings.train_size if split == "train" else settings.test_size
     try:
         return data.load_task(
@@ -475,21 +582,31 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
     Raises:
       ValueError: if a prompt has no token, or leaves no room for the completion.
     """
-    rows = []
+    rows, digest = [], hashlib.sha256()
     for index in range(len(source)):
-        prompt = source[index]["prompt"]
+        example = source[index]
+        digest.update(_text_of(example, source, index))
+        prompt = example["prompt"]
         ids = tokenizer.prompt_ids(prompt)
         if not 0 < len(ids) <= limit:
             raise ValueError(
-                f"prompt {index} has {len(ids)} tokens ({prompt[:60]!r}); expected 1 to {limit}, "
-                "the policy's context less rollouts.max_tokens"
+                f"{_place(source, index)}: the prompt has {len(ids)} tokens ({prompt[:60]!r}); "
+                f"expected 1 to {limit}, the policy's context less rollouts.max_tokens"
             )
         rows.append(ids)
     lengths = np.array([len(r) for r in rows], np.int32)
     tokens = np.zeros((len(rows), lengths.max()), np.int32)
     for row, ids in zip(tokens, rows):
         row[: len(ids)] = ids
-    return Problems(source, tokens, lengths)
+    return Problems(source, tokens, lengths, digest.hexdigest()[:32])
+
+
+def _text_of(example: dict[str, Any], source: data.Source, index: int) -> bytes:
+    """All that an example holds; the workers of a reward are sent the same text."""
+    try:
+        return codec.dumps(example).encode("utf-8", "surrogatepass")
+    except ValueError as error:
+        raise ValueError(f"{_place(source, index)}: {error}") from None
 
 
 def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:
@@ -500,15 +617,14 @@ def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ..
     """
     if "answer" not in source[0]:
         return ()
-    is_file = config.task.endswith((".jsonl", ".parquet")) or os.sep in config.task
-    if not is_file:
+    if not identity.is_file(config.task):
         return (RewardSpec(target=f"{VERIFIERS}:reasoning_gym_score"),)
     compared = [f"{VERIFIERS}:{name}" for name in verifiers.READS_ANSWERS]
     chosen = [target for target in config.rewards.functions if target in compared]
     return (RewardSpec(target=chosen[0] if len(chosen) == 1 else f"{VERIFIERS}:exact_match"),)
 
 
-def _directory(config: TrainConfig) -> pathlib.Path:
+def _make_directory(config: TrainConfig) -> None:
     """The run's directory, made and seen to be writable."""
     directory = pathlib.Path(config.out)
     try:
@@ -517,6 +633,3 @@ def _directory(config: TrainConfig) -> pathlib.Path:
             pass
     except OSError as error:
         raise ValueError(f"out {config.out!r} cannot be written: {error.strerror}") from None
-    if (directory / "config.json").exists() and not config.resume:
-        raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
-    return directory

@@ -1,9 +1,16 @@
 """Checkpoints of a run (Orbax) and the journal of scores that makes resuming exact."""
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import pathlib
+import re
+import sys
+import threading
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,16 +19,30 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from polgrad import _files, _outside
+from polgrad.training import checksums
+
+INITIAL = "initial"
+
 
 class ResumeError(ValueError):
     """A checkpoint that the run cannot go on from."""
+
+
+class DamagedError(ResumeError):
+    """A checkpoint whose files are not what was written."""
+
+
+class SavingError(RuntimeError):
+    """A checkpoint that could not be saved."""
 
 
 class Checkpoints:
     """Asynchronous, atomic checkpoints of a tree of arrays, the newest `keep` kept.
 
     Trees are saved as plain nested dicts of arrays under `checkpoints/<step>`, and the policy
-    that training started from under `checkpoints/initial`.
+    that training started from under `checkpoints/initial`. The first process computes the
+    checksums of a complete checkpoint, beside the training (see `checksums`).
 
     Every process of a run opens them and takes part in every call: each writes the shards that
     it holds. A checkpoint is read back onto whatever mesh the run then has.
@@ -29,60 +50,283 @@ class Checkpoints:
     Args:
       directory: where they are; of a bucket too, as in `gs://bucket/run`.
       keep: how many checkpoints to keep.
+
+    Raises:
+      SavingError: if the directory cannot be made.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int):
-        root = epath.Path(directory)
+        _silence()
+        self._root = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True
         )
-        # With its handler named, the manager can tell a checkpoint's shapes before it reads it.
-        self._manager = ocp.CheckpointManager(
-            root, options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
-        self._initial = root / "initial"
+        with _saving(f"checkpoints in {self._root}"):
+            # With its handler named, the manager can tell a checkpoint's shapes before it reads it.
+            self._manager = ocp.CheckpointManager(
+                self._root, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
+        self._sealing: _Sealing | None = None
+        self._closed = False
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's step."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, rising."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any) -> None:
-        """Starts saving; returns once the arrays may be overwritten."""
-        self._manager.save(step, args=ocp.args.StandardSave(_own(state)))
+        """Starts saving; returns once the arrays may be overwritten.
+
+        Raises:
+          SavingError: if this checkpoint, or the one before it, cannot be saved.
+        """
+        self._sealed()
+        with _saving(f"checkpoint {step} in {self._root}"):
+            if jax.process_index() == 0:
+                checksums.forget(self._root, str(step))
+            started = self._manager.save(step, args=ocp.args.StandardSave(_own(state)))
+        if not started:
+            raise SavingError(
+                f"checkpoint {step} was not saved: {self._root} holds a newer one ({self.latest()})"
+            )
+        if jax.process_index() == 0 and checksums.is_local(self._root):
+            self._sealing = _Sealing(self._manager, self._root, step)
+            self._sealing.start()
+
+    def _sealed(self) -> None:
+        """Waits until the last checkpoint is complete and has its checksums."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is None:
+            return
+        sealing.join()
+        if sealing.error is not None:
+            raise _saving_error(f"checkpoint {sealing.step} in {self._root}", sealing.error)
+
+    def fault(self, step: int) -> str | None:
+        """What is wrong with the files of a checkpoint; None where they are as they were written.
+
+        Args:
+          step: of the checkpoint.
+
+        Returns:
+          One line that names the checkpoint, the newest whole one, and the flag that takes it.
+        """
+        why = checksums.fault(self._root, str(step))
+        return why and _damaged(self._root, step, why, "--resume-from")
+
+    def protected(self, step: int) -> bool:
+        """Whether the files of a checkpoint have been compared with checksums."""
+        return checksums.has(self._root, str(step)) or not checksums.is_local(self._root)
+
+    def seal(self, step: int) -> None:
+        """Computes the checksums of a checkpoint that has none and was read without an error."""
+        with _saving(f"the checksums of checkpoint {step} in {self._root}"):
+            checksums.write(self._root, str(step))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, laid out as the abstract tree `like`.
 
         Raises:
-          ResumeError: if the checkpoint holds other arrays than `like`.
+          ResumeError: if the checkpoint holds other arrays than `like`, or cannot be read.
         """
-        _check_same_shapes(self._manager.item_metadata(step), like, self._manager.directory)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        with _reading(self._root, step, "--resume-from"):
+            metadata = self._manager.item_metadata(step)
+            if metadata is None:
+                raise ValueError("its metadata is missing")
+            _check_same_shapes(metadata, like, self._manager.directory)
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def discard_after(self, step: int) -> None:
+        """Removes the checkpoints after a step, so that the run can write them anew."""
+        with _saving(f"checkpoints in {self._root}"):
+            for later in [s for s in self._manager.all_steps() if s > step]:
+                self._manager.delete(later)
+                if jax.process_index() == 0:
+                    checksums.forget(self._root, str(later))
 
     def save_initial(self, params: Any) -> None:
-        """Saves the policy that training starts from; waits until it is on disk."""
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(self._initial, _own(params), force=True)
+        """Saves the policy that training starts from; waits until it is on disk.
+
+        Raises:
+          SavingError: if it cannot be saved.
+        """
+        with _saving(f"the starting policy in {self._root}"):
+            if jax.process_index() == 0:
+                checksums.forget(self._root, INITIAL)
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(self._root / INITIAL, _own(params), force=True)
+            if jax.process_index() == 0:
+                checksums.write(self._root, INITIAL)
 
     def restore_initial(self, like: Any) -> Any:
         """The policy that training started from.
 
         Raises:
-          ResumeError: if it holds other arrays than `like`.
+          ResumeError: if it holds other arrays than `like`, or cannot be read.
         """
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(self._initial).item_metadata
-            _check_same_shapes(metadata, like, self._initial)
-            return checkpointer.restore(self._initial, like)
+        with _reading(self._root, INITIAL, ""), ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(self._root / INITIAL).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata is missing")
+            _check_same_shapes(metadata, like, self._root / INITIAL)
+            return checkpointer.restore(self._root / INITIAL, like)
+
+    def initial_fault(self) -> str | None:
+        """What is wrong with the files of the starting policy; None where nothing is."""
+        why = checksums.fault(self._root, INITIAL)
+        return why and _damaged(self._root, INITIAL, why, "")
 
     def has_initial(self) -> bool:
         """Whether the starting policy was saved completely."""
-        return self._initial.exists()
+        return (self._root / INITIAL).exists()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being saved, and ends all threads. A second call does nothing.
+
+        Raises:
+          SavingError: if the last checkpoint cannot be saved.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        errors = []
+        # After an error in its first call, the manager's second one ends the threads.
+        for act in (self._sealed, self._manager.close, self._manager.close):
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001  (translated below)
+                errors.append(error)
+            else:
+                if act == self._manager.close:
+                    break
+        if errors:
+            raise _saving_error(f"the last checkpoint in {self._root}", errors[0])
+
+
+class _Sealing(threading.Thread):
+    """Waits for a checkpoint that is being saved, and then computes its checksums."""
+
+    def __init__(self, manager: ocp.CheckpointManager, root: epath.Path, step: int):
+        super().__init__(name=f"checksums of checkpoint {step}", daemon=True)
+        self.step, self.error = step, None
+        self._manager, self._root = manager, root
+
+    def run(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+            checksums.write(self._root, str(self.step))
+        except Exception as error:  # noqa: BLE001  (raised by whoever waits for this thread)
+            self.error = error
+
+
+@contextlib.contextmanager
+def _saving(what: str) -> Iterator[None]:
+    """Turns every exception of the block into a `SavingError` of one line."""
+    try:
+        yield
+    except SavingError:
+        raise
+    except jax.errors.JaxRuntimeError:
+        raise  # of a device, or of another host that is gone
+    except Exception as error:
+        raise _saving_error(what, error) from error
+
+
+def _saving_error(what: str, error: BaseException) -> SavingError:
+    if isinstance(error, SavingError):
+        return error
+    return SavingError(f"{what} cannot be saved: {_cause(error)}")
+
+
+_SYSTEM = [
+    os.strerror(getattr(errno, name))
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENOTDIR")
+]
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, wherever it stands among the exceptions of the libraries."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    for link in seen:
+        if isinstance(link, OSError) and link.strerror:
+            return f"{link.strerror}: {link.filename}" if link.filename else link.strerror
+    text = " ".join(str(link) for link in seen)
+    for said in _SYSTEM:
+        if said.lower() in text.lower():
+            return said
+    return _short(_outside.reason(error))
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+@contextlib.contextmanager
+def _reading(root: epath.Path, name: int | str, flag: str) -> Iterator[None]:
+    """Turns what reading a damaged checkpoint raises into one line."""
+    try:
+        yield
+    except (ResumeError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        why = f"it cannot be read: {_short(_cause(error), 160)}"
+        raise DamagedError(_damaged(root, name, why, flag)) from error
+
+
+def _damaged(root: epath.Path, name: int | str, why: str, flag: str) -> str:
+    """A line that says which checkpoint is damaged and which is whole."""
+    if name == INITIAL:
+        return (
+            f"the policy that the run started from, {root / INITIAL}, is damaged: {why}. The run "
+            "can go on without it where its algorithm needs no reference: give --no-track-kl"
+        )
+    others = sorted((s for s in steps_in(root) if s != name), reverse=True)
+    whole = next((s for s in others if checksums.fault(root, str(s)) is None), None)
+    advice = "no other checkpoint is whole" if others else "there is no other checkpoint"
+    if whole is not None:
+        advice = f"the newest whole one is {whole}: give {flag} {whole}"
+    return f"checkpoint {name} in {root} is damaged: {why}; {advice}"
+
+
+def _silence() -> None:
+    """Keeps what is raised anyway, and said in one line, from being printed with a traceback.
+
+    Orbax logs errors before it raises them. Of several writes that fail, the first is raised, and the
+    others find that nobody waits for them any more; their threads would print that.
+    """
+    logger = logging.getLogger("absl")
+    if _of_orbax not in logger.filters:
+        logger.addFilter(_of_orbax)
+    if not hasattr(sys.excepthook, "polgrad_wraps"):
+        sys.excepthook = _quiet_hook(sys.excepthook)
+
+
+def _of_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _quiet_hook(hook):
+    def quiet(kind, error, traceback):
+        other = threading.current_thread() is not threading.main_thread()
+        if not (other and kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, traceback)
+
+    quiet.polgrad_wraps = hook
+    return quiet
+
+
+def steps_in(root: epath.Path) -> list[int]:
+    """The steps whose checkpoints a place holds, rising."""
+    if not root.exists():
+        return []
+    return sorted(int(p.name) for p in root.iterdir() if re.fullmatch("[0-9]+", p.name))
 
 
 def place_of(directory: str | os.PathLike, elsewhere: str | None) -> epath.Path:
@@ -94,38 +338,68 @@ def place_of(directory: str | os.PathLike, elsewhere: str | None) -> epath.Path:
 
 
 def saved_elsewhere(directory: str | os.PathLike) -> str | None:
-    """The `saving.checkpoints` of the run in a directory."""
+    """The `saving.checkpoints` of the run in a directory.
+
+    Raises:
+      ValueError: if its `config.json` cannot be read.
+    """
     path = pathlib.Path(directory) / "config.json"
-    return json.loads(path.read_text())["saving"].get("checkpoints") if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _outside.reading(path):
+        given = _outside.read_json(path)["saving"].get("checkpoints")
+        if given is not None and not isinstance(given, str):
+            raise ValueError(f"saving.checkpoints is {given!r}; expected a path or an address")
+        return given
 
 
-def restore_params(directory: str | os.PathLike, step: int | None = None) -> tuple[Any, int]:
+def restore_params(
+    directory: str | os.PathLike, step: int | None = None, *, remote: bool = False
+) -> tuple[Any, int]:
     """The parameters of a run's checkpoint as numpy arrays, without knowing its shapes.
 
     Args:
       directory: the run's directory.
       step: which checkpoint; the newest when left out.
+      remote: allow checkpoints at an address such as `gs://bucket/run` that the run's `config.json`
+        names. Somebody else's run could name any.
 
     Returns:
       `(params, step)`.
 
     Raises:
-      ValueError: if there is no such checkpoint.
+      ValueError: if there is no such checkpoint, it is damaged, or it lies at an address and
+        `remote` is False.
     """
-    root = place_of(directory, saved_elsewhere(directory))
-    found = sorted(int(p.name) for p in root.glob("*") if p.name.isdigit())
+    elsewhere = saved_elsewhere(directory)
+    if elsewhere and "://" in elsewhere and not remote:
+        raise ValueError(
+            f"{pathlib.Path(directory) / 'config.json'} says that the checkpoints are at "
+            f"{elsewhere}; give --remote to read from there"
+        )
+    root = place_of(directory, elsewhere)
+    with _outside.reading(str(root)):
+        found = steps_in(root)
     if not found or (step is not None and step not in found):
         wanted = "a checkpoint" if step is None else f"checkpoint {step}"
         raise ValueError(f"{directory} has no {wanted} (found: {found or 'none'})")
     step = found[-1] if step is None else step
-    item = root / str(step) / "default"
+    if why := checksums.fault(root, str(step)):
+        raise DamagedError(_damaged(root, step, why, "--step"))
+    _silence()
+    with _reading(root, step, "--step"):
+        return _numpy_tree(root / str(step) / "default")["params"], step
+
+
+def _numpy_tree(item: epath.Path) -> Any:
     handler = ocp.PyTreeCheckpointHandler()
-    as_numpy = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(item).tree
-    )
-    tree = handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    handler.close()
-    return tree["params"], step
+    try:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(item).tree
+        )
+        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    finally:
+        handler.close()
 
 
 def _own(tree: Any) -> Any:
@@ -166,6 +440,9 @@ class ScoreJournal:
       directory: of the run; the journal is its `scores.jsonl`, with `scores-1.jsonl` and so on
         of further processes.
       process: which of them this is.
+
+    Raises:
+      ValueError: a line is not what the journal writes; the message names file and line.
     """
 
     def __init__(self, directory: str | os.PathLike, process: int = 0):
@@ -174,10 +451,14 @@ class ScoreJournal:
         self._entries: list[dict] = []
         self._scores: dict[tuple[int, str, int, int], list] = {}
         for path in sorted(directory.glob("scores*.jsonl")):
-            for entry in read_lines(path):
+            for number, entry in enumerate(read_lines(path), 1):
+                _check_entry(entry, f"{path} line {number}")
                 self._remember(entry)
                 if path == self._path:
                     self._entries.append(entry)
+        if self._path.is_symlink() or _cut_short(self._path):
+            # What is added must begin a line, and must not go through a link.
+            rewrite_lines(self._path, self._entries)
 
     def _remember(self, entry: dict) -> None:
         for row, digest, score in zip(
@@ -200,12 +481,10 @@ class ScoreJournal:
             "digests": [_digest(c) for c in completions],
             "scores": scores,
         }
+        entry["crc"] = _crc(entry)
         self._entries.append(entry)
         self._remember(entry)
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _files.append(self._path, json.dumps(entry) + "\n", durable=True)
 
     def cut(self, step: int) -> None:
         """Forgets the scores up to a step that a checkpoint now covers."""
@@ -214,25 +493,62 @@ class ScoreJournal:
         rewrite_lines(self._path, self._entries)
 
 
+def _check_entry(entry: dict, place: str) -> None:
+    """Refuses a line of the journal that it did not write, or that has changed since."""
+    kinds = {"name": str, "scores": list, "rows": list, "digests": list}
+    wrong = [k for k, kind in kinds.items() if not isinstance(entry.get(k, kind()), kind)]
+    missing = [k for k in ("name", "scores") if k not in entry]
+    # Entries of earlier versions have no checksum.
+    if wrong or missing or entry.get("crc", _crc(entry)) != _crc(entry):
+        raise _outside.OutsideError(
+            f"{place}: not a line of scores as the run wrote it; remove the file to have the "
+            "samples scored again"
+        )
+
+
+def _crc(entry: dict) -> int:
+    return zlib.crc32(json.dumps({k: v for k, v in entry.items() if k != "crc"}).encode())
+
+
 def _digest(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
-def read_lines(path: pathlib.Path) -> list[dict]:
-    """The complete entries of a JSON-lines file; a line that a kill cut short is left out."""
-    entries = []
-    if path.exists():
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                try:
-                    entries.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
-    return entries
+def read_lines(path: str | os.PathLike) -> list[dict]:
+    """The entries of a JSON-lines file of a run; a last line that a kill cut short is left out.
+
+    Args:
+      path: the file; one that is missing has no entries.
+
+    Returns:
+      The entries, each an object with a whole number `step`.
+
+    Raises:
+      ValueError: another line is not such an object; the message names file and line.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    with _outside.reading(path):
+        lines = path.read_bytes().split(b"\n")
+    # What follows the last end of a line was cut short.
+    return [_entry(line, f"{path} line {n}") for n, line in enumerate(lines[:-1], 1)]
 
 
-def rewrite_lines(path: pathlib.Path, entries) -> None:
+def _cut_short(path: pathlib.Path) -> bool:
+    """Whether a kill has left half a line at the end of a file."""
+    return path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+
+
+def _entry(line: bytes, place: str) -> dict:
+    with _outside.reading(place):
+        entry = json.loads(line.decode("utf-8"))
+        step = entry.get("step") if isinstance(entry, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ValueError("expected an object with a whole number 'step'")
+        return entry
+
+
+def rewrite_lines(path: str | os.PathLike, entries) -> None:
     """Replaces a JSON-lines file at once."""
-    draft = path.with_suffix(path.suffix + ".new")
-    draft.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    os.replace(draft, path)
+    _files.write(path, "".join(json.dumps(entry) + "\n" for entry in entries))

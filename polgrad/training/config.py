@@ -247,7 +247,11 @@ class TrainConfig:
       steps: rollouts, or batches where the algorithm reads data.
       seed: root of all randomness of the run.
       out: directory of the run.
-      resume: go on from the newest checkpoint in `out`.
+      resume: go on from the newest checkpoint in `out`. Settings that are left out are those of
+        its `config.json`.
+      resume_from: go on from this checkpoint instead; what the run did after it is discarded.
+      allow_changed: settings that may differ from those of the run that goes on, by name, such as
+        `optimizer.learning_rate`; without a name, one that decides the run's numbers is refused.
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
         log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products
@@ -270,6 +274,8 @@ class TrainConfig:
     seed: Annotated[int, SEED] = 0
     out: Annotated[str, FILLED] = "runs/latest"
     resume: bool = False
+    resume_from: int | None = None
+    allow_changed: tuple[str, ...] = ()
     mesh: str = ""
     parity_tolerance: Annotated[float | None, Range(at_least=0)] = None
     probe: Literal["on", "off"] | None = None
@@ -306,7 +312,7 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
     plain = {
         f.name: getattr(config, f.name)
         for f in dataclasses.fields(config)
-        if f.name not in ("settings", "resume")
+        if f.name not in ("settings", "resume", "resume_from", "allow_changed")
     }
     plain = {
         k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()

@@ -13,14 +13,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad import _files, _outside
 from polgrad.policies.assets import missing_template
-from polgrad.rewards.pool import RewardPool, canary_set
-from polgrad.training import building, hosts, planning, probe, randomness, serving
+from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
+from polgrad.training import (
+    building,
+    hosts,
+    identity,
+    ownership,
+    planning,
+    probe,
+    randomness,
+    serving,
+)
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
-from polgrad.training.checkpoints import Checkpoints, ScoreJournal, place_of
+from polgrad.training.checkpoints import (
+    Checkpoints,
+    DamagedError,
+    ResumeError,
+    SavingError,
+    ScoreJournal,
+    place_of,
+)
 from polgrad.training.collecting import Collector
-from polgrad.training.config import TrainConfig, as_json
+from polgrad.training.config import TrainConfig
 from polgrad.training.evaluation import Accuracy, evaluate
 from polgrad.training.programs import Programs, make_programs
 from polgrad.training.reporting import Reporter, SilentReporter, plot
@@ -36,6 +53,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, with what to do about it."""
 
 
+class StartError(ValueError):
+    """A run that cannot begin, found before anything was written."""
+
+
 class Result(NamedTuple):
     """What `train` returns.
 
@@ -47,6 +68,7 @@ class Result(NamedTuple):
       directory: the run's directory.
       parts: what the run was made of: policy, tokenizer, problems.
       stopped: True when a SIGTERM ended the run early, with everything saved.
+      warning: why the run has learned nothing, or None.
     """
 
     state: TrainState
@@ -56,6 +78,7 @@ class Result(NamedTuple):
     directory: pathlib.Path
     parts: Parts
     stopped: bool
+    warning: str | None = None
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> Result:
@@ -70,45 +93,87 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
 
     Raises:
       ValueError: for settings that cannot be used, before anything is computed.
-      ResumeError: if the checkpoint in `config.out` is of another shape.
-      TrainingError: if the run cannot go on.
+      StartError: a ValueError too: for rewards that cannot be called, answers that they cannot
+        score, and a directory or checkpoints that are another run's or in use.
+      ResumeError: if the checkpoint in `config.out` is damaged or of another shape.
+      TrainingError: if the run cannot go on, or cannot be saved.
       HostError: if another process of the run is missing or failed.
       polgrad.rewards.RewardFailure: if too many rewards fail.
     """
-    return run(building.build(config), quiet=quiet)
+    result = run(building.build(config), quiet=quiet)
+    if result.warning and result.parts.processes.first and not quiet:
+        print(result.warning, flush=True)
+    return result
 
 
 def run(parts: Parts, *, quiet: bool = False) -> Result:
     """Trains what `building.build` has checked."""
-    config = parts.config
+    try:
+        return _run(parts, quiet)
+    except (SavingError, _outside.OutsideError) as error:
+        raise TrainingError(str(error)) from error
+    except BrokenPipeError:
+        raise  # the reader of what is printed has gone
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise TrainingError(f"{where}{_outside.reason(error)}") from error
+
+
+def _run(parts: Parts, quiet: bool) -> Result:
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stop_signal())
         stack.enter_context(mesh_lib.entered(parts.mesh))
-        reporter = _reporter(parts, quiet)
-        stack.callback(reporter.close)
-        checkpoints = Checkpoints(
-            place_of(parts.directory, config.saving.checkpoints), config.saving.keep
-        )
+        with _starting():
+            number = _claimed(parts, stack)
+            reporter = _reporter(parts, quiet)
+            stack.callback(reporter.close)
+            _say_missing_template(parts, reporter)
+            pools = _pools(parts, stack)
+            _check_answers(parts, pools.reward, reporter)
+            checkpoints = Checkpoints(
+                place_of(parts.directory, parts.config.saving.checkpoints), parts.config.saving.keep
+            )
 
         @stack.push
         def close_checkpoints(kind, error, traceback):
             # With a host gone, waiting for its part of a save would not end.
-            if not isinstance(error, hosts.HostError):
+            if isinstance(error, hosts.HostError):
+                return
+            with contextlib.suppress(SavingError) if error else contextlib.nullcontext():
                 checkpoints.close()
 
-        _say_missing_template(parts, reporter)
-        pools = _pools(parts, stack)
-        _check_answers(parts, pools.reward, reporter)
-        stop = stack.enter_context(_stop_signal())
-        if parts.processes.first:
-            settings = json.dumps(as_json(config), indent=2)
-            (parts.directory / "config.json").write_text(settings + "\n")
-            serving.save_description(parts.directory, parts.policy, parts.tokenizer)
         try:
-            return _Loop(parts, reporter, checkpoints, pools, stop).run()
+            return _Loop(parts, reporter, checkpoints, pools, stop, number).run()
         except jax.errors.JaxRuntimeError as error:
             if parts.processes.count == 1:
                 raise
             raise parts.processes.lost(error) from error
+
+
+@contextlib.contextmanager
+def _starting():
+    """What is wrong before the first step is wrong with what the user gave."""
+    try:
+        yield
+    except ResumeError:
+        raise
+    except (ValueError, RewardFailure, SavingError, OSError) as error:
+        text = _outside.reason(error) if isinstance(error, OSError) else str(error)
+        raise StartError(" ".join(text.split())) from error
+
+
+def _claimed(parts: Parts, stack: contextlib.ExitStack) -> str:
+    """The run's own number; its directory is held until the end, its checkpoints are its own."""
+
+    def work():
+        stack.enter_context(ownership.held(parts))
+        if not parts.processes.first:
+            return ""
+        number = ownership.run_id(parts)
+        ownership.check_place(parts, number)
+        return number
+
+    return parts.processes.gather("whose run this is", work)[0]
 
 
 def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
@@ -121,7 +186,7 @@ def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
         config.steps,
         tensorboard=config.saving.tensorboard,
         wandb=config.saving.wandb,
-        config=as_json(config),
+        config=identity.plain(config),
         quiet=quiet,
     )
 
@@ -149,6 +214,9 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
     if parts.test is not None:
         same = parts.reward_specs == parts.task_specs and reward is not None
         task = reward if same else start(parts.task_specs, 1.0)
+    for pool in {id(p): p for p in (reward, task) if p is not None}.values():
+        pool.wait_ready()
+    if task is not None:
         _check_canaries(parts, task)
     return _Pools(reward, task)
 
@@ -207,11 +275,13 @@ def _stop_signal():
 class _Loop:
     """One run from its first or a resumed step to its last."""
 
-    def __init__(self, parts: Parts, reporter, checkpoints, pools: _Pools, stop: list):
+    def __init__(self, parts: Parts, reporter, checkpoints, pools: _Pools, stop: list, number: str):
         self.parts, self.config, self.reporter = parts, parts.config, reporter
         self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
+        self.number = number
         self.programs: Programs = make_programs(parts)
-        self.journal = ScoreJournal(parts.directory, parts.processes.index)
+        with _starting():
+            self.journal = ScoreJournal(parts.directory, parts.processes.index)
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
         self.watch = Watch(self.config)
@@ -245,14 +315,13 @@ class _Loop:
                     break
         if not stop:
             self._check_learned(state, start)
-        for line in self.watch.end():
-            self.reporter.say(line)
         after = self._last_accuracy(state)
         self.checkpoints.close()
         if self.parts.processes.first:
             plot(self.parts.directory)
         stopped = stop and saved != self.config.steps
-        return Result(state, row, before, after, self.parts.directory, self.parts, stopped)
+        warning = self.watch.end()
+        return Result(state, row, before, after, self.parts.directory, self.parts, stopped, warning)
 
     def _first_example(self) -> list[str]:
         """The first problem as the policy reads it, and what its known answer scores."""
@@ -279,15 +348,63 @@ class _Loop:
     def _start(self) -> tuple[TrainState, Any, Accuracy | None]:
         """The first state, or the newest checkpoint's; the reference; the accuracy before."""
         like = self.programs.abstract_state
-        latest = self.checkpoints.latest() if self.config.resume else None
-        if latest is not None:
-            self.reporter.resume(latest)
-            self.reporter.say(f"resuming from step {latest}")
-            state = self.checkpoints.restore(latest, like)
-            reference = self.checkpoints.restore_initial(like.params)
-            return state, reference, self._before(None)
-        self.reporter.resume(0)
-        if self.config.resume and self.checkpoints.has_initial():
+        with _starting():
+            before = self._read_before()
+            if self.config.resume:
+                self.reporter.read()
+        step = self._checkpoint()
+        if step is None:
+            return self._begin(like)
+        state = self.checkpoints.restore(step, like)
+        reference = self._reference(like) if self.programs.needs_reference else None
+        self._record(step)
+        self.reporter.say(f"resuming from step {step}")
+        for line in self._notes(step):
+            self.reporter.say(line)
+        return state, reference, before
+
+    def _checkpoint(self) -> int | None:
+        """The checkpoint that the run goes on from, whole as far as its files tell."""
+        if not self.config.resume:
+            return None
+        step = self.checkpoints.latest()
+        if self.config.resume_from is not None:
+            step = self.config.resume_from
+            if step not in (found := self.checkpoints.steps()):
+                raise ResumeError(
+                    f"resume_from is {step}; expected one of the run's checkpoints "
+                    f"({', '.join(map(str, found)) or 'there is none'})"
+                )
+        if step is not None:
+            self._agree(f"the files of checkpoint {step}", lambda: self.checkpoints.fault(step))
+        return step
+
+    def _agree(self, name: str, fault) -> None:
+        """The first process reads the files; the others end with what it found."""
+
+        def work():
+            if self.parts.processes.first and (why := fault()):
+                raise DamagedError(why)
+
+        self.parts.processes.gather(name, work)
+
+    def _reference(self, like: TrainState) -> Any:
+        self._agree("the files of the starting policy", self.checkpoints.initial_fault)
+        return self.checkpoints.restore_initial(like.params)
+
+    def _begin(self, like: TrainState) -> tuple[TrainState, Any, Accuracy | None]:
+        """The first state; a starting policy that is there and whole was warmed up before."""
+        whole = False
+        if self.config.resume:
+            self.reporter.say("there is no checkpoint yet; the run begins with its first step")
+
+            def work():
+                there = self.parts.processes.first and self.checkpoints.has_initial()
+                return bool(there and not self.checkpoints.initial_fault())
+
+            whole = self.parts.processes.gather("the starting policy", work)[0]
+        self._record(0)
+        if whole:
             params = self.checkpoints.restore_initial(like.params)
         else:
             params = self.programs.place_params(self.parts.policy.params)
@@ -297,18 +414,50 @@ class _Loop:
         reference = jax.tree.map(jnp.copy, params) if self.programs.needs_reference else None
         return self.programs.first_state(params), reference, self._before(params)
 
+    def _record(self, step: int) -> None:
+        """The run is what its files say from now on; what it did after `step` is forgotten."""
+        if self.parts.processes.first:
+            ownership.record(self.parts, self.number, step)
+            serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
+        if self.config.resume:
+            self.checkpoints.discard_after(step)
+        self.reporter.begin(step, self.number)
+
+    def _notes(self, step: int) -> list[str]:
+        """What the user should know of a run that goes on."""
+        if not self.parts.processes.first:
+            return []
+        notes = [f"changed: {change}" for change in self.parts.changes if change.name != "out"]
+        if run := self.parts.stored:
+            notes.append(identity.schedule_note(self.config, run, step))
+            notes.append(ownership.version_note(self.parts))
+        if step >= self.config.steps:
+            notes.append(f"checkpoint {step} is the end: steps is {self.config.steps}")
+        if not self.checkpoints.protected(step):
+            notes.append(
+                f"note: checkpoint {step} has no checksums, as where a run was killed before they "
+                "were written; it could be read"
+            )
+            self.checkpoints.seal(step)
+        return [note for note in notes if note]
+
+    def _read_before(self) -> Accuracy | None:
+        """The accuracy before the first step, as an earlier start of this run measured it."""
+        if self.pools.task is None or not self.config.resume or not self.before_path.exists():
+            return None
+        with _outside.reading(self.before_path):
+            raw = _outside.read_json(self.before_path)
+            raw["pass_at_k"] = {int(k): float(v) for k, v in raw["pass_at_k"].items()}
+            numbers = {k: float(raw[k]) for k in ("value", "low", "high")}
+            counts = {k: int(raw[k]) for k in ("problems", "invalid")}
+            return Accuracy(**numbers, **counts, pass_at_k=raw["pass_at_k"])
+
     def _before(self, params) -> Accuracy | None:
         if self.pools.task is None:
             return None
-        if params is None and self.before_path.exists():
-            raw = json.loads(self.before_path.read_text())
-            raw["pass_at_k"] = {int(k): v for k, v in raw["pass_at_k"].items()}
-            return Accuracy(**raw)
-        if params is None:
-            return None
         accuracy = self._accuracy(params, 0)
         if self.parts.processes.first:
-            self.before_path.write_text(json.dumps(accuracy._asdict()))
+            _files.write(self.before_path, json.dumps(accuracy._asdict()))
         self.reporter.say(f"held-out accuracy before: {accuracy.value:.3f}")
         return accuracy
 

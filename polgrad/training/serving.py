@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from polgrad import _files, data, policies
+from polgrad import _files, _outside, data, policies
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
-from polgrad.training import building, config, footprint, hosts, randomness
+from polgrad.training import building, config, footprint, hosts, identity, randomness
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.checkpoints import restore_params
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
@@ -31,21 +31,25 @@ def save_description(directory: pathlib.Path, policy: policies.Policy, tokenizer
         description["alphabet"] = tokenizer.alphabet
     else:
         description["text"] = policy.text._asdict()
-    (directory / POLICY_FILE).write_text(json.dumps(description))
+    _files.write(directory / POLICY_FILE, json.dumps(description))
 
 
-def load(name: str, *, step: int | None = None) -> tuple[policies.Policy, data.Tokenizer]:
+def load(
+    name: str, *, step: int | None = None, remote: bool = False
+) -> tuple[policies.Policy, data.Tokenizer]:
     """A policy with its tokenizer: a run's checkpoint, or whatever `policies.load` knows.
 
     Args:
       name: a run's directory, a Hugging Face directory, a `.gguf` file, or a known name.
       step: which checkpoint of a run; the newest when left out.
+      remote: allow a run whose checkpoints lie at an address such as `gs://bucket/run`.
 
     Returns:
       `(policy, tokenizer)`.
 
     Raises:
-      ValueError: if there is no such policy, checkpoint, or tokenizer.
+      ValueError: if there is no such policy, checkpoint, or tokenizer; if a file of the run is
+        damaged, with its name; or for checkpoints at an address unless `remote`.
     """
     directory = pathlib.Path(name).expanduser()
     if not (directory / POLICY_FILE).is_file():
@@ -53,19 +57,48 @@ def load(name: str, *, step: int | None = None) -> tuple[policies.Policy, data.T
         if policy.text is None:
             raise ValueError(f"policy {name} has no tokenizer (tokenizer.json)")
         return policy, data.from_assets(policy.text, rows=policy.network.config.vocab_size)
-    description = json.loads((directory / POLICY_FILE).read_text())
+    path = directory / POLICY_FILE
+    with _outside.reading(path):
+        network, tokenizer, text = _described(_outside.read_json(path))
+    params, _ = restore_params(directory, step, remote=remote)
+    with _outside.reading(path):
+        _check_params(network, params)
+    return policies.Policy(network, params, text), tokenizer
+
+
+def _described(
+    description: dict[str, Any],
+) -> tuple[policies.Network, data.Tokenizer, policies.TextAssets]:
+    """The network, tokenizer and text conventions that `save_description` wrote."""
     shape = description["network"]
+    if not isinstance(shape, dict):
+        raise ValueError("'network' is no object; expected the shape of a network")
     if shape.get("rope_scaling"):
-        shape["rope_scaling"] = policies.RopeScaling(**shape["rope_scaling"])
+        shape = shape | {"rope_scaling": policies.RopeScaling(**shape["rope_scaling"])}
     network = policies.TransformerNetwork(policies.TransformerConfig(**shape))
-    params, _ = restore_params(directory, step)
     if "alphabet" in description:
         tokenizer = data.CharacterTokenizer(description["alphabet"])
-        return policies.Policy(network, params, character_assets(tokenizer)), tokenizer
+        return network, tokenizer, character_assets(tokenizer)
     fields = description["text"]
     text = policies.TextAssets(**(fields | {"stop_ids": tuple(fields["stop_ids"])}))
-    tokenizer = data.from_assets(text, rows=network.config.vocab_size)
-    return policies.Policy(network, params, text), tokenizer
+    return network, data.from_assets(text, rows=network.config.vocab_size), text
+
+
+def _check_params(network: policies.Network, params: Any) -> None:
+    """The parameters of the checkpoint are those of the network that is described."""
+    expected = jax.eval_shape(network.init, jax.random.key(0))
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in leaves}
+
+    here, there = shapes(expected), shapes(params)
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"describes parameters {name} of shape {here.get(name)}, and the checkpoint has "
+                f"{there.get(name)}"
+            )
 
 
 def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:
@@ -340,17 +373,13 @@ def _run_settings(directory: str) -> config.TrainConfig:
     path = pathlib.Path(directory).expanduser() / "config.json"
     if not path.is_file() or not (path.parent / POLICY_FILE).is_file():
         return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=None))
-    raw = json.loads(path.read_text())
-    raw["data"]["parameters"] = tuple(raw["data"]["parameters"])
-    raw["rollouts"]["stop"] = tuple(raw["rollouts"]["stop"])
-    # Runs of version 0.1 hold three settings more, which only ever had their neutral values.
-    known = {f.name for f in dataclasses.fields(config.Rollouts)}
-    rollouts = {k: v for k, v in raw["rollouts"].items() if k in known}
+    with _outside.reading(path):
+        found = identity.settings_of(identity.read_settings(path), path)
     return config.TrainConfig(
-        task=raw["task"],
-        data=config.Data(**raw["data"]),
-        rollouts=config.Rollouts(**rollouts),
-        rewards=config.Rewards(functions=tuple(raw["rewards"]["functions"])),
+        task=found.task,
+        data=found.data,
+        rollouts=found.rollouts,
+        rewards=config.Rewards(functions=found.rewards.functions),
     )
 
 

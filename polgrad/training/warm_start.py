@@ -17,11 +17,6 @@ def warm_start(parts, params, reporter):
     settings = parts.config.warm_start
     if not settings.steps:
         return params
-    if not parts.train.source[0].get("answer"):
-        raise ValueError(
-            f"warm_start.steps is {settings.steps}, expected 0: task {parts.config.task} has no "
-            "answers to learn from"
-        )
     algorithm = building.find_algorithm("supervised")().build(None)
     count = min(settings.demonstrations, len(parts.train.source))
     optimizer = settings.optimizer.build(settings.steps, parts.network.logical_axes())

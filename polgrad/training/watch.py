@@ -1,6 +1,7 @@
 """What a run's own metrics say is wrong with it, in a line for the user, each said once."""
 
 import collections
+import math
 from collections.abc import Mapping
 
 from polgrad.training.config import TrainConfig
@@ -22,6 +23,7 @@ class Watch:
         self._config = config
         self._entropies: collections.deque[float] = collections.deque(maxlen=COLLAPSE_STEPS + 1)
         self._without_gradient = self._with_gradient = 0
+        self._steps = self._without_reward = self._updates_skipped = 0
         self._said: set[str] = set()
         self._alike = False
 
@@ -35,6 +37,7 @@ class Watch:
         Returns:
           Sentences, each at most once a run.
         """
+        self._count(metrics)
         found = {
             "length": self._length(metrics),
             "entropy": self._entropy(metrics),
@@ -45,11 +48,35 @@ class Watch:
         self._said |= new.keys()
         return [f"warning: step {step}: {text}" for text in new.values()]
 
-    def end(self) -> list[str]:
-        """Warnings that the run as a whole gives rise to."""
-        if self._with_gradient or not self._without_gradient or "gradient" in self._said:
-            return []
-        return [f"warning: the gradient was exactly 0 in every step{self._why()}"]
+    def _count(self, metrics: Mapping[str, float]) -> None:
+        self._steps += 1
+        reward = metrics.get("reward_mean", 0.0)
+        self._without_reward += math.isnan(reward) and metrics.get("invalid_rewards", 0) > 0
+        self._updates_skipped += int(metrics.get("skipped_updates", 0))
+
+    def end(self) -> str | None:
+        """Why the run as a whole has learned nothing, or next to nothing; None where it may have."""
+        if not self._steps:
+            return None
+        update = self._config.update
+        updates = self._steps * update.epochs * update.mini_batches
+        if self._without_reward == self._steps:
+            return (
+                "warning: the run learned nothing: every reward was invalid in each of its "
+                f"{self._steps} steps; samples.jsonl has the reasons"
+            )
+        if self._without_gradient and not self._with_gradient:
+            return (
+                "warning: the run learned nothing: the gradient was exactly 0 in every step"
+                f"{self._why()}"
+            )
+        if 2 * self._updates_skipped > updates:
+            return (
+                f"warning: {self._updates_skipped} of {updates} updates were skipped because their "
+                "loss or gradient was not finite (lower --optimizer.learning-rate, now "
+                f"{self._config.optimizer.learning_rate:g})"
+            )
+        return None
 
     def _length(self, metrics: Mapping[str, float]) -> str | None:
         if metrics.get("stopped") != 0.0:

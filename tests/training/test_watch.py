@@ -41,19 +41,39 @@ def test_a_gradient_of_exactly_0_for_many_steps():
     assert "group" not in lines([{"gradient_norm": 0.0}] * 10)[0]
 
 
-def test_a_short_run_without_any_gradient_says_so_at_its_end():
+def ended(rows):
     watch = Watch(CONFIG)
-    assert watch.end() == []
-    for step in (1, 2):
-        assert watch.lines(step, {"gradient_norm": 0.0, "uniform_groups": 1.0}) == []
-    (line,) = watch.end()
-    assert "exactly 0 in every step" in line and "--warm-start.steps" in line
-    watch.lines(3, {"gradient_norm": 0.1})
-    assert watch.end() == []
-    said = Watch(CONFIG)
-    for step in range(12):
-        said.lines(step, {"gradient_norm": 0.0})
-    assert said.end() == []
+    for step, row in enumerate(rows, 1):
+        watch.lines(step, row)
+    return watch.end()
+
+
+def test_a_run_without_any_gradient_says_so_at_its_end():
+    silent = {"gradient_norm": 0.0, "uniform_groups": 1.0}
+    assert ended([]) is None
+    for length in (2, 30):
+        line = ended([silent] * length)
+        assert "learned nothing: the gradient was exactly 0 in every step" in line
+        assert "--warm-start.steps" in line
+    assert ended([silent, silent, {"gradient_norm": 0.1}]) is None
+
+
+def test_a_run_whose_rewards_were_all_invalid_says_so_at_its_end():
+    nothing = {"reward_mean": float("nan"), "invalid_rewards": 4, "gradient_norm": 0.0}
+    assert "learned nothing: every reward was invalid in each of its 3 steps" in ended(
+        [nothing] * 3
+    )
+    assert (
+        ended([nothing, {"reward_mean": 1.0, "invalid_rewards": 0, "gradient_norm": 1.0}]) is None
+    )
+
+
+def test_a_run_of_skipped_updates_says_so_at_its_end():
+    # Groups without a signal in between set the counter of updates in a row back.
+    rows = [{"skipped_updates": 1.0, "gradient_norm": float("nan")}] * 3
+    rows = [*rows, {"gradient_norm": 0.0}, *rows]
+    assert "6 of 7 updates were skipped" in ended(rows)
+    assert ended([*rows, *[{"gradient_norm": 0.1}] * 5]) is None
 
 
 def test_updates_that_were_skipped():

@@ -1,0 +1,229 @@
+"""One run, one directory, one place of checkpoints: who they belong to, and who holds them now.
+
+A run has a number, made when it begins and kept in `identity.json` of its directory and in
+`polgrad_run.json` beside its checkpoints. While a run goes on, its first process holds a lock on
+its directory, and on the place of its checkpoints where that is another directory.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import secrets
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+import polgrad
+from polgrad import _files, _outside
+from polgrad.training import identity
+from polgrad.training.checkpoints import place_of, steps_in
+from polgrad.training.config import TrainConfig
+
+OWNER = "polgrad_run.json"
+
+
+def check_writable(config: TrainConfig) -> None:
+    """Sees to it that checkpoints can be written where `saving.checkpoints` says.
+
+    Raises:
+      ValueError: if they cannot.
+    """
+    given = config.saving.checkpoints
+    if given is None:
+        return
+    place = place_of(config.out, given)
+    try:
+        if "://" in given:
+            place.exists()  # names a missing package or bucket here, and not at the first save
+            return
+        directory = pathlib.Path(place)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except Exception as error:  # noqa: BLE001  (libraries of buckets raise what they like)
+        raise ValueError(
+            f"saving.checkpoints {given!r} cannot be written: {_outside.reason(error)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def held(parts: Any) -> Iterator[None]:
+    """Holds a run's directory, and the place of its checkpoints, for this process.
+
+    Raises:
+      ValueError: if another process holds one of them, or another run has begun here since the
+        settings were checked.
+    """
+    if not parts.processes.first:
+        yield
+        return
+    elsewhere = parts.config.saving.checkpoints
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_files.alone(parts.directory))
+        if elsewhere is not None and "://" not in elsewhere:
+            stack.enter_context(_files.alone(place_of(parts.directory, elsewhere)))
+        now = identity.stored(parts.directory)
+        known = (
+            parts.stored if parts.stored and parts.stored.place == str(parts.directory) else None
+        )
+        if (now and now.config) != (known and known.config):
+            raise ValueError(
+                f"another run has written to {parts.directory} since this one was started; give "
+                "--resume or another --out"
+            )
+        yield
+
+
+def run_id(parts: Any) -> str:
+    """The number of the run: the one that its directory holds, or a new one."""
+    if parts.stored and parts.stored.record:
+        return parts.stored.record["id"]
+    path = parts.directory / identity.IDENTITY
+    if path.exists():  # an earlier start was killed before it wrote its settings
+        return identity.checked_record(_outside.read_json(path), path)["id"]
+    return secrets.token_hex(8)
+
+
+def check_place(parts: Any, number: str) -> None:
+    """Sees to it that the checkpoints of a place, if there are any, are this run's.
+
+    Args:
+      parts: the run.
+      number: of the run.
+
+    Raises:
+      ValueError: if they belong to another run, or this run's are at another place.
+    """
+    place = place_of(parts.directory, parts.config.saving.checkpoints)
+    owner, steps = _owner(place), steps_in(place)
+    if owner is not None:
+        if owner["id"] != number:
+            raise ValueError(
+                f"{place} holds the checkpoints of another run (that of {owner['directory']}); "
+                "give another --saving.checkpoints"
+            )
+        if steps and parts.stored is None:
+            raise ValueError(f"{place} holds checkpoints ({_listed(steps)}); give --resume")
+        return
+    own = place == place_of(parts.directory, None) or not (parts.stored and parts.stored.record)
+    if (steps or (place / "initial").exists()) and not (parts.stored and own):
+        raise ValueError(
+            f"{place} holds checkpoints ({_listed(steps)}) that are not known to be this run's; "
+            "give --resume with the run's own --out, or another --saving.checkpoints"
+        )
+    if parts.stored and not steps:
+        _check_not_moved(parts, place)
+
+
+def _check_not_moved(parts: Any, place: epath.Path) -> None:
+    """A run whose checkpoints lie where it kept them before must not begin anew elsewhere."""
+    before = parts.stored.config.get("saving", {}).get("checkpoints")
+    old = place_of(parts.directory, before)
+    if old != place and ("://" in str(old) or steps_in(old)):
+        raise ValueError(
+            f"{place} holds no checkpoint; those of this run are in {old}: copy them, or leave "
+            "--saving.checkpoints as it was"
+        )
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "the policy that a run started from"
+
+
+def _owner(place: epath.Path) -> dict[str, Any] | None:
+    """What the place says of the run that its checkpoints belong to."""
+    path = place / OWNER
+    if not path.exists():
+        return None
+    with _outside.reading(path):
+        owner = json.loads(path.read_text())
+        if not isinstance(owner, dict) or not isinstance(owner.get("directory"), str):
+            raise ValueError("expected an object with 'id', 'directory' and 'config'")
+    return identity.checked_record(owner, path)
+
+
+def stored(config: TrainConfig) -> identity.Stored | None:
+    """The run that goes on, None where it begins.
+
+    A run that keeps its checkpoints elsewhere can go on after its directory was lost with the
+    machine: the place of its checkpoints holds its settings, too.
+
+    Raises:
+      ValueError: if the directory or the place holds files that cannot be read.
+    """
+    if not config.resume:
+        return None
+    directory = pathlib.Path(config.out)
+    if found := identity.stored(directory):
+        return found
+    if config.saving.checkpoints is None or (directory / identity.IDENTITY).exists():
+        return None
+    place = place_of(directory, config.saving.checkpoints)
+    owner = _owner(place) if place.exists() else None
+    if owner is None or owner["directory"] != str(directory.resolve()) or not steps_in(place):
+        return None
+    return identity.Stored(owner["config"], owner, str(place))
+
+
+def record(parts: Any, number: str, step: int) -> None:
+    """Writes what run this is, once everything is checked and before its next step.
+
+    Args:
+      parts: the run.
+      number: of the run.
+      step: the checkpoint that it goes on from; 0 where it begins.
+
+    Raises:
+      OSError: if a file cannot be written.
+    """
+    settings = identity.plain(parts.config)
+    text = json.dumps(settings, indent=2) + "\n"
+    before = parts.stored.record if parts.stored else {}
+    # Without an evaluation no held-out problems are loaded: what was known of them stays.
+    prints = before.get("fingerprints", {}) | parts.fingerprints
+    known = {"id": number, "fingerprints": prints, "versions": versions()}
+    if parts.changes or version_note(parts):
+        _files.append(
+            parts.directory / identity.CHANGES, json.dumps(_entry(parts, step)) + "\n", durable=True
+        )
+    _files.write(parts.directory / identity.IDENTITY, json.dumps(known, indent=2) + "\n")
+    place = place_of(parts.directory, parts.config.saving.checkpoints)
+    place.mkdir(parents=True, exist_ok=True)
+    whole = {**known, "directory": str(parts.directory.resolve()), "config": settings}
+    if "://" in str(place):
+        (place / OWNER).write_text(json.dumps(whole, indent=2))
+    else:
+        _files.write(os.fspath(place / OWNER), json.dumps(whole, indent=2) + "\n")
+    # The last of all: what holds this file holds a run.
+    _files.write(parts.directory / identity.CONFIG, text)
+
+
+def _entry(parts: Any, step: int) -> dict[str, Any]:
+    """A line of `changes.jsonl`: the settings that held up to a step, and what changed then."""
+    return {
+        "step": step,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "changed": {c.name: [c.there, c.here] for c in parts.changes},
+        "allowed": list(parts.config.allow_changed),
+        "versions": parts.stored.record.get("versions", {}),
+        "config": parts.stored.config,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run also depend on."""
+    return {"polgrad": polgrad.__version__, "jax": jax.__version__}
+
+
+def version_note(parts: Any) -> str | None:
+    """A line for the user where a run goes on with another version than it began with."""
+    then = parts.stored.record.get("versions") if parts.stored else None
+    if not then or then == versions():
+        return None
+    both = ", ".join(f"{n} {then.get(n)} then and {v} now" for n, v in versions().items())
+    return f"note: the run goes on with other versions ({both}); its numbers may differ"

@@ -1,0 +1,698 @@
+"""What protects a run: its lock, its checkpoints' owner, checksums, and files that are whole."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import sys
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polgrad import _files, cli, training
+from polgrad.training import building, checksums, identity, loop, ownership, reporting, serving
+from polgrad.training.checkpoints import (
+    Checkpoints,
+    DamagedError,
+    ResumeError,
+    SavingError,
+    ScoreJournal,
+    read_lines,
+    restore_params,
+    steps_in,
+)
+from polgrad.training.config import (
+    Data,
+    Evaluation,
+    Rewards,
+    Rollouts,
+    Saving,
+    Small,
+    TrainConfig,
+    WarmStart,
+)
+
+LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (path.parent / "shorter.py").write_text(
+        "def shorter(prompt, completion, example):\n    return -0.1 * len(completion)\n"
+    )
+    return path
+
+
+def config(sums, out, **changes):
+    base = TrainConfig(
+        task=str(sums),
+        steps=4,
+        out=str(out),
+        mesh="data=1",
+        data=Data(held_out=0.3),
+        small=Small(layers=1, width=16, heads=2, mlp=32),
+        rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
+        rewards=Rewards(functions=(f"{sums.parent / 'shorter.py'}:shorter",)),
+        evaluation=Evaluation(problems=6),
+        saving=Saving(every=2, samples_every=2, tensorboard=True),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def first(sums, tmp_path_factory):
+    """A run of four steps with checkpoints 2 and 4, which no test changes."""
+    return training.train(config(sums, tmp_path_factory.mktemp("run") / "a"), quiet=True)
+
+
+@pytest.fixture
+def copied(first, tmp_path):
+    """Its directory, for a test to change; where it lies decides nothing."""
+    shutil.copytree(first.directory, tmp_path / "a")
+    owner = tmp_path / "a" / "checkpoints" / ownership.OWNER
+    owner.write_text(owner.read_text().replace(str(first.directory), str(tmp_path / "a")))
+    return tmp_path / "a"
+
+
+def contents(directory):
+    """All files of a run but its lock."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def refused(config, words, kind=ValueError):
+    """The run ends in one line, and nothing of it has changed."""
+    directory = pathlib.Path(config.out)
+    before = contents(directory)
+    with pytest.raises(kind, match=words) as error:
+        training.train(config, quiet=True)
+    assert "\n" not in str(error.value)
+    assert contents(directory) == before
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+# One owner.
+
+
+def test_a_directory_in_use_is_refused(sums, copied):
+    with _files.alone(copied):
+        refused(config(sums, copied, resume=True, steps=6), "in use by process", loop.StartError)
+    refused(config(sums, copied), "holds a run already")
+
+
+def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sums, tmp_path):
+    slow, fast = (building.build(config(sums, tmp_path / "a", seed=s)) for s in (1, 2))
+    ownership.record(fast, "ab", 0)
+    with pytest.raises(loop.StartError, match="another run has written to"):
+        loop.run(slow, quiet=True)
+    assert identity.stored(tmp_path / "a").config["seed"] == 2
+
+
+def place_with(directory, *steps, owner=None):
+    for step in steps:
+        (directory / str(step)).mkdir(parents=True)
+    if owner:
+        directory.mkdir(parents=True, exist_ok=True)
+        known = {"id": owner, "fingerprints": {}, "directory": "/runs/other", "config": {}}
+        (directory / ownership.OWNER).write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize(
+    ("steps", "owner", "words"),
+    [
+        ((2,), "another", "holds the checkpoints of another run .that of /runs/other."),
+        ((), "another", "holds the checkpoints of another run"),
+        ((2, 4), None, "holds checkpoints .2, 4. that are not known to be this run's"),
+    ],
+)
+def test_a_place_of_another_run_is_refused(sums, tmp_path, steps, owner, words):
+    place_with(tmp_path / "ck", *steps, owner=owner)
+    before = contents(tmp_path / "ck")
+    saving = Saving(checkpoints=str(tmp_path / "ck"), tensorboard=False)
+    for resume in (False, True):
+        settings = config(sums, tmp_path / "b", saving=saving, resume=resume)
+        refused(settings, words, loop.StartError)
+    assert contents(tmp_path / "ck") == before
+
+
+def test_a_place_belongs_to_one_run_which_may_go_on_after_its_directory_is_lost(sums, tmp_path):
+    place = tmp_path / "ck"
+    saving = Saving(checkpoints=str(place), tensorboard=False)
+    settings = config(sums, tmp_path / "a", steps=1, saving=saving, evaluation=Evaluation(0, 0))
+    done = training.train(settings, quiet=True)
+    other = dataclasses.replace(settings, out=str(tmp_path / "b"), seed=9)
+    refused(other, "another run", loop.StartError)
+    refused(dataclasses.replace(other, resume=True), "another run", loop.StartError)
+    shutil.rmtree(tmp_path / "a")
+    again = dataclasses.replace(settings, resume=True, steps=2)
+    with pytest.raises(ValueError, match="seed .0 there, 9 here"):
+        training.train(dataclasses.replace(again, seed=9), quiet=True)
+    resumed = training.train(again, quiet=True)
+    assert int(resumed.state.step) == 2 and steps_in(place) == [1, 2]
+    assert identity.stored(tmp_path / "a").record["id"]
+    # Moved away by a flag, the run must not begin anew.
+    moved = Saving(checkpoints=str(tmp_path / "new"), tensorboard=False)
+    refused(dataclasses.replace(again, saving=moved), "those of this run are in .*ck: copy them")
+    assert int(done.state.step) == 1
+
+
+@pytest.mark.parametrize("given", ["a_file", "a_file/below", "/proc/polgrad", "no://such"])
+def test_a_place_that_cannot_be_written_is_refused_at_the_start(sums, tmp_path, given):
+    (tmp_path / "a_file").write_text("work")
+    given = given if "://" in given else str(tmp_path / given)
+    settings = config(sums, tmp_path / "run", saving=Saving(checkpoints=given))
+    with pytest.raises(ValueError, match=f"saving.checkpoints '{given}' cannot be written: ."):
+        building.build(settings)
+    assert not (tmp_path / "run").exists()
+
+
+# Checkpoints that something has damaged.
+
+
+def some_file(directory, part):
+    return max((directory / part).rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+
+
+def flip(path, bit=4001):
+    body = bytearray(path.read_bytes())
+    body[bit // 8 % len(body)] ^= 1 << bit % 8
+    path.write_bytes(body)
+
+
+DAMAGE = {
+    "flipped": lambda place: flip(some_file(place, "4")),
+    "emptied": lambda place: some_file(place, "4").write_bytes(b""),
+    "deleted": lambda place: (place / "4" / "default" / "_METADATA").unlink(),
+    "no folder": lambda place: (shutil.rmtree(place / "4"), (place / "4").mkdir()),
+    "checksums": lambda place: checksums.path_of(place, "4").write_text("{"),
+    "cut, no checksums": lambda place: (
+        some_file(place, "4").write_bytes(b"\0"),
+        checksums.forget(place, "4"),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(sums, copied, damage, capfd):
+    DAMAGE[damage](copied / "checkpoints")
+    if damage != "cut, no checksums":  # that one is told by reading it
+        refused(
+            config(sums, copied, resume=True, steps=4),
+            "checkpoint 4 in .* is damaged: .*newest whole one is 2: give --resume-from 2",
+            DamagedError,
+        )
+    with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2") as error:
+        serving.load(str(copied))
+    assert "\n" not in str(error.value)
+    serving.load(str(copied), step=2)
+    assert capfd.readouterr().err == ""
+
+
+def test_going_on_from_an_earlier_checkpoint_ends_as_the_whole_run(sums, copied, first):
+    DAMAGE["cut, no checksums"](copied / "checkpoints")
+    settings = config(sums, copied, resume=True)
+    refused(settings, "checkpoint 4 in .* is damaged: it cannot be read", DamagedError)
+    none = dataclasses.replace(settings, resume_from=3)
+    refused(none, "resume_from is 3; expected one of .*2, 4", ResumeError)
+    resumed = training.train(dataclasses.replace(settings, resume_from=2), quiet=True)
+    assert same(resumed.state.params, first.state.params)
+    assert same(resumed.state.optimizer, first.state.optimizer)
+    assert [r["step"] for r in read_lines(copied / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert checksums.fault(copied / "checkpoints", "4") is None
+    assert steps_in(copied / "checkpoints") == [2, 4]
+
+
+def test_a_damaged_starting_policy_is_named_and_not_needed_everywhere(sums, copied):
+    flip(some_file(copied / "checkpoints", "initial"))
+    settings = config(sums, copied, resume=True)
+    refused(
+        settings, "that the run started from, .*initial, is damaged.*--no-track-kl", DamagedError
+    )
+    training.train(dataclasses.replace(settings, track_kl=False), quiet=True)
+
+
+def test_a_checkpoint_whose_checksums_were_never_written_is_taken_and_said(sums, copied, capsys):
+    checksums.forget(copied / "checkpoints", "4")
+    training.train(config(sums, copied, resume=True))
+    assert "checkpoint 4 has no checksums" in capsys.readouterr().out
+    assert checksums.has(copied / "checkpoints", "4")
+
+
+@pytest.mark.slow
+def test_of_two_hundred_flipped_bits_each_is_noticed(copied):
+    place, chosen = copied / "checkpoints", random.Random(0)
+    names = ("2", "4", "initial")
+    files = [p for name in names for p in (place / name).rglob("*") if p.is_file()]
+    files += [checksums.path_of(place, name) for name in names]
+    files = [path for path in files if path.stat().st_size]
+    for _ in range(200):
+        path = chosen.choice(files)
+        body = path.read_bytes()
+        flip(path, chosen.randrange(8 * len(body)))
+        assert any(checksums.fault(place, name) for name in names), path
+        path.write_bytes(body)
+
+
+# Saving that fails.
+
+STATE = {"params": {"w": jnp.arange(10_000.0)}, "step": jnp.int32(1)}
+
+
+def without_room(limit=2000):
+    """No file of this process grows beyond the limit, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def becomes_a_file(place):
+    shutil.rmtree(place)
+    place.write_text("")
+    return lambda: None
+
+
+@pytest.mark.parametrize("kind", ["no room", "a file"])
+def test_saving_that_fails_is_one_line_and_never_hangs(tmp_path, capfd, kind):
+    threads = threading.active_count()
+    checkpoints = Checkpoints(tmp_path / "ck", 2)
+    checkpoints.save(1, STATE)
+    checkpoints._sealed()
+    undo = without_room() if kind == "no room" else becomes_a_file(tmp_path / "ck")
+    said = "File too large" if kind == "no room" else "Not a directory"
+    try:
+        with pytest.raises(SavingError, match=f"starting policy in .* cannot be saved: {said}"):
+            checkpoints.save_initial(STATE["params"])
+        with pytest.raises(
+            SavingError, match=f"checkpoint 2 in .* cannot be saved: {said}"
+        ) as error:
+            checkpoints.save(2, STATE)
+            checkpoints.save(3, STATE)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    finally:
+        undo()
+        try:
+            checkpoints.close()
+        except SavingError as error:
+            assert said in str(error)
+    checkpoints.close()
+    assert not [t for t in threading.enumerate()[threads:] if not t.daemon and "save" in t.name]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_checkpoint_that_orbax_does_not_take_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "ck", 2)
+    checkpoints.save(3, STATE)
+    with pytest.raises(SavingError, match="checkpoint 2 was not saved: .* holds a newer one .3."):
+        checkpoints.save(2, STATE)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("target", ["metrics", "journal", "checkpoint"])
+def test_a_disk_that_fills_in_the_loop_ends_the_run_in_one_line(
+    sums, copied, first, monkeypatch, target
+):
+    step = loop._Loop._step
+
+    def full(self, number, *rest):
+        outcome = step(self, number, *rest) if target != "journal" else None
+        limit = {"metrics": 1, "journal": 1, "checkpoint": 2_000}[target]
+        monkeypatch.undo_limit = without_room(limit)
+        return outcome or step(self, number, *rest)
+
+    monkeypatch.setattr(loop._Loop, "_step", full)
+    saving = Saving(every=2, tensorboard=False)
+    settings = config(sums, copied, resume=True, steps=5, saving=saving)
+    try:
+        with pytest.raises(loop.TrainingError, match="File too large") as error:
+            training.train(settings, quiet=True)
+    finally:
+        monkeypatch.undo_limit()
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    # With room again the run goes on.
+    assert int(training.train(settings, quiet=True).state.step) == 5
+
+
+# Files of a run that something else has touched.
+
+LINES_OF = {
+    "a list": b"[1]\n",
+    "no step": b"{}\n",
+    "not UTF-8": b'{"step": 1, "a": "\xff"}\n',
+    "half a line": b'{"step": 1, \n{"step": 2}\n',
+    "a step of text": b'{"step": "1"}\n',
+    "null": b"null\n",
+    "true": b'{"step": true}\n',
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "scores.jsonl"])
+@pytest.mark.parametrize("damage", LINES_OF)
+def test_lines_that_a_run_did_not_write_are_told_with_file_and_line(tmp_path, name, damage):
+    (tmp_path / name).write_bytes(LINES_OF[damage])
+    with pytest.raises(ValueError, match=f"{name} line 1: ") as error:
+        reporter = reporting.Reporter(tmp_path, 1)
+        ScoreJournal(tmp_path) if name == "scores.jsonl" else reporter.read()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("entry", ['{"step": 1}', '{"step":1,"name":"a","scores":3}'])
+def test_a_journal_of_another_form_is_told(tmp_path, entry):
+    (tmp_path / "scores.jsonl").write_text(entry + "\n")
+    with pytest.raises(ValueError, match="scores.jsonl line 1: not a line of scores"):
+        ScoreJournal(tmp_path)
+
+
+def test_a_score_that_changed_in_the_journal_is_noticed_and_half_a_line_is_cut(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    journal = ScoreJournal(tmp_path)
+    journal.put(1, "reward", [0], np.zeros((1, 3), np.int32), [[0.5, True, ""]])
+    kept = path.read_text()
+    path.write_text(kept + '{"step": 2, "na')
+    ScoreJournal(tmp_path)
+    assert path.read_text() == kept
+    path.write_text(kept.replace("0.5", "0.7"))
+    with pytest.raises(ValueError, match="remove the file to have the samples scored again"):
+        ScoreJournal(tmp_path)
+
+
+BROKEN = {
+    "before.json": ["", "{", "[]", "{}", '{"value": "x"}', '{"pass_at_k": []}'],
+    "config.json": ["", "{", "[]", "{}", '{"task": 1}'],
+    "identity.json": ["", "{", "[]", "{}", '{"id": 3}'],
+    "checkpoints/polgrad_run.json": ["", "[]", "{}"],
+    "metrics.jsonl": ["[1]\n"],
+    "scores.jsonl": ["{}\n"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, ts in BROKEN.items() for t in ts])
+def test_a_run_with_a_broken_file_is_refused_with_its_name(sums, copied, name, text):
+    (copied / name).write_text(text)
+    refused(config(sums, copied, resume=True, steps=6), name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: "",
+        lambda d: "[]",
+        lambda d: json.dumps(d)[:40],
+        lambda d: json.dumps({k: v for k, v in d.items() if k != "network"}),
+        lambda d: json.dumps({k: v for k, v in d.items() if k != "alphabet"}),
+        lambda d: json.dumps(d | {"network": []}),
+        lambda d: json.dumps(d | {"alphabet": 3}),
+        lambda d: json.dumps(d | {"network": d["network"] | {"more": 1}}),
+        lambda d: json.dumps(d | {"network": d["network"] | {"width": 48}}),
+        lambda d: json.dumps(d | {"network": d["network"] | {"heads": "two"}}),
+    ],
+)
+def test_a_broken_description_of_the_policy_is_named(copied, change):
+    path = copied / "policy.json"
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=r"policy\.json: ") as error:
+        serving.load(str(copied))
+    assert "\n" not in str(error.value)
+
+
+def test_links_in_a_run_are_replaced_and_not_followed(sums, tmp_path):
+    out, notes = tmp_path / "run", tmp_path / "notes.txt"
+    names = ["metrics.jsonl", "samples.jsonl", "scores.jsonl", "before.json", "policy.json"]
+    names += ["reward.png", "identity.json.new"]
+    out.mkdir()
+    notes.write_text("work")
+    for name in names:
+        os.symlink(notes, out / name)
+    training.train(config(sums, out, steps=1), quiet=True)
+    assert notes.read_text() == "work"
+    assert not [name for name in names[:-1] if (out / name).is_symlink()]
+
+
+def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
+    path = copied / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    training.train(config(sums, copied, resume=True))
+    assert "metrics.jsonl lacks step 4, which checkpoint 4 covers" in capsys.readouterr().out
+
+
+# TensorBoard, Weights & Biases, the plot, progress.
+
+
+def events_of(directory):
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted((directory / "tensorboard").iterdir()):
+        for record, _ in reporting._records(path.read_bytes()):
+            yield Event.FromString(record)
+
+
+def shown_by_tensorboard(directory):
+    """Steps of one curve, by TensorBoard's rule: a start forgets the steps from its own on."""
+    steps = []
+    for event in events_of(directory):
+        if event.HasField("session_log"):
+            steps = [step for step in steps if step < event.step]
+        if event.HasField("summary") and event.summary.value[0].tag == "reward_mean":
+            steps.append(event.step)
+    return steps
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume_and_a_kill(sums, copied):
+    assert shown_by_tensorboard(copied) == [1, 2, 3, 4]
+    (events,) = (copied / "tensorboard").iterdir()
+    events.write_bytes(events.read_bytes()[:-7])  # a kill in the middle of a record
+    training.train(config(sums, copied, resume=True, resume_from=2, steps=5), quiet=True)
+    assert shown_by_tensorboard(copied) == [1, 2, 3, 4, 5]
+    raw = [e.step for e in events_of(copied) if e.HasField("summary")]
+    assert raw == sorted(raw) and len(list((copied / "tensorboard").iterdir())) == 2
+    marks = [event.step for event in events_of(copied) if event.HasField("session_log")]
+    assert marks == [3]
+
+
+class StubWandb(types.ModuleType):
+    """Weights & Biases as a dictionary of runs; what is sent after a kill is lost."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs, self.resumes = {}, []
+
+    def init(self, *, project, dir, config, id, resume):
+        json.dumps(config)
+        self.resumes.append(resume)
+        rows = self.runs.setdefault(id, {})
+        step = max(rows, default=-1) + 1
+
+        def log(numbers, step):
+            assert step >= max(rows, default=0), "W&B refuses to go back"
+            rows[step] = numbers
+
+        return types.SimpleNamespace(step=step, log=log, finish=lambda: None)
+
+
+def test_wandb_sees_one_run_with_each_step_once(sums, tmp_path, monkeypatch):
+    stub = StubWandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    saving = Saving(every=2, tensorboard=False, wandb="mine")
+    settings = config(sums, tmp_path / "a", saving=saving, steps=3)
+    training.train(settings, quiet=True)
+    ((number, rows),) = stub.runs.items()
+    assert number == identity.stored(tmp_path / "a").record["id"] and list(rows) == [1, 2, 3]
+    del rows[2], rows[3]  # lost with a kill
+    again = dataclasses.replace(settings, resume=True, resume_from=2, steps=4)
+    training.train(again, quiet=True)
+    assert list(stub.runs) == [number] and list(rows) == [1, 2, 3, 4]
+    training.train(dataclasses.replace(settings, resume=True, resume_from=3, steps=5), quiet=True)
+    assert list(rows) == [1, 2, 3, 4, 5] and stub.resumes == ["allow"] * 3
+
+
+DPO = {"loss": 0.6, "margin": 0.1, "pair_accuracy": 0.5, "gradient_norm": 1.0, "seconds": 0.1}
+GRPO = {"reward_mean": 0.5, "entropy": 2.0, "loss": 0.0, "accuracy": 0.4, "seconds": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("row", "panels"),
+    [
+        (GRPO, [("reward_mean", "accuracy")]),
+        (GRPO | {"value_loss": 1.0}, [("reward_mean", "accuracy")]),
+        (DPO, [("loss",), ("margin",), ("pair_accuracy",)]),
+        (DPO | {"accuracy": 0.1}, [("accuracy",), ("loss",), ("margin",), ("pair_accuracy",)]),
+        ({"loss": 0.5}, [("loss",)]),
+        ({"loss": None}, [()]),
+        (None, [()]),
+    ],
+)
+def test_the_plot_has_what_the_run_has(tmp_path, row, panels):
+    rows = [] if row is None else [{"step": s, **row} for s in (1, 2, 3)]
+    assert reporting._panels(rows) == panels
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert reporting.plot(tmp_path).stat().st_size > 3000
+
+
+def test_progress_lines_show_what_the_algorithm_is_about(tmp_path, capsys):
+    reporter = reporting.Reporter(tmp_path, 1, tensorboard=False)
+    reporter.metrics(1, DPO)
+    said = capsys.readouterr().out
+    assert said == "step 1/1  loss 0.6  margin 0.1  pair_accuracy 0.5  seconds 0.1\n"
+    reporter.metrics(1, GRPO | {"loss": float("nan"), "skipped_updates": 2.0})
+    said = capsys.readouterr().out
+    assert "reward_mean 0.5  accuracy 0.4  entropy 2  skipped_updates 2" in said
+
+
+# What is refused before anything is written.
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def fn(prompt, completion, example):\n    return 1.0\nraise OSError('no')\n", "no"),
+        ("def fn(prompt)\n", "syntax"),
+        ("def other(prompt, completion, example):\n    return 1.0\n", "fn"),
+        ("def fn(a):\n    return 1.0\n", "fn"),
+        ("import sys\nsys.exit(0)\n", "exit"),
+        ("import no_such_module_here\n", "no_such_module_here"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_leaves_nothing(sums, tmp_path, code, words):
+    (tmp_path / "mine.py").write_text(code)
+    rewards = Rewards(functions=(f"{tmp_path / 'mine.py'}:fn",))
+    settings = config(sums, tmp_path / "run", rewards=rewards)
+    with pytest.raises(loop.StartError) as error:
+        training.train(settings, quiet=True)
+    assert words in str(error.value).lower() and "\n" not in str(error.value)
+    assert contents(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "field"), [("supervised", "answer"), ("dpo", "chosen"), ("dpo", "rejected")]
+)
+def test_a_completion_that_is_too_long_is_found_at_the_start(tmp_path, algorithm, field):
+    fields = ("answer",) if algorithm == "supervised" else ("chosen", "rejected")
+    rows = [{"prompt": f"{i}?", **dict.fromkeys(fields, "y")} for i in range(8)]
+    rows[5][field] = "y" * 9
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = config(
+        path, tmp_path / "run", algorithm=algorithm, rewards=Rewards(), data=Data(held_out=0.0)
+    )
+    with pytest.raises(ValueError, match=f"(row 5|line 6): '{field}' has 10 tokens.*max_tokens 3"):
+        building.build(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_demonstrations_of_the_warm_start_are_checked_at_the_start(sums, tmp_path):
+    rollouts = Rollouts(prompts=4, group_size=4, max_tokens=1)
+    settings = config(sums, tmp_path / "run", rollouts=rollouts)
+    building.build(settings)
+    with pytest.raises(
+        ValueError, match="'answer' has 2 tokens.*lower --warm-start.demonstrations"
+    ):
+        building.build(dataclasses.replace(settings, warm_start=WarmStart(steps=1)))
+
+
+# The command.
+
+
+def command(capsys, *arguments):
+    try:
+        code = cli._run([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_resume_alone_reads_the_settings_and_flags_are_compared(sums, copied, capsys):
+    code, said, error = command(capsys, "train", "--resume", "--out", copied, "--steps", "5")
+    assert code == 0, error
+    assert "resuming from step 4" in said and "changed: steps (4 there, 5 here)" in said
+    kept = identity.stored(copied)
+    assert kept.config["steps"] == 5 and kept.config["rollouts"]["prompts"] == 4
+    (line,) = (copied / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 4 and json.loads(line)["config"]["steps"] == 4
+    before = contents(copied)
+    flags = ["--seed", "7", "--optimizer.learning-rate", "0.1", "--algorithm", "rloo"]
+    code, _, error = command(capsys, "train", "--resume", "--out", copied, *flags)
+    assert code == 2 and error.count("\n") == 1 and contents(copied) == before
+    assert "--allow-changed algorithm optimizer.learning_rate seed\n" in error
+
+
+def test_a_file_of_settings_starts_a_sibling(first, tmp_path, capsys):
+    out = tmp_path / "b"
+    source = first.directory / "config.json"
+    code, said, error = command(
+        capsys, "train", "--config", source, "--out", out, "--steps", "1", "--settings.clip-high", "0.3",
+        "--evaluation.problems", "0",
+    )  # fmt: skip
+    assert code == 0, error
+    here, there = (identity.read_settings(d / "config.json") for d in (out, first.directory))
+    changed = {"steps": 1, "out": str(out)}
+    assert {k: v for k, v in here.items() if there[k] != v} == {
+        **changed,
+        "settings": there["settings"] | {"clip_high": 0.3},
+        "evaluation": there["evaluation"] | {"problems": 0},
+    }
+    assert identity.stored(out).record["id"] != identity.stored(first.directory).record["id"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_file_that_holds_no_settings_is_named(tmp_path, capsys, text):
+    (tmp_path / "c.json").write_text(text)
+    code, _, error = command(capsys, "train", "--config", tmp_path / "c.json")
+    assert code == 2 and error.count("\n") == 1 and "c.json: " in error
+
+
+def test_an_address_that_only_a_file_names_is_not_opened(copied, capsys):
+    path = copied / "config.json"
+    raw = json.loads(path.read_text())
+    raw["saving"]["checkpoints"] = "gs://strangers/run"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="config.json .*gs://strangers/run; give --remote"):
+        serving.load(str(copied))
+    code, _, error = command(capsys, "train", "--resume", "--out", copied)
+    assert code == 2 and error.count("\n") == 1
+    assert "give --saving.checkpoints gs://strangers/run" in error
+
+
+@pytest.mark.parametrize("moment", ["building", "the loop"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_end_in_one_line(copied, capsys, monkeypatch, moment, number, code):
+    step = loop._Loop._step
+
+    def stop(self, *rest):
+        signal.raise_signal(number)
+        return step(self, *rest)
+
+    if moment == "building":
+        monkeypatch.setattr(building, "_build", lambda *rest: signal.raise_signal(number))
+    else:
+        monkeypatch.setattr(loop._Loop, "_step", stop)
+    arguments = ["train", "--resume", "--out", copied, "--steps", "6", "--saving.no-tensorboard"]
+    found, said, error = command(capsys, *arguments)
+    assert found == code
+    line = (error if number == signal.SIGINT else said).strip().splitlines()[-1]
+    if moment == "building":
+        assert "nothing is lost" in line
+    elif number == signal.SIGINT:
+        assert line.startswith("polgrad: interrupted; checkpoint 4 is the newest; go on with --res")
+    else:
+        assert line == "stopped by SIGTERM and saved at step 5; go on with --resume"
+    assert error.count("\n") == (number == signal.SIGINT)
+    # Nothing is lost: the lock is free, and the run goes on.
+    with _files.alone(copied):
+        assert identity.stored(copied) is not None
+    assert restore_params(copied)[1] in (4, 5)
