@@ -389,6 +389,7 @@ class Sample:
       policy: `smollm2-135m-instruct`, a Hugging Face directory, a `.gguf` file, or a run.
       prompt: the text; the chat template is applied where the policy has one.
       step: which checkpoint of a run; the newest when left out.
+      remote: read checkpoints at an address, such as `gs://bucket/run`, that the run names.
       temperature: 0 takes the likeliest token.
       top_k: keep only the k likeliest tokens; 0 keeps all.
       top_p: keep the likeliest tokens up to this mass.
@@ -401,6 +402,7 @@ class Sample:
     policy: Annotated[str, FILLED]
     prompt: str
     step: Annotated[int | None, STEP] = None
+    remote: bool = False
     temperature: Annotated[float, GREEDY] = 1.0
     top_k: Annotated[int, TOP_K] = 0
     top_p: Annotated[float, TOP_P] = 1.0
@@ -419,6 +421,7 @@ def _sample(arguments: list[str]) -> int:
             options.policy,
             options.prompt,
             step=options.step,
+            remote=options.remote,
             samples=options.samples,
             seed=options.seed,
             max_tokens=options.max_tokens,
@@ -441,6 +444,7 @@ class Evaluate:
     Attributes:
       policy: a run's directory, or a policy as `train` takes it.
       step: which checkpoint of a run; the newest when left out.
+      remote: read checkpoints at an address, such as `gs://bucket/run`, that the run names.
       task: a reasoning-gym task or a file, of which all rows are used; a run's own when left out.
       parameters: `key=value` settings of a reasoning-gym task.
       held_out: share of the file `task` that is used, the share that a training run with the same
@@ -459,6 +463,7 @@ class Evaluate:
 
     policy: Annotated[str, FILLED]
     step: Annotated[int | None, STEP] = None
+    remote: bool = False
     task: Annotated[str | None, FILLED] = None
     parameters: tuple[str, ...] = ()
     held_out: Annotated[float | None, Range(above=0, at_most=1)] = None
@@ -504,11 +509,13 @@ class Export:
       policy: a run's directory, or a policy as `train` takes it.
       out: the directory to write.
       step: which checkpoint of a run; the newest when left out.
+      remote: read checkpoints at an address, such as `gs://bucket/run`, that the run names.
     """
 
     policy: Annotated[str, FILLED]
     out: Annotated[str, FILLED]
     step: Annotated[int | None, STEP] = None
+    remote: bool = False
 
 
 def _export(arguments: list[str]) -> int:
@@ -517,7 +524,7 @@ def _export(arguments: list[str]) -> int:
     from polgrad.training import serving
 
     try:
-        policy, _ = serving.load(options.policy, step=options.step)
+        policy, _ = serving.load(options.policy, step=options.step, remote=options.remote)
         policies.export(options.out, policy)
     except (ValueError, OSError) as error:
         return _fail(error, 2)

@@ -10,7 +10,7 @@ import numpy as np
 
 TINY = """--small.layers 1 --small.width 16 --small.heads 2 --small.mlp 32 --rollouts.prompts 4
   --rollouts.group-size 2 --rollouts.max-tokens 4 --evaluation.problems 0 --no-track-kl
-  --saving.every 2 --no-saving.tensorboard"""
+  --saving.every 2 --saving.no-tensorboard"""
 TRAIN = ("train", "--task", "sums.jsonl", *TINY.split(), "--steps", "4", "--out", "runs/new")
 REWARD = '''"""A reward that is all right."""
 

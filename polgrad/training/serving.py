@@ -129,6 +129,7 @@ def sample(
     prompt: str,
     *,
     step: int | None = None,
+    remote: bool = False,
     samples: int = 1,
     seed: int = 0,
     max_tokens: int | None = None,
@@ -143,6 +144,7 @@ def sample(
       name: as for `load`.
       prompt: the text; the chat template is applied where the policy has one.
       step: which checkpoint of a run; the newest when left out.
+      remote: read checkpoints at an address that the run names.
       samples: how many.
       seed: of the sampler.
       max_tokens: longest completion; when left out what the policy's context leaves, up to 64.
@@ -159,7 +161,7 @@ def sample(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least 1")
-    policy, tokenizer = load(name, step=step)
+    policy, tokenizer = load(name, step=step, remote=remote)
     _say_missing_template(name, policy)
     ids = tokenizer.prompt_ids(prompt)
     max_tokens = _room(f"prompt {prompt!r:.60}", len(ids), max_tokens, policy.network.max_length)
@@ -228,6 +230,7 @@ def evaluate_policy(
     policy: str,
     *,
     step: int | None = None,
+    remote: bool = False,
     task: str | None = None,
     parameters: tuple[str, ...] = (),
     held_out: float | None = None,
@@ -246,6 +249,7 @@ def evaluate_policy(
     Args:
       policy: as for `load`.
       step: which checkpoint of a run; the newest when left out.
+      remote: read checkpoints at an address that the run names.
       task: a reasoning-gym task, or a file, of which all rows are used; a run's own, with its
         settings and its held-out part, when left out.
       parameters: `key=value` settings of a reasoning-gym task.
@@ -273,7 +277,7 @@ def evaluate_policy(
     _check_counts(problems, samples)
     if out is not None:
         _check_new_file(out)
-    loaded, tokenizer = load(policy, step=step)
+    loaded, tokenizer = load(policy, step=step, remote=remote)
     _say_missing_template(policy, loaded)
     settings, test, count = _evaluated(policy, task, parameters, held_out, problems, seed)
     context = loaded.network.max_length
