@@ -9,6 +9,7 @@ POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import os
 import select
 import signal
@@ -160,6 +161,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
     if command in CACHED:
+        _quiet_compiler()
         cached, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
         if not {"-h", "--help"} & {*rest}:
             from polgrad.training import host_memory, program_cache
@@ -184,6 +186,16 @@ def _run(arguments: list[str]) -> int:
         return 0
     except _flags.FlagError as error:
         return _fail(error, 2)
+
+
+def _quiet_compiler() -> None:
+    """Without an accelerator, keeps XLA's own log off the terminal; its errors still are raised.
+
+    Whenever XLA reads a compiled program back on a CPU, it complains of a feature of the CPU that
+    is none, and does so with the very CPU that the program was compiled on.
+    """
+    if not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:

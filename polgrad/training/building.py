@@ -20,6 +20,7 @@ import polgrad
 from polgrad import _outside, _ranges, _user_files, data, policies
 from polgrad.data import codec
 from polgrad.data.sources import TooFew
+from polgrad.policies import exporting
 from polgrad.rewards import verifiers
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rollouts import Sampling
@@ -185,9 +186,20 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     return parts
 
 
+OTHERS = {
+    "experiment.json": "an experiment's run",
+    "sweep.json": "a sweep",
+    exporting.MARK: "an exported policy",
+}
+"""Files by which a directory is known that something else than `train` has written."""
+
+
 def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
     """A directory is refused before the policy is loaded where a run is in it that does not go on."""
     directory = pathlib.Path(config.out)
+    for file, kind in OTHERS.items():
+        if (directory / file).exists():
+            raise ValueError(f"out {config.out!r} holds {kind} ({file}); give another --out")
     if (directory / identity.CONFIG).exists() and not config.resume:
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
     if run is None and config.resume_from is not None:
