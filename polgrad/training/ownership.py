@@ -36,8 +36,8 @@ def check_writable(config: TrainConfig) -> None:
     given = config.saving.checkpoints
     if given is None:
         return
-    place = place_of(config.out, given)
     try:
+        place = place_of(config.out, given)
         if "://" in given:
             place.exists()  # names a missing package or bucket here, and not at the first save
             return
