@@ -721,6 +721,27 @@ def test_a_file_of_settings_starts_a_sibling(first, tmp_path, quick, capsys):
     assert identity.stored(out).record["id"] != identity.stored(first.directory).record["id"]
 
 
+@pytest.mark.parametrize("name", ["Mine", "OBJECT", "BUILT"])
+def test_an_algorithm_may_be_a_class_settings_or_an_object(sums, tmp_path, name):
+    code, out = tmp_path / "alg.py", str(tmp_path / "run")
+    code.write_text(
+        "import dataclasses\nfrom polgrad.algorithms import GRPO\nfrom polgrad.training import "
+        "Context\n@dataclasses.dataclass(frozen=True)\nclass Mine(GRPO):\n    gain: float = 2.0\n"
+        "OBJECT = Mine()\nBUILT = OBJECT.build(Context(4, 3, 9, True))\n"
+    )
+    flags = ["--task", str(sums), "--algorithm", f"{code}:{name}", "--mesh", "data=1"]
+    sizes = ["--rollouts.prompts", "4", "--rollouts.group-size", "4", "--small.width", "16"]
+    more = ["--settings.gain", "3"] if name == "Mine" else []
+    parts = cli._train_settings([*flags, *sizes, *more, "--out", out])
+    ownership.record(parts, "ab", 0)
+    again = cli._train_settings(["--resume", "--out", out])
+    assert again.changes == () and again.config.rollouts.prompts == 4
+    assert again.config.algorithm == f"{code}:{name}"
+    assert getattr(again.config.settings, "gain", 3) == (2 if name == "OBJECT" else 3)
+    sibling = cli._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
+    assert sibling.stored is None and type(sibling.config.settings) is type(parts.config.settings)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_file_that_holds_no_settings_is_named(tmp_path, capsys, text):
     (tmp_path / "c.json").write_text(text)
