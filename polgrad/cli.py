@@ -218,7 +218,9 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
             return default, {}, "", arguments
         source = os.path.join(out, identity.CONFIG)
     raw = identity.read_settings(source)
-    base = dataclasses.replace(identity.settings_of(raw, source), out=default.out)
+    # Which process this is, and of how many, belongs to each start.
+    base = identity.settings_of(raw, source)
+    base = dataclasses.replace(base, out=default.out, hosts=default.hosts)
     left, skip = [], False
     for argument in arguments:
         if not (skip or argument == "--config" or argument.startswith("--config=")):
