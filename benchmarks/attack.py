@@ -163,6 +163,8 @@ def main() -> None:
     parser.add_argument("--part", nargs=2, metavar=("NUMBER", "WORLD"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # As the command does where no accelerator is: here jax is imported before it could.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     chosen = [a for a in everything() if options.only in a.name]
     if options.part:
         number, place = int(options.part[0]), pathlib.Path(options.part[1])

@@ -160,6 +160,8 @@ def _run(arguments: list[str]) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
+    if command == "train":
+        _leave_on_sigterm()
     if command in CACHED:
         _quiet_compiler()
         cached, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
@@ -238,6 +240,17 @@ class _Terminated(BaseException):
     """SIGTERM came while nothing was there that could be saved."""
 
 
+def _early_end(number, frame):
+    print("stopped by SIGTERM before the first step; nothing is lost, start it again", flush=True)
+    os._exit(0)
+
+
+def _leave_on_sigterm() -> None:
+    """Ends a run of which nothing is there but imports."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _early_end)
+
+
 @contextlib.contextmanager
 def _ending_on_sigterm():
     """Ends a run that is still being built; the loop has a handler of its own."""
@@ -253,7 +266,7 @@ def _ending_on_sigterm():
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is _early_end else previous)
 
 
 def _train_settings(arguments: list[str]) -> Any:
@@ -314,7 +327,9 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
             return default, {}, "", arguments
         source = os.path.join(out, identity.CONFIG)
     raw = identity.read_settings(source)
-    base = dataclasses.replace(identity.settings_of(raw, source), out=default.out)
+    # Which process this is, and of how many, belongs to each start.
+    base = identity.settings_of(raw, source)
+    base = dataclasses.replace(base, out=default.out, hosts=default.hosts)
     left, skip = [], False
     for argument in arguments:
         if not (skip or argument == "--config" or argument.startswith("--config=")):

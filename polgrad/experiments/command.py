@@ -12,6 +12,7 @@ from polgrad.experiments import (
     discovery,
     display,
     ledger,
+    on_ray,
     pages,
     reporting,
     running,
@@ -148,6 +149,8 @@ def sweep(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
+    if ray:
+        on_ray.check_installed()
     found = discovery.find(name)
     grid = sweeping.grid(found.experiment.settings, set)
     some = [a.strip() for a in arms.split(",") if a.strip()]
@@ -164,9 +167,7 @@ def sweep(
             soft_wrap=True,
         )
         if ray:
-            from polgrad.experiments.on_ray import on_ray
-
-            ended = on_ray(plan, ray, cpus=cpus, gpus=gpus)
+            ended = on_ray.on_ray(plan, ray, cpus=cpus, gpus=gpus)
         else:
             ended = sweeping.in_processes(plan, workers)
         failed = display.of_cells(console, ended, left)

@@ -1,5 +1,6 @@
 """The cells of a sweep as tasks on a Ray cluster."""
 
+import importlib.util
 from collections.abc import Iterator
 
 from polgrad.experiments import cells
@@ -7,6 +8,12 @@ from polgrad.experiments.cells import Cell
 from polgrad.experiments.sweeping import Sweep
 
 RETRIES = 8  # of a cell whose node or worker died under it
+
+
+def check_installed() -> None:
+    """Raises ValueError where Ray is missing, before a sweep's directory is made for it."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--ray needs Ray: pip install 'polgrad[ray]'")
 
 
 def on_ray(
@@ -29,10 +36,9 @@ def on_ray(
     Raises:
       ValueError: if Ray is not installed or no cluster answers at the address.
     """
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--ray needs Ray: pip install 'polgrad[ray]'") from None
+    check_installed()
+    import ray
+
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError) as error:

@@ -116,7 +116,7 @@ def build(config: TrainConfig) -> Parts:
 def _fingerprint(parts: "Parts", given: TrainConfig) -> dict[str, Any]:
     """What must be the same on every host; which of them it is tells the message."""
     # Files may lie elsewhere on each host: what is in them is compared.
-    names = ("task", "policy", "algorithm", "rewards")
+    names = ("task", "policy", "algorithm", "rewards", "saving")
     same = dataclasses.replace(
         parts.config, hosts=Hosts(), out="", **{name: getattr(given, name) for name in names}
     )
@@ -138,6 +138,8 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     _check_free(config, run)
     config = identity.filled(identity.absolute(config), run)
     footprint.check_small(config, footprint.memory(mesh))
+    # Left out, it is the length of the longest completion.
+    bounded = config.rollouts.max_tokens is not None
     settings = algorithm_settings(config)
     train, test = _sources(config)
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
@@ -179,7 +181,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         chosen=chosen,
         stored=run,
     )
-    _check_completions(parts)
+    _check_completions(parts, bounded)
     parts = _identified(parts)
     ownership.check_writable(config)
     _make_directory(config)
@@ -240,10 +242,11 @@ def _place(source: data.Source, index: int) -> str:
     return source.place(index) if hasattr(source, "place") else f"row {index}"
 
 
-def _check_completions(parts: Parts) -> None:
+def _check_completions(parts: Parts, bounded: bool) -> None:
     """Every completion that a step may read ends within `rollouts.max_tokens`."""
     config, source = parts.config, parts.train.source
-    _check_lengths(parts, range(len(source)), COMPLETIONS.get(parts.algorithm.source, ()), "")
+    if bounded:
+        _check_lengths(parts, range(len(source)), COMPLETIONS.get(parts.algorithm.source, ()), "")
     if not config.warm_start.steps:
         return
     if not source[0].get("answer"):

@@ -304,8 +304,8 @@ def _silence() -> None:
     logger = logging.getLogger("absl")
     if _of_orbax not in logger.filters:
         logger.addFilter(_of_orbax)
-    if not hasattr(sys.excepthook, "polgrad_wraps"):
-        sys.excepthook = _quiet_hook(sys.excepthook)
+    if not hasattr(sys.unraisablehook, "polgrad_wraps"):
+        sys.unraisablehook = _quiet_hook(sys.unraisablehook)
 
 
 def _of_orbax(record: logging.LogRecord) -> bool:
@@ -313,10 +313,10 @@ def _of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _quiet_hook(hook):
-    def quiet(kind, error, traceback):
-        other = threading.current_thread() is not threading.main_thread()
-        if not (other and kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, traceback)
+    def quiet(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(unraisable)
 
     quiet.polgrad_wraps = hook
     return quiet

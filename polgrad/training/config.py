@@ -247,8 +247,8 @@ class TrainConfig:
       steps: rollouts, or batches where the algorithm reads data.
       seed: root of all randomness of the run.
       out: directory of the run.
-      resume: go on from the newest checkpoint in `out`. Settings that are left out are those of
-        its `config.json`.
+      resume: go on from the newest checkpoint in `out`. The command takes flags that are left out
+        from its `config.json`.
       resume_from: go on from this checkpoint instead; what the run did after it is discarded.
       allow_changed: settings that may differ from those of the run that goes on, by name, such as
         `optimizer.learning_rate`; without a name, one that decides the run's numbers is refused.

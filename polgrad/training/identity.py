@@ -234,8 +234,12 @@ def absolute(config: TrainConfig) -> TrainConfig:
         functions=tuple(compose.absolute(target) for target in config.rewards.functions),
         preference=config.rewards.preference and compose.absolute(config.rewards.preference),
     )
+    kept = config.saving.checkpoints
+    if kept is not None and "://" not in kept:
+        kept = _absolute_path(kept, True)
     return dataclasses.replace(
         config,
+        saving=dataclasses.replace(config.saving, checkpoints=kept),
         task=_absolute_path(config.task, is_file(config.task)),
         policy=_absolute_path(config.policy, os.path.exists(os.path.expanduser(config.policy))),
         algorithm=_absolute_target(config.algorithm),

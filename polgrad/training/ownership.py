@@ -36,8 +36,8 @@ def check_writable(config: TrainConfig) -> None:
     given = config.saving.checkpoints
     if given is None:
         return
-    place = place_of(config.out, given)
     try:
+        place = place_of(config.out, given)
         if "://" in given:
             place.exists()  # names a missing package or bucket here, and not at the first save
             return
@@ -66,7 +66,9 @@ def held(parts: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_files.alone(parts.directory))
         if elsewhere is not None and "://" not in elsewhere:
-            stack.enter_context(_files.alone(place_of(parts.directory, elsewhere)))
+            place = place_of(parts.directory, elsewhere)
+            if os.fspath(place) != str(parts.directory.resolve()):
+                stack.enter_context(_files.alone(place))
         now = identity.stored(parts.directory)
         known = (
             parts.stored if parts.stored and parts.stored.place == str(parts.directory) else None

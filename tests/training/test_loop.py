@@ -453,7 +453,8 @@ def test_a_first_answer_that_cannot_be_scored_does_not_stop_the_run(tmp_path):
     path = tmp_path / "times.jsonl"
     path.write_text("".join(json.dumps({**line, "answer": "1:30"}) + "\n" for line in LINES))
     reward = Rewards(functions=("polgrad.rewards.verifiers:numeric_match",))
-    parts = building.build(config(path, tmp_path / "run", rewards=reward, data=Data(held_out=0.0)))
+    changes = {"rewards": reward, "data": Data(held_out=0.0), "warm_start": WarmStart()}
+    parts = building.build(config(path, tmp_path / "run", **changes))
     with RewardPool(parts.reward_specs) as pool:
         lines = planning.first_example(parts, pool, None)
     assert "numeric_match; it cannot score the known answer '1:30': " in lines[1]

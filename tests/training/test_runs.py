@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -54,19 +55,26 @@ def sums(tmp_path_factory):
 
 
 def config(sums, out, **changes):
+    """A run with one program, which samples nothing; `sampled` makes one with rollouts."""
     base = TrainConfig(
         task=str(sums),
+        algorithm="supervised",
         steps=4,
         out=str(out),
         mesh="data=1",
+        track_kl=False,
         data=Data(held_out=0.3),
         small=Small(layers=1, width=16, heads=2, mlp=32),
         rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
-        rewards=Rewards(functions=(f"{sums.parent / 'shorter.py'}:shorter",)),
-        evaluation=Evaluation(problems=6),
+        evaluation=Evaluation(problems=0),
         saving=Saving(every=2, samples_every=2, tensorboard=True),
     )
     return dataclasses.replace(base, **changes)
+
+
+def sampled(sums, out, **changes):
+    rewards = Rewards(functions=(f"{sums.parent / 'shorter.py'}:shorter",))
+    return config(sums, out, **{"algorithm": "grpo", "rewards": rewards} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,16 @@ def refused(config, words, kind=ValueError):
 
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Steps that compute nothing: for what is written around them."""
+
+    def step(self, number, state, reference):
+        return state._replace(step=state.step + 1), {"loss": 1.0, "gradient_norm": 1.0}
+
+    monkeypatch.setattr(loop._Loop, "_step", step)
 
 
 # One owner.
@@ -151,11 +169,13 @@ def test_a_place_of_another_run_is_refused(sums, tmp_path, steps, owner, words):
     assert contents(tmp_path / "ck") == before
 
 
-def test_a_place_belongs_to_one_run_which_may_go_on_after_its_directory_is_lost(sums, tmp_path):
+def test_a_place_belongs_to_one_run_which_goes_on_after_its_directory_is_lost(
+    sums, tmp_path, quick
+):
     place = tmp_path / "ck"
     saving = Saving(checkpoints=str(place), tensorboard=False)
-    settings = config(sums, tmp_path / "a", steps=1, saving=saving, evaluation=Evaluation(0, 0))
-    done = training.train(settings, quiet=True)
+    settings = config(sums, tmp_path / "a", steps=1, saving=saving)
+    training.train(settings, quiet=True)
     other = dataclasses.replace(settings, out=str(tmp_path / "b"), seed=9)
     refused(other, "another run", loop.StartError)
     refused(dataclasses.replace(other, resume=True), "another run", loop.StartError)
@@ -169,7 +189,6 @@ def test_a_place_belongs_to_one_run_which_may_go_on_after_its_directory_is_lost(
     # Moved away by a flag, the run must not begin anew.
     moved = Saving(checkpoints=str(tmp_path / "new"), tensorboard=False)
     refused(dataclasses.replace(again, saving=moved), "those of this run are in .*ck: copy them")
-    assert int(done.state.step) == 1
 
 
 @pytest.mark.parametrize("given", ["a_file", "a_file/below", "/proc/polgrad", "no://such"])
@@ -238,13 +257,17 @@ def test_going_on_from_an_earlier_checkpoint_ends_as_the_whole_run(sums, copied,
     assert steps_in(copied / "checkpoints") == [2, 4]
 
 
-def test_a_damaged_starting_policy_is_named_and_not_needed_everywhere(sums, copied):
+def test_a_damaged_starting_policy_is_named_and_not_read_where_it_is_not_needed(sums, copied):
     flip(some_file(copied / "checkpoints", "initial"))
-    settings = config(sums, copied, resume=True)
-    refused(
-        settings, "that the run started from, .*initial, is damaged.*--no-track-kl", DamagedError
-    )
-    training.train(dataclasses.replace(settings, track_kl=False), quiet=True)
+    checkpoints = Checkpoints(copied / "checkpoints", 2)
+    words = "that the run started from, .*initial, is damaged: .*give --no-track-kl"
+    assert re.match(f"the policy {words}", checkpoints.initial_fault())
+    (copied / "checkpoints" / "initial" / "_METADATA").write_text("{")
+    with pytest.raises(DamagedError, match=words) as error:
+        checkpoints.restore_initial(STATE["params"])
+    assert "\n" not in str(error.value)
+    checkpoints.close()
+    training.train(config(sums, copied, resume=True), quiet=True)
 
 
 def test_a_checkpoint_whose_checksums_were_never_written_is_taken_and_said(sums, copied, capsys):
@@ -323,17 +346,17 @@ def test_a_checkpoint_that_orbax_does_not_take_is_an_error(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("target", ["metrics", "journal", "checkpoint"])
+@pytest.mark.parametrize("limit", [1, 2000])
 def test_a_disk_that_fills_in_the_loop_ends_the_run_in_one_line(
-    sums, copied, first, monkeypatch, target
+    sums, copied, quick, monkeypatch, limit
 ):
-    step = loop._Loop._step
+    """With room for nothing the metrics fail, with room for a line the checkpoint does."""
+    step, undo = loop._Loop._step, []
 
-    def full(self, number, *rest):
-        outcome = step(self, number, *rest) if target != "journal" else None
-        limit = {"metrics": 1, "journal": 1, "checkpoint": 2_000}[target]
-        monkeypatch.undo_limit = without_room(limit)
-        return outcome or step(self, number, *rest)
+    def full(self, *rest):
+        outcome = step(self, *rest)
+        undo.append(without_room(limit))
+        return outcome
 
     monkeypatch.setattr(loop._Loop, "_step", full)
     saving = Saving(every=2, tensorboard=False)
@@ -342,11 +365,20 @@ def test_a_disk_that_fills_in_the_loop_ends_the_run_in_one_line(
         with pytest.raises(loop.TrainingError, match="File too large") as error:
             training.train(settings, quiet=True)
     finally:
-        monkeypatch.undo_limit()
+        undo[0]()
     assert "\n" not in str(error.value)
-    monkeypatch.undo()
+    monkeypatch.setattr(loop._Loop, "_step", step)
     # With room again the run goes on.
     assert int(training.train(settings, quiet=True).state.step) == 5
+
+
+def test_a_journal_without_room(tmp_path):
+    undo = without_room(1)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ScoreJournal(tmp_path).put(1, "reward", [0], np.zeros((1, 3)), [[0.5, True, ""]])
+    finally:
+        undo()
 
 
 # Files of a run that something else has touched.
@@ -393,7 +425,6 @@ def test_a_score_that_changed_in_the_journal_is_noticed_and_half_a_line_is_cut(t
 
 
 BROKEN = {
-    "before.json": ["", "{", "[]", "{}", '{"value": "x"}', '{"pass_at_k": []}'],
     "config.json": ["", "{", "[]", "{}", '{"task": 1}'],
     "identity.json": ["", "{", "[]", "{}", '{"id": 3}'],
     "checkpoints/polgrad_run.json": ["", "[]", "{}"],
@@ -406,6 +437,18 @@ BROKEN = {
 def test_a_run_with_a_broken_file_is_refused_with_its_name(sums, copied, name, text):
     (copied / name).write_text(text)
     refused(config(sums, copied, resume=True, steps=6), name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"value": "x"}', '{"pass_at_k": []}'])
+def test_a_broken_accuracy_is_told_with_its_file(tmp_path, text):
+    (tmp_path / "before.json").write_text(text)
+    run = types.SimpleNamespace(
+        pools=types.SimpleNamespace(task=True),
+        config=TrainConfig(resume=True),
+        before_path=tmp_path / "before.json",
+    )
+    with pytest.raises(ValueError, match="before.json: "):
+        loop._Loop._read_before(run)
 
 
 @pytest.mark.parametrize(
@@ -431,17 +474,19 @@ def test_a_broken_description_of_the_policy_is_named(copied, change):
     assert "\n" not in str(error.value)
 
 
-def test_links_in_a_run_are_replaced_and_not_followed(sums, tmp_path):
+def test_links_in_a_run_are_replaced_and_not_followed(sums, tmp_path, quick):
     out, notes = tmp_path / "run", tmp_path / "notes.txt"
-    names = ["metrics.jsonl", "samples.jsonl", "scores.jsonl", "before.json", "policy.json"]
-    names += ["reward.png", "identity.json.new"]
+    names = ["metrics.jsonl", "samples.jsonl", "scores.jsonl", "policy.json", "reward.png"]
     out.mkdir()
-    notes.write_text("work")
+    notes.write_text("")
     for name in names:
         os.symlink(notes, out / name)
     training.train(config(sums, out, steps=1), quiet=True)
-    assert notes.read_text() == "work"
-    assert not [name for name in names[:-1] if (out / name).is_symlink()]
+    assert notes.read_text() == "" and not [name for name in names if (out / name).is_symlink()]
+    os.symlink(notes, out / "changes.jsonl")
+    with pytest.raises(loop.TrainingError, match="changes.jsonl"):
+        training.train(config(sums, out, steps=2, resume=True), quiet=True)
+    assert notes.read_text() == ""
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
@@ -468,21 +513,44 @@ def shown_by_tensorboard(directory):
     for event in events_of(directory):
         if event.HasField("session_log"):
             steps = [step for step in steps if step < event.step]
-        if event.HasField("summary") and event.summary.value[0].tag == "reward_mean":
+        if event.HasField("summary") and event.summary.value[0].tag == "loss":
             steps.append(event.step)
     return steps
 
 
-def test_tensorboard_shows_each_step_once_after_a_resume_and_a_kill(sums, copied):
-    assert shown_by_tensorboard(copied) == [1, 2, 3, 4]
-    (events,) = (copied / "tensorboard").iterdir()
-    events.write_bytes(events.read_bytes()[:-7])  # a kill in the middle of a record
-    training.train(config(sums, copied, resume=True, resume_from=2, steps=5), quiet=True)
-    assert shown_by_tensorboard(copied) == [1, 2, 3, 4, 5]
-    raw = [e.step for e in events_of(copied) if e.HasField("summary")]
-    assert raw == sorted(raw) and len(list((copied / "tensorboard").iterdir())) == 2
-    marks = [event.step for event in events_of(copied) if event.HasField("session_log")]
-    assert marks == [3]
+def report(directory, begin, steps, **settings):
+    """What a start of a run reports that goes on from `begin`."""
+    reporter = reporting.Reporter(directory, 9, quiet=True, **settings)
+    reporter.read()
+    reporter.begin(begin, "0123456789abcdef")
+    for step in steps:
+        reporter.metrics(step, {"loss": 1 / step, "margin": float("nan")})
+    return reporter
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume_and_a_kill(first, tmp_path):
+    assert shown_by_tensorboard(first.directory) == [1, 2, 3, 4]
+    report(tmp_path, 0, [1, 2, 3])  # not closed: what a kill leaves
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert shown_by_tensorboard(tmp_path) == [1, 2, 3]
+    events.write_bytes(events.read_bytes() + events.read_bytes()[:-7][-30:])
+    report(tmp_path, 2, [3, 4]).close()
+    report(tmp_path, 4, [5]).close()
+    assert shown_by_tensorboard(tmp_path) == [1, 2, 3, 4, 5]
+    raw = [e.step for e in events_of(tmp_path) if e.HasField("summary")]
+    assert raw == [1, 2, 3, 4, 5] and len(list((tmp_path / "tensorboard").iterdir())) == 3
+    marks = [event.step for event in events_of(tmp_path) if event.HasField("session_log")]
+    assert marks == [3, 5]
+    assert [row["step"] for row in read_lines(tmp_path / "metrics.jsonl")] == raw
+
+
+def test_an_event_file_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    other = tmp_path / "tensorboard" / "events.out.tfevents.1"
+    other.write_bytes(b"\x05" + bytes(7) + b"1234" + b"\xff" * 5 + b"5678")
+    kept = other.read_bytes()
+    report(tmp_path, 0, [1]).close()
+    assert other.read_bytes() == kept
 
 
 class StubWandb(types.ModuleType):
@@ -505,20 +573,28 @@ class StubWandb(types.ModuleType):
         return types.SimpleNamespace(step=step, log=log, finish=lambda: None)
 
 
-def test_wandb_sees_one_run_with_each_step_once(sums, tmp_path, monkeypatch):
+def test_wandb_sees_one_run_with_each_step_once(tmp_path, monkeypatch):
     stub = StubWandb()
     monkeypatch.setitem(sys.modules, "wandb", stub)
-    saving = Saving(every=2, tensorboard=False, wandb="mine")
-    settings = config(sums, tmp_path / "a", saving=saving, steps=3)
-    training.train(settings, quiet=True)
+    settings = {"tensorboard": False, "wandb": "mine", "config": {"seed": 0}}
+    report(tmp_path, 0, [1, 2, 3], **settings)
     ((number, rows),) = stub.runs.items()
-    assert number == identity.stored(tmp_path / "a").record["id"] and list(rows) == [1, 2, 3]
+    assert number == "0123456789abcdef" and list(rows) == [1, 2, 3]
     del rows[2], rows[3]  # lost with a kill
-    again = dataclasses.replace(settings, resume=True, resume_from=2, steps=4)
-    training.train(again, quiet=True)
+    report(tmp_path, 2, [3, 4], **settings).close()
     assert list(stub.runs) == [number] and list(rows) == [1, 2, 3, 4]
-    training.train(dataclasses.replace(settings, resume=True, resume_from=3, steps=5), quiet=True)
+    # Steps that are run again have the same numbers, and are not sent again.
+    report(tmp_path, 3, [4, 5], **settings).close()
     assert list(rows) == [1, 2, 3, 4, 5] and stub.resumes == ["allow"] * 3
+    assert rows[5] == {"loss": 0.2}
+
+
+def test_wandb_is_given_the_number_of_the_run(sums, tmp_path, quick, monkeypatch):
+    stub = StubWandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    saving = Saving(tensorboard=False, wandb="mine")
+    training.train(config(sums, tmp_path / "a", saving=saving, steps=1), quiet=True)
+    assert list(stub.runs) == [identity.stored(tmp_path / "a").record["id"]]
 
 
 DPO = {"loss": 0.6, "margin": 0.1, "pair_accuracy": 0.5, "gradient_norm": 1.0, "seconds": 0.1}
@@ -571,7 +647,7 @@ def test_progress_lines_show_what_the_algorithm_is_about(tmp_path, capsys):
 def test_a_reward_that_cannot_be_called_leaves_nothing(sums, tmp_path, code, words):
     (tmp_path / "mine.py").write_text(code)
     rewards = Rewards(functions=(f"{tmp_path / 'mine.py'}:fn",))
-    settings = config(sums, tmp_path / "run", rewards=rewards)
+    settings = sampled(sums, tmp_path / "run", rewards=rewards)
     with pytest.raises(loop.StartError) as error:
         training.train(settings, quiet=True)
     assert words in str(error.value).lower() and "\n" not in str(error.value)
@@ -587,9 +663,7 @@ def test_a_completion_that_is_too_long_is_found_at_the_start(tmp_path, algorithm
     rows[5][field] = "y" * 9
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = config(
-        path, tmp_path / "run", algorithm=algorithm, rewards=Rewards(), data=Data(held_out=0.0)
-    )
+    settings = config(path, tmp_path / "run", algorithm=algorithm, data=Data(held_out=0.0))
     with pytest.raises(ValueError, match=f"(row 5|line 6): '{field}' has 10 tokens.*max_tokens 3"):
         building.build(settings)
     assert not (tmp_path / "run").exists()
@@ -597,7 +671,7 @@ def test_a_completion_that_is_too_long_is_found_at_the_start(tmp_path, algorithm
 
 def test_demonstrations_of_the_warm_start_are_checked_at_the_start(sums, tmp_path):
     rollouts = Rollouts(prompts=4, group_size=4, max_tokens=1)
-    settings = config(sums, tmp_path / "run", rollouts=rollouts)
+    settings = sampled(sums, tmp_path / "run", rollouts=rollouts)
     building.build(settings)
     with pytest.raises(
         ValueError, match="'answer' has 2 tokens.*lower --warm-start.demonstrations"
@@ -616,7 +690,7 @@ def command(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_resume_alone_reads_the_settings_and_flags_are_compared(sums, copied, capsys):
+def test_resume_alone_reads_the_settings_and_flags_are_compared(copied, quick, capsys):
     code, said, error = command(capsys, "train", "--resume", "--out", copied, "--steps", "5")
     assert code == 0, error
     assert "resuming from step 4" in said and "changed: steps (4 there, 5 here)" in said
@@ -625,28 +699,47 @@ def test_resume_alone_reads_the_settings_and_flags_are_compared(sums, copied, ca
     (line,) = (copied / "changes.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 4 and json.loads(line)["config"]["steps"] == 4
     before = contents(copied)
-    flags = ["--seed", "7", "--optimizer.learning-rate", "0.1", "--algorithm", "rloo"]
+    flags = ["--seed", "7", "--optimizer.learning-rate", "0.1", "--algorithm", "grpo"]
     code, _, error = command(capsys, "train", "--resume", "--out", copied, *flags)
     assert code == 2 and error.count("\n") == 1 and contents(copied) == before
     assert "--allow-changed algorithm optimizer.learning_rate seed\n" in error
 
 
-def test_a_file_of_settings_starts_a_sibling(first, tmp_path, capsys):
+def test_a_file_of_settings_starts_a_sibling(first, tmp_path, quick, capsys):
     out = tmp_path / "b"
     source = first.directory / "config.json"
     code, said, error = command(
-        capsys, "train", "--config", source, "--out", out, "--steps", "1", "--settings.clip-high", "0.3",
-        "--evaluation.problems", "0",
+        capsys, "train", "--config", source, "--out", out, "--steps", "1", "--saving.every", "3",
     )  # fmt: skip
     assert code == 0, error
     here, there = (identity.read_settings(d / "config.json") for d in (out, first.directory))
     changed = {"steps": 1, "out": str(out)}
     assert {k: v for k, v in here.items() if there[k] != v} == {
         **changed,
-        "settings": there["settings"] | {"clip_high": 0.3},
-        "evaluation": there["evaluation"] | {"problems": 0},
+        "saving": there["saving"] | {"every": 3},
     }
     assert identity.stored(out).record["id"] != identity.stored(first.directory).record["id"]
+
+
+@pytest.mark.parametrize("name", ["Mine", "OBJECT", "BUILT"])
+def test_an_algorithm_may_be_a_class_settings_or_an_object(sums, tmp_path, name):
+    code, out = tmp_path / "alg.py", str(tmp_path / "run")
+    code.write_text(
+        "import dataclasses\nfrom polgrad.algorithms import GRPO\nfrom polgrad.training import "
+        "Context\n@dataclasses.dataclass(frozen=True)\nclass Mine(GRPO):\n    gain: float = 2.0\n"
+        "OBJECT = Mine()\nBUILT = OBJECT.build(Context(4, 3, 9, True))\n"
+    )
+    flags = ["--task", str(sums), "--algorithm", f"{code}:{name}", "--mesh", "data=1"]
+    sizes = ["--rollouts.prompts", "4", "--rollouts.group-size", "4", "--small.width", "16"]
+    more = ["--settings.gain", "3"] if name == "Mine" else []
+    parts = cli._train_settings([*flags, *sizes, *more, "--out", out])
+    ownership.record(parts, "ab", 0)
+    again = cli._train_settings(["--resume", "--out", out])
+    assert again.changes == () and again.config.rollouts.prompts == 4
+    assert again.config.algorithm == f"{code}:{name}"
+    assert getattr(again.config.settings, "gain", 3) == (2 if name == "OBJECT" else 3)
+    sibling = cli._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
+    assert sibling.stored is None and type(sibling.config.settings) is type(parts.config.settings)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
@@ -670,7 +763,7 @@ def test_an_address_that_only_a_file_names_is_not_opened(copied, capsys):
 
 @pytest.mark.parametrize("moment", ["building", "the loop"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_end_in_one_line(copied, capsys, monkeypatch, moment, number, code):
+def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, number, code):
     step = loop._Loop._step
 
     def stop(self, *rest):
