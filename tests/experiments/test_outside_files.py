@@ -103,15 +103,12 @@ def polgrad(*arguments):
         (TEXT.replace('{"only":', '{"../../only":'), "'../../only', which cannot name a file"),
         (TEXT.replace("smoke={}", "smoke={'king': 1}"), "smoke changes ['king']"),
         (TEXT.replace('kind: str = "good"', "kind: object = os"), "TypeError: "),
-        ("# é".encode("latin-1").decode("latin-1"), "has EXPERIMENT of type NoneType"),
     ],
 )
 def test_a_file_that_fails_is_one_line_and_writes_nothing(world, capsys, name, text, message):
     world.write_text(text)
     code = polgrad(name, world)
     error = capsys.readouterr().err
-    if name == "sweep" and "object = os" in text:  # settings are looked at by each cell
-        return
     assert code == 2 and error.count("\n") == 1 and str(world) in error and message in error
     assert not pathlib.Path("runs").exists()
 
@@ -364,7 +361,7 @@ def test_no_text_of_a_report_is_mark_up(text):
     assert {one.type for one in inner} <= {"text", "image", "text_special", "softbreak"}
     flat = " ".join(text.split())
     shown = ["".join(one.content for one in t.children) for t in tokens if t.type == "inline"]
-    assert shown.count(flat) == 4 + (shown[5] == flat)  # two headings, a paragraph, two cells
+    assert [shown[i] for i in (0, 1, 2, 3, 5)] == [flat] * 5  # headings, paragraph, two cells
 
 
 def test_a_hostile_result_forges_no_row_of_the_ledger():
@@ -430,7 +427,7 @@ def test_a_report_of_a_training_run(trained, capsys):
         (b'{"step": 1, "loss": {}}\n', "line 1: loss is no number"),
         (b"\xff\n", "line 1: not UTF-8"),
         (b"{\n", "line 1: not valid JSON"),
-        (b"[" * 100_000 + b"\n", "nested too deeply"),
+        (b"[" * 100_000 + b"\n", "it is nested too deeply"),
     ],
 )
 def test_metrics_that_something_else_has_touched_are_one_line(trained, capsys, content, message):
