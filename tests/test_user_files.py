@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from polgrad.training import TrainConfig, abstract, building
+from polgrad.training import abstract, building
 from polgrad.training.types import Context
 
 GOOD = """
@@ -83,9 +83,8 @@ def test_a_name_of_nothing(name, message):
 def test_a_build_that_fails(mine, body, message):
     mine.write_text(GOOD + f"    def build(self, context):\n        {body}\n")
     settings = building.find_algorithm("mine.py:X")()
-    config = TrainConfig(task="chain_sum", out="r", algorithm="mine.py:X")
     with pytest.raises(ValueError, match=f"algorithm 'mine.py:X'.*{message}") as caught:
-        building._algorithm(config, settings, ["problem"] * 16)
+        building.build_algorithm("mine.py:X", settings, CONTEXT)
     assert "\n" not in str(caught.value)
 
 

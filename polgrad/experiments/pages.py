@@ -101,7 +101,9 @@ def inline(text: str) -> str:
 
 def label(text: str) -> str:
     """`inline` for the text of a link or a picture, which no bracket may end."""
-    return inline(text).replace("\\]", "]").replace("[", "&#91;").replace("]", "&#93;")
+    # Private letters stand for the brackets until everything else is escaped.
+    text = str(text).replace("[", "\ue000").replace("]", "\ue001")
+    return inline(text).replace("\ue000", "&#91;").replace("\ue001", "&#93;")
 
 
 def _escaped_start(found: re.Match) -> str:
