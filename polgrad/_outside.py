@@ -159,6 +159,8 @@ def _place(path: str | os.PathLike, error: BaseException) -> str:
 
 def _is_pointer(path: str | os.PathLike) -> bool:
     try:
+        if not os.path.isfile(path):  # opening a pipe waits for somebody who writes to it
+            return False
         with open(path, "rb") as file:
             return file.read(len(_POINTER)) == _POINTER
     except (OSError, ValueError):  # no file, or no name of one

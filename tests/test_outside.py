@@ -1,6 +1,7 @@
 """Exceptions of files and of people's code become one line with the file."""
 
 import json
+import os
 import textwrap
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_git_lfs_pointer_is_called_that(tmp_path):
         _outside.read_json(path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    told = pytest.raises(_outside.OutsideError, match="pipe: is no file")
+    with told, _outside.reading(tmp_path / "pipe"):
+        raise ValueError("is no file")
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -81,6 +89,7 @@ def test_json_that_can_be_used(tmp_path):
         ("import sys\nsys.exit()", r"line 2: called sys.exit\(\)"),
         ("import nosuchmodule", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
         ("def f():\n  import json\n  json.loads('{')\nf()", "line 3: JSONDecodeError: Expecting"),
+        ("class Odd(BaseException): pass\nraise Odd('no')", "line 2: Odd: no"),
         (
             "class Odd(Exception):\n  def __str__(self): raise ValueError\nraise Odd",
             r"line 3: Odd: \(its text cannot be had\)",

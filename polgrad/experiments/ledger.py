@@ -51,7 +51,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def _link(text: str, address: str) -> str:
-    return f"[{pages.inline(text).replace('[', '&#91;').replace(']', '&#93;')}]({address})"
+    return f"[{pages.label(text)}]({address})"
 
 
 def _url(part: str) -> str:

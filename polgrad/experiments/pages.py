@@ -92,9 +92,18 @@ def inline(text: str) -> str:
     text = re.sub(r"([\\`*|~])", r"\\\1", text)
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;").replace(">", "&gt;")
     # Underscores inside of words, and brackets without an address behind them, mark nothing up.
-    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text).replace("](", "\\](").replace("]:", "\\]:")
+    text = (
+        re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text).replace("](", "\\](").replace("]:", "\\]:")
+    )
     # What makes a heading, a list or a rule at the beginning of a line.
     return re.sub(r"^(#|[-+](?=\s|-|$)|=+$|\d+(?=[.)](?:\s|$)))", _escaped_start, text)
+
+
+def label(text: str) -> str:
+    """`inline` for the text of a link or a picture, which no bracket may end."""
+    # Private letters stand for the brackets until everything else is escaped.
+    text = str(text).replace("[", "\ue000").replace("]", "\ue001")
+    return inline(text).replace("\ue000", "&#91;").replace("\ue001", "&#93;")
 
 
 def _escaped_start(found: re.Match) -> str:
@@ -130,7 +139,7 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
             rows = [row([inline(cell) for cell in line]) for line in (block.header, *block.rows)]
             parts.append("\n".join([rows[0], row(["---"] * len(block.header)), *rows[1:]]))
         elif isinstance(block, Picture):
-            parts.append(f"![{inline(block.caption)}]({block.name}.png)")
+            parts.append(f"![{label(block.caption)}]({block.name}.png)")
         elif isinstance(block, Listing):
             parts.append(_listing(block.text))
         else:

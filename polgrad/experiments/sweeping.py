@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from polgrad import _files, _outside
-from polgrad.experiments import cells
+from polgrad.experiments import cells, running
 from polgrad.experiments.cells import Cell
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.settings import changed, known, value
@@ -125,7 +125,11 @@ def plan(
         raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
     changes = [dict(zip(values, row)) for row in itertools.product(*values.values())]
     for change in changes:
-        changed(experiment.settings, dict(experiment.smoke if smoke else {}) | change)
+        running.describe(
+            found,
+            changed(experiment.settings, dict(experiment.smoke if smoke else {}) | change),
+            seeds,
+        )
     path = str(found.path.resolve())
     rows = tuple(Cell(cells.name(c), path, c, seeds, tuple(arms), smoke) for c in changes)
     names = collections.Counter(row.name for row in rows)

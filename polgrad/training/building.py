@@ -275,24 +275,36 @@ def _check_lengths(parts: Parts, indices: range, fields: tuple[str, ...], advice
 
 def _algorithm(config: TrainConfig, settings: Any, train: data.Source) -> Algorithm:
     """The algorithm for a run of this size; a completion's length may still be open."""
+    return build_algorithm(config.algorithm, settings, _context(config, train))
+
+
+def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
+    """The algorithm of some settings, which may be a class in somebody's own file.
+
+    Args:
+      name: as `find_algorithm` takes it.
+      settings: an instance of what it found, or an `Algorithm`.
+      context: the sizes of the run.
+
+    Returns:
+      What `settings.build` gives.
+
+    Raises:
+      ValueError: settings that do not go with the sizes; in somebody's own file whatever `build`
+        raises, with its file and line.
+    """
     if isinstance(settings, Algorithm):
         return settings
-    context = _context(config, train)
-    try:
-        if ":" not in config.algorithm:
-            return settings.build(context)
-        return _build_peoples(config.algorithm, settings, context)
-    except NotImplementedError as error:
-        raise ValueError(f"algorithm {config.algorithm}: {error}") from None
-
-
-def _build_peoples(name: str, settings: Any, context: Context) -> Algorithm:
-    """`settings.build` of somebody's file: whatever it raises is one line with file and line."""
     place = name.rpartition(":")[0]
     if not place.endswith(".py"):
         place = getattr(sys.modules.get(place), "__file__", None) or place
-    with _outside.calling(place, f"algorithm {name!r}"):
-        found = settings.build(context)
+    try:
+        if not place:
+            return settings.build(context)
+        with _outside.calling(place, f"algorithm {name!r}"):
+            found = settings.build(context)
+    except NotImplementedError as error:
+        raise ValueError(f"algorithm {name}: {error}") from None
     if not isinstance(found, Algorithm):
         raise ValueError(
             f"algorithm {name!r}: build(context) returned {type(found).__name__}; expected an "

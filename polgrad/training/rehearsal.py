@@ -25,7 +25,7 @@ from polgrad.policies import TransformerNetwork, shapes
 from polgrad.rollouts import Sampling, sampler
 from polgrad.training import abstract, program_costs, sampling_weights
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.building import find_algorithm
+from polgrad.training.building import build_algorithm, find_algorithm
 from polgrad.training.chips import CHIPS, Chip
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
@@ -252,7 +252,7 @@ class _Step:
             num_prompts=what.sequences,
             on_policy=True,
         )
-        self.algorithm = settings.build(self.context)
+        self.algorithm = build_algorithm(what.algorithm, settings, self.context)
         if self.algorithm.requires and "values" in self.algorithm.requires:
             config = dataclasses.replace(self.network.config, value_head=True)
             self.network = TransformerNetwork(config)

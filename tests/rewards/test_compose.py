@@ -1,4 +1,5 @@
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -244,6 +245,25 @@ def test_a_function_that_takes_other_arguments_is_refused_with_what_to_write(
     with pytest.raises(ValueError, match=rf"reward '.*peers\.py:{name}' .*{message}") as caught:
         resolve(f"{path}:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_the_documented_translations_are_rewards(tmp_path, monkeypatch):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "porting.md").read_text()
+    (code,) = page.partition("## Rewards")[2].split("```python\n")[1:]
+    (tmp_path / "theirs.py").write_text(
+        "def trl_reward(prompts, completions, answer, **rest):\n"
+        "    return [float(c == a) for c, a in zip(completions, answer)]\n"
+        "def verl_reward(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(solution_str == ground_truth)\n"
+        "def openrlhf_reward(queries, prompts, labels):\n"
+        "    return [float(q == p + a) for q, p, a in zip(queries, prompts, labels)]\n"
+    )
+    (tmp_path / "mine.py").write_text(code.partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("like_trl", "like_verl", "like_openrlhf"):
+        reward = resolve(f"{tmp_path / 'mine.py'}:{name}")
+        assert reward("1 + 2 =", "3", {"answer": "3"}) == 1.0
+        assert reward("1 + 2 =", "4", {"answer": "3"}) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Somebody's algorithm file: whatever it does ends in one line with the file, and writes nothing."""
+
+import pathlib
+
+import pytest
+
+from polgrad.training import abstract, building
+from polgrad.training.types import Context
+
+GOOD = """
+import dataclasses, sys
+from polgrad import algorithms
+
+@dataclasses.dataclass(frozen=True)
+class X(algorithms.GRPO):
+    gain: float = 1.0
+"""
+
+CONTEXT = Context(group_size=4, max_tokens=8, num_prompts=16, on_policy=True)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return pathlib.Path("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n", "mine.py, line 2: SyntaxError"),
+        ("raise RuntimeError('no')", "mine.py, line 1: RuntimeError: no"),
+        ("import sys\nsys.exit(0)", r"mine.py, line 2: called sys.exit\(0\)"),
+        ("import no_such_thing", "mine.py, line 1: ModuleNotFoundError: .*no_such_thing"),
+        ("class Own(BaseException): pass\nraise Own('no')", "mine.py, line 2: Own: no"),
+        ("x = 1", "is missing; expected an Algorithm, or a dataclass with build"),
+        ("X = 5", "is int; expected an Algorithm, or a dataclass with build"),
+        (
+            "class X:\n  def build(self, context): pass",
+            "is X; expected an Algorithm, or a dataclass",
+        ),
+        ("def __getattr__(name): return 1 / 0", "mine.py, line 1: ZeroDivisionError"),
+        (
+            GOOD + "    size: int = dataclasses.field(kw_only=True)\n",
+            "mine.py: TypeError: .*'size'",
+        ),
+        (GOOD + "    def __post_init__(self): sys.exit()\n", r"line 8: called sys.exit\(\)"),
+        ("\0", "mine.py: (SyntaxError|ValueError): source code"),
+    ],
+)
+def test_a_file_that_cannot_be_used(mine, text, message):
+    mine.write_text(text)
+    with pytest.raises(ValueError, match=f"algorithm 'mine.py:X'.*{message}") as caught:
+        building.find_algorithm("mine.py:X")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.py:X", "no such file: nowhere.py"),
+        (":X", "'' is no name of a module"),
+        ("no_such_module:X", "no module named 'no_such_module'"),
+        ("polgrad.algorithms:Nothing", "is missing; expected an Algorithm"),
+        ("a b:X", "'a b' is no name of a module"),
+    ],
+)
+def test_a_name_of_nothing(name, message):
+    with pytest.raises(ValueError, match=f"algorithm '{name}'.*{message}"):
+        building.find_algorithm(name)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", r"build\(context\) returned NoneType; expected an Algorithm"),
+        ("return 1 / 0", "mine.py, line 9: ZeroDivisionError"),
+        ("sys.exit(0)", r"mine.py, line 9: called sys.exit\(0\)"),
+        ("return context.no_such", "mine.py, line 9: AttributeError: .*no_such"),
+        ("raise ValueError('group_size is 4')", "mine.py, line 9: ValueError: group_size is 4"),
+    ],
+)
+def test_a_build_that_fails(mine, body, message):
+    mine.write_text(GOOD + f"    def build(self, context):\n        {body}\n")
+    settings = building.find_algorithm("mine.py:X")()
+    with pytest.raises(ValueError, match=f"algorithm 'mine.py:X'.*{message}") as caught:
+        building.build_algorithm("mine.py:X", settings, CONTEXT)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 1 / 0", "mine.py, line 9: ZeroDivisionError: division by zero"),
+        ("sys.exit(0)", r"mine.py, line 9: called sys.exit\(0\)"),
+        ("assert False, 'no'", "mine.py, line 9: AssertionError: no"),
+        ("raise NotImplementedError('later')", "mine.py, line 9: NotImplementedError: later"),
+    ],
+)
+def test_a_traced_function_that_fails(mine, body, message):
+    head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
+    mine.write_text(f"{GOOD}{head}\n        {body}\n")
+    algorithm = building.find_algorithm("mine.py:X")().build(CONTEXT)
+    with pytest.raises(ValueError, match=f"algorithm mine.py:X: {message}") as caught:
+        abstract.check(algorithm, CONTEXT, "mine.py:X")
+    assert "\n" not in str(caught.value)
