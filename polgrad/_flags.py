@@ -330,6 +330,6 @@ def _condensed(box: str) -> str:
     """What tyro tells in a box, as one line without the box, colours and pointers to the help."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     plain = re.sub(r"[─━│┃╭╮╰╯┌┐└┘├┤╶╴•]", " ", plain)
-    plain = re.sub(r"For full helptext,.*", "", plain, flags=re.DOTALL)
+    plain = re.sub(r"(For full|Argument) helptext.*", "", plain, flags=re.DOTALL)
     words = re.sub(r"^(Parsing|Value) error\s*", "", " ".join(plain.split()))
     return re.sub(r"^Error parsing \w+: ", "", words)

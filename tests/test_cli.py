@@ -1,13 +1,17 @@
 """The command line: bad input is one line and exit code 2; good input does what it says."""
 
+import errno
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from polgrad import cli
+from polgrad import _outside, cli
+from polgrad.training import evaluation, serving
 
 SMALL = [
     "--small.layers",
@@ -131,13 +135,28 @@ def test_train_then_sample_evaluate_export(capsys, sums, tmp_path):
     assert settings["settings"]["clip_high"] == 0.28
     again, _, error = train(capsys, sums, tmp_path)
     assert again == 2 and "--resume" in error
+    # The policy's context leaves room for three tokens, fewer than the usual 64.
     code, output, _ = run(
         capsys, "sample", "--policy", tmp_path / "run", "--prompt", "1+1=", "--temperature", "0",
-        "--max-tokens", "3",
+        "--step", "1",
     )  # fmt: skip
     assert code == 0 and output.endswith("\n")
-    code, output, _ = run(capsys, "evaluate", "--policy", tmp_path / "run", "--problems", "3")
-    assert code == 0 and output.startswith("accuracy: ")
+    results = tmp_path / "results.json"
+    evaluated = ["evaluate", "--policy", tmp_path / "run", "--out", results]
+    code, output, _ = run(capsys, *evaluated, "--task", sums, "--samples", "3")
+    assert code == 0 and [line[:6] for line in output.splitlines()[:3]] == [
+        f"pass@{k}" for k in (1, 2, 3)
+    ]
+    assert output.splitlines()[3].endswith(" 36 problems, greedy)")
+    content = json.loads(results.read_text())
+    assert content["problems"] == len(content["results"]) == 36
+    solved = [result["solved"] for result in content["results"]]
+    assert content["value"] == sum(solved) / 36 and list(content["pass_at_k"]) == ["1", "2", "3"]
+    assert content["results"][1]["prompt"] == "0+1="
+    again, _, error = run(capsys, *evaluated)
+    assert again == 2 and "is there already" in error
+    missing, _, error = run(capsys, *evaluated[:3], "--step", "9")
+    assert missing == 2 and "9" in error and error.count("\n") == 1
     code, output, _ = run(capsys, "export", "--policy", tmp_path / "run", "--out", tmp_path / "hub")
     assert code == 0 and (tmp_path / "hub" / "model.safetensors").exists()
     code, _, _ = run(
@@ -166,3 +185,163 @@ def test_import_is_lazy():
         "& set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
+
+
+def raised(monkeypatch, capfd, error):
+    """How `polgrad list` ends where this is raised in it: exit code and standard error."""
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_list", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["list"])
+    return stop.value.code, capfd.readouterr().err
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
+BACKEND = RuntimeError("Unable to initialize backend 'nosuch':\n\tnot in the list")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "polgrad: interrupted"),
+        (SystemExit(0), 2, "called ended with sys.exit(0)"),
+        (SystemExit("bye"), 2, "sys.exit('bye')"),
+        (MemoryError(), 1, "out of memory; lower"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"),
+            1,
+            "--update.micro-batches",
+        ),
+        (BACKEND, 2, "JAX_PLATFORMS is 'nosuch': Unable to initialize backend 'nosuch'"),
+        (
+            ModuleNotFoundError("No module named 'ray'", name="ray"),
+            2,
+            "package ray is not installed",
+        ),
+        (FULL, 1, "runs/a/metrics.jsonl: No space left on device"),
+        (_outside.OutsideError("mine.py, line 3: KeyError: 'x'"), 2, "polgrad: mine.py, line 3"),
+        (KeyError("x"), 70, "a fault of polgrad, please report it: KeyError: 'x'"),
+        (RecursionError("a\nb"), 70, "RecursionError: a b"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "polgrad: Broken pipe"),
+        (BaseExceptionGroup("two", [ValueError("x")]), 70, "two (1 sub-exception)"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(error, code, words, monkeypatch, capfd):
+    monkeypatch.setenv("JAX_PLATFORMS", "nosuch")
+    found, text = raised(monkeypatch, capfd, error)
+    assert found == code and text.count("\n") == 1 and words in text, text
+    if code == 70:
+        (place,) = re.findall(r"its traceback is in (\S+)", text)
+        kept = pathlib.Path(place)
+        assert "in fail" in kept.read_text()
+        kept.unlink()
+
+
+def full_disk(*_, **__):
+    raise FULL
+
+
+def test_the_traceback_is_shown_where_it_is_asked_for(monkeypatch, capfd):
+    monkeypatch.setenv("POLGRAD_TRACEBACK", "1")
+    monkeypatch.setattr(cli.tempfile, "NamedTemporaryFile", full_disk)
+    code, text = raised(monkeypatch, capfd, KeyError("x"))
+    assert code == 70 and "Traceback (most recent call last)" in text and "in fail" in text
+    assert "could not be kept" in text.splitlines()[-1]
+
+
+def test_a_reader_that_is_gone_is_no_fault(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    # The process's own standard output stays as it is: the end of `main` closes this one.
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["list", "policies"])
+        assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "context", "expected"),
+    [
+        (9, None, 14, 5),
+        (9, None, 100, 64),
+        (9, 5, 14, 5),
+        (9, 6, 14, "max_tokens is 6; expected at most 5, because it has 9 tokens"),
+        (14, None, 14, "it has 14 tokens; expected at most 13, so that the policy's context of 14"),
+        (20, 1, 14, "it has 20 tokens; expected at most 13"),
+        (0, None, 14, "it has no tokens"),
+    ],
+)
+def test_a_completion_has_the_room_that_the_context_leaves(prompt, asked, context, expected):
+    if isinstance(expected, int):
+        assert serving._room("it", prompt, asked, context) == expected
+        return
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        serving._room("it", prompt, asked, context)
+    assert " -" not in str(caught.value)
+
+
+def problems(task, held_out=None, count=None, parameters=()):
+    settings, source, tried = serving._evaluated("p", task, parameters, held_out, count, 0)
+    return len(source), tried
+
+
+def test_a_file_given_as_a_test_is_used_whole(sums):
+    assert problems(str(sums)) == (36, 36)
+    assert problems(str(sums), count=5) == (36, 5)
+    share, tried = problems(str(sums), held_out=0.3)
+    assert share == tried and 0 < share < 36
+    assert problems("chain_sum", count=7) == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"task": "chain_sum", "held_out": 0.5}, "held_out is for a file"),
+        ({"task": None, "held_out": 0.5}, "held_out is for a file"),
+        ({"task": None, "parameters": ("a=1",)}, "give the task too"),
+        ({"task": None}, "policy p is not a run; say which task"),
+        (
+            {"task": "chain_sum", "parameters": ("max_terms=2", "max_digits=1")},
+            r"gave 17 distinct problems .* ask for at most 17 \(--problems 17\)",
+        ),
+    ],
+)
+def test_problems_that_cannot_be_had_are_told(arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        problems(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [(1, [1]), (2, [1, 2]), (10, [1, 2, 4, 8, 10]), (16, [1, 2, 4, 8, 16]), (100, 100)],
+)
+def test_pass_at_k_is_told_for_the_samples_that_were_paid_for(samples, expected):
+    found = evaluation.tried(samples)
+    assert found == expected if isinstance(expected, list) else found[-2:] == [64, 100]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"problems": 0}, "problems is 0"),
+        ({"samples": -1}, "samples is -1"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"out": "/proc/nosuch/x.json"}, "cannot be written"),
+        ({"out": "/"}, "is there already"),
+    ],
+)
+def test_an_evaluation_is_refused_before_the_policy_is_loaded(changes, expected, monkeypatch):
+    monkeypatch.setattr(serving, "load", lambda *_, **__: pytest.fail("went on"))
+    with pytest.raises(ValueError, match=expected):
+        serving.evaluate_policy("p", **changes)
+
+
+def test_a_small_task_names_the_flag(capsys, tmp_path):
+    parameters = ["--data.parameters", "max_terms=2", "max_digits=1"]
+    code, _, error = train(capsys, "chain_sum", tmp_path, *parameters, "--evaluation.problems", "9")
+    assert code == 2 and error.count("\n") == 1 and "(--data.test-size 17)" in error

@@ -98,7 +98,7 @@ def test_every_setting_has_its_own_directory(data_dir):
 def test_a_space_that_is_too_small_says_so_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"gave \d+ distinct problems for split 'test'") as caught:
         load(tmp_path, "test", parameters={**SUMS["parameters"], "max_digits": 1})
-    assert "size=120" in str(caught.value) and not list(tmp_path.iterdir())
+    assert "at most 22" in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_directory(tmp_path):
