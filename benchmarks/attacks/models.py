@@ -21,7 +21,7 @@ ENTRIES = {
     "num_key_value_heads": (0, -1, 2.5, "x", 7),
     "intermediate_size": (..., None, 0, "x"),
     "max_position_embeddings": (0, -1, "x", 1.5),
-    "rms_norm_eps": (None, -1.0, float("nan"), "x"),
+    "rms_norm_eps": (-1.0, float("nan"), "x"),
     "rope_theta": (0, -1, float("nan"), "x"),
     "eos_token_id": (99999, "x", [99999], 1.5),
     "head_dim": (0, -1, "x", 3),
@@ -47,7 +47,9 @@ TEMPLATES = {
 
 
 def _entry(name: str, value, place: pathlib.Path) -> None:
-    edit(place / "model" / "config.json", **{name: value})
+    # Where this entry is, it alone says what the two entries below mean.
+    other = {"rope_parameters": ...} if name in ("rope_theta", "rope_scaling") else {}
+    edit(place / "model" / "config.json", **{name: value}, **other)
 
 
 def _token(name: str, value, place: pathlib.Path) -> None:
