@@ -94,6 +94,8 @@ def read_json(path: str | os.PathLike, *, kind: type = dict) -> Any:
       OutsideError: the file cannot be read, is not JSON, or holds another type.
     """
     with reading(path):
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+            raise ValueError("this is no file")  # reading a pipe would wait for ever
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, kind):
             names = {dict: "an object", list: "a list"}
@@ -159,7 +161,7 @@ def _place(path: str | os.PathLike, error: BaseException) -> str:
 
 def _is_pointer(path: str | os.PathLike) -> bool:
     try:
-        if not os.path.isfile(path):  # opening a pipe waits for somebody who writes to it
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
             return False
         with open(path, "rb") as file:
             return file.read(len(_POINTER)) == _POINTER

@@ -75,45 +75,47 @@ class ParquetSource(sources._FileSource):
             return True
         row = 0
         for batch in self._file.iter_batches(batch_size=64, columns=[name]):
-            for value in batch.column(0):
-                with self._at(row):
+            for i, value in enumerate(batch.column(0)):
+                try:
                     if not _all_text(value.as_py()):
                         return False
-                row += 1
+                except Exception as error:  # noqa: BLE001  (pyarrow raises what it likes)
+                    raise self._wrong(row + i, error) from None
+            row += batch.num_rows
         return True
 
     def _records(self):
-        found = [name for name in _FIELDS if name in self._columns]
-        checked = [
-            name
-            for name in self._columns
-            if name in found or not _is_plain(self._file.schema_arrow.field(name).type)
+        schema = self._file.schema_arrow
+        needed = [name for name in self._columns if name in _FIELDS]
+        others = [
+            n for n in self._columns if n not in needed and not _is_plain(schema.field(n).type)
         ]
-        row = 0
+        row, rest = 0, dict.fromkeys(self._columns)
         for batch in self._file.iter_batches(batch_size=1024, columns=self._columns):
-            self._validate(batch, row)
-            columns = [(name, batch.column(name)) for name in checked]
-            names = dict.fromkeys(self._columns)
-            for i in range(batch.num_rows):
-                with self._at(row):
-                    read = {name: _value(column[i], name) for name, column in columns}
-                yield row, row, {name: read.get(name) for name in names}
+            self._check(batch, row, others)
+            columns = [batch.column(name).to_pylist() for name in needed]
+            for values in zip(*columns):
+                yield row, row, {**rest, **dict(zip(needed, values))}
                 row += 1
         if row != int(self._starts[-1]):
             raise ValueError(f"{self.path} holds {row} rows and claims {int(self._starts[-1])}")
 
-    def _validate(self, batch, start: int) -> None:
-        """Raises ValueError, with the row, for text that is not UTF-8."""
+    def _check(self, batch, start: int, names: list[str]) -> None:
+        """Raises ValueError, with row and column, for a value that cannot be read."""
+        whole = None
         try:
             batch.validate(full=True)
-            return
-        except Exception as error:  # noqa: BLE001  (raised again below, where no row is at fault)
-            whole = error
-        for i in range(batch.num_rows):
-            for name, column in zip(batch.schema.names, batch.columns):
-                with self._at(start + i):
-                    _value(column[i], name)
-        raise whole
+        except Exception as error:  # noqa: BLE001  (raised below, where no row is at fault)
+            # Text that is not UTF-8, for one: now every column is looked at, value for value.
+            whole, names = error, batch.schema.names
+        for name in names:
+            for i, scalar in enumerate(batch.column(name)):
+                try:
+                    _value(scalar, name)
+                except ValueError as error:
+                    raise self._wrong(start + i, error) from None
+        if whole is not None:
+            raise whole
 
     def _read_group(self, index: int):
         return self._file.read_row_group(index, columns=self._columns)

@@ -1,7 +1,6 @@
 """Random access to examples: a user's own JSONL or Parquet file, and what they share."""
 
 import codecs
-import contextlib
 import hashlib
 import itertools
 import json
@@ -183,9 +182,11 @@ class _FileSource:
         total = 0
         for position, number, record in self._records():
             total += 1
-            with self._at(number):
+            try:
                 self._fields = check_record(record, self._fields)
                 question, _ = formatter(record["prompt"])
+            except ValueError as error:
+                raise self._wrong(number, error) from None
             if in_split(question, split, held_out) and (size is None or len(kept) < size):
                 kept.append(position)
                 numbers.append(number)
@@ -209,13 +210,9 @@ class _FileSource:
     def _named(self, number: int) -> str:
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def _at(self, number: int) -> Iterator[None]:
-        """Puts the row into the message of whatever the block raises."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  (each library has exceptions of its own)
-            raise ValueError(f"{self._named(number)}: {reason(error)}") from None
+    def _wrong(self, number: int, error: Exception) -> ValueError:
+        """The error that names the row, from whatever its reading raised."""
+        return ValueError(f"{self._named(number)}: {reason(error)}")
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -235,10 +232,13 @@ class _FileSource:
         position, number = int(self._positions[index]), int(self._numbers[index])
         index = int(index) % len(self)
         # The file was whole when it was opened, and may have been changed since.
-        with reading(self.path), self._at(number):
-            record = dict(self._read(position))
-            example = {field: record.pop(field) for field in self._fields}
-            _, example["prompt"] = self._format(example["prompt"])
+        with reading(self.path):
+            try:
+                record = dict(self._read(position))
+                example = {field: record.pop(field) for field in self._fields}
+                _, example["prompt"] = self._format(example["prompt"])
+            except Exception as error:  # noqa: BLE001  (each library has exceptions of its own)
+                raise self._wrong(number, error) from None
         metadata = record.pop("metadata", None)
         if isinstance(metadata, Mapping):
             metadata = {**metadata, **record}
@@ -264,11 +264,13 @@ class JsonlSource(_FileSource):
                 line = file.readline(_LONGEST_LINE + 1)
                 if not line:
                     return
-                with self._at(number):
-                    # An editor of Windows may begin a file with this mark.
-                    text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                    record = _parse(text) if text.strip() else None
+                # An editor of Windows may begin a file with this mark.
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if text.strip():
+                    try:
+                        record = _parse(text)
+                    except ValueError as error:
+                        raise self._wrong(number, error) from None
                     yield position + len(line) - len(text), number, record
                 position += len(line)
 

@@ -1,6 +1,5 @@
 """Directories in the Hugging Face layout: reading them. Nothing is ever unpickled."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,7 @@ def _load_text(path: Path, settings: dict[str, Any], rows: int) -> TextAssets | 
     if not (file.exists() or file.is_symlink()):
         return None
     with reading(file):
+        document = read_json(file)
         tokenizer_json = file.read_text(encoding="utf-8")
         tokenizer = assets.tokenizer_from(tokenizer_json)
     told = _settings_file(path / "tokenizer_config.json")
@@ -110,8 +110,7 @@ def _load_text(path: Path, settings: dict[str, Any], rows: int) -> TextAssets | 
         )
         template = _chat_template(path, told)
     with reading(file):
-        bare = json.loads(tokenizer_json).get("post_processor") is None
-        if starts and bare and ids["bos"] is not None:
+        if starts and document.get("post_processor") is None and ids["bos"] is not None:
             tokenizer_json = assets.begin_texts_with(tokenizer_json, ids["bos"])
         text = assets.text_assets(tokenizer_json, template, ids=ids, stop_ids=stops)
         assets.check_ids(text, rows, str(file))
