@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from polgrad import _compilers, _flags
+from polgrad import _compilers, _flags, _interrupt
 from polgrad._outside import OutsideError, reason
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
@@ -75,31 +75,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _compilers.protect()
-    try:
-        code = _bounded(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        if not _reader_is_gone():
-            code = _unforeseen(error)
-        else:
-            # The reader, `head` say, has what it wanted; nothing is left to be told.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-    except KeyboardInterrupt:
-        code = _fail("interrupted", 130)
+    with _interrupt.caught() as interrupted:
+        try:
+            code = _bounded(arguments, interrupted)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            if not _reader_is_gone():
+                code = _unforeseen(error)
+            else:
+                # The reader, `head` say, has what it wanted; nothing is left to be told.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = 0
+        except KeyboardInterrupt:
+            code = _fail("interrupted", _interrupt.CODE)
+        if code == _interrupt.CODE:
+            _interrupt.leave(code)
     sys.exit(code)
 
 
-def _bounded(arguments: list[str]) -> int:
+def _bounded(arguments: list[str], interrupted: Callable[[], bool]) -> int:
     """Runs a command; whatever nothing else has turned into a line becomes one here."""
     try:
         return _run(arguments)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except SystemExit as stop:
+        if interrupted():
+            raise KeyboardInterrupt from stop
         # No command ends so; somebody's code did, and must not look like success.
         return _fail(f"code that polgrad called ended with sys.exit({stop.code!r})", 2)
-    except BaseException as error:  # noqa: BLE001  (the last boundary)
+    except BaseException as error:
+        if interrupted():
+            # What was interrupted may fail in another way.
+            raise KeyboardInterrupt from error
         return _unforeseen(error)
 
 

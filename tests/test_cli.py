@@ -194,6 +194,7 @@ def raised(monkeypatch, capfd, error):
         raise error
 
     monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setattr(cli._interrupt, "leave", sys.exit)
     with pytest.raises(SystemExit) as stop:
         cli.main(["list"])
     return stop.value.code, capfd.readouterr().err

@@ -1,0 +1,83 @@
+"""Ctrl-C of a command: one KeyboardInterrupt, raised where it is not lost.
+
+Python raises KeyboardInterrupt wherever the program happens to be. Inside an import it leaves half
+a module behind, which then fails in other ways; inside a destructor, or in the callback that JAX
+adds to the garbage collector, Python prints the exception and goes on. There it is put off until
+the place is left. A second Ctrl-C ends the process at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+
+__all__ = ["CODE", "caught", "leave"]
+
+CODE = 130
+"""The exit code after Ctrl-C, as shells have it."""
+_AGAIN = 0.05  # seconds until a place that cannot be left is looked at again
+_LOST = ("_xla_gc_callback", "__del__")
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Callable[[], bool]]:
+    """Handles Ctrl-C in the block.
+
+    A process that ignores Ctrl-C, as one behind `nohup` does, goes on to ignore it; so does a block
+    outside the main thread, where Python delivers no signals.
+
+    Yields:
+      A function that tells whether Ctrl-C was pressed.
+    """
+    presses = 0
+    put_off = False
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        nonlocal presses, put_off
+        if not put_off:
+            presses += 1
+        put_off = False
+        if presses > 1:
+            os.write(2, b"polgrad: interrupted\n")
+            os._exit(CODE)
+        if not _may_be_left(frame):
+            put_off = True
+            timer = threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+            return
+        raise KeyboardInterrupt
+
+    main = threading.get_ident()
+    here = threading.current_thread() is threading.main_thread()
+    ours = here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: presses > 0
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _may_be_left(frame: types.FrameType | None) -> bool:
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or code.co_name in _LOST:
+            return False
+        frame = frame.f_back
+    return True
+
+
+def leave(code: int) -> None:
+    """Ends the process at once: threads of JAX that still compute crash an orderly end.
+
+    Args:
+      code: the exit code.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

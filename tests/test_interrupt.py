@@ -1,0 +1,107 @@
+"""Ctrl-C ends a command with one line and exit code 130, wherever it comes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from polgrad import _interrupt, cli
+
+
+def press():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_one_interrupt_is_raised_and_remembered():
+    with _interrupt.caught() as pressed:
+        assert not pressed()
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        assert pressed()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def wait():
+    """Until the interrupt that was put off comes."""
+    ends = time.monotonic() + 5
+    while time.monotonic() < ends:
+        time.sleep(0.01)
+
+
+def test_inside_a_destructor_it_is_put_off():
+    class Held:
+        def __del__(self):
+            press()
+            seen.append("whole")
+
+    seen = []
+    with _interrupt.caught() as pressed, pytest.raises(KeyboardInterrupt):
+        Held()  # made and gone at once
+        assert seen == ["whole"] and pressed()
+        wait()
+
+
+def test_inside_an_import_it_is_put_off(tmp_path, monkeypatch):
+    (tmp_path / "pressed_within.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with _interrupt.caught(), pytest.raises(KeyboardInterrupt):
+        import pressed_within
+
+        assert pressed_within.whole
+        wait()
+
+
+def test_where_it_is_ignored_it_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _interrupt.caught() as pressed:
+            press()
+            assert not pressed()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_in_another_thread_nothing_is_changed():
+    seen = []
+
+    def work():
+        with _interrupt.caught() as pressed:
+            seen.append(pressed())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_an_interrupt_breaks_is_an_interrupt_too(monkeypatch, capfd):
+    def fail(_):
+        try:
+            press()
+        except KeyboardInterrupt:
+            raise RecursionError("half a module") from None
+
+    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setattr(cli._interrupt, "leave", sys.exit)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["list"])
+    assert stop.value.code == 130 and capfd.readouterr().err == "polgrad: interrupted\n"
+
+
+def test_a_second_interrupt_ends_the_process():
+    program = (
+        "import signal\nfrom polgrad import _interrupt\n"
+        "with _interrupt.caught():\n"
+        "    try:\n        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n        signal.raise_signal(signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=os.environ)
+    assert done.returncode == 130 and done.stderr == b"polgrad: interrupted\n"
