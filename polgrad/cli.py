@@ -560,10 +560,10 @@ def _export(arguments: list[str]) -> int:
 
     try:
         policy, _ = serving.load(options.policy, step=options.step, remote=options.remote)
-        policies.export(options.out, policy)
+        files = policies.export(options.out, policy)
     except (ValueError, OSError) as error:
         return _fail(error, 2)
-    print(f"wrote {options.out}")
+    print(f"wrote {options.out}: {', '.join(files)}")
     return 0
 
 

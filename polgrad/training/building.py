@@ -237,11 +237,6 @@ def _tokens_digest(problems: Problems) -> str:
     return identity.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
 
 
-def _place(source: data.Source, index: int) -> str:
-    """Where an example stands in the user's file, for messages."""
-    return source.place(index) if hasattr(source, "place") else f"row {index}"
-
-
 def _check_completions(parts: Parts, bounded: bool) -> None:
     """Every completion that a step may read ends within `rollouts.max_tokens`."""
     config, source = parts.config, parts.train.source
@@ -267,7 +262,7 @@ def _check_lengths(parts: Parts, indices: range, fields: tuple[str, ...], advice
             size = len(parts.tokenizer.completion_ids(example["prompt"], example[field]))
             if size > limit:
                 raise ValueError(
-                    f"{_place(source, index)}: {field!r} has {size} tokens with its end, "
+                    f"{source.place(index)}: {field!r} has {size} tokens with its end, "
                     f"more than rollouts.max_tokens {limit}: {example[field][:60]!r}; raise "
                     f"--rollouts.max-tokens{advice}"
                 )
@@ -367,7 +362,7 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source
         for field in COMPLETIONS[algorithm.source]:
             if not example[field].strip():
                 raise ValueError(
-                    f"{_place(train, index)}: field {field!r} is empty, expected text "
+                    f"{train.place(index)}: field {field!r} is empty, expected text "
                     f"(prompt {example['prompt'][:60]!r})"
                 )
 
@@ -617,7 +612,7 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
         ids = tokenizer.prompt_ids(prompt)
         if not 0 < len(ids) <= limit:
             raise ValueError(
-                f"{_place(source, index)}: the prompt has {len(ids)} tokens ({prompt[:60]!r}); "
+                f"{source.place(index)}: the prompt has {len(ids)} tokens ({prompt[:60]!r}); "
                 f"expected 1 to {limit}, the policy's context less rollouts.max_tokens"
             )
         rows.append(ids)
@@ -633,7 +628,7 @@ def _text_of(example: dict[str, Any], source: data.Source, index: int) -> bytes:
     try:
         return codec.dumps(example).encode("utf-8", "surrogatepass")
     except ValueError as error:
-        raise ValueError(f"{_place(source, index)}: {error}") from None
+        raise ValueError(f"{source.place(index)}: {error}") from None
 
 
 def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ...]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from polgrad import _files, _outside, data, policies
+from polgrad.policies import assets, configuration
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
@@ -70,17 +71,11 @@ def _described(
     description: dict[str, Any],
 ) -> tuple[policies.Network, data.Tokenizer, policies.TextAssets]:
     """The network, tokenizer and text conventions that `save_description` wrote."""
-    shape = description["network"]
-    if not isinstance(shape, dict):
-        raise ValueError("'network' is no object; expected the shape of a network")
-    if shape.get("rope_scaling"):
-        shape = shape | {"rope_scaling": policies.RopeScaling(**shape["rope_scaling"])}
-    network = policies.TransformerNetwork(policies.TransformerConfig(**shape))
+    network = policies.TransformerNetwork(configuration.from_fields(description["network"]))
     if "alphabet" in description:
         tokenizer = data.CharacterTokenizer(description["alphabet"])
         return network, tokenizer, character_assets(tokenizer)
-    fields = description["text"]
-    text = policies.TextAssets(**(fields | {"stop_ids": tuple(fields["stop_ids"])}))
+    text = assets.from_fields(description["text"])
     return network, data.from_assets(text, rows=network.config.vocab_size), text
 
 
