@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from polgrad import _user_files, algorithms
 from polgrad.training import abstract, building
 from polgrad.training.types import Context
 
@@ -88,19 +89,28 @@ def test_a_build_that_fails(mine, body, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_fails_while_it_is_looked_at(mine):
+    head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
+    mine.write_text(f"{GOOD}{head}\n        return 1 / 0\n")
+    settings = building.find_algorithm("mine.py:X")()
+    with pytest.raises(ValueError, match=r"mine.py, line 9: ZeroDivisionError: division by zero$"):
+        building.build_algorithm("mine.py:X", settings, CONTEXT)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 1 / 0", "mine.py, line 9: ZeroDivisionError: division by zero"),
-        ("sys.exit(0)", r"mine.py, line 9: called sys.exit\(0\)"),
-        ("assert False, 'no'", "mine.py, line 9: AssertionError: no"),
-        ("raise NotImplementedError('later')", "mine.py, line 9: NotImplementedError: later"),
+        ("return 1 / 0", "mine.py, line 10: ZeroDivisionError: division by zero"),
+        ("sys.exit(0)", r"mine.py, line 10: called sys.exit\(0\)"),
+        ("assert False, 'no'", "mine.py, line 10: AssertionError: no"),
+        ("raise NotImplementedError('later')", "mine.py, line 10: NotImplementedError: later"),
     ],
 )
 def test_a_traced_function_that_fails(mine, body, message):
-    head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
-    mine.write_text(f"{GOOD}{head}\n        {body}\n")
-    algorithm = building.find_algorithm("mine.py:X")().build(CONTEXT)
+    mine.write_text(f"{GOOD}\ndef prepare(*args):\n    {body}\n")
+    algorithm = algorithms.GRPO().build(CONTEXT)
+    prepare = _user_files.load(mine).prepare
+    algorithm = algorithm._replace(prepare=prepare)
     with pytest.raises(ValueError, match=f"algorithm mine.py:X: {message}") as caught:
         abstract.check(algorithm, CONTEXT, "mine.py:X")
     assert "\n" not in str(caught.value)

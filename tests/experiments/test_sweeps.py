@@ -208,7 +208,7 @@ def test_a_result_of_another_cell_is_refused(swept, tmp_path):
         ):
             read()
     for change, text in [
-        ({"seeds": 3}, r"has seeds \[0, 1\]"),
+        ({"seeds": 3}, "has seeds 2, and the cell"),
         ({"arms": ("other",)}, r"has arms \['only'\]"),
         ({"smoke": True}, "has size 'changed'"),
     ]:
