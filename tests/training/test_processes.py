@@ -28,6 +28,15 @@ COMMAND = (
 REWARD = "def spread(prompt, completion, example):\n    return sum(map(ord, completion)) % 7 / 7\n"
 
 
+def usual(changes):
+    """The command without the flags that are given anew: a flag may be given once."""
+    kept, dropped = [], False
+    for part in COMMAND:
+        dropped = part in changes if part.startswith("--") else dropped
+        kept += [] if dropped else [part]
+    return kept
+
+
 def start(count, out, *changes, folders=None):
     """The processes of a run, each with one device; each in its own folder if they are given."""
     reward = out.parent / "reward.py"
@@ -38,7 +47,7 @@ def start(count, out, *changes, folders=None):
     environment = os.environ | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     # A shared cache of programs would let one process run ahead of those that still compile.
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "0"
-    boot = [sys.executable, "-c", "from polgrad.cli import main; main()", *COMMAND]
+    boot = [sys.executable, "-c", "from polgrad.cli import main; main()", *usual(changes)]
     processes = []
     for index in range(count):
         variables = {
