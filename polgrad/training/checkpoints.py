@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -304,6 +305,7 @@ def _silence() -> None:
     for name, wanted in (("absl", _not_of_orbax), ("asyncio", _not_left_by_orbax)):
         if wanted not in logging.getLogger(name).filters:
             logging.getLogger(name).addFilter(wanted)
+    warnings.filterwarnings("ignore", message="coroutine 'async_serialize.* was never awaited")
     if not hasattr(sys.unraisablehook, "polgrad_wraps"):
         sys.unraisablehook = _quiet_hook(sys.unraisablehook)
 
