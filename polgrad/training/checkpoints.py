@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -301,15 +302,21 @@ def _silence() -> None:
     Orbax logs errors before it raises them. Of several writes that fail, the first is raised, and the
     others find that nobody waits for them any more; their threads would print that.
     """
-    logger = logging.getLogger("absl")
-    if _of_orbax not in logger.filters:
-        logger.addFilter(_of_orbax)
+    for name, wanted in (("absl", _not_of_orbax), ("asyncio", _not_left_by_orbax)):
+        if wanted not in logging.getLogger(name).filters:
+            logging.getLogger(name).addFilter(wanted)
+    warnings.filterwarnings("ignore", message="coroutine 'async_serialize.* was never awaited")
     if not hasattr(sys.unraisablehook, "polgrad_wraps"):
         sys.unraisablehook = _quiet_hook(sys.unraisablehook)
 
 
-def _of_orbax(record: logging.LogRecord) -> bool:
+def _not_of_orbax(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def _not_left_by_orbax(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "exception was never retrieved" not in text or "orbax" not in text
 
 
 def _quiet_hook(hook):

@@ -1,7 +1,9 @@
 """What protects a run: its lock, its checkpoints' owner, checksums, and files that are whole."""
 
 import dataclasses
+import gc
 import json
+import logging
 import os
 import pathlib
 import random
@@ -294,7 +296,11 @@ def test_of_two_hundred_flipped_bits_each_is_noticed(copied):
 
 # Saving that fails.
 
-STATE = {"params": {"w": jnp.arange(10_000.0)}, "step": jnp.int32(1)}
+# Several arrays: where one write has failed, the others fail after nobody waits for them.
+STATE = {
+    "params": {f"w{i}": jnp.arange(10_000.0) + i for i in range(8)},
+    "step": jnp.int32(1),
+}
 
 
 def without_room(limit=2000):
@@ -311,7 +317,7 @@ def becomes_a_file(place):
 
 
 @pytest.mark.parametrize("kind", ["no room", "a file"])
-def test_saving_that_fails_is_one_line_and_never_hangs(tmp_path, capfd, kind):
+def test_saving_that_fails_is_one_line_and_never_hangs(tmp_path, capfd, caplog, kind):
     threads = threading.active_count()
     checkpoints = Checkpoints(tmp_path / "ck", 2)
     checkpoints.save(1, STATE)
@@ -335,6 +341,8 @@ def test_saving_that_fails_is_one_line_and_never_hangs(tmp_path, capfd, kind):
             assert said in str(error)
     checkpoints.close()
     assert not [t for t in threading.enumerate()[threads:] if not t.daemon and "save" in t.name]
+    gc.collect()
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert capfd.readouterr().err == ""
 
 
