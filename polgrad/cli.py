@@ -654,7 +654,7 @@ class Report:
     """Write report.md and report.html of a run or a sweep, or make the README's ledger anew.
 
     Attributes:
-      directory: the directory of a run or a sweep.
+      directory: the directory of a training run, an experiment's run or a sweep.
       metric: the metric that compares the cells of a sweep; the experiment's first when left out.
       ledger: write the ledger of papers into README.md, from the committed results.
       check: write nothing; exit with 1 when the ledger is not what it would be.

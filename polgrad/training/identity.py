@@ -46,6 +46,7 @@ DECIDES = {
     "rewards.functions": "the reward",
     "rewards.preference": "the reward",
     "rewards.timeout": "which samples are invalid",
+    "rewards.memory": "which samples are invalid",
     "warm_start": "the policy of the first step",
 }
 """Settings that decide the numbers of a run, or sections of such settings, and how."""
@@ -72,6 +73,7 @@ FREE = {
     "update.share_prompts": "the same gradient, up to rounding",
     "update.max_skipped": "only stops a run",
     "rewards.workers": "the same scores from more processes",
+    "rewards.environment": "names of variables, whose values are not kept",
     "rewards.failure_limit": "only stops a run",
     "evaluation": "reads the policy and changes nothing",
     "saving": "where the numbers are kept, and how many of them",

@@ -202,7 +202,12 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
 
     def start(specs, limit):
         pool = RewardPool(
-            specs, workers=settings.workers, timeout=settings.timeout, failure_limit=limit
+            specs,
+            workers=settings.workers,
+            timeout=settings.timeout,
+            failure_limit=limit,
+            memory=settings.memory * 2**20,
+            environment=settings.environment,
         )
         return stack.enter_context(pool)
 
