@@ -104,7 +104,6 @@ class Flag(NamedTuple):
       kind: the type of one value, `Any` where only tyro knows it.
       optional: whether the text `None` is a value too.
       many: whether it takes any number of values.
-      again: whether it may be given several times.
       positional: whether it is given without its name.
       required: whether it has no default.
     """
@@ -113,7 +112,6 @@ class Flag(NamedTuple):
     kind: Any
     optional: bool
     many: bool
-    again: bool
     positional: bool
     required: bool
 
@@ -131,7 +129,7 @@ def parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -
       The instance.
 
     Raises:
-      FlagError: one line for a flag that is unknown, repeated or without a value, a missing one,
+      FlagError: one line for a flag that is unknown or without a value, a missing one,
         and a value of a wrong type or outside its range.
       Shown: if the help was asked for and has been printed.
     """
@@ -172,7 +170,7 @@ def _flags(schema: type, prefix: str = "") -> Iterator[Flag]:
         positional = tyro.conf.Positional in marked
         name = field.name if positional else f"--{prefix}{_dashed(field.name)}"
         again = tyro.conf.UseAppendAction in marked
-        yield Flag(name, *_kind(kind, again), again, positional, required)
+        yield Flag(name, *_kind(kind, again), positional, required)
 
 
 def _kind(kind: Any, again: bool) -> tuple[Any, bool, bool]:
@@ -230,8 +228,6 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
         flag = flags.get(name) or inverse.get(name)
         if flag is None or flag.positional:
             raise FlagError(_unknown(given, flags, prog))
-        if flag.name in seen and not flag.again:
-            raise FlagError(f"{flag.name} is given twice; expected once")
         seen.add(flag.name)
         before = flag
         values = [attached] if equals else []

@@ -223,13 +223,14 @@ def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, read before the options are known in full."""
+    """The value of a flag, read before the options are known in full; the last one counts."""
+    found = None
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
+            found = arguments[index + 1]
         if argument.startswith(flag + "="):
-            return argument.partition("=")[2]
-    return None
+            found = argument.partition("=")[2]
+    return found
 
 
 def _train(arguments: list[str]) -> int:

@@ -99,9 +99,6 @@ WRONG = [
     ("train", "--steps", "--steps has no value; expected an integer"),
     ("train", "--steps --seed 1", "--steps has no value"),
     ("train", "--task --seed 1", "--task has no value"),
-    ("train", "--steps 1 --steps 2", "--steps is given twice; expected once"),
-    ("train", "--data.test-size 1 --data.test_size=2", "--data.test-size is given twice"),
-    ("train", "--resume --no-resume", "--resume is given twice"),
     ("train", "--resume true", "unexpected 'true' behind --resume, which takes no value"),
     ("train", "--resume=true", "write --resume or --no-resume"),
     ("train", "--data.chat-template no", "write --data.chat-template or --data.no-chat-template"),
@@ -226,3 +223,11 @@ def test_settings_of_ones_own_may_have_any_type():
     table = {flag.name: flag for flag in flags}
     _flags._check(["--pair", "1", "2", "--either", "auto"], table, "polgrad", needs_all=True)
     assert _ranges.hints(Own) is None
+
+
+def test_the_last_of_several_values_counts():
+    """A script may add flags to a command line that has them already."""
+    parsed = parse("train", "--steps 1 --data.test-size 1 --resume --steps=2 --data.test_size=3")
+    assert (parsed.steps, parsed.data.test_size, parsed.resume) == (2, 3, True)
+    assert not parse("train", "--resume --no-resume").resume
+    assert cli._value(["--out", "a", "--out=b"], "--out") == "b"

@@ -279,7 +279,7 @@ class TrainConfig:
     seed: Annotated[int, SEED] = 0
     out: Annotated[str, FILLED] = "runs/latest"
     resume: bool = False
-    resume_from: int | None = None
+    resume_from: Annotated[int | None, Range(at_least=0)] = None
     allow_changed: tuple[str, ...] = ()
     mesh: str = ""
     parity_tolerance: Annotated[float | None, Range(at_least=0)] = None
