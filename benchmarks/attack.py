@@ -119,7 +119,11 @@ def _become(attack: Attack, place: pathlib.Path, out: pathlib.Path, error: pathl
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(place)
         os.environ.update(attack.environment)
+        import jax
+
         from polgrad import cli
+
+        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])  # it was read at the import
 
         cli.main(list(attack.command))
     except SystemExit as stop:

@@ -116,7 +116,7 @@ VALUES = {
         "arms": ("nosuch",),
         "set": ("gain", "gian=1", "gain=1,x", "gain=1,1.0", "__class__=1", "gain="),
         "workers": ("0", "-1", "x"),
-        "cpus": ("0", "-1", "nan"),
+        "cpus": ("-1", "nan"),
         "gpus": ("-1",),
     },
     "compile --policy smollm2-135m --sequences 8 --length 64 --prompt-length 8": {
@@ -168,7 +168,6 @@ def attacks() -> list[Attack]:
         Attack("flags: a platform that is none", TRAIN, environment={"JAX_PLATFORMS": "nosuch"}),
         Attack("flags: wandb is not there", (*TRAIN, "--saving.wandb", "project")),
         Attack("flags: a bucket without its library", (*TRAIN, "--saving.checkpoints", "gs://b/r")),
-        Attack("flags: resume of nothing", (*TRAIN[:-1], "runs/none", "--resume")),
         Attack("flags: config of nothing", (*TRAIN, "--config", "nosuch.json")),
         Attack("flags: config that is no object", (*TRAIN, "--config", "sums.jsonl")),
         Attack(
