@@ -52,6 +52,8 @@ def find(name: str) -> type:
     """
     if name in NAMES:
         return NAMES[name]
+    if name.endswith(".py"):
+        raise ValueError(f"algorithm {name!r} is a file; expected {name}:NAME, a class in it")
     close = difflib.get_close_matches(name, NAMES, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"unknown algorithm {name!r}{hint} (known: {', '.join(sorted(NAMES))})")

@@ -195,7 +195,8 @@ class _FileSource:
         if not kept:
             raise ValueError(
                 f"{path}: none of its {total} examples falls into split {split!r} with "
-                f"held_out={held_out}; change held_out, or use split='all'"
+                f"held_out={held_out}; give more examples with different prompts, another share "
+                "(--data.held-out; 0 keeps none for evaluation), or in Python split='all'"
             )
         self._positions = np.asarray(kept, np.int64)
         self._numbers = np.asarray(numbers, np.int64)

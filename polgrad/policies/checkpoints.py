@@ -56,10 +56,14 @@ def load(
 
         with reading(path):
             return gguf.load_file(path, **heads)
+    if str(name_or_path) == "small":
+        raise ValueError(
+            "policy small has no weights before `polgrad train`; give a run's directory"
+        )
     close = difflib.get_close_matches(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
     hint = f"did you mean {close[0]!r}?" if close else f"the one known name is {_SMOLLM2!r}"
     raise ValueError(
-        f"unknown policy {str(name_or_path)!r}: neither a model directory nor a .gguf file; {hint}"
+        f"unknown policy {str(name_or_path)!r}: neither a run, nor a model directory, nor a .gguf file; {hint}"
     )
 
 

@@ -164,7 +164,8 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         specs = (RewardSpec(target=config.rewards.preference),)
     if algorithm.source == "rollouts" and not specs:
         raise ValueError(
-            f"task {config.task} has no answers to check against; give rewards.functions"
+            f"task {config.task} has no answers to check against; give --rewards.functions"
+            f"{', or take --algorithm dpo, which learns from pairs' if 'chosen' in train[0] else ''}"
         )
     parts = Parts(
         config=dataclasses.replace(config, settings=settings),
@@ -353,9 +354,11 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source
     """The file holds what the algorithm reads, and no completion in it is empty."""
     for field in COMPLETIONS.get(algorithm.source, ()):
         if field not in train[0]:
+            wanted = " and ".join(map(repr, ("prompt", *COMPLETIONS[algorithm.source])))
+            theirs = train[0].keys() - {"index", "metadata"}
             raise ValueError(
-                f"algorithm {config.algorithm} reads {field!r}, which task {config.task} lacks "
-                f"(it has: {', '.join(sorted(train[0]))})"
+                f"algorithm {config.algorithm} reads {wanted}; task {config.task} lacks {field!r} "
+                f"(it has: {', '.join(sorted(theirs))})"
             )
     for index in range(len(train) if algorithm.source in COMPLETIONS else 0):
         example = train[index]

@@ -93,10 +93,12 @@ def _arguments(settings: Hosts, environment: Mapping[str, str]) -> dict[str, Any
     if len(missing) == 3:
         return None
     if missing:
+        flags = {"coordinator_address": "coordinator", "num_processes": "processes"}
+        names = [f"--hosts.{flags.get(name, 'process')}" for name in missing]
         raise ValueError(
             "hosts.coordinator, hosts.processes and hosts.process go together (or "
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or hosts.auto); "
-            f"missing: {', '.join(missing)}"
+            f"missing: {', '.join(names)}"
         )
     _check_address(given["coordinator_address"])
     count, index = given["num_processes"], given["process_id"]

@@ -25,7 +25,8 @@ class Watch:
         self._without_gradient = self._with_gradient = 0
         self._steps = self._without_reward = self._updates_skipped = 0
         self._said: set[str] = set()
-        self._alike = False
+        self._alike, self._reward = False, math.nan
+        self._first: int | None = None
 
     def lines(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """Warnings that this step gives rise to.
@@ -37,6 +38,7 @@ class Watch:
         Returns:
           Sentences, each at most once a run.
         """
+        self._first = step if self._first is None else self._first
         self._count(metrics)
         found = {
             "length": self._length(metrics),
@@ -55,19 +57,19 @@ class Watch:
         self._updates_skipped += int(metrics.get("skipped_updates", 0))
 
     def end(self) -> str | None:
-        """Why the run as a whole has learned nothing, or next to nothing; None where it may have."""
+        """Why these steps as a whole have taught nothing, or next to nothing; None where they may have."""
         if not self._steps:
             return None
         update = self._config.update
         updates = self._steps * update.epochs * update.mini_batches
         if self._without_reward == self._steps:
             return (
-                "warning: the run learned nothing: every reward was invalid in each of its "
+                f"warning: {self._whole()} learned nothing: every reward was invalid in each of its "
                 f"{self._steps} steps; samples.jsonl has the reasons"
             )
         if self._without_gradient and not self._with_gradient:
             return (
-                "warning: the run learned nothing: the gradient was exactly 0 in every step"
+                f"warning: {self._whole()} learned nothing: the gradient was exactly 0 in every step"
                 f"{self._why()}"
             )
         if 2 * self._updates_skipped > updates:
@@ -77,6 +79,10 @@ class Watch:
                 f"{self._config.optimizer.learning_rate:g})"
             )
         return None
+
+    def _whole(self) -> str:
+        """What was watched: a run that goes on was watched by another command before."""
+        return "the run" if self._first == 1 else f"the run from step {self._first} on"
 
     def _length(self, metrics: Mapping[str, float]) -> str | None:
         if metrics.get("stopped") != 0.0:
@@ -107,6 +113,7 @@ class Watch:
         self._without_gradient = self._without_gradient + 1 if silent else 0
         self._with_gradient += not silent
         self._alike = metrics.get("uniform_groups") == 1.0
+        self._reward = metrics.get("reward_mean", math.nan)
         if self._without_gradient < SILENT_STEPS:
             return None
         return f"the gradient was exactly 0 in the last {SILENT_STEPS} steps{self._why()}"
@@ -114,6 +121,11 @@ class Watch:
     def _why(self) -> str:
         if not self._alike:
             return ""
+        if self._reward > 0:
+            return (
+                f"; in every group all rewards were equal (mean reward {self._reward:.3g}): harder "
+                "problems, or a reward that tells good samples from better ones, help"
+            )
         return (
             "; in every group all rewards were equal. The policy must solve some problems sometimes: "
             "a warm start (--warm-start.steps), easier problems, larger groups or a reward for a "

@@ -171,8 +171,8 @@ def test_who_to_join_comes_from_flags_then_environment_then_launcher(settings, v
 @pytest.mark.parametrize(
     "settings, variables, message",
     [
-        (Hosts(coordinator="a:1"), {}, "missing: num_processes, process_id"),
-        (Hosts(processes=2, process=0), {}, "missing: coordinator_address"),
+        (Hosts(coordinator="a:1"), {}, "missing: --hosts.processes, --hosts.process"),
+        (Hosts(processes=2, process=0), {}, "missing: --hosts.coordinator"),
         (
             Hosts(coordinator="a:1", processes=2, process=2),
             {},

@@ -58,6 +58,20 @@ def test_a_run_without_any_gradient_says_so_at_its_end():
     assert ended([silent, silent, {"gradient_norm": 0.1}]) is None
 
 
+def test_the_advice_follows_the_reward():
+    silent = {"gradient_norm": 0.0, "uniform_groups": 1.0}
+    assert "easier problems" in ended([silent | {"reward_mean": 0.0}] * 3)
+    line = ended([silent | {"reward_mean": 1.0}] * 3)
+    assert "mean reward 1" in line and "harder problems" in line and "easier" not in line
+
+
+def test_a_run_that_goes_on_is_judged_from_its_first_step_on():
+    watch = Watch(CONFIG)
+    for step in (4, 5):
+        watch.lines(step, {"gradient_norm": 0.0})
+    assert watch.end().startswith("warning: the run from step 4 on learned nothing")
+
+
 def test_a_run_whose_rewards_were_all_invalid_says_so_at_its_end():
     nothing = {"reward_mean": float("nan"), "invalid_rewards": 4, "gradient_norm": 0.0}
     assert "learned nothing: every reward was invalid in each of its 3 steps" in ended(
