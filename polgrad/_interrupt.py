@@ -14,12 +14,13 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 
-__all__ = ["CODE", "caught", "leave"]
+__all__ = ["CODE", "caught", "check", "leave"]
 
 CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
 _AGAIN = 0.05  # seconds until a place that cannot be left is looked at again
 _LOST = ("_xla_gc_callback", "__del__")
+_presses = 0
 
 
 @contextlib.contextmanager
@@ -32,15 +33,16 @@ def caught() -> Iterator[Callable[[], bool]]:
     Yields:
       A function that tells whether Ctrl-C was pressed.
     """
-    presses = 0
-    put_off = False
+    global _presses
+    _presses, put_off = 0, False
 
     def handle(number: int, frame: types.FrameType | None) -> None:
-        nonlocal presses, put_off
+        nonlocal put_off
+        global _presses
         if not put_off:
-            presses += 1
+            _presses += 1
         put_off = False
-        if presses > 1:
+        if _presses > 1:
             os.write(2, b"polgrad: interrupted\n")
             os._exit(CODE)
         if not _may_be_left(frame):
@@ -57,10 +59,21 @@ def caught() -> Iterator[Callable[[], bool]]:
     if ours:
         signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: presses > 0
+        yield lambda: _presses > 0
     finally:
+        _presses = 0
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt again where Ctrl-C was pressed and the exception went lost.
+
+    A library that calls Python from compiled code may swallow it, as during a compilation. Loops of
+    many steps call this function once a step.
+    """
+    if _presses:
+        raise KeyboardInterrupt
 
 
 def _may_be_left(frame: types.FrameType | None) -> bool:

@@ -1,5 +1,6 @@
 """Ctrl-C ends a command with one line and exit code 130, wherever it comes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,14 @@ import time
 import pytest
 
 from polgrad import _interrupt, cli
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """A shell starts what runs in the background with Ctrl-C ignored, these tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def press():
@@ -55,6 +64,16 @@ def test_inside_an_import_it_is_put_off(tmp_path, monkeypatch):
 
         assert pressed_within.whole
         wait()
+
+
+def test_an_interrupt_that_went_lost_is_raised_again():
+    _interrupt.check()
+    with _interrupt.caught():
+        with contextlib.suppress(KeyboardInterrupt):  # as a library does
+            press()
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt.check()
+    _interrupt.check()
 
 
 def test_where_it_is_ignored_it_stays_ignored():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import _files, _outside
+from polgrad import _files, _interrupt, _outside
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
 from polgrad.training import (
@@ -304,6 +304,7 @@ class _Loop:
             for step in range(start + 1, self.config.steps + 1):
                 with self._profiled(step):
                     state, metrics = self._step(step, state, reference)
+                _interrupt.check()
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
                 self.reporter.metrics(step, row)
