@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -206,6 +207,52 @@ def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
     if run is None and config.resume_from is not None:
         raise ValueError(f"resume_from is {config.resume_from}, but {config.out!r} holds no run")
+    _check_task_is_kept(config, directory)
+    if run is None and (found := _of_others(directory)):
+        raise ValueError(
+            f"out {config.out!r} holds {found}, which this run has not written and would write to; "
+            "give another --out"
+        )
+
+
+WRITTEN = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "scores*.jsonl",
+    identity.CHANGES,
+    "before.json",
+    "policy.json",
+    "reward.png",
+    "tensorboard/*",
+    "checkpoints/*",
+)
+"""What a run writes once its `config.json` is there, as patterns below its directory."""
+
+
+def _of_others(directory: pathlib.Path) -> str | None:
+    """The first file with a name that a run writes, where no run has written its settings.
+
+    A start that ended before that has left `identity.json`, and with it the mark of its place of
+    checkpoints; the corrected command begins there.
+    """
+    left = {ownership.OWNER, ".lock"} if (directory / identity.IDENTITY).exists() else {".lock"}
+    for pattern in WRITTEN:
+        for path in sorted(directory.glob(pattern)):
+            if path.name not in left:
+                return os.path.relpath(path, directory)
+    return None
+
+
+def _check_task_is_kept(config: TrainConfig, directory: pathlib.Path) -> None:
+    """The file of problems is none that the run itself writes."""
+    if not identity.is_file(config.task):
+        return
+    task, here = (pathlib.Path(p).expanduser().resolve() for p in (config.task, directory))
+    if task.is_relative_to(here) and any(task.relative_to(here).match(p) for p in WRITTEN):
+        raise ValueError(
+            f"task {config.task!r} is a file that the run writes to (out {config.out!r}); give "
+            "another --out, or the task under another name"
+        )
 
 
 def _identified(parts: Parts) -> Parts:

@@ -485,16 +485,64 @@ def test_a_broken_description_of_the_policy_is_named(copied, change):
 def test_links_in_a_run_are_replaced_and_not_followed(sums, tmp_path, quick):
     out, notes = tmp_path / "run", tmp_path / "notes.txt"
     names = ["metrics.jsonl", "samples.jsonl", "scores.jsonl", "policy.json", "reward.png"]
-    out.mkdir()
     notes.write_text("")
-    for name in names:
-        os.symlink(notes, out / name)
     training.train(config(sums, out, steps=1), quiet=True)
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+        os.symlink(notes, out / name)
+    settings = config(sums, out, steps=2, resume=True)
+    training.train(settings, quiet=True)
     assert notes.read_text() == "" and not [name for name in names if (out / name).is_symlink()]
+    (out / "changes.jsonl").unlink()
     os.symlink(notes, out / "changes.jsonl")
     with pytest.raises(loop.TrainingError, match="changes.jsonl"):
-        training.train(config(sums, out, steps=2, resume=True), quiet=True)
+        training.train(dataclasses.replace(settings, steps=3), quiet=True)
     assert notes.read_text() == ""
+
+
+FOREIGN = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "scores.jsonl",
+    "scores-1.jsonl",
+    "changes.jsonl",
+    "before.json",
+    "policy.json",
+    "reward.png",
+    "tensorboard/events.out.tfevents.1",
+    "checkpoints/4/mine",
+    "checkpoints/polgrad_run.json",
+)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_somebody_else_are_refused_before_anything_is_built(sums, tmp_path, name, resume):
+    path = tmp_path / "work" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"step": 1}\n')
+    shown = "checkpoints/4" if name.endswith("mine") else name
+    settings = config(sums, tmp_path / "work", resume=resume)
+    with pytest.raises(ValueError, match=f"holds {shown}, which this run has not written"):
+        building._check_free(settings, None)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_start_that_ended_before_its_settings_is_begun_again(sums, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("identity.json", "checkpoints/polgrad_run.json", ".lock", "sums.jsonl"):
+        (tmp_path / name).write_text("{}")
+    building._check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl"):
+        building._check_free(config(sums, tmp_path), None)
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "scores-2.jsonl", "tensorboard/a.jsonl"])
+def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
+    settings = config(tmp_path / name, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="is a file that the run writes to"):
+        building._check_free(settings, identity.Stored({}, {}, str(tmp_path)))
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
