@@ -447,19 +447,24 @@ class ScoreJournal:
       directory: of the run; the journal is its `scores.jsonl`, with `scores-1.jsonl` and so on
         of further processes.
       process: which of them this is.
+      decided_by: fingerprint of what decides a score. Scores with another one, or with none as
+        those of earlier versions, are computed anew.
 
     Raises:
       ValueError: a line is not what the journal writes; the message names file and line.
     """
 
-    def __init__(self, directory: str | os.PathLike, process: int = 0):
+    def __init__(self, directory: str | os.PathLike, process: int = 0, decided_by: str = ""):
         directory = pathlib.Path(directory)
         self._path = directory / (f"scores-{process}.jsonl" if process else "scores.jsonl")
+        self._decided_by = decided_by
         self._entries: list[dict] = []
         self._scores: dict[tuple[int, str, int, int], list] = {}
         for path in sorted(directory.glob("scores*.jsonl")):
             for number, entry in enumerate(read_lines(path), 1):
                 _check_entry(entry, f"{path} line {number}")
+                if entry.get("decided_by", "") != decided_by:
+                    continue
                 self._remember(entry)
                 if path == self._path:
                     self._entries.append(entry)
@@ -484,6 +489,7 @@ class ScoreJournal:
         entry = {
             "step": step,
             "name": name,
+            "decided_by": self._decided_by,
             "rows": [int(r) for r in rows],
             "digests": [_digest(c) for c in completions],
             "scores": scores,

@@ -451,6 +451,32 @@ def of_rewards(targets: Iterable[str]) -> str:
     return _of_files(path for path in found if path)
 
 
+def of_scores(parts: Any) -> str:
+    """The fingerprint of all that decides the score of a completion.
+
+    Args:
+      parts: the run, with the fingerprints of what it reads from outside.
+
+    Returns:
+      A digest that is the same on every host, whatever folder a reward's file is in there.
+    """
+    settings = parts.config.rewards
+    targets = []
+    for spec in parts.reward_specs:
+        place, _, name = spec.target.rpartition(":")
+        place = os.path.basename(place) if place.endswith(".py") else place
+        targets.append([place, name, spec.weight, dict(spec.parameters)])
+    names = ("reward_source", "train_problems")
+    decides = {
+        "targets": targets,
+        "timeout": settings.timeout,
+        "memory": settings.memory,
+        "environment": sorted(settings.environment),
+        **{name: parts.fingerprints.get(name) for name in names},
+    }
+    return fingerprint(json.dumps(decides, sort_keys=True, default=_name))
+
+
 def _module_file(name: str) -> str | None:
     """The file of a module, found without importing anything of it."""
     first, *rest = name.split(".")

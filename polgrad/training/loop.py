@@ -286,7 +286,9 @@ class _Loop:
         self.number = number
         self.programs: Programs = make_programs(parts)
         with _starting():
-            self.journal = ScoreJournal(parts.directory, parts.processes.index)
+            self.journal = ScoreJournal(
+                parts.directory, parts.processes.index, identity.of_scores(parts)
+            )
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
         self.watch = Watch(self.config)

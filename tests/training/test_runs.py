@@ -19,9 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from polgrad import _files, cli, training
-from polgrad.training import building, checksums, identity, loop, ownership, reporting, serving
+from polgrad.rewards.compose import RewardSpec
+from polgrad.rewards.pool import RewardFailure
+from polgrad.training import (
+    building,
+    checksums,
+    collecting,
+    identity,
+    loop,
+    ownership,
+    reporting,
+    serving,
+)
 from polgrad.training.checkpoints import (
     Checkpoints,
     DamagedError,
@@ -430,6 +442,57 @@ def test_a_score_that_changed_in_the_journal_is_noticed_and_half_a_line_is_cut(t
     path.write_text(kept.replace("0.5", "0.7"))
     with pytest.raises(ValueError, match="remove the file to have the samples scored again"):
         ScoreJournal(tmp_path)
+
+
+def test_scores_that_something_else_decided_are_computed_anew(tmp_path):
+    tokens = np.zeros((1, 3), np.int32)
+    ScoreJournal(tmp_path, decided_by="a").put(1, "reward", [0], tokens, [[0.5, True, ""]])
+    assert ScoreJournal(tmp_path, decided_by="a").get(1, "reward", [0], tokens)
+    for other in ("b", ""):
+        assert ScoreJournal(tmp_path, decided_by=other).get(1, "reward", [0], tokens) is None
+
+
+def scored(rewards, **prints):
+    return types.SimpleNamespace(
+        config=TrainConfig(rewards=rewards),
+        reward_specs=[RewardSpec(target=target) for target in rewards.functions],
+        fingerprints={"reward_source": "a", "train_problems": "b", "network": "c"} | prints,
+    )
+
+
+def test_the_fingerprint_of_scores_has_all_that_decides_them():
+    base = Rewards(functions=("/here/r.py:fn",))
+    same = identity.of_scores(scored(base))
+    moved = dataclasses.replace(base, functions=("/there/r.py:fn",), workers=3)
+    assert identity.of_scores(scored(moved, network="d")) == same
+    changed = [
+        scored(dataclasses.replace(base, **change))
+        for change in (
+            {"functions": ("/here/r.py:other",)},
+            {"timeout": 99.0},
+            {"memory": 77},
+            {"environment": ("HOME",)},
+        )
+    ]
+    changed += [scored(base, reward_source="x"), scored(base, train_problems="x")]
+    assert len({same, *map(identity.of_scores, changed)}) == 7
+
+
+def test_scores_of_a_step_that_fails_are_not_kept(tmp_path):
+    score = types.SimpleNamespace(value=0.0, valid=False, reason="no")
+    parts = types.SimpleNamespace(
+        config=TrainConfig(),
+        algorithm=types.SimpleNamespace(source="rollouts"),
+        processes=types.SimpleNamespace(gather=lambda name, work: [work()]),
+    )
+    pool = types.SimpleNamespace(score=lambda items: [score] * len(items))
+    journal = ScoreJournal(tmp_path)
+    collect = collecting.Collector(parts, pool, journal, None)
+    rows = np.arange(40)
+    own = collecting.OwnSamples(rows, np.zeros((40, 3), np.int32), ["x"] * 40, 40)
+    with pytest.raises(RewardFailure):
+        collect._score(1, "reward", own, [{"prompt": "p"}] * 40)
+    assert not (tmp_path / "scores.jsonl").exists()
 
 
 BROKEN = {
