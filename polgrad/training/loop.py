@@ -106,22 +106,30 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
     return result
 
 
-def run(parts: Parts, *, quiet: bool = False) -> Result:
-    """Trains what `building.build` has checked."""
+def run(parts: Parts, *, quiet: bool = False, afterwards: Any = None) -> Result:
+    """Trains what `building.build` has checked.
+
+    Args:
+      parts: the run.
+      quiet: print nothing.
+      afterwards: the handler of SIGTERM after the run; the one before it when left out.
+
+    Returns:
+      As `train`, which also tells the exceptions.
+    """
     try:
-        return _run(parts, quiet)
+        return _run(parts, quiet, afterwards)
     except (SavingError, _outside.OutsideError) as error:
         raise TrainingError(str(error)) from error
     except BrokenPipeError:
         raise  # the reader of what is printed has gone
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise TrainingError(f"{where}{_outside.reason(error)}") from error
+        raise TrainingError(_outside.with_file(error)) from error
 
 
-def _run(parts: Parts, quiet: bool) -> Result:
+def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_stop_signal())
+        stop = stack.enter_context(_stop_signal(afterwards))
         stack.enter_context(mesh_lib.entered(parts.mesh))
         with _starting():
             number = _claimed(parts, stack)
@@ -263,7 +271,7 @@ def _say_missing_template(parts: Parts, reporter) -> None:
 
 
 @contextlib.contextmanager
-def _stop_signal():
+def _stop_signal(afterwards: Any = None):
     """A list that SIGTERM puts something into; the loop looks at it between steps."""
     seen: list[int] = []
     try:
@@ -274,7 +282,7 @@ def _stop_signal():
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous if afterwards is None else afterwards)
 
 
 class _Loop:

@@ -889,13 +889,21 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
         signal.raise_signal(number)
         return step(self, *rest)
 
+    # Somebody's code may catch whatever is raised: the process is to end inside the handler.
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.exit(f"left with {code}"))
+    left = moment == "building" and number == signal.SIGTERM
     if moment == "building":
         monkeypatch.setattr(building, "_build", lambda *rest: signal.raise_signal(number))
     else:
         monkeypatch.setattr(loop._Loop, "_step", stop)
     arguments = ["train", "--resume", "--out", copied, "--steps", "6", "--saving.no-tensorboard"]
-    found, said, error = command(capsys, *arguments)
-    assert found == code
+    if left:
+        with pytest.raises(pytest.exit.Exception, match="left with 0"):
+            command(capsys, *arguments)
+        found, (said, error) = 0, capsys.readouterr()
+    else:
+        found, said, error = command(capsys, *arguments)
+    assert found == code and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     line = (error if number == signal.SIGINT else said).strip().splitlines()[-1]
     if moment == "building":
         assert "nothing is lost" in line
@@ -908,3 +916,64 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     with _files.alone(copied):
         assert identity.stored(copied) is not None
     assert restore_params(copied)[1] in (4, 5)
+
+
+def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with cli._ending_on_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is cli._early_end
+            with loop._stop_signal(signal.SIG_DFL) as seen:
+                signal.raise_signal(signal.SIGTERM)
+            assert seen and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with loop._stop_signal():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--resume_from", "2"], ["--resume_from=2"], ["--resume-from=2"], ["--resume"]]
+)
+def test_each_spelling_of_a_flag_reads_the_settings_of_the_run(first, flags):
+    base, raw, source, _ = cli._base_settings([*flags, "--out", str(first.directory)])
+    assert raw and source.endswith("config.json") and base.rollouts.prompts == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "flag"),
+    [
+        ("algorithm", "--algorithm"),
+        ("functions", "--rewards.functions"),
+        ("preference", "--rewards.preference"),
+    ],
+)
+def test_code_that_a_file_of_settings_names_is_told_before_it_is_run(tmp_path, capsys, field, flag):
+    mark = tmp_path / "it_was_run"
+    body = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+    for path in (tmp_path / "run" / "evil.py", tmp_path / "mine.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(body)
+    source = tmp_path / "run" / "config.json"
+
+    def named(code):
+        raw = {"task": "chain_sum", "algorithm": "grpo"}
+        value = [f"{code}:f"] if field == "functions" else f"{code}:f"
+        raw |= {field: value} if field == "algorithm" else {"rewards": {field: value}}
+        source.write_text(json.dumps(raw))
+        return f"{code}:f"
+
+    inside = named(tmp_path / "run" / "evil.py")
+    for arguments in (["--resume", "--out", source.parent], ["--config", source]):
+        code, said, error = command(capsys, "train", *arguments)
+        assert code == 2 and error.count("\n") == 1 and not mark.exists() and not said
+        assert f"names the code {inside}, which lies in the run's own directory" in error
+        assert f"give {flag} {inside} to run it" in error
+    base, raw, place, rest = cli._base_settings(["--config", str(source), flag, inside])
+    cli._say_code(base, raw, place, rest)
+    assert capsys.readouterr().out == ""
+    outside = named(tmp_path / "mine.py")
+    base, raw, place, rest = cli._base_settings(["--config", str(source)])
+    cli._say_code(base, raw, place, rest)
+    assert capsys.readouterr().out == f"{source} names the code {outside}, which is run\n"
