@@ -146,7 +146,8 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
     first = _algorithm(config, settings, train)
     _check_columns(config, first, train)
-    config, policy, tokenizer, chosen = _policy(config, first, train, test)
+    alphabet = _alphabet(config, train, test, run) if config.policy == "small" else None
+    config, policy, tokenizer, chosen = _policy(config, first, train, test, alphabet)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
     footprint.check_run(config, policy.network, mesh, samples=algorithm.source == "rollouts")
@@ -557,12 +558,17 @@ def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
 
 
 def _policy(
-    config: TrainConfig, algorithm: Algorithm, train: data.Source, test: data.Source | None
+    config: TrainConfig,
+    algorithm: Algorithm,
+    train: data.Source,
+    test: data.Source | None,
+    alphabet: str | None,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """The policy with its tokenizer, and the settings with what was left out filled in."""
     value_head = "values" in algorithm.requires
     if config.policy == "small":
-        return _small_policy(config, algorithm, [s for s in (train, test) if s], value_head)
+        sources = [source for source in (train, test) if source]
+        return _small_policy(config, algorithm, sources, value_head, alphabet)
     policy = policies.load(config.policy, value_head=value_head)
     if policy.text is None:
         raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
@@ -592,8 +598,40 @@ def _longest_completion(
     )
 
 
+def _alphabet(
+    config: TrainConfig,
+    train: data.Source,
+    test: data.Source | None,
+    run: identity.Stored | None,
+) -> str:
+    """The characters of policy small: those of the problems, the held-out ones among them.
+
+    A run may stop to evaluate when it goes on, or begin to; it keeps the alphabet that it began
+    with, which its record tells.
+    """
+    found = _characters([source for source in (train, test) if source])
+    known = run.record.get("fingerprints", {}).get("tokenizer") if run else None
+    if not known or identity.of_alphabet(found) == known or config.data.held_out == 0:
+        return found
+    others = [train] if test else [train, load_source(config, "test")]
+    other = _characters(others)
+    return other if identity.of_alphabet(other) == known else found
+
+
+def _characters(sources: list[data.Source]) -> str:
+    alphabet = set()
+    for example in (source[i] for source in sources for i in range(len(source))):
+        for field in ("prompt", "answer", "chosen", "rejected"):
+            alphabet.update(example.get(field, ""))
+    return "".join(sorted(alphabet))
+
+
 def _small_policy(
-    config: TrainConfig, algorithm: Algorithm, sources: list[data.Source], value_head: bool
+    config: TrainConfig,
+    algorithm: Algorithm,
+    sources: list[data.Source],
+    value_head: bool,
+    alphabet: str,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """A transformer from nothing, whose tokens are the characters of the data."""
     if config.rollouts.stop:
@@ -601,12 +639,8 @@ def _small_policy(
             f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
             "trained to end with its own end token"
         )
-    alphabet, longest = set(), 0
-    for example in (source[i] for source in sources for i in range(len(source))):
-        longest = max(longest, len(example["prompt"]))
-        for field in ("prompt", "answer", "chosen", "rejected"):
-            alphabet.update(example.get(field, ""))
-    tokenizer = data.CharacterTokenizer("".join(sorted(alphabet)))
+    longest = max(len(source[i]["prompt"]) for source in sources for i in range(len(source)))
+    tokenizer = data.CharacterTokenizer(alphabet)
 
     def network(max_tokens):
         shape = config.small

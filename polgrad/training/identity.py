@@ -75,7 +75,7 @@ FREE = {
     "rewards.workers": "the same scores from more processes",
     "rewards.environment": "names of variables, whose values are not kept",
     "rewards.failure_limit": "only stops a run",
-    "evaluation": "reads the policy and changes nothing",
+    "evaluation": "reads the policy; policy small keeps the alphabet that the run began with",
     "saving": "where the numbers are kept, and how many of them",
 }
 """Settings that a run may change when it goes on, or sections of them, and why."""
@@ -439,9 +439,18 @@ def of_policy(policy: policies.Policy, tokenizer: Any) -> dict[str, str]:
     shape = dataclasses.asdict(shape) if dataclasses.is_dataclass(shape) else {"is": repr(shape)}
     shape = {k: v for k, v in shape.items() if k not in ("max_length", "unroll")}
     return {
-        "tokenizer": fingerprint(json.dumps(text, sort_keys=True, default=_name)),
+        "tokenizer": _of_text(text),
         "network": fingerprint(json.dumps(shape, sort_keys=True, default=_name)),
     }
+
+
+def of_alphabet(alphabet: str) -> str:
+    """The fingerprint of the tokenizer whose tokens are these characters."""
+    return _of_text({"alphabet": alphabet})
+
+
+def _of_text(text: Mapping[str, Any]) -> str:
+    return fingerprint(json.dumps(text, sort_keys=True, default=_name))
 
 
 def of_rewards(targets: Iterable[str]) -> str:
