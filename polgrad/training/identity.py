@@ -381,6 +381,17 @@ def decides(name: str) -> bool:
     return not _within(name, FREE)
 
 
+def decides_start(name: str) -> bool:
+    """Whether a setting or fingerprint decides the policy that training starts from.
+
+    The rewards and how rollouts are drawn do not: that policy is made before the first of them. The
+    algorithm does, because its network may have a head of values.
+    """
+    after = ("rewards", "reward_source", "optimizer", "rollouts", "update.epochs")
+    needed = "rollouts.max_tokens"  # where demonstrations end
+    return name == needed or (decides(name) and not _within(name, after))
+
+
 def _within(name: str, names: Iterable[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in names)
 

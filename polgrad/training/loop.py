@@ -405,7 +405,14 @@ class _Loop:
 
     def _reference(self, like: TrainState) -> Any:
         self._agree("the files of the starting policy", self.checkpoints.initial_fault)
-        return self.checkpoints.restore_initial(like.params)
+        return self._restored_initial(like)
+
+    def _restored_initial(self, like: TrainState) -> Any:
+        """The policy that training started from; it gets the checksums that a kill kept from it."""
+        params = self.checkpoints.restore_initial(like.params)
+        if self.parts.processes.first and not self.checkpoints.protected(INITIAL):
+            self.checkpoints.seal(INITIAL)
+        return params
 
     def _begin(self, like: TrainState) -> tuple[TrainState, Any, Accuracy | None]:
         """The first state; a starting policy that is there and whole was warmed up before."""
@@ -413,14 +420,10 @@ class _Loop:
         if self.config.resume:
             self.reporter.say("there is no checkpoint yet; the run begins with its first step")
 
-            def work():
-                there = self.parts.processes.first and self.checkpoints.has_initial()
-                return bool(there and not self.checkpoints.initial_fault())
-
-            whole = self.parts.processes.gather("the starting policy", work)[0]
+            whole = self.parts.processes.gather("the starting policy", self._initial_is_kept)[0]
         self._record(0)
         if whole:
-            params = self.checkpoints.restore_initial(like.params)
+            params = self._restored_initial(like)
         else:
             params = self.programs.place_params(self.parts.policy.params)
             params = warm_start(self.parts, params, self.reporter)
@@ -429,13 +432,31 @@ class _Loop:
         reference = jax.tree.map(jnp.copy, params) if self.programs.needs_reference else None
         return self.programs.first_state(params), reference, self._before(params)
 
+    def _initial_is_kept(self) -> bool:
+        """Whether the starting policy is there, whole, and the one that these settings give.
+
+        One that other settings gave is removed before the settings are written: after a kill in
+        between it would be taken for theirs.
+        """
+        if not (self.parts.processes.first and self.checkpoints.has_initial()):
+            return False
+        decided = [c.name for c in self.parts.changes if identity.decides_start(c.name)]
+        if self.parts.stored is None or decided:
+            self.checkpoints.discard_initial()
+            return False
+        return not self.checkpoints.initial_fault()
+
     def _record(self, step: int) -> None:
-        """The run is what its files say from now on; what it did after `step` is forgotten."""
+        """The run is what its files say from now on; what it did after `step` is forgotten.
+
+        Later checkpoints go first: after a kill in between, the run would go on from a checkpoint
+        that other settings made.
+        """
+        if self.config.resume:
+            self.checkpoints.discard_after(step)
         if self.parts.processes.first:
             ownership.record(self.parts, self.number, step)
             serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
-        if self.config.resume:
-            self.checkpoints.discard_after(step)
         self.reporter.begin(step, self.number)
 
     def _notes(self, step: int) -> list[str]:

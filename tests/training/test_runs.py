@@ -291,6 +291,70 @@ def test_a_checkpoint_whose_checksums_were_never_written_is_taken_and_said(sums,
     assert checksums.has(copied / "checkpoints", "4")
 
 
+def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_first(
+    tmp_path, monkeypatch
+):
+    done = []
+    manager = types.SimpleNamespace(all_steps=lambda: [2, 6, 4], delete=done.append)
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints._manager, checkpoints._root = manager, tmp_path
+    monkeypatch.setattr(ownership, "record", lambda *rest: done.append("settings"))
+    monkeypatch.setattr(serving, "save_description", lambda *rest: None)
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True), directory=tmp_path, policy=0, tokenizer=0
+    )
+    run = types.SimpleNamespace(
+        parts=parts,
+        config=TrainConfig(resume=True),
+        checkpoints=checkpoints,
+        number="ab",
+        reporter=types.SimpleNamespace(begin=lambda *rest: done.append("rows")),
+    )
+    loop._Loop._record(run, 2)
+    assert done == [6, 4, "settings", "rows"]
+
+
+def starting(place, *names, stored=True):
+    """What the loop knows where it decides whether to take the starting policy that is there."""
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints._root = epath.Path(place)
+    changes = [identity.Change(name, 1, 2) for name in names]
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True), changes=changes, stored=stored or None
+    )
+    return types.SimpleNamespace(parts=parts, checkpoints=checkpoints)
+
+
+@pytest.fixture
+def place(first, tmp_path):
+    """The starting policy alone, with its checksums."""
+    source = first.directory / "checkpoints"
+    shutil.copytree(source / "initial", tmp_path / "initial")
+    shutil.copy(checksums.path_of(source, "initial"), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["seed", "policy", "data.seed", "train_problems"])
+def test_a_starting_policy_of_other_settings_is_removed_and_not_taken(place, name):
+    for kept in ("steps", "saving.every", "optimizer.learning_rate", "reward_source"):
+        assert loop._Loop._initial_is_kept(starting(place, kept))
+    assert not loop._Loop._initial_is_kept(starting(place, "warm_start.steps", name))
+    assert not (place / "initial").exists() and not checksums.has(place, "initial")
+
+
+def test_a_starting_policy_of_no_known_run_is_not_taken(place):
+    assert not loop._Loop._initial_is_kept(starting(place, stored=False))
+
+
+def test_a_starting_policy_without_checksums_gets_them_once_it_was_read(place):
+    checksums.forget(place, "initial")
+    run = starting(place)
+    run.checkpoints.restore_initial = lambda like: "parameters"
+    like = types.SimpleNamespace(params=None)
+    assert loop._Loop._restored_initial(run, like) == "parameters"
+    assert checksums.has(place, "initial") and checksums.fault(place, "initial") is None
+
+
 @pytest.mark.slow
 def test_of_two_hundred_flipped_bits_each_is_noticed(copied):
     place, chosen = copied / "checkpoints", random.Random(0)
