@@ -133,6 +133,8 @@ def checked_record(record: dict[str, Any], path: str | os.PathLike) -> dict[str,
     """The record itself, where it has what a record has."""
     if not isinstance(record.get("id"), str) or not isinstance(record.get("fingerprints"), dict):
         raise _outside.OutsideError(f"{path}: expected an object with 'id' and 'fingerprints'")
+    if not isinstance(record.get("versions", {}), dict):
+        raise _outside.OutsideError(f"{path}: 'versions' is no object")
     return record
 
 
@@ -142,8 +144,12 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ValueError: if the file is not one that `polgrad train` wrote.
     """
-    raw = _outside.read_json(path)
-    if "task" not in raw or "algorithm" not in raw:
+    return checked_settings(_outside.read_json(path), path)
+
+
+def checked_settings(raw: Any, path: str | os.PathLike) -> dict[str, Any]:
+    """The settings themselves, where they have what the settings of a run have."""
+    if not isinstance(raw, dict) or "task" not in raw or "algorithm" not in raw:
         raise _outside.OutsideError(
             f"{path}: expected the settings of a run, with 'task' and 'algorithm'"
         )
@@ -517,15 +523,32 @@ def of_algorithm(settings: Any) -> str:
         parts = [part for part in settings if callable(part)]
     else:
         parts = [c for c in type(settings).__mro__ if c is not object]
-    paths = []
+    bodies = {}
     for part in parts:
-        module = getattr(inspect.unwrap(getattr(part, "func", part)), "__module__", "") or ""
+        part = getattr(part, "func", part)
+        module = getattr(inspect.unwrap(part), "__module__", "") or ""
         if module.partition(".")[0] != "polgrad":
-            try:
-                paths.append(inspect.getsourcefile(getattr(part, "func", part)))
-            except TypeError:  # built in, or of a session without a file
-                continue
-    return _of_files(path for path in dict.fromkeys(paths) if path)
+            where, body = _source_of(part)
+            bodies[where] = body
+    found = [body for body in bodies.values() if body]
+    return fingerprint(*found) if found else ""
+
+
+def _source_of(part: Any) -> tuple[str, bytes]:
+    """Where a class or function is written, and what is written there: b"" where nothing is.
+
+    What was typed into a notebook has no file; its own text is known there.
+    """
+    try:
+        if path := inspect.getsourcefile(part):
+            return path, pathlib.Path(path).read_bytes()
+    except (TypeError, OSError):  # built in, or of a session without a file
+        pass
+    where = f"{getattr(part, '__module__', '')}:{_name(part)}"
+    try:
+        return where, inspect.getsource(part).encode("utf-8", "surrogatepass")
+    except (TypeError, OSError):
+        return where, b""
 
 
 def _of_files(paths: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from polgrad.training import (
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (
+    INITIAL,
     Checkpoints,
     DamagedError,
     ResumeError,
@@ -166,7 +167,7 @@ def _starting():
     except ResumeError:
         raise
     except (ValueError, RewardFailure, SavingError, OSError) as error:
-        text = _outside.reason(error) if isinstance(error, OSError) else str(error)
+        text = _outside.with_file(error) if isinstance(error, OSError) else str(error)
         raise StartError(" ".join(text.split())) from error
 
 

@@ -1,7 +1,10 @@
 """What a run that goes on may change: each setting is in one of two tables, and is compared."""
 
 import dataclasses
+import inspect
 import json
+import sys
+import types
 
 import pytest
 
@@ -163,6 +166,18 @@ def test_a_longer_run_keeps_its_warm_up_and_says_what_becomes_of_the_rate():
     note = identity.schedule_note(here, run_of(begun), 4)
     assert "8 steps instead of 4" in note and "0.000667" in note and note.endswith("been 0")
     assert identity.schedule_note(begun, run_of(begun), 4) is None
+
+
+def test_an_algorithm_that_was_typed_into_a_notebook(monkeypatch):
+    session, lines = types.ModuleType("__main__"), {}
+    exec("class Mine:\n    def build(self): pass\n", session.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    assert identity.of_algorithm(session.Mine()) == ""
+    monkeypatch.setattr(inspect, "getsource", lambda part: lines[part.__name__])
+    lines["Mine"] = "gain = 1"
+    first = identity.of_algorithm(session.Mine())
+    lines["Mine"] = "gain = 2"
+    assert first and first != identity.of_algorithm(session.Mine())
 
 
 # What a run reads from outside, built and compared, without a step.

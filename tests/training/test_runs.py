@@ -156,6 +156,57 @@ def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sum
     assert identity.stored(tmp_path / "a").config["seed"] == 2
 
 
+def test_the_default_place_of_checkpoints_is_held_too(tmp_path):
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True),
+        config=TrainConfig(),
+        directory=tmp_path,
+        stored=None,
+    )
+    (tmp_path / "checkpoints").mkdir()
+    place, words = tmp_path / "checkpoints", "checkpoints is in use"
+    with _files.alone(place), pytest.raises(ValueError, match=words), ownership.held(parts):
+        pass
+    with ownership.held(parts), pytest.raises(ValueError, match=words), _files.alone(place):
+        pass
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize("value", [MISSING, None, 3, "x", [], {}, [{}], {"task": 1}], ids=repr)
+@pytest.mark.parametrize("entry", ["id", "fingerprints", "versions", "directory", "config"])
+def test_each_damaged_entry_of_a_place_is_a_line_or_no_run(tmp_path, entry, value):
+    place_with(tmp_path / "ck", 2)
+    known = {
+        "id": "ab",
+        "fingerprints": {},
+        "versions": {},
+        "directory": str((tmp_path / "run").resolve()),
+        "config": {"task": "t", "algorithm": "grpo"},
+    }
+    known.pop(entry) if value is MISSING else known.update({entry: value})
+    (tmp_path / "ck" / ownership.OWNER).write_text(json.dumps(known))
+    settings = TrainConfig(
+        out=str(tmp_path / "run"), resume=True, saving=Saving(checkpoints=str(tmp_path / "ck"))
+    )
+    allowed = {"id": str, "fingerprints": dict, "versions": dict, "directory": str}
+    fits = entry in allowed and isinstance(value, allowed[entry])
+    if fits or (entry, value) == ("versions", MISSING):
+        assert (ownership.stored(settings) is None) == (entry == "directory")
+        return
+    with pytest.raises(ValueError, match=f"ck/{ownership.OWNER}: ") as error:
+        ownership.stored(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_system_is_told_with_its_file():
+    error = OSError(40, "Too many levels of symbolic links", "runs/a/before.json")
+    with pytest.raises(loop.StartError) as told, loop._starting():
+        raise error
+    assert str(told.value) == "runs/a/before.json: Too many levels of symbolic links"
+
+
 def place_with(directory, *steps, owner=None):
     for step in steps:
         (directory / str(step)).mkdir(parents=True)
