@@ -249,7 +249,9 @@ def _check_task_is_kept(config: TrainConfig, directory: pathlib.Path) -> None:
     if not identity.is_file(config.task):
         return
     task, here = (pathlib.Path(p).expanduser().resolve() for p in (config.task, directory))
-    if task.is_relative_to(here) and any(task.relative_to(here).match(p) for p in WRITTEN):
+    # With a slash before it, a pattern is compared with the whole path and not with its end.
+    below = pathlib.PurePath("/", task.relative_to(here)) if task.is_relative_to(here) else None
+    if below is not None and any(below.match(f"/{pattern}") for pattern in WRITTEN):
         raise ValueError(
             f"task {config.task!r} is a file that the run writes to (out {config.out!r}); give "
             "another --out, or the task under another name"

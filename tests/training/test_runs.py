@@ -721,6 +721,8 @@ def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
     settings = config(tmp_path / name, tmp_path, resume=True)
     with pytest.raises(ValueError, match="is a file that the run writes to"):
         building._check_free(settings, identity.Stored({}, {}, str(tmp_path)))
+    for other in (f"data/{name}", "problems.jsonl"):
+        building._check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
