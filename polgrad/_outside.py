@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OutsideError", "calling", "read_json", "reading", "reason", "told"]
+__all__ = ["OutsideError", "calling", "read_json", "reading", "reason", "told", "with_file"]
 
 _POINTER = b"version https://git-lfs"
 
@@ -126,6 +126,19 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return _text(error) if type(error) is ValueError and str(error) else _named(error)
+
+
+def with_file(error: BaseException) -> str:
+    """What an exception says, after the file that the system names in it.
+
+    Args:
+      error: the exception.
+
+    Returns:
+      One line, such as "runs/a/metrics.jsonl: No space left on device".
+    """
+    file = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    return f"{os.fsdecode(file)}: {reason(error)}" if file else reason(error)
 
 
 def _named(error: BaseException) -> str:

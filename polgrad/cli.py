@@ -172,7 +172,8 @@ def _run(arguments: list[str]) -> int:
         _leave_on_sigterm()
     if command in CACHED:
         _quiet_compiler()
-        cached, rest = "--no-cache" not in rest, [a for a in rest if a != "--no-cache"]
+        left = [argument for argument in rest if _flag(argument) != "--no-cache"]
+        cached, rest = left == rest, left
         if not {"-h", "--help"} & {*rest}:
             from polgrad.training import host_memory, program_cache
 
@@ -226,11 +227,19 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
     """The value of a flag, read before the options are known in full; the last one counts."""
     found = None
     for index, argument in enumerate(arguments):
-        if argument == flag and index + 1 < len(arguments):
-            found = arguments[index + 1]
-        if argument.startswith(flag + "="):
+        if _flag(argument) != flag:
+            continue
+        if "=" in argument:
             found = argument.partition("=")[2]
+        elif index + 1 < len(arguments):
+            found = arguments[index + 1]
     return found
+
+
+def _flag(argument: str) -> str:
+    """The flag of an argument as it is documented: `--resume_from=2` is `--resume-from`."""
+    name = argument.partition("=")[0]
+    return name.replace("_", "-") if name.startswith("--") else ""
 
 
 def _train(arguments: list[str]) -> int:
@@ -240,17 +249,13 @@ def _train(arguments: list[str]) -> int:
             return parts if isinstance(parts, int) else _train_parts(parts)
         except KeyboardInterrupt:
             return _fail("interrupted before the first step; nothing is lost", 130)
-        except _Terminated:
-            print("stopped by SIGTERM before the first step; nothing is lost, start it again")
-            return 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM came while nothing was there that could be saved."""
 
 
 def _early_end(number, frame):
-    print("stopped by SIGTERM before the first step; nothing is lost, start it again", flush=True)
+    """Ends at once. An exception could be caught: by somebody's code, or as a fault of it."""
+    with contextlib.suppress(RuntimeError, OSError):  # a line is just being written; no reader
+        text = "stopped by SIGTERM before the first step; nothing is lost, start it again"
+        print(text, flush=True)
     os._exit(0)
 
 
@@ -263,12 +268,8 @@ def _leave_on_sigterm() -> None:
 @contextlib.contextmanager
 def _ending_on_sigterm():
     """Ends a run that is still being built; the loop has a handler of its own."""
-
-    def end(number, frame):
-        raise _Terminated
-
     try:
-        previous = signal.signal(signal.SIGTERM, end)
+        previous = signal.signal(signal.SIGTERM, _early_end)
     except ValueError:  # not the main thread
         yield
         return
@@ -284,6 +285,7 @@ def _train_settings(arguments: list[str]) -> Any:
 
     try:
         base, raw, source, arguments = _base_settings(arguments)
+        _say_code(base, raw, source, arguments)
         name = _value(arguments, "--algorithm") or base.algorithm
         found = building.find_algorithm(name)
         settings = found
@@ -330,7 +332,7 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
     default = config.TrainConfig()
     source = _value(arguments, "--config")
     out = _value(arguments, "--out") or default.out
-    resumes = any(a == "--resume" or a.startswith("--resume-from") for a in arguments)
+    resumes = any(_flag(argument) in ("--resume", "--resume-from") for argument in arguments)
     if source is None:
         if not resumes or not os.path.exists(os.path.join(out, identity.CONFIG)):
             return default, {}, "", arguments
@@ -350,12 +352,48 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
 def _refuse_address(saving: Any, raw: dict, source: str, arguments: list[str]) -> None:
     """An address that only a file names, and nobody typed, is not opened."""
     address = saving.checkpoints
-    typed = any(a.partition("=")[0] == "--saving.checkpoints" for a in arguments)
+    typed = any(_flag(argument) == "--saving.checkpoints" for argument in arguments)
     if raw and address and "://" in address and not typed:
         raise ValueError(
             f"{source} says that the checkpoints are at {address}; give --saving.checkpoints "
             f"{address} to use it"
         )
+
+
+def _say_code(base: Any, raw: dict, source: str, arguments: list[str]) -> None:
+    """Says which code a file of settings names, before any of this code is imported.
+
+    A run's directory that somebody sent may bring its own code. Such code is run only where its
+    name was typed.
+    """
+    named = {
+        "--algorithm": [base.algorithm] if isinstance(base.algorithm, str) else [],
+        "--rewards.functions": base.rewards.functions,
+        "--rewards.preference": [base.rewards.preference],
+    }
+    typed = {_flag(argument) for argument in arguments}
+    for flag, targets in named.items() if raw else ():
+        # A value of another type is refused with all settings.
+        targets = targets if isinstance(targets, (list, tuple)) else ()
+        for target in targets if flag not in typed else ():
+            place = target.rpartition(":")[0] if isinstance(target, str) else ""
+            if not place or place.partition(".")[0] == "polgrad":
+                continue
+            if _is_inside(place, source):
+                raise ValueError(
+                    f"{source} names the code {target}, which lies in the run's own directory; read "
+                    f"it, and give {flag} {target} to run it"
+                )
+            print(f"{source} names the code {target}, which is run", flush=True)
+
+
+def _is_inside(place: str, source: str) -> bool:
+    """Whether a Python file lies in the directory of the run whose `config.json` names it."""
+    if not place.endswith(".py") or os.path.basename(source) != "config.json":
+        return False
+    directory = os.path.realpath(os.path.dirname(source) or ".")
+    path = os.path.realpath(os.path.expanduser(place))
+    return os.path.commonpath([path, directory]) == directory
 
 
 def _leave(code: int) -> None:
@@ -373,7 +411,7 @@ def _train_parts(parts) -> int:
     from polgrad.training import checkpoints, hosts, loop
 
     try:
-        result = loop.run(parts)
+        result = loop.run(parts, afterwards=signal.SIG_DFL)
     except (loop.TrainingError, RewardFailure) as error:
         return _fail(error, 1)
     except hosts.HostError as error:

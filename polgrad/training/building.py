@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -145,7 +146,8 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
     first = _algorithm(config, settings, train)
     _check_columns(config, first, train)
-    config, policy, tokenizer, chosen = _policy(config, first, train, test)
+    alphabet = _alphabet(config, train, test, run) if config.policy == "small" else None
+    config, policy, tokenizer, chosen = _policy(config, first, train, test, alphabet)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
     footprint.check_run(config, policy.network, mesh, samples=algorithm.source == "rollouts")
@@ -207,6 +209,54 @@ def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
     if run is None and config.resume_from is not None:
         raise ValueError(f"resume_from is {config.resume_from}, but {config.out!r} holds no run")
+    _check_task_is_kept(config, directory)
+    if run is None and (found := _of_others(directory)):
+        raise ValueError(
+            f"out {config.out!r} holds {found}, which this run has not written and would write to; "
+            "give another --out"
+        )
+
+
+WRITTEN = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "scores*.jsonl",
+    identity.CHANGES,
+    "before.json",
+    "policy.json",
+    "reward.png",
+    "tensorboard/*",
+    "checkpoints/*",
+)
+"""What a run writes once its `config.json` is there, as patterns below its directory."""
+
+
+def _of_others(directory: pathlib.Path) -> str | None:
+    """The first file with a name that a run writes, where no run has written its settings.
+
+    A start that ended before that has left `identity.json`, and with it the mark of its place of
+    checkpoints; the corrected command begins there.
+    """
+    left = {ownership.OWNER, ".lock"} if (directory / identity.IDENTITY).exists() else {".lock"}
+    for pattern in WRITTEN:
+        for path in sorted(directory.glob(pattern)):
+            if path.name not in left:
+                return os.path.relpath(path, directory)
+    return None
+
+
+def _check_task_is_kept(config: TrainConfig, directory: pathlib.Path) -> None:
+    """The file of problems is none that the run itself writes."""
+    if not identity.is_file(config.task):
+        return
+    task, here = (pathlib.Path(p).expanduser().resolve() for p in (config.task, directory))
+    # With a slash before it, a pattern is compared with the whole path and not with its end.
+    below = pathlib.PurePath("/", task.relative_to(here)) if task.is_relative_to(here) else None
+    if below is not None and any(below.match(f"/{pattern}") for pattern in WRITTEN):
+        raise ValueError(
+            f"task {config.task!r} is a file that the run writes to (out {config.out!r}); give "
+            "another --out, or the task under another name"
+        )
 
 
 def _identified(parts: Parts) -> Parts:
@@ -513,12 +563,17 @@ def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
 
 
 def _policy(
-    config: TrainConfig, algorithm: Algorithm, train: data.Source, test: data.Source | None
+    config: TrainConfig,
+    algorithm: Algorithm,
+    train: data.Source,
+    test: data.Source | None,
+    alphabet: str | None,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """The policy with its tokenizer, and the settings with what was left out filled in."""
     value_head = "values" in algorithm.requires
     if config.policy == "small":
-        return _small_policy(config, algorithm, [s for s in (train, test) if s], value_head)
+        sources = [source for source in (train, test) if source]
+        return _small_policy(config, algorithm, sources, value_head, alphabet)
     policy = policies.load(config.policy, value_head=value_head)
     if policy.text is None:
         raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
@@ -548,8 +603,40 @@ def _longest_completion(
     )
 
 
+def _alphabet(
+    config: TrainConfig,
+    train: data.Source,
+    test: data.Source | None,
+    run: identity.Stored | None,
+) -> str:
+    """The characters of policy small: those of the problems, the held-out ones among them.
+
+    A run may stop to evaluate when it goes on, or begin to; it keeps the alphabet that it began
+    with, which its record tells.
+    """
+    found = _characters([source for source in (train, test) if source])
+    known = run.record.get("fingerprints", {}).get("tokenizer") if run else None
+    if not known or identity.of_alphabet(found) == known or config.data.held_out == 0:
+        return found
+    others = [train] if test else [train, load_source(config, "test")]
+    other = _characters(others)
+    return other if identity.of_alphabet(other) == known else found
+
+
+def _characters(sources: list[data.Source]) -> str:
+    alphabet = set()
+    for example in (source[i] for source in sources for i in range(len(source))):
+        for field in ("prompt", "answer", "chosen", "rejected"):
+            alphabet.update(example.get(field, ""))
+    return "".join(sorted(alphabet))
+
+
 def _small_policy(
-    config: TrainConfig, algorithm: Algorithm, sources: list[data.Source], value_head: bool
+    config: TrainConfig,
+    algorithm: Algorithm,
+    sources: list[data.Source],
+    value_head: bool,
+    alphabet: str,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """A transformer from nothing, whose tokens are the characters of the data."""
     if config.rollouts.stop:
@@ -557,12 +644,8 @@ def _small_policy(
             f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
             "trained to end with its own end token"
         )
-    alphabet, longest = set(), 0
-    for example in (source[i] for source in sources for i in range(len(source))):
-        longest = max(longest, len(example["prompt"]))
-        for field in ("prompt", "answer", "chosen", "rejected"):
-            alphabet.update(example.get(field, ""))
-    tokenizer = data.CharacterTokenizer("".join(sorted(alphabet)))
+    longest = max(len(source[i]["prompt"]) for source in sources for i in range(len(source)))
+    tokenizer = data.CharacterTokenizer(alphabet)
 
     def network(max_tokens):
         shape = config.small

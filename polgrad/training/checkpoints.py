@@ -118,11 +118,11 @@ class Checkpoints:
         why = checksums.fault(self._root, str(step))
         return why and _damaged(self._root, step, why, "--resume-from")
 
-    def protected(self, step: int) -> bool:
+    def protected(self, step: int | str) -> bool:
         """Whether the files of a checkpoint have been compared with checksums."""
         return checksums.has(self._root, str(step)) or not checksums.is_local(self._root)
 
-    def seal(self, step: int) -> None:
+    def seal(self, step: int | str) -> None:
         """Computes the checksums of a checkpoint that has none and was read without an error."""
         with _saving(f"the checksums of checkpoint {step} in {self._root}"):
             checksums.write(self._root, str(step))
@@ -141,9 +141,12 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def discard_after(self, step: int) -> None:
-        """Removes the checkpoints after a step, so that the run can write them anew."""
+        """Removes the checkpoints after a step, so that the run can write them anew.
+
+        The newest goes first: a kill meanwhile leaves checkpoints of one run without a gap.
+        """
         with _saving(f"checkpoints in {self._root}"):
-            for later in [s for s in self._manager.all_steps() if s > step]:
+            for later in sorted((s for s in self._manager.all_steps() if s > step), reverse=True):
                 self._manager.delete(later)
                 if jax.process_index() == 0:
                     checksums.forget(self._root, str(later))
@@ -161,6 +164,15 @@ class Checkpoints:
                 checkpointer.save(self._root / INITIAL, _own(params), force=True)
             if jax.process_index() == 0:
                 checksums.write(self._root, INITIAL)
+
+    def discard_initial(self) -> None:
+        """Removes the policy that training started from; one process does it."""
+        with _saving(f"the starting policy in {self._root}"):
+            checksums.forget(self._root, INITIAL)
+            if self.has_initial():
+                # The first to go: without it the rest of a removal that is killed is no policy.
+                (self._root / INITIAL / "_METADATA").unlink(missing_ok=True)
+                (self._root / INITIAL).rmtree()
 
     def restore_initial(self, like: Any) -> Any:
         """The policy that training started from.
@@ -447,19 +459,24 @@ class ScoreJournal:
       directory: of the run; the journal is its `scores.jsonl`, with `scores-1.jsonl` and so on
         of further processes.
       process: which of them this is.
+      decided_by: fingerprint of what decides a score. Scores with another one, or with none as
+        those of earlier versions, are computed anew.
 
     Raises:
       ValueError: a line is not what the journal writes; the message names file and line.
     """
 
-    def __init__(self, directory: str | os.PathLike, process: int = 0):
+    def __init__(self, directory: str | os.PathLike, process: int = 0, decided_by: str = ""):
         directory = pathlib.Path(directory)
         self._path = directory / (f"scores-{process}.jsonl" if process else "scores.jsonl")
+        self._decided_by = decided_by
         self._entries: list[dict] = []
         self._scores: dict[tuple[int, str, int, int], list] = {}
         for path in sorted(directory.glob("scores*.jsonl")):
             for number, entry in enumerate(read_lines(path), 1):
                 _check_entry(entry, f"{path} line {number}")
+                if entry.get("decided_by", "") != decided_by:
+                    continue
                 self._remember(entry)
                 if path == self._path:
                     self._entries.append(entry)
@@ -484,6 +501,7 @@ class ScoreJournal:
         entry = {
             "step": step,
             "name": name,
+            "decided_by": self._decided_by,
             "rows": [int(r) for r in rows],
             "digests": [_digest(c) for c in completions],
             "scores": scores,

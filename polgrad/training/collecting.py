@@ -155,18 +155,23 @@ class Collector:
     def _score(self, step, name, own: OwnSamples, examples) -> list[list]:
         """Scores as `[value, valid, reason]` of all samples, from the journal where it has them."""
 
+        computed: list[list] = []
+
         def work():
             scores = self._journal.get(step, name, own.rows, own.tokens)
             if scores is None:
                 items = [(e["prompt"], c, e) for e, c in zip(examples, own.texts)]
                 scores = [[float(s.value), s.valid, s.reason] for s in self._pool.score(items)]
-                self._journal.put(step, name, own.rows, own.tokens, scores)
+                computed.extend(scores)
             return scores
 
         scores = share_scores(self._parts, f"{name}s of step {step}", own, work)
         # The share of failures is the whole step's, however many processes it is dealt out to.
         reasons = [reason for _, valid, reason in scores if not valid]
         check_failures(reasons, len(scores), self._parts.config.rewards.failure_limit)
+        if computed:
+            # Only now: failures that stop the run must not stop it again when it goes on.
+            self._journal.put(step, name, own.rows, own.tokens, computed)
         return scores
 
     def _demonstrations(self, step, indices, params, reference):

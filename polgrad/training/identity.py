@@ -75,7 +75,7 @@ FREE = {
     "rewards.workers": "the same scores from more processes",
     "rewards.environment": "names of variables, whose values are not kept",
     "rewards.failure_limit": "only stops a run",
-    "evaluation": "reads the policy and changes nothing",
+    "evaluation": "reads the policy; policy small keeps the alphabet that the run began with",
     "saving": "where the numbers are kept, and how many of them",
 }
 """Settings that a run may change when it goes on, or sections of them, and why."""
@@ -133,6 +133,8 @@ def checked_record(record: dict[str, Any], path: str | os.PathLike) -> dict[str,
     """The record itself, where it has what a record has."""
     if not isinstance(record.get("id"), str) or not isinstance(record.get("fingerprints"), dict):
         raise _outside.OutsideError(f"{path}: expected an object with 'id' and 'fingerprints'")
+    if not isinstance(record.get("versions", {}), dict):
+        raise _outside.OutsideError(f"{path}: 'versions' is no object")
     return record
 
 
@@ -142,8 +144,12 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ValueError: if the file is not one that `polgrad train` wrote.
     """
-    raw = _outside.read_json(path)
-    if "task" not in raw or "algorithm" not in raw:
+    return checked_settings(_outside.read_json(path), path)
+
+
+def checked_settings(raw: Any, path: str | os.PathLike) -> dict[str, Any]:
+    """The settings themselves, where they have what the settings of a run have."""
+    if not isinstance(raw, dict) or "task" not in raw or "algorithm" not in raw:
         raise _outside.OutsideError(
             f"{path}: expected the settings of a run, with 'task' and 'algorithm'"
         )
@@ -381,6 +387,17 @@ def decides(name: str) -> bool:
     return not _within(name, FREE)
 
 
+def decides_start(name: str) -> bool:
+    """Whether a setting or fingerprint decides the policy that training starts from.
+
+    The rewards and how rollouts are drawn do not: that policy is made before the first of them. The
+    algorithm does, because its network may have a head of values.
+    """
+    after = ("rewards", "reward_source", "optimizer", "rollouts", "update.epochs")
+    needed = "rollouts.max_tokens"  # where demonstrations end
+    return name == needed or (decides(name) and not _within(name, after))
+
+
 def _within(name: str, names: Iterable[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in names)
 
@@ -439,9 +456,18 @@ def of_policy(policy: policies.Policy, tokenizer: Any) -> dict[str, str]:
     shape = dataclasses.asdict(shape) if dataclasses.is_dataclass(shape) else {"is": repr(shape)}
     shape = {k: v for k, v in shape.items() if k not in ("max_length", "unroll")}
     return {
-        "tokenizer": fingerprint(json.dumps(text, sort_keys=True, default=_name)),
+        "tokenizer": _of_text(text),
         "network": fingerprint(json.dumps(shape, sort_keys=True, default=_name)),
     }
+
+
+def of_alphabet(alphabet: str) -> str:
+    """The fingerprint of the tokenizer whose tokens are these characters."""
+    return _of_text({"alphabet": alphabet})
+
+
+def _of_text(text: Mapping[str, Any]) -> str:
+    return fingerprint(json.dumps(text, sort_keys=True, default=_name))
 
 
 def of_rewards(targets: Iterable[str]) -> str:
@@ -449,6 +475,32 @@ def of_rewards(targets: Iterable[str]) -> str:
     places = [target.rpartition(":")[0] for target in targets]
     found = [p if p.endswith(".py") else _module_file(p) for p in places]
     return _of_files(path for path in found if path)
+
+
+def of_scores(parts: Any) -> str:
+    """The fingerprint of all that decides the score of a completion.
+
+    Args:
+      parts: the run, with the fingerprints of what it reads from outside.
+
+    Returns:
+      A digest that is the same on every host, whatever folder a reward's file is in there.
+    """
+    settings = parts.config.rewards
+    targets = []
+    for spec in parts.reward_specs:
+        place, _, name = spec.target.rpartition(":")
+        place = os.path.basename(place) if place.endswith(".py") else place
+        targets.append([place, name, spec.weight, dict(spec.parameters)])
+    names = ("reward_source", "train_problems")
+    decides = {
+        "targets": targets,
+        "timeout": settings.timeout,
+        "memory": settings.memory,
+        "environment": sorted(settings.environment),
+        **{name: parts.fingerprints.get(name) for name in names},
+    }
+    return fingerprint(json.dumps(decides, sort_keys=True, default=_name))
 
 
 def _module_file(name: str) -> str | None:
@@ -471,15 +523,32 @@ def of_algorithm(settings: Any) -> str:
         parts = [part for part in settings if callable(part)]
     else:
         parts = [c for c in type(settings).__mro__ if c is not object]
-    paths = []
+    bodies = {}
     for part in parts:
-        module = getattr(inspect.unwrap(getattr(part, "func", part)), "__module__", "") or ""
+        part = getattr(part, "func", part)
+        module = getattr(inspect.unwrap(part), "__module__", "") or ""
         if module.partition(".")[0] != "polgrad":
-            try:
-                paths.append(inspect.getsourcefile(getattr(part, "func", part)))
-            except TypeError:  # built in, or of a session without a file
-                continue
-    return _of_files(path for path in dict.fromkeys(paths) if path)
+            where, body = _source_of(part)
+            bodies[where] = body
+    found = [body for body in bodies.values() if body]
+    return fingerprint(*found) if found else ""
+
+
+def _source_of(part: Any) -> tuple[str, bytes]:
+    """Where a class or function is written, and what is written there: b"" where nothing is.
+
+    What was typed into a notebook has no file; its own text is known there.
+    """
+    try:
+        if path := inspect.getsourcefile(part):
+            return path, pathlib.Path(path).read_bytes()
+    except (TypeError, OSError):  # built in, or of a session without a file
+        pass
+    where = f"{getattr(part, '__module__', '')}:{_name(part)}"
+    try:
+        return where, inspect.getsource(part).encode("utf-8", "surrogatepass")
+    except (TypeError, OSError):
+        return where, b""
 
 
 def _of_files(paths: Iterable[str]) -> str:

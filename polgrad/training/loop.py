@@ -29,6 +29,7 @@ from polgrad.training import (
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (
+    INITIAL,
     Checkpoints,
     DamagedError,
     ResumeError,
@@ -106,22 +107,30 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
     return result
 
 
-def run(parts: Parts, *, quiet: bool = False) -> Result:
-    """Trains what `building.build` has checked."""
+def run(parts: Parts, *, quiet: bool = False, afterwards: Any = None) -> Result:
+    """Trains what `building.build` has checked.
+
+    Args:
+      parts: the run.
+      quiet: print nothing.
+      afterwards: the handler of SIGTERM after the run; the one before it when left out.
+
+    Returns:
+      As `train`, which also tells the exceptions.
+    """
     try:
-        return _run(parts, quiet)
+        return _run(parts, quiet, afterwards)
     except (SavingError, _outside.OutsideError) as error:
         raise TrainingError(str(error)) from error
     except BrokenPipeError:
         raise  # the reader of what is printed has gone
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise TrainingError(f"{where}{_outside.reason(error)}") from error
+        raise TrainingError(_outside.with_file(error)) from error
 
 
-def _run(parts: Parts, quiet: bool) -> Result:
+def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_stop_signal())
+        stop = stack.enter_context(_stop_signal(afterwards))
         stack.enter_context(mesh_lib.entered(parts.mesh))
         with _starting():
             number = _claimed(parts, stack)
@@ -158,7 +167,7 @@ def _starting():
     except ResumeError:
         raise
     except (ValueError, RewardFailure, SavingError, OSError) as error:
-        text = _outside.reason(error) if isinstance(error, OSError) else str(error)
+        text = _outside.with_file(error) if isinstance(error, OSError) else str(error)
         raise StartError(" ".join(text.split())) from error
 
 
@@ -263,7 +272,7 @@ def _say_missing_template(parts: Parts, reporter) -> None:
 
 
 @contextlib.contextmanager
-def _stop_signal():
+def _stop_signal(afterwards: Any = None):
     """A list that SIGTERM puts something into; the loop looks at it between steps."""
     seen: list[int] = []
     try:
@@ -274,7 +283,7 @@ def _stop_signal():
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous if afterwards is None else afterwards)
 
 
 class _Loop:
@@ -286,7 +295,9 @@ class _Loop:
         self.number = number
         self.programs: Programs = make_programs(parts)
         with _starting():
-            self.journal = ScoreJournal(parts.directory, parts.processes.index)
+            self.journal = ScoreJournal(
+                parts.directory, parts.processes.index, identity.of_scores(parts)
+            )
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
         self.before_path = parts.directory / "before.json"
         self.watch = Watch(self.config)
@@ -396,7 +407,14 @@ class _Loop:
 
     def _reference(self, like: TrainState) -> Any:
         self._agree("the files of the starting policy", self.checkpoints.initial_fault)
-        return self.checkpoints.restore_initial(like.params)
+        return self._restored_initial(like)
+
+    def _restored_initial(self, like: TrainState) -> Any:
+        """The policy that training started from; it gets the checksums that a kill kept from it."""
+        params = self.checkpoints.restore_initial(like.params)
+        if self.parts.processes.first and not self.checkpoints.protected(INITIAL):
+            self.checkpoints.seal(INITIAL)
+        return params
 
     def _begin(self, like: TrainState) -> tuple[TrainState, Any, Accuracy | None]:
         """The first state; a starting policy that is there and whole was warmed up before."""
@@ -404,14 +422,10 @@ class _Loop:
         if self.config.resume:
             self.reporter.say("there is no checkpoint yet; the run begins with its first step")
 
-            def work():
-                there = self.parts.processes.first and self.checkpoints.has_initial()
-                return bool(there and not self.checkpoints.initial_fault())
-
-            whole = self.parts.processes.gather("the starting policy", work)[0]
+            whole = self.parts.processes.gather("the starting policy", self._initial_is_kept)[0]
         self._record(0)
         if whole:
-            params = self.checkpoints.restore_initial(like.params)
+            params = self._restored_initial(like)
         else:
             params = self.programs.place_params(self.parts.policy.params)
             params = warm_start(self.parts, params, self.reporter)
@@ -420,13 +434,31 @@ class _Loop:
         reference = jax.tree.map(jnp.copy, params) if self.programs.needs_reference else None
         return self.programs.first_state(params), reference, self._before(params)
 
+    def _initial_is_kept(self) -> bool:
+        """Whether the starting policy is there, whole, and the one that these settings give.
+
+        One that other settings gave is removed before the settings are written: after a kill in
+        between it would be taken for theirs.
+        """
+        if not (self.parts.processes.first and self.checkpoints.has_initial()):
+            return False
+        decided = [c.name for c in self.parts.changes if identity.decides_start(c.name)]
+        if self.parts.stored is None or decided:
+            self.checkpoints.discard_initial()
+            return False
+        return not self.checkpoints.initial_fault()
+
     def _record(self, step: int) -> None:
-        """The run is what its files say from now on; what it did after `step` is forgotten."""
+        """The run is what its files say from now on; what it did after `step` is forgotten.
+
+        Later checkpoints go first: after a kill in between, the run would go on from a checkpoint
+        that other settings made.
+        """
+        if self.config.resume:
+            self.checkpoints.discard_after(step)
         if self.parts.processes.first:
             ownership.record(self.parts, self.number, step)
             serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
-        if self.config.resume:
-            self.checkpoints.discard_after(step)
         self.reporter.begin(step, self.number)
 
     def _notes(self, step: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 A run has a number, made when it begins and kept in `identity.json` of its directory and in
 `polgrad_run.json` beside its checkpoints. While a run goes on, its first process holds a lock on
-its directory, and on the place of its checkpoints where that is another directory.
+its directory, and on the place of its checkpoints where that is a directory, too.
 """
 
 import contextlib
@@ -62,13 +62,13 @@ def held(parts: Any) -> Iterator[None]:
     if not parts.processes.first:
         yield
         return
-    elsewhere = parts.config.saving.checkpoints
+    place = place_of(parts.directory, parts.config.saving.checkpoints)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_files.alone(parts.directory))
-        if elsewhere is not None and "://" not in elsewhere:
-            place = place_of(parts.directory, elsewhere)
-            if os.fspath(place) != str(parts.directory.resolve()):
-                stack.enter_context(_files.alone(place))
+        # The default place, too: another run's --saving.checkpoints may name it.
+        if "://" not in str(place) and os.fspath(place) != str(parts.directory.resolve()):
+            place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_files.alone(os.fspath(place)))
         now = identity.stored(parts.directory)
         known = (
             parts.stored if parts.stored and parts.stored.place == str(parts.directory) else None
@@ -144,7 +144,8 @@ def _owner(place: epath.Path) -> dict[str, Any] | None:
         return None
     with _outside.reading(path):
         owner = json.loads(path.read_text())
-        if not isinstance(owner, dict) or not isinstance(owner.get("directory"), str):
+        known = isinstance(owner, dict) and isinstance(owner.get("directory"), str)
+        if not known or not isinstance(owner.get("config"), dict):
             raise ValueError("expected an object with 'id', 'directory' and 'config'")
     return identity.checked_record(owner, path)
 
@@ -169,7 +170,8 @@ def stored(config: TrainConfig) -> identity.Stored | None:
     owner = _owner(place) if place.exists() else None
     if owner is None or owner["directory"] != str(directory.resolve()) or not steps_in(place):
         return None
-    return identity.Stored(owner["config"], owner, str(place))
+    settings = identity.checked_settings(owner["config"], place / OWNER)
+    return identity.Stored(settings, owner, str(place))
 
 
 def record(parts: Any, number: str, step: int) -> None:

@@ -1,13 +1,16 @@
 """What a run that goes on may change: each setting is in one of two tables, and is compared."""
 
 import dataclasses
+import inspect
 import json
+import sys
+import types
 
 import pytest
 
 from polgrad import algorithms, data, policies
 from polgrad.training import building, identity, ownership
-from polgrad.training.config import Data, Rewards, Rollouts, Saving, Small, TrainConfig
+from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 from polgrad.training.optimizers import Optimizer
 
 FIELDS = {f.name for f in dataclasses.fields(TrainConfig)}
@@ -165,6 +168,18 @@ def test_a_longer_run_keeps_its_warm_up_and_says_what_becomes_of_the_rate():
     assert identity.schedule_note(begun, run_of(begun), 4) is None
 
 
+def test_an_algorithm_that_was_typed_into_a_notebook(monkeypatch):
+    session, lines = types.ModuleType("__main__"), {}
+    exec("class Mine:\n    def build(self): pass\n", session.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    assert identity.of_algorithm(session.Mine()) == ""
+    monkeypatch.setattr(inspect, "getsource", lambda part: lines[part.__name__])
+    lines["Mine"] = "gain = 1"
+    first = identity.of_algorithm(session.Mine())
+    lines["Mine"] = "gain = 2"
+    assert first and first != identity.of_algorithm(session.Mine())
+
+
 # What a run reads from outside, built and compared, without a step.
 
 
@@ -225,6 +240,26 @@ def test_a_changed_file_of_the_run_is_refused(files, tmp_path):
     assert before == {
         path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()
     }
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 0), (0, 5)])
+def test_held_out_problems_come_and_go_and_the_alphabet_stays(files, tmp_path, before, after):
+    task = tmp_path / "sums.jsonl"
+    task.write_text((files / "sums.jsonl").read_text())
+    held_out = data.load_task(str(task), split="test", held_out=0.3)[0]["answer"]
+    # A character that only a held-out answer has.
+    text = task.read_text().replace(f'"answer": "{held_out}"', '"answer": "z"')
+    task.write_text(text)
+    settings = {"task": str(task), "evaluation": Evaluation(problems=before)}
+    config = begun(files, tmp_path / "run", **settings)
+    changed = dataclasses.replace(config, evaluation=Evaluation(problems=after))
+    parts = building.build(changed)
+    assert ("z" in parts.tokenizer.alphabet) == bool(before)
+    assert [change.name for change in parts.changes] == ["evaluation.problems"]
+    # Neither start tells the next one of the other's alphabet.
+    ownership.record(parts, "0123456789abcdef", 0)
+    again = building.build(dataclasses.replace(changed, evaluation=Evaluation(problems=before)))
+    assert again.tokenizer.alphabet == parts.tokenizer.alphabet
 
 
 def test_a_changed_algorithm_file_is_refused_and_an_object_is_taken(files, tmp_path):

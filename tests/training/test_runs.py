@@ -19,9 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from polgrad import _files, cli, training
-from polgrad.training import building, checksums, identity, loop, ownership, reporting, serving
+from polgrad.rewards.compose import RewardSpec
+from polgrad.rewards.pool import RewardFailure
+from polgrad.training import (
+    building,
+    checksums,
+    collecting,
+    identity,
+    loop,
+    ownership,
+    reporting,
+    serving,
+)
 from polgrad.training.checkpoints import (
     Checkpoints,
     DamagedError,
@@ -142,6 +154,57 @@ def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sum
     with pytest.raises(loop.StartError, match="another run has written to"):
         loop.run(slow, quiet=True)
     assert identity.stored(tmp_path / "a").config["seed"] == 2
+
+
+def test_the_default_place_of_checkpoints_is_held_too(tmp_path):
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True),
+        config=TrainConfig(),
+        directory=tmp_path,
+        stored=None,
+    )
+    (tmp_path / "checkpoints").mkdir()
+    place, words = tmp_path / "checkpoints", "checkpoints is in use"
+    with _files.alone(place), pytest.raises(ValueError, match=words), ownership.held(parts):
+        pass
+    with ownership.held(parts), pytest.raises(ValueError, match=words), _files.alone(place):
+        pass
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize("value", [MISSING, None, 3, "x", [], {}, [{}], {"task": 1}], ids=repr)
+@pytest.mark.parametrize("entry", ["id", "fingerprints", "versions", "directory", "config"])
+def test_each_damaged_entry_of_a_place_is_a_line_or_no_run(tmp_path, entry, value):
+    place_with(tmp_path / "ck", 2)
+    known = {
+        "id": "ab",
+        "fingerprints": {},
+        "versions": {},
+        "directory": str((tmp_path / "run").resolve()),
+        "config": {"task": "t", "algorithm": "grpo"},
+    }
+    known.pop(entry) if value is MISSING else known.update({entry: value})
+    (tmp_path / "ck" / ownership.OWNER).write_text(json.dumps(known))
+    settings = TrainConfig(
+        out=str(tmp_path / "run"), resume=True, saving=Saving(checkpoints=str(tmp_path / "ck"))
+    )
+    allowed = {"id": str, "fingerprints": dict, "versions": dict, "directory": str}
+    fits = entry in allowed and isinstance(value, allowed[entry])
+    if fits or (entry, value) == ("versions", MISSING):
+        assert (ownership.stored(settings) is None) == (entry == "directory")
+        return
+    with pytest.raises(ValueError, match=f"ck/{ownership.OWNER}: ") as error:
+        ownership.stored(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_system_is_told_with_its_file():
+    error = OSError(40, "Too many levels of symbolic links", "runs/a/before.json")
+    with pytest.raises(loop.StartError) as told, loop._starting():
+        raise error
+    assert str(told.value) == "runs/a/before.json: Too many levels of symbolic links"
 
 
 def place_with(directory, *steps, owner=None):
@@ -277,6 +340,70 @@ def test_a_checkpoint_whose_checksums_were_never_written_is_taken_and_said(sums,
     training.train(config(sums, copied, resume=True))
     assert "checkpoint 4 has no checksums" in capsys.readouterr().out
     assert checksums.has(copied / "checkpoints", "4")
+
+
+def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_first(
+    tmp_path, monkeypatch
+):
+    done = []
+    manager = types.SimpleNamespace(all_steps=lambda: [2, 6, 4], delete=done.append)
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints._manager, checkpoints._root = manager, tmp_path
+    monkeypatch.setattr(ownership, "record", lambda *rest: done.append("settings"))
+    monkeypatch.setattr(serving, "save_description", lambda *rest: None)
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True), directory=tmp_path, policy=0, tokenizer=0
+    )
+    run = types.SimpleNamespace(
+        parts=parts,
+        config=TrainConfig(resume=True),
+        checkpoints=checkpoints,
+        number="ab",
+        reporter=types.SimpleNamespace(begin=lambda *rest: done.append("rows")),
+    )
+    loop._Loop._record(run, 2)
+    assert done == [6, 4, "settings", "rows"]
+
+
+def starting(place, *names, stored=True):
+    """What the loop knows where it decides whether to take the starting policy that is there."""
+    checkpoints = Checkpoints.__new__(Checkpoints)
+    checkpoints._root = epath.Path(place)
+    changes = [identity.Change(name, 1, 2) for name in names]
+    parts = types.SimpleNamespace(
+        processes=types.SimpleNamespace(first=True), changes=changes, stored=stored or None
+    )
+    return types.SimpleNamespace(parts=parts, checkpoints=checkpoints)
+
+
+@pytest.fixture
+def place(first, tmp_path):
+    """The starting policy alone, with its checksums."""
+    source = first.directory / "checkpoints"
+    shutil.copytree(source / "initial", tmp_path / "initial")
+    shutil.copy(checksums.path_of(source, "initial"), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["seed", "policy", "data.seed", "train_problems"])
+def test_a_starting_policy_of_other_settings_is_removed_and_not_taken(place, name):
+    for kept in ("steps", "saving.every", "optimizer.learning_rate", "reward_source"):
+        assert loop._Loop._initial_is_kept(starting(place, kept))
+    assert not loop._Loop._initial_is_kept(starting(place, "warm_start.steps", name))
+    assert not (place / "initial").exists() and not checksums.has(place, "initial")
+
+
+def test_a_starting_policy_of_no_known_run_is_not_taken(place):
+    assert not loop._Loop._initial_is_kept(starting(place, stored=False))
+
+
+def test_a_starting_policy_without_checksums_gets_them_once_it_was_read(place):
+    checksums.forget(place, "initial")
+    run = starting(place)
+    run.checkpoints.restore_initial = lambda like: "parameters"
+    like = types.SimpleNamespace(params=None)
+    assert loop._Loop._restored_initial(run, like) == "parameters"
+    assert checksums.has(place, "initial") and checksums.fault(place, "initial") is None
 
 
 @pytest.mark.slow
@@ -432,6 +559,57 @@ def test_a_score_that_changed_in_the_journal_is_noticed_and_half_a_line_is_cut(t
         ScoreJournal(tmp_path)
 
 
+def test_scores_that_something_else_decided_are_computed_anew(tmp_path):
+    tokens = np.zeros((1, 3), np.int32)
+    ScoreJournal(tmp_path, decided_by="a").put(1, "reward", [0], tokens, [[0.5, True, ""]])
+    assert ScoreJournal(tmp_path, decided_by="a").get(1, "reward", [0], tokens)
+    for other in ("b", ""):
+        assert ScoreJournal(tmp_path, decided_by=other).get(1, "reward", [0], tokens) is None
+
+
+def scored(rewards, **prints):
+    return types.SimpleNamespace(
+        config=TrainConfig(rewards=rewards),
+        reward_specs=[RewardSpec(target=target) for target in rewards.functions],
+        fingerprints={"reward_source": "a", "train_problems": "b", "network": "c"} | prints,
+    )
+
+
+def test_the_fingerprint_of_scores_has_all_that_decides_them():
+    base = Rewards(functions=("/here/r.py:fn",))
+    same = identity.of_scores(scored(base))
+    moved = dataclasses.replace(base, functions=("/there/r.py:fn",), workers=3)
+    assert identity.of_scores(scored(moved, network="d")) == same
+    changed = [
+        scored(dataclasses.replace(base, **change))
+        for change in (
+            {"functions": ("/here/r.py:other",)},
+            {"timeout": 99.0},
+            {"memory": 77},
+            {"environment": ("HOME",)},
+        )
+    ]
+    changed += [scored(base, reward_source="x"), scored(base, train_problems="x")]
+    assert len({same, *map(identity.of_scores, changed)}) == 7
+
+
+def test_scores_of_a_step_that_fails_are_not_kept(tmp_path):
+    score = types.SimpleNamespace(value=0.0, valid=False, reason="no")
+    parts = types.SimpleNamespace(
+        config=TrainConfig(),
+        algorithm=types.SimpleNamespace(source="rollouts"),
+        processes=types.SimpleNamespace(gather=lambda name, work: [work()]),
+    )
+    pool = types.SimpleNamespace(score=lambda items: [score] * len(items))
+    journal = ScoreJournal(tmp_path)
+    collect = collecting.Collector(parts, pool, journal, None)
+    rows = np.arange(40)
+    own = collecting.OwnSamples(rows, np.zeros((40, 3), np.int32), ["x"] * 40, 40)
+    with pytest.raises(RewardFailure):
+        collect._score(1, "reward", own, [{"prompt": "p"}] * 40)
+    assert not (tmp_path / "scores.jsonl").exists()
+
+
 BROKEN = {
     "config.json": ["", "{", "[]", "{}", '{"task": 1}'],
     "identity.json": ["", "{", "[]", "{}", '{"id": 3}'],
@@ -485,16 +663,66 @@ def test_a_broken_description_of_the_policy_is_named(copied, change):
 def test_links_in_a_run_are_replaced_and_not_followed(sums, tmp_path, quick):
     out, notes = tmp_path / "run", tmp_path / "notes.txt"
     names = ["metrics.jsonl", "samples.jsonl", "scores.jsonl", "policy.json", "reward.png"]
-    out.mkdir()
     notes.write_text("")
-    for name in names:
-        os.symlink(notes, out / name)
     training.train(config(sums, out, steps=1), quiet=True)
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+        os.symlink(notes, out / name)
+    settings = config(sums, out, steps=2, resume=True)
+    training.train(settings, quiet=True)
     assert notes.read_text() == "" and not [name for name in names if (out / name).is_symlink()]
+    (out / "changes.jsonl").unlink()
     os.symlink(notes, out / "changes.jsonl")
     with pytest.raises(loop.TrainingError, match="changes.jsonl"):
-        training.train(config(sums, out, steps=2, resume=True), quiet=True)
+        training.train(dataclasses.replace(settings, steps=3), quiet=True)
     assert notes.read_text() == ""
+
+
+FOREIGN = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "scores.jsonl",
+    "scores-1.jsonl",
+    "changes.jsonl",
+    "before.json",
+    "policy.json",
+    "reward.png",
+    "tensorboard/events.out.tfevents.1",
+    "checkpoints/4/mine",
+    "checkpoints/polgrad_run.json",
+)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_somebody_else_are_refused_before_anything_is_built(sums, tmp_path, name, resume):
+    path = tmp_path / "work" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"step": 1}\n')
+    shown = "checkpoints/4" if name.endswith("mine") else name
+    settings = config(sums, tmp_path / "work", resume=resume)
+    with pytest.raises(ValueError, match=f"holds {shown}, which this run has not written"):
+        building._check_free(settings, None)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_start_that_ended_before_its_settings_is_begun_again(sums, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("identity.json", "checkpoints/polgrad_run.json", ".lock", "sums.jsonl"):
+        (tmp_path / name).write_text("{}")
+    building._check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl"):
+        building._check_free(config(sums, tmp_path), None)
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "scores-2.jsonl", "tensorboard/a.jsonl"])
+def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
+    settings = config(tmp_path / name, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="is a file that the run writes to"):
+        building._check_free(settings, identity.Stored({}, {}, str(tmp_path)))
+    for other in (f"data/{name}", "problems.jsonl"):
+        building._check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
@@ -778,13 +1006,21 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
         signal.raise_signal(number)
         return step(self, *rest)
 
+    # Somebody's code may catch whatever is raised: the process is to end inside the handler.
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.exit(f"left with {code}"))
+    left = moment == "building" and number == signal.SIGTERM
     if moment == "building":
         monkeypatch.setattr(building, "_build", lambda *rest: signal.raise_signal(number))
     else:
         monkeypatch.setattr(loop._Loop, "_step", stop)
     arguments = ["train", "--resume", "--out", copied, "--steps", "6", "--saving.no-tensorboard"]
-    found, said, error = command(capsys, *arguments)
-    assert found == code
+    if left:
+        with pytest.raises(pytest.exit.Exception, match="left with 0"):
+            command(capsys, *arguments)
+        found, (said, error) = 0, capsys.readouterr()
+    else:
+        found, said, error = command(capsys, *arguments)
+    assert found == code and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     line = (error if number == signal.SIGINT else said).strip().splitlines()[-1]
     if moment == "building":
         assert "nothing is lost" in line
@@ -797,3 +1033,64 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     with _files.alone(copied):
         assert identity.stored(copied) is not None
     assert restore_params(copied)[1] in (4, 5)
+
+
+def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with cli._ending_on_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is cli._early_end
+            with loop._stop_signal(signal.SIG_DFL) as seen:
+                signal.raise_signal(signal.SIGTERM)
+            assert seen and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with loop._stop_signal():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--resume_from", "2"], ["--resume_from=2"], ["--resume-from=2"], ["--resume"]]
+)
+def test_each_spelling_of_a_flag_reads_the_settings_of_the_run(first, flags):
+    base, raw, source, _ = cli._base_settings([*flags, "--out", str(first.directory)])
+    assert raw and source.endswith("config.json") and base.rollouts.prompts == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "flag"),
+    [
+        ("algorithm", "--algorithm"),
+        ("functions", "--rewards.functions"),
+        ("preference", "--rewards.preference"),
+    ],
+)
+def test_code_that_a_file_of_settings_names_is_told_before_it_is_run(tmp_path, capsys, field, flag):
+    mark = tmp_path / "it_was_run"
+    body = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+    for path in (tmp_path / "run" / "evil.py", tmp_path / "mine.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(body)
+    source = tmp_path / "run" / "config.json"
+
+    def named(code):
+        raw = {"task": "chain_sum", "algorithm": "grpo"}
+        value = [f"{code}:f"] if field == "functions" else f"{code}:f"
+        raw |= {field: value} if field == "algorithm" else {"rewards": {field: value}}
+        source.write_text(json.dumps(raw))
+        return f"{code}:f"
+
+    inside = named(tmp_path / "run" / "evil.py")
+    for arguments in (["--resume", "--out", source.parent], ["--config", source]):
+        code, said, error = command(capsys, "train", *arguments)
+        assert code == 2 and error.count("\n") == 1 and not mark.exists() and not said
+        assert f"names the code {inside}, which lies in the run's own directory" in error
+        assert f"give {flag} {inside} to run it" in error
+    base, raw, place, rest = cli._base_settings(["--config", str(source), flag, inside])
+    cli._say_code(base, raw, place, rest)
+    assert capsys.readouterr().out == ""
+    outside = named(tmp_path / "mine.py")
+    base, raw, place, rest = cli._base_settings(["--config", str(source)])
+    cli._say_code(base, raw, place, rest)
+    assert capsys.readouterr().out == f"{source} names the code {outside}, which is run\n"
