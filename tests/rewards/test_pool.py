@@ -16,9 +16,9 @@ from polgrad.rewards import (
     Score,
     canary_set,
     interruptions,
+    worker,
 )
 from polgrad.rewards import pool as pool_module
-from polgrad.rewards import worker
 
 MY = """
 import mmap, multiprocessing, os, random, signal, sys, time
