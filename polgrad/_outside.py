@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OutsideError", "calling", "read_json", "reading", "reason", "told"]
+__all__ = ["OutsideError", "calling", "printable", "read_json", "reading", "reason", "told"]
 
 _POINTER = b"version https://git-lfs"
 
@@ -126,6 +126,18 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return _text(error) if type(error) is ValueError and str(error) else _named(error)
+
+
+def printable(text: str) -> str:
+    """Text of somebody's file as a terminal may show it: one line, no control sequences.
+
+    Args:
+      text: any text.
+
+    Returns:
+      The text with a blank in the place of everything that a terminal would obey and not show.
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _named(error: BaseException) -> str:
