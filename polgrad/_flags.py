@@ -116,13 +116,16 @@ class Flag(NamedTuple):
     required: bool
 
 
-def parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:
+def parsed(
+    schema: type, arguments: Sequence[str], prog: str, switches: Sequence[str] = (), **settings: Any
+) -> Any:
     """The command line as an instance of a dataclass, with every value in its range.
 
     Args:
       schema: the dataclass; each of its fields is a flag.
       arguments: the command line behind the command.
       prog: the command, for the help.
+      switches: flags without a value that the caller has read already, such as `--no-cache`.
       **settings: passed to `tyro.cli`, such as `default`.
 
     Returns:
@@ -136,11 +139,13 @@ def parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -
     flags = {flag.name: flag for flag in _flags(schema)}
     given = "default" in settings
     if not _HELP & {*arguments}:
-        _check(list(arguments), flags, prog, needs_all=not given)
+        known = flags | {name: Flag(name, bool, False, False, False, False) for name in switches}
+        _check(list(arguments), known, prog, needs_all=not given)
+    arguments = [a for a in arguments if not (_is_flag(a) and _normal(a) in switches)]
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            instance = tyro.cli(schema, args=list(arguments), prog=prog, **settings)
+            instance = tyro.cli(schema, args=arguments, prog=prog, **settings)
     except SystemExit as stop:
         if not stop.code:
             raise Shown from None

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OutsideError", "calling", "read_json", "reading", "reason", "told", "with_file"]
+__all__ = [
+    "OutsideError",
+    "calling",
+    "printable",
+    "read_json",
+    "reading",
+    "reason",
+    "told",
+    "with_file",
+]
 
 _POINTER = b"version https://git-lfs"
 
@@ -139,6 +148,18 @@ def with_file(error: BaseException) -> str:
     """
     file = getattr(error, "filename", None) if isinstance(error, OSError) else None
     return f"{os.fsdecode(file)}: {reason(error)}" if file else reason(error)
+
+
+def printable(text: str) -> str:
+    """Text of somebody's file as a terminal may show it: one line, no control sequences.
+
+    Args:
+      text: any text.
+
+    Returns:
+      The text with a blank in the place of everything that a terminal would obey and not show.
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _named(error: BaseException) -> str:

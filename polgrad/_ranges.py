@@ -101,6 +101,9 @@ FILLED = Filled()
 def check(settings: Any, name: str = "") -> None:
     """Checks every field of a settings object, and of the settings objects in it.
 
+    Numbers of numpy become Python's, and lists become tuples, where a field takes them: settings
+    are written as JSON and compared.
+
     Args:
       settings: a dataclass instance whose fields are annotated with `Range` and `Filled`.
       name: what the object is called in messages; empty for the outermost one.
@@ -113,19 +116,42 @@ def check(settings: Any, name: str = "") -> None:
         value = getattr(settings, field.name)
         place = f"{name}.{field.name}" if name else field.name
         if declared is None or declared[field.name] is Any:
-            _check_foreign(place, value)
+            _check_foreign(place, value, field)
         else:
             _check_value(place, value, declared[field.name])
+            plain = _plain(value)
+            if plain is not value:
+                object.__setattr__(settings, field.name, plain)  # the settings may be frozen
 
 
-def _check_foreign(name: str, value: Any) -> None:
-    """Settings that declare no ranges here, as those of algorithms: only NaN is refused."""
+def _plain(value: Any) -> Any:
+    """A value with Python's own numbers and with tuples; the value itself where it has these."""
+    if isinstance(value, list) or (
+        isinstance(value, tuple) and any(_plain(part) is not part for part in value)
+    ):
+        return tuple(_plain(part) for part in value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, int):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        return float(value)
+    return value
+
+
+def _check_foreign(name: str, value: Any, declared: dataclasses.Field) -> None:
+    """Settings that declare no ranges here, as those of algorithms: numbers must be finite.
+
+    A number whose default is infinite may be infinite, and so may a bound in a tuple.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            _check_foreign(f"{name}.{field.name}", getattr(value, field.name))
+            _check_foreign(f"{name}.{field.name}", getattr(value, field.name), field)
     for part in value if isinstance(value, tuple) else (value,):
         if isinstance(part, float) and math.isnan(part):
             raise ValueError(f"{name} is {value!r}; expected a number")
+    default = declared.default
+    endless = isinstance(default, float) and math.isinf(default)
+    if isinstance(value, float) and math.isinf(value) and not endless:
+        raise ValueError(f"{name} is {value!r}; expected a finite number")
 
 
 def _check_value(name: str, value: Any, annotation: Any) -> None:
@@ -141,7 +167,7 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         check(value, name)
     for mark in marked:
         if isinstance(mark, Range) and isinstance(value, numbers.Real):
-            expected = mark.problem(value, whole=isinstance(value, int) and float not in options)
+            expected = mark.problem(value, whole=_is_of(value, int) and float not in options)
             if expected:
                 raise ValueError(f"{name} is {_shown(value)}; expected {expected}")
         if isinstance(mark, Filled) and isinstance(value, str) and not value.strip():
@@ -153,11 +179,11 @@ def _is_of(value: Any, kind: Any) -> bool:
     if origin is typing.Literal:
         return any(value == option and type(value) is type(option) for option in arguments)
     if origin is tuple and arguments[1:] == (Ellipsis,):
-        return isinstance(value, tuple) and all(_is_of(part, arguments[0]) for part in value)
+        return isinstance(value, tuple | list) and all(_is_of(part, arguments[0]) for part in value)
     if kind is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return isinstance(value, origin or kind)
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from polgrad import _compilers, _flags, _interrupt
-from polgrad._outside import OutsideError, reason
+from polgrad._outside import OutsideError, printable, reason
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
 COMMANDS = (
@@ -38,6 +38,8 @@ COMMANDS = (
 )
 
 CACHED = ("train", "sample", "evaluate")
+
+NO_CACHE = "--no-cache"
 
 TRACEBACK = "POLGRAD_TRACEBACK"
 """The environment variable that asks for the traceback of an error."""
@@ -172,8 +174,8 @@ def _run(arguments: list[str]) -> int:
         _leave_on_sigterm()
     if command in CACHED:
         _quiet_compiler()
-        left = [argument for argument in rest if _flag(argument) != "--no-cache"]
-        cached, rest = left == rest, left
+        # Where it is another flag's value by mistake, the command is refused below.
+        cached = NO_CACHE not in [argument.replace("_", "-") for argument in rest]
         if not {"-h", "--help"} & {*rest}:
             from polgrad.training import host_memory, program_cache
 
@@ -211,7 +213,8 @@ def _quiet_compiler() -> None:
 
 def _parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:
     """The command line as an instance of `schema`; see `_flags.parsed`, whose errors `_run` tells."""
-    return _flags.parsed(schema, arguments, prog, **settings)
+    ours = (NO_CACHE,) if prog.split()[-1] in CACHED else ()
+    return _flags.parsed(schema, arguments, prog, ours, **settings)
 
 
 def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
@@ -219,7 +222,7 @@ def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
     error = message if isinstance(message, BaseException) else error
     if error is not None and os.environ.get(TRACEBACK):
         traceback.print_exception(error)
-    print(f"polgrad: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"polgrad: {printable(' '.join(str(message).split()))}", file=sys.stderr)
     return code
 
 

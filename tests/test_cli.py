@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from polgrad import _outside, cli
-from polgrad.training import evaluation, serving
+from polgrad.training import evaluation, host_memory, program_cache, reporting, serving
 
 SMALL = [
     "--small.layers",
@@ -340,6 +340,59 @@ def test_an_evaluation_is_refused_before_the_policy_is_loaded(changes, expected,
     monkeypatch.setattr(serving, "load", lambda *_, **__: pytest.fail("went on"))
     with pytest.raises(ValueError, match=expected):
         serving.evaluate_policy("p", **changes)
+
+
+def test_the_results_of_an_evaluation_are_written_where_they_were_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = serving._new_file("~/r.json")
+    assert place == tmp_path / "r.json" and not list(tmp_path.iterdir())
+    serving._write_results(place, {"value": 0.5})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"value": 0.5}
+    with pytest.raises(ValueError, match="is there already"):
+        serving._new_file("~/r.json")
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(serving.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ValueError, match="'~/s.json' cannot be written: Read-only file system"):
+        serving._new_file("~/s.json")
+
+
+def test_results_that_cannot_be_written_are_told(tmp_path):
+    content = {"value": 0.5, "low": 0.25, "high": 0.75, "problems": 8}
+    told = r"No such file or directory; the accuracy is 0\.500 \(95% interval 0\.250 to 0\.750, 8 "
+    with pytest.raises(ValueError, match=told):
+        serving._write_results(tmp_path / "gone" / "r.json", content)
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x9bb", "a\rb", "a\u202eb", "a\ud800b"])
+def test_control_characters_of_others_do_not_reach_the_terminal(text, tmp_path, capsys):
+    assert cli._fail(f"no task {text}", 2) == 2
+    reporter = reporting.Reporter.__new__(reporting.Reporter)
+    reporter._quiet, reporter._progress = False, None
+    reporter.say(f"prompt {text}\nthe next line")
+    output, error = capsys.readouterr()
+    assert error.startswith("polgrad: no task a ") and output.startswith("prompt a ")
+    assert error.count("\n") == 1 and output.count("\n") == 2
+    assert (error + output).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--policy", "p", "--prompt", "--no-cache", "hello"], "--prompt has no value"),
+        (["--policy", "--no-cache", "--prompt", "a"], "--policy has no value"),
+        (["--policy", "p", "--prompt", "a", "--no-cache=1"], "takes no value"),
+        (["--policy", "/no/such", "--no_cache", "--prompt", "a"], "/no/such"),
+        (["--policy", "/no/such", "--prompt=--no-cache"], "/no/such"),
+    ],
+)
+def test_no_cache_is_a_flag_and_no_value(arguments, expected, capsys, monkeypatch):
+    monkeypatch.setattr(program_cache, "use", lambda: None)
+    monkeypatch.setattr(host_memory, "keep", lambda: None)
+    code, _, error = run(capsys, "sample", *arguments)
+    assert code == 2 and expected in error and error.count("\n") == 1
 
 
 def test_a_small_task_names_the_flag(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from polgrad import _ranges, algorithms, cli
 from polgrad._ranges import Filled, Range
 from polgrad.training import building, config, footprint, hosts, mesh, rehearsal
-from polgrad.training.config import TrainConfig
+from polgrad.training.config import Rewards, TrainConfig
 
 REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 
@@ -141,6 +142,42 @@ def test_the_defaults_are_in_range_and_the_help_tells_the_ranges(schema):
                 assert f"{str(mark)[0].upper()}{str(mark)[1:]}." in text
 
 
+def test_numbers_of_numpy_and_lists_become_those_of_python():
+    made = TrainConfig(
+        steps=np.int64(3),
+        parity_tolerance=np.float32(0.5),
+        rewards=Rewards(memory=np.int32(512), functions=["my.py:a", "my.py:b"]),
+    )
+    _ranges.check(made)
+    assert made == dataclasses.replace(
+        TrainConfig(),
+        steps=3,
+        parity_tolerance=0.5,
+        rewards=Rewards(memory=512, functions=("my.py:a", "my.py:b")),
+    )
+    kinds = [type(v) for v in (made.steps, made.parity_tolerance, made.rewards.memory)]
+    assert kinds == [int, float, int] and type(made.rewards.functions) is tuple
+    for wrong in (np.bool_(True), np.int64(-1), np.float64(3.0), [3]):
+        with pytest.raises(ValueError, match="steps is "):
+            _ranges.check(TrainConfig(steps=wrong))
+    with pytest.raises(ValueError, match=r"rewards\.functions is \[1\]"):
+        _ranges.check(TrainConfig(rewards=Rewards(functions=[1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless:
+    limit: float = math.inf
+    other: float | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+
+def test_a_foreign_setting_is_infinite_only_where_its_default_is():
+    _ranges.check(TrainConfig(settings=Endless(bounds=(0.0, math.inf))))
+    for value in (math.inf, -math.inf):
+        with pytest.raises(ValueError, match=r"settings\.other is -?inf; expected a finite"):
+            _ranges.check(TrainConfig(settings=Endless(other=value)))
+
+
 @pytest.mark.parametrize("name", sorted(algorithms.NAMES))
 def test_nan_in_an_algorithms_setting_is_refused(name):
     found = algorithms.find(name)
@@ -233,10 +270,25 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_anything_is_written
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(building.hosts, "join", lambda *_: pytest.fail("went on"))
+    find = building.importlib.util.find_spec
+    missing = ("gcsfs", "tensorflow", "wandb")
+    monkeypatch.setattr(
+        building.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
+    )
     with pytest.raises(ValueError, match=expected) as caught:
         building.build(nested(path, value))
     assert path in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["gcsfs", "tensorflow"])
+def test_googles_store_is_opened_by_either_package(there, monkeypatch):
+    monkeypatch.setattr(
+        building.importlib.util, "find_spec", lambda name: True if name == there else None
+    )
+    building._check(nested("saving.checkpoints", "gs://bucket/run"))
+    with pytest.raises(ValueError, match="needs the package s3fs"):
+        building._check(nested("saving.checkpoints", "s3://bucket/run"))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +357,12 @@ def test_the_memory_of_the_machine_is_that_of_its_container(tmp_path, monkeypatc
     assert footprint.host_memory() == 2**20
     limit.write_text("max\n")
     assert footprint.host_memory() > 2**20
+
+
+def test_the_memory_of_a_mesh_of_cpus_is_that_of_all_its_hosts(monkeypatch):
+    monkeypatch.setattr(footprint, "host_memory", lambda: 100.0)
+    devices = [types.SimpleNamespace(platform="cpu", process_index=i // 2) for i in range(6)]
+    assert footprint.memory(types.SimpleNamespace(devices=np.array(devices))) == 300.0
 
 
 @pytest.mark.parametrize(

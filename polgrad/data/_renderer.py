@@ -8,6 +8,7 @@ take more, whatever library function it calls.
 A request is eight bytes of length and a text of `codec`; a reply is eight bytes of length and JSON.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -94,16 +95,25 @@ def _line(error) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def _limit(memory: int) -> None:
-    for kind, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 32),
-    ):
+def limit(kind: int, most: int) -> None:
+    """Sets a limit of this process and of those that it starts, where the system knows the limit.
+
+    Args:
+        kind: one of the `resource.RLIMIT_` numbers.
+        most: the limit; a lower one that the process has already stays.
+    """
+    # macOS refuses limits of memory. Every limit is tried, so that the others hold there.
+    with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
+
+
+def _limit_all(memory: int) -> None:
+    limit(resource.RLIMIT_AS, memory)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_NOFILE, 32)
 
 
 def main(codec_path: str, memory: int) -> None:
@@ -117,7 +127,7 @@ def main(codec_path: str, memory: int) -> None:
     codec = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(codec)
     environment()  # imports what a template needs, before the limits begin
-    _limit(memory)
+    _limit_all(memory)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     templates: dict = {}
     while len(size := source.read(8)) == 8:

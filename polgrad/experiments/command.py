@@ -245,7 +245,7 @@ def listing() -> list[str]:
     for one in told:
         if one.problem:
             lines.append(f"skipped: {discovery.shown(one.path)}: {one.problem}")
-    return [_printable(line) for line in lines]
+    return [_outside.printable(line) for line in lines]
 
 
 def _verdict(path: pathlib.Path) -> str:
@@ -257,11 +257,6 @@ def _verdict(path: pathlib.Path) -> str:
         return str(_outside.read_json(result).get("verdict"))
     except ValueError:
         return "unreadable"
-
-
-def _printable(text: str) -> str:
-    """Text of somebody's file as a terminal may show it: one line, no control sequences."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def write_ledger(root: pathlib.Path | None = None, *, write: bool = True) -> bool:

@@ -233,7 +233,31 @@ def _failure(function: Reward, error: BaseException) -> str:
     code = _code(function)
     path = Path(code.co_filename if code else getattr(function, "__name__", "reward"))
     told = _outside.told(path, error).removeprefix(f"{path.parent}/")
-    return f"{EXHAUSTED if isinstance(error, MemoryError) else ''}{told}"
+    return f"{EXHAUSTED if isinstance(error, MemoryError) else ''}{told}{environment_hint(error)}"
+
+
+def environment_hint(error: BaseException) -> str:
+    """What to do about a variable of the environment that a reward has asked for in vain.
+
+    Args:
+        error: what the reward raised, or what was raised because of that.
+
+    Returns:
+        A text to put behind the reason; empty for every other exception.
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        trace = link.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if isinstance(link, KeyError) and trace is not None:
+            frame = trace.tb_frame
+            if frame.f_globals.get("__name__") == "os" and frame.f_code.co_name == "__getitem__":
+                return " (--rewards.environment NAME passes a variable on)"
+        link = link.__cause__ or link.__context__
+    return ""
 
 
 def combine(scores: Sequence[Score], weights: Sequence[float]) -> Score:

@@ -9,7 +9,8 @@ have read. What is defended against is a reward with a mistake. It may
 - raise anything, return anything, or return a number beyond float32: the sample is invalid, with
   the reason;
 - take memory: on Linux a process has a limit (`memory`), and what goes beyond it is a MemoryError
-  in the reward. The limit is of address space and of each process, so children have one each;
+  in the reward. The limit is of memory that a process can write to and does not share, and of each
+  process, so children have one each;
 - print, read standard input, write to any open file descriptor, or fork: a reply counts only if it
   comes from the process that was started and carries the request's token. A reply that cannot be
   read ends the process and makes its sample invalid, and the run goes on;
@@ -50,9 +51,17 @@ KEPT = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "PWD"),
     *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_COLLATE"),
     *("TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME"),
-    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
     *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE"),
     *("XLA_FLAGS", "JAX_ENABLE_X64"),  # a reward that brings jax computes as the trainer does
+    # Where libraries keep models and data, and whether they may ask for more.
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"),
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE"),
+    *("TORCH_HOME", "NLTK_DATA", "TIKTOKEN_CACHE_DIR"),
+    # How a judge on the network is reached.
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 )
 """Variables of the caller's environment that a worker has too."""
 
@@ -68,7 +77,7 @@ ALWAYS = {
 """Variables that every worker has, with their values."""
 
 MEMORY = 4 << 30
-"""Bytes of address space that a worker may take."""
+"""Bytes of memory that a worker may take."""
 
 UNREADABLE = "worker ended (its reply could not be read)"
 
@@ -255,7 +264,7 @@ class RewardPool:
         failure_limit: share of invalid samples in a call of `score`, in [0, 1], above which it
             raises; calls with fewer than 10 samples raise only where all of several fail.
         start_timeout: seconds that a worker may take to import the rewards.
-        memory: bytes of address space that a worker may take, at least 256 MiB; None for no limit.
+        memory: bytes of memory that a worker may take, at least 256 MiB; None for no limit.
             Beyond it the reward meets a MemoryError, its sample is invalid and its process is
             replaced.
         environment: names of variables that workers see besides those of `KEPT`.
@@ -299,6 +308,7 @@ class RewardPool:
                 "memory": memory,
             }
         )
+        self._memory = memory
         self._environment = _environment(environment)
         self._mark = secrets.token_hex(8)
         self._closed = False
@@ -515,7 +525,9 @@ class RewardPool:
     def _give_up(self, slot: int, one: _Worker, results: dict[int, Score], reason: str) -> bool:
         """Replaces a worker; whether a sample became invalid by that."""
         if not one.ready:
-            raise RewardFailure(f"a reward worker did not start: {reason}")
+            # A library may abort, without a message, where it gets no memory.
+            hint = worker.limit_text(self._memory) if "died" in reason else ""
+            raise RewardFailure(f"a reward worker did not start: {reason}{hint}")
         index, one.index = one.index, None
         self._replace(slot)
         if index is None:

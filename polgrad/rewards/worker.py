@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -18,8 +19,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from polgrad import _outside
-from polgrad.data import codec
-from polgrad.rewards.compose import EXHAUSTED, RewardSpec, compose
+from polgrad.data import _renderer, codec
+from polgrad.rewards.compose import EXHAUSTED, RewardSpec, compose, environment_hint
 from polgrad.rewards.score import Score
 
 HEADER = struct.Struct(">Q")
@@ -150,14 +151,32 @@ def _reset(prompt: str, completion: str, timeout: float) -> None:
 
 
 def _limit_memory(limit: int | None) -> None:
-    """Bounds the address space of this process and of those that it starts, each by itself."""
+    """Bounds the memory of this process and of those that it starts, each by itself."""
     if limit is None:
         return
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-    # Not every system knows this limit; macOS refuses it.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Since Linux 4.7 this limit counts all memory that a process may write to and shares with
+    # nobody. RLIMIT_AS would count addresses too that libraries reserve and never use.
+    _renderer.limit(resource.RLIMIT_DATA, limit)
+
+
+def limit_text(limit: int | None) -> str:
+    """How the limit of memory is set, for the message of what may have failed because of it.
+
+    Args:
+        limit: bytes, or None.
+
+    Returns:
+        A text to put behind a reason; empty without a limit.
+    """
+    return "" if limit is None else f" (the limit is --rewards.memory {limit >> 20} MiB)"
+
+
+def _start_error(error: BaseException, limit: int | None) -> str:
+    """Why a worker cannot start, with the setting that may help."""
+    text = str(error)[: REPLY_LIMIT // 16] or type(error).__name__
+    if re.search("memory|allocate|new thread", text, re.IGNORECASE):
+        return text + limit_text(limit)
+    return text + environment_hint(error)
 
 
 def main() -> None:
@@ -189,7 +208,7 @@ def _serve() -> None:
         with _outside.calling("rewards"):
             reward = compose([RewardSpec(*spec) for spec in setup["specs"]])
     except (ValueError, KeyboardInterrupt) as error:
-        reply({"error": str(error)[: REPLY_LIMIT // 16] or type(error).__name__})
+        reply({"error": _start_error(error, setup["memory"])})
         return
     reply({"ready": own})
     while (request := read_frame(requests)) is not None:
@@ -203,7 +222,8 @@ def _serve() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a reward left behind
         # What has filled the memory may be there still, and would be the next sample's fault.
         last = not score.valid and EXHAUSTED in score.reason
-        reply([token, score.value, score.valid, score.reason[:_REASON], last])
+        reason = score.reason[:_REASON] + (limit_text(setup["memory"]) if last else "")
+        reply([token, score.value, score.valid, reason, last])
 
 
 if __name__ == "__main__":

@@ -381,13 +381,19 @@ def _check(config: TrainConfig) -> None:
                 f"saving.checkpoints is {place!r}; expected a directory, or an address that begins "
                 f"with one of {', '.join(f'{scheme}://' for scheme in packages)}"
             )
-    _check_installed("saving.checkpoints", place, package)
+    # Orbax opens addresses of Google's store with TensorFlow too.
+    other = "tensorflow" if package == "gcsfs" else None
+    _check_installed("saving.checkpoints", place, package, other)
     _check_installed("saving.wandb", config.saving.wandb, "wandb")
 
 
-def _check_installed(name: str, value: str | None, package: str | None) -> None:
+def _check_installed(
+    name: str, value: str | None, package: str | None, or_else: str | None = None
+) -> None:
     """A setting that needs a package which is not there is refused before anything is built."""
     if value is None or package is None or package in sys.modules:
+        return
+    if or_else and importlib.util.find_spec(or_else) is not None:
         return
     if importlib.util.find_spec(package) is None:
         raise ValueError(

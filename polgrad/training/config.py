@@ -147,7 +147,8 @@ class Rewards:
       workers: processes that run them.
       timeout: seconds a sample may take before it is invalid.
       failure_limit: share of invalid samples in a step above which the run stops.
-      memory: MiB of memory that a worker may take; a sample that needs more is invalid. Linux only.
+      memory: MiB of memory that a worker may take; a sample that needs more is invalid. `None` sets
+        no limit. Linux only.
       environment: names of environment variables that the workers see besides the usual ones, such
         as a judge's key.
     """
@@ -157,7 +158,7 @@ class Rewards:
     workers: Annotated[int, Range(at_least=1, at_most=1024)] = 1
     timeout: Annotated[float, SECONDS] = 5.0
     failure_limit: Annotated[float, Range(at_least=0, at_most=1)] = 0.1
-    memory: Annotated[int, Range(at_least=256)] = 4096
+    memory: Annotated[int | None, Range(at_least=256)] = 4096
     environment: tuple[str, ...] = ()
 
 

@@ -32,12 +32,13 @@ def memory(mesh: jax.sharding.Mesh | None = None) -> float:
       mesh: the devices; those of JAX when left out.
 
     Returns:
-      The memory of the accelerators; on CPUs the machine's, or what its container may use of it.
-      Infinity where nothing tells it.
+      The memory of the accelerators; on CPUs the machine's, or what its container may use of it,
+      times the number of processes, which are taken to be on machines of their own. Infinity where
+      nothing tells it.
     """
     devices = jax.devices() if mesh is None else list(mesh.devices.flat)
     if devices[0].platform == "cpu":
-        return host_memory()
+        return host_memory() * len({device.process_index for device in devices})
     here = [d for d in devices if d.process_index == jax.process_index()]
     limits = [(d.memory_stats() or {}).get("bytes_limit") for d in here]
     smallest = sampling_weights.smallest(limits)

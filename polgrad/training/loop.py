@@ -215,7 +215,7 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
             workers=settings.workers,
             timeout=settings.timeout,
             failure_limit=limit,
-            memory=settings.memory * 2**20,
+            memory=None if settings.memory is None else settings.memory * 2**20,
             environment=settings.environment,
         )
         return stack.enter_context(pool)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from polgrad import _files
+from polgrad import _files, _outside
 from polgrad.training.checkpoints import read_lines, rewrite_lines
 
 COMMON = (
@@ -160,6 +160,8 @@ class Reporter:
         """A line for the person at the terminal."""
         if self._quiet:
             return
+        # Prompts, answers and names of files come from outside.
+        text = "\n".join(_outside.printable(line) for line in text.split("\n"))
         if self._progress is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -218,7 +219,7 @@ def _say_missing_template(name: str, policy: policies.Policy) -> None:
     """A line where turns are known and a template is not; a run was told so when it began."""
     is_run = (pathlib.Path(name).expanduser() / POLICY_FILE).is_file()
     if not is_run and (note := missing_template(policy.text)):
-        print(f"polgrad: {note}", file=sys.stderr)
+        print(f"polgrad: {_outside.printable(note)}", file=sys.stderr)
 
 
 def evaluate_policy(
@@ -270,8 +271,7 @@ def evaluate_policy(
     filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     Sampling(max_tokens=max_tokens or 1, **filters)  # refuses numbers out of range
     _check_counts(problems, samples)
-    if out is not None:
-        _check_new_file(out)
+    place = None if out is None else _new_file(out)
     loaded, tokenizer = load(policy, step=step, remote=remote)
     _say_missing_template(policy, loaded)
     settings, test, count = _evaluated(policy, task, parameters, held_out, problems, seed)
@@ -295,7 +295,7 @@ def evaluate_policy(
     specs = building.task_specs(settings, test)
     if not specs:
         raise ValueError(f"task {settings.task} has no answers to check against")
-    each: list[ProblemResult] | None = None if out is None else []
+    each: list[ProblemResult] | None = None if place is None else []
     with mesh_lib.entered(mesh), RewardPool(specs, failure_limit=1.0) as pool:
         rows = CHUNK * max(1, samples)
         footprint.check_sampling(
@@ -307,12 +307,12 @@ def evaluate_policy(
         )
         params = jax.device_put(loaded.params, mesh_lib.replicated(mesh))
         accuracy = evaluate(parts, params, pool, problems=count, samples=samples, each=each)
-    if out is not None:
+    if place is not None:
         report = {"policy": policy, "task": settings.task, "max_tokens": tokens, "seed": seed}
         report |= {"samples": samples, **filters} if samples else {}
         results = [result._asdict() for result in each]
         content = report | accuracy._asdict() | {"results": results}
-        _files.write(out, json.dumps(content, indent=1) + "\n")
+        _write_results(place, content)
     return accuracy
 
 
@@ -323,13 +323,31 @@ def _check_counts(problems: int | None, samples: int) -> None:
         raise ValueError(f"samples is {samples}; expected at least 0")
 
 
-def _check_new_file(out: str) -> None:
-    """A result is written at the end; that it can be is seen before anything is computed."""
+def _new_file(out: str) -> pathlib.Path:
+    """Where the result is written at the end; that it can be is seen before anything is computed."""
     path = pathlib.Path(out).expanduser()
     if path.exists() or path.is_symlink():
         raise ValueError(f"out {out!r} is there already; give the name of a new file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"out {out!r} cannot be written: {path.parent} is no directory for it")
+    if not path.parent.is_dir():
+        raise ValueError(f"out {out!r} cannot be written: {path.parent} is no directory")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"out {out!r} cannot be written: {_outside.reason(error)}") from error
+    return path
+
+
+def _write_results(path: pathlib.Path, content: dict) -> None:
+    """Writes the results; where this fails, the message keeps the accuracy."""
+    try:
+        _files.write(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise _outside.OutsideError(
+            f"{path} cannot be written: {_outside.reason(error)}; the accuracy is "
+            f"{content['value']:.3f} (95% interval {content['low']:.3f} to {content['high']:.3f}, "
+            f"{content['problems']} problems, greedy)"
+        ) from error
 
 
 def _evaluated(

@@ -173,6 +173,18 @@ def test_a_template_sees_no_variable_of_the_environment(monkeypatch):
     chat_templates._renderer.stop()
 
 
+def test_a_limit_that_the_system_refuses_leaves_the_others(monkeypatch):
+    asked = []
+
+    def refuse(kind, bounds):
+        asked.append(kind)
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(_renderer.resource, "setrlimit", refuse)
+    _renderer._limit_all(1 << 30)
+    assert len(asked) == 4
+
+
 def test_a_renderer_that_was_ended_is_started_again():
     made = ChatTemplate("<{{ x }}>")
     before = chat_templates._renderer._process

@@ -16,11 +16,12 @@ from polgrad.rewards import (
     Score,
     canary_set,
     interruptions,
+    worker,
 )
 from polgrad.rewards import pool as pool_module
 
 MY = """
-import multiprocessing, os, random, signal, sys, time
+import mmap, multiprocessing, os, random, signal, sys, time
 from polgrad.rewards import Score
 
 class Own(BaseException):
@@ -82,6 +83,12 @@ def reward(prompt, completion, example):
                 pass
     if word == "memory":
         return float(len(bytearray(1 << 33)))
+    if word == "reserve":
+        return float(len(mmap.mmap(-1, 1 << 33, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)))
+    if word == "variable":
+        return float(os.environ[rest])
+    if word == "key":
+        return float({}[rest])
     if word == "environment":
         return Score(0.0, True, repr(sorted(os.environ)))
     if word == "nan":
@@ -191,15 +198,37 @@ def test_only_the_process_that_was_started_replies(pool):
     assert score(pool, "multiprocess") == [Score(12.0)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
 def test_memory_is_bounded_and_the_process_replaced(target):
     with RewardPool([RewardSpec(target)], memory=1 << 30, failure_limit=1.0, timeout=20.0) as one:
-        before, big, after = score(one, "pid", "memory", "pid")
+        before, big, after, reserved = score(one, "pid", "memory", "pid", "reserve")
+        # What is only reserved takes no memory: CUDA, wasm and many threads do so.
+        assert reserved == Score(2.0**33)
         assert big == Score(
-            0.0, False, f"out of memory: my.py, line {line_of('memory')}: MemoryError"
+            0.0,
+            False,
+            f"out of memory: my.py, line {line_of('memory')}: MemoryError "
+            "(the limit is --rewards.memory 1024 MiB)",
         )
         assert before.valid and after.valid and before.reason != after.reason
         assert interruptions([before, big, after]) == {1: big}
+
+
+def test_a_variable_that_is_not_passed_on_is_said_with_the_flag(pool):
+    hint = "(--rewards.environment NAME passes a variable on)"
+    first, second = score(pool, "variable NO_SUCH_NAME", "key x")
+    assert first.reason.endswith(f"KeyError: 'NO_SUCH_NAME' {hint}")
+    assert not second.valid and hint not in second.reason
+
+
+@pytest.mark.parametrize(
+    "text", ["MemoryError", "failed to map: Cannot allocate memory", "can't start new thread"]
+)
+def test_a_start_that_lacks_memory_names_the_limit(text):
+    error = ValueError(f"my.py, line 1: {text}")
+    assert worker._start_error(error, 1 << 30).endswith("(the limit is --rewards.memory 1024 MiB)")
+    assert worker._start_error(error, None) == str(error)
+    assert worker._start_error(ValueError("no module"), 1 << 30) == "no module"
 
 
 def test_a_worker_sees_the_variables_of_the_list_alone(target, monkeypatch):

@@ -1,10 +1,12 @@
 """Whole runs on a tiny policy: files, resuming, stopping, people's own code and data."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
 import signal
+import types
 
 import chat_families
 import jax
@@ -105,6 +107,28 @@ def test_the_newest_checkpoint_is_the_final_state(result):
     params, step = restore_params(result.directory)
     assert step == 4
     assert same(params, jax.device_get(result.state.params))
+
+
+def test_a_run_without_a_limit_of_memory_starts_its_workers_without_one(monkeypatch):
+    class Pool(contextlib.nullcontext):
+        def __init__(self, specs, **settings):
+            super().__init__(self)
+            self.settings = settings
+
+        def wait_ready(self):
+            pass
+
+    monkeypatch.setattr(loop, "RewardPool", Pool)
+    for memory, expected in ((None, None), (256, 1 << 28)):
+        parts = types.SimpleNamespace(
+            config=types.SimpleNamespace(rewards=Rewards(memory=memory)),
+            algorithm=types.SimpleNamespace(source="rollouts"),
+            processes=types.SimpleNamespace(count=1),
+            reward_specs=[],
+            test=None,
+        )
+        with contextlib.ExitStack() as stack:
+            assert loop._pools(parts, stack).reward.settings["memory"] == expected
 
 
 def test_sigterm_saves_and_resume_ends_bit_for_bit_as_an_undisturbed_run(
