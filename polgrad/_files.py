@@ -4,12 +4,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["alone", "append", "write"]
+__all__ = ["alone", "append", "sync", "write"]
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -61,6 +63,25 @@ def append(path: str | os.PathLike, text: str, *, durable: bool = False) -> None
             os.fsync(file.fileno())
 
 
+def sync(path: str | os.PathLike) -> None:
+    """Returns when a file's content, or the names in a directory, are on the disk.
+
+    Args:
+      path: the file or the directory.
+
+    Raises:
+      OSError: if the disk does not take it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do so for a directory
+            raise
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def alone(directory: str | os.PathLike) -> Iterator[None]:
     """Holds a directory for this process; the system lets go of it when the process dies.
@@ -77,8 +98,9 @@ def alone(directory: str | os.PathLike) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                holder = file.read(20).decode("ascii", "replace").strip()
-                who = f"process {holder}" if holder.isdigit() else "another process"
+                holder = file.read(300).decode("ascii", "replace").strip()
+                known = re.fullmatch(r"process \d+ on [\w.-]+", holder, re.ASCII)
+                who = holder if known else "another process"
                 raise ValueError(
                     f"{directory} is in use by {who}, which is still running; wait for it, or give "
                     "another directory"
@@ -91,6 +113,8 @@ def alone(directory: str | os.PathLike) -> Iterator[None]:
             )
         else:
             file.truncate(0)
-            file.write(str(os.getpid()).encode("ascii"))
+            # A number alone would be looked for on the wrong machine where hosts share the directory.
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            file.write(holder.encode("ascii", "replace"))
             file.flush()
         yield

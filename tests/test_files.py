@@ -1,12 +1,16 @@
 """Files are written whole, not through links, and by one process at a time."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from polgrad import _files
+
+HOST = re.escape(socket.gethostname())
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -62,13 +66,13 @@ def test_a_directory_is_held_by_one_process(tmp_path):
         [sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
-    refused = pytest.raises(ValueError, match=f"in use by process {process.pid}")
+    refused = pytest.raises(ValueError, match=f"in use by process {process.pid} on {HOST}, which")
     with refused, _files.alone(tmp_path):
         pass
     process.kill()
     process.wait()
     process.stdout.close()
-    refused = pytest.raises(ValueError, match=f"in use by process {os.getpid()}")
+    refused = pytest.raises(ValueError, match=f"in use by process {os.getpid()} on {HOST}, which")
     with _files.alone(tmp_path), refused, _files.alone(tmp_path):  # the dead hold nothing
         pass
 
@@ -79,3 +83,15 @@ def test_a_link_is_no_lock(tmp_path):
     with pytest.raises(OSError), _files.alone(tmp_path):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_no_holder_is_not_shown(tmp_path):
+    """The file may be an older one, or anything."""
+    for text in ("4711", "process 1 on a\nprocess 2 on b", "\x1b[2J"):
+        with _files.alone(tmp_path):
+            (tmp_path / ".lock").write_text(text)
+            with (
+                pytest.raises(ValueError, match="in use by another process, which"),
+                _files.alone(tmp_path),
+            ):
+                pass

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -177,6 +178,7 @@ class _FileSource:
     def __init__(self, path: Path, *, split: str, size: int | None, held_out: float, formatter):
         self.path = path
         self._format = formatter
+        self._belongs = lambda question: in_split(question, split, held_out)
         self._fields: tuple[str, ...] | None = None
         kept, numbers = [], []
         total = 0
@@ -187,7 +189,7 @@ class _FileSource:
                 question, _ = formatter(record["prompt"])
             except ValueError as error:
                 raise self._wrong(number, error) from None
-            if in_split(question, split, held_out) and (size is None or len(kept) < size):
+            if self._belongs(question) and (size is None or len(kept) < size):
                 kept.append(position)
                 numbers.append(number)
         if not total:
@@ -236,8 +238,11 @@ class _FileSource:
         with reading(self.path):
             try:
                 record = dict(self._read(position))
+                check_record(record, self._fields)
                 example = {field: record.pop(field) for field in self._fields}
-                _, example["prompt"] = self._format(example["prompt"])
+                question, example["prompt"] = self._format(example["prompt"])
+                if not self._belongs(question):
+                    raise ValueError("the file was changed, and the row is of another split now")
             except Exception as error:  # noqa: BLE001  (each library has exceptions of its own)
                 raise self._wrong(number, error) from None
         metadata = record.pop("metadata", None)
@@ -249,17 +254,22 @@ class _FileSource:
 
 
 class JsonlSource(_FileSource):
-    """One JSON object a line, read by byte offset: only the offsets stay in memory."""
+    """One JSON object a line, read by byte offset: only the offsets stay in memory.
+
+    The file stays open: one that takes its name later is not looked at. What is written into the
+    open file itself is seen where a line begins no longer at its offset or is no example any more.
+    """
 
     def __init__(self, path: Path, **settings):
-        self._stamp = _stamp(path)
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
         super().__init__(path, **settings)
 
     def _named(self, number):
         return f"{self.path} line {number}"
 
     def _records(self):
-        with self.path.open("rb") as file:
+        with open(self._handle, "rb", closefd=False) as file:
             position = 0
             for number in itertools.count(1):
                 line = file.readline(_LONGEST_LINE + 1)
@@ -276,20 +286,24 @@ class JsonlSource(_FileSource):
                 position += len(line)
 
     def _read(self, position):
-        if _stamp(self.path) != self._stamp:
+        # `pread` has no place in the file that threads would share. The byte before the line comes
+        # along, because it tells whether a line still begins there.
+        start = max(position - 1, 0)
+        begin, size, found = position - start, 4096, b""
+        while part := os.pread(self._handle, size, start + len(found)):
+            found += part
+            if found.find(b"\n", begin) >= 0 or len(found) > _LONGEST_LINE + 1:
+                break
+            size = len(found)
+        line = found[begin:].partition(b"\n")[0]
+        moved = found[:begin] != b"\n" and position not in (0, len(codecs.BOM_UTF8))
+        if moved or not line:
             raise ValueError("the file was changed after it was opened")
-        with self.path.open("rb") as file:
-            file.seek(position)
-            return _parse(file.readline())
+        return _parse(line)
 
 
 _LONGEST_LINE = 2**26  # bytes; the longest context is a thousandth of it
 _DEEPEST = 64  # levels of lists and objects; `codec` and a reward's process recurse over them
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    told = os.stat(path)
-    return told.st_size, told.st_mtime_ns
 
 
 def _parse(line: bytes) -> Any:

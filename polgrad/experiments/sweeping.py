@@ -114,7 +114,8 @@ def plan(
       The sweep, not begun.
 
     Raises:
-      ValueError: if the settings or arms are refused, or the directory has another sweep.
+      ValueError: if the settings or arms are refused, or the directory has another sweep or is held
+        by another process.
     """
     experiment = found.experiment
     seeds = experiment.seeds if seeds is None else seeds
@@ -151,9 +152,21 @@ def plan(
 
 
 def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
-    """Takes a directory for a sweep, unless another one has it."""
-    path = directory / "sweep.json"
+    """Takes a directory for a sweep, unless another one has it or takes it right now."""
     description = json.loads(json.dumps(description))
+    _check_free(directory, description)  # before a lock is left in somebody's directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with _files.alone(directory):
+        _check_free(directory, description)  # another sweep may have come in between
+        # First of all: a directory with anything else in it and without this file is no sweep's.
+        if not (directory / "sweep.json").exists():
+            _files.write(directory / "sweep.json", json.dumps(description, indent=2) + "\n")
+        (directory / "cells").mkdir(exist_ok=True)
+
+
+def _check_free(directory: pathlib.Path, description: dict[str, Any]) -> None:
+    """Refuses a directory with another sweep, or with files that are no sweep's."""
+    path = directory / "sweep.json"
     if path.exists():
         there = _outside.read_json(path)
         for key in description:
@@ -164,9 +177,6 @@ def _claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
                 )
     elif directory.exists() and any(p.name[0] != "." for p in directory.iterdir()):
         raise ValueError(f"{directory} holds something that is no sweep; give another --out")
-    (directory / "cells").mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _files.write(path, json.dumps(description, indent=2) + "\n")
 
 
 def in_processes(sweep: Sweep, workers: int) -> Iterator[tuple[Cell, str]]:

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from polgrad import _files
 from polgrad._outside import OutsideError, read_json
 from polgrad.policies import assets, layout
 from polgrad.policies.assets import Policy, TextAssets
@@ -30,10 +32,13 @@ def export_directory(path: Path, policy: Policy) -> list[str]:
     path = Path(os.path.abspath(path))
     _replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _tell_of_old(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
     try:
         scratch.chmod(0o755)
         names = _write(scratch, settings, policy)
+        for file in (*scratch.iterdir(), scratch):
+            _files.sync(file)
         _swap(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -82,23 +87,45 @@ def _swap(scratch: Path, path: Path) -> None:
     """Puts `scratch` at `path`. What was there leaves last, and file by file: nothing else goes."""
     if not path.exists():
         os.replace(scratch, path)
+        _files.sync(path.parent)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+    old = Path(tempfile.mkdtemp(prefix=_old_prefix(path), dir=path.parent))
     try:
         os.replace(path, old)
     except OSError:
         os.rmdir(old)
         raise
+    # A crash between these two moves leaves nothing at `path`, and `_tell_of_old` says what to do.
     try:
-        # Looked at again where nobody adds to it any more.
-        files = _written(old)
         os.replace(scratch, path)
     except BaseException:
         os.replace(old, path)
         raise
-    for name in files:
+    try:
+        files = _written(old)  # looked at again where nobody adds to it any more
+    except BaseException:
+        os.replace(path, scratch)
+        os.replace(old, path)
+        raise
+    _files.sync(path.parent)
+    for name in sorted(files, key=lambda name: name != MARK):  # what has a mark is whole
         os.unlink(old / name)
     os.rmdir(old)
+
+
+def _old_prefix(path: Path) -> str:
+    return f".{path.name[:100]}.old."
+
+
+def _tell_of_old(path: Path) -> None:
+    """Says where an export lies that another one was about to replace when that one died."""
+    for old in sorted(path.parent.iterdir()):
+        if old.name.startswith(_old_prefix(path)) and (old / MARK).is_file():
+            print(
+                f"polgrad: {old} is an earlier export to {path}, left by an export that was cut off "
+                "(or still goes on); keep it under another name, or remove it",
+                file=sys.stderr,
+            )
 
 
 def _write(path: Path, settings: dict[str, Any], policy: Policy) -> list[str]:

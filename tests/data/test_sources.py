@@ -1,6 +1,8 @@
+import concurrent.futures
 import datetime
 import decimal
 import json
+import os
 import uuid
 
 import hypothesis
@@ -157,6 +159,54 @@ def test_a_file_that_changes_while_it_is_used_is_named(files, kind, tmp_path):
     with pytest.raises(ValueError, match=rf"{path.name} (line 301|row 299): ") as caught:
         source[299]
     assert "\n" not in str(caught.value)
+
+
+def example(number, **more):
+    return json.dumps({"prompt": f"question {number:03}", "answer": "1", **more}) + "\n"
+
+
+def test_a_file_that_is_touched_extended_or_replaced_is_read_on(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(example(i, note="x" * 400 * i) for i in range(60)), "utf-8-sig")
+    source = load_task(path, split="all")
+    wanted = [source[i] for i in range(60)]
+    assert [len(row["metadata"]["note"]) for row in wanted] == [400 * i for i in range(60)]
+    os.utime(path, (1, 1))
+    assert [source[i] for i in range(60)] == wanted
+    with path.open("a") as file:
+        file.write("half a li")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.__getitem__, [*range(60)] * 5)) == wanted * 5
+    (tmp_path / "new").write_text(example(7))
+    os.replace(tmp_path / "new", path)
+    assert [source[i] for i in range(60)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: ["\n", *rows], "the file was changed after"),
+        (lambda rows: ["x", *rows], "the file was changed after"),
+        (lambda rows: rows[1:], "the file was changed after"),
+        (lambda rows: [row.replace("answer", "result") for row in rows], "'answer' is missing"),
+        (lambda rows: [row.replace('"1"', "111") for row in rows], "'answer' must be a string"),
+        (lambda rows: [row.replace("question", "QUESTION") for row in rows], "of another split"),
+    ],
+)
+def test_a_row_that_is_no_more_what_it_was_is_named(change, message, tmp_path):
+    path, rows = tmp_path / "data.jsonl", [example(i) for i in range(60)]
+    path.write_text("".join(rows))
+    source = load_task(path, split="train", held_out=0.5)
+    with path.open("r+") as file:
+        file.write("".join(change(rows)))
+        file.truncate()
+    found = []
+    for i in range(len(source)):
+        try:
+            source[i]
+        except ValueError as error:
+            found.append(str(error))
+    assert found and message in found[-1] and f"{path} line " in found[-1]
 
 
 @hypothesis.settings(max_examples=60)

@@ -130,6 +130,36 @@ def test_two_sweeps_do_not_share_a_directory(world, tmp_path, capsys):
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 
 
+def test_of_two_first_starts_with_other_grids_one_is_refused(world, tmp_path, monkeypatch):
+    """Another one starts after the first one's look at the directory, or while that writes."""
+    found, mkdir, writes = experiments.find(str(world)), pathlib.Path.mkdir, _files.write
+
+    def after_the_look(place, **options):
+        monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+        sweeping.plan(found, tmp_path / "a", {"gain": (3.0,)})
+        mkdir(place, **options)
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", after_the_look)
+    with pytest.raises(ValueError, match=r"holds a sweep with grid \{'gain': \[3.0\]\}"):
+        sweeping.plan(found, tmp_path / "a", {"gain": (1.0, 2.0)})
+
+    def while_that_writes(path, content):
+        monkeypatch.setattr(_files, "write", writes)
+        with pytest.raises(ValueError, match="in use by process"):
+            sweeping.plan(found, tmp_path / "b", {"gain": (3.0,)})
+        writes(path, content)
+
+    monkeypatch.setattr(_files, "write", while_that_writes)
+    sweeping.plan(found, tmp_path / "b", {"gain": (1.0, 2.0)})
+    assert json.loads((tmp_path / "b" / "sweep.json").read_text())["grid"] == {"gain": [1.0, 2.0]}
+
+
+def test_no_lock_is_left_where_no_sweep_is(world, tmp_path):
+    with pytest.raises(ValueError, match="something that is no sweep"):
+        sweeping.plan(experiments.find(str(world)), world.parent, {})
+    assert not (world.parent / ".lock").exists()
+
+
 GRIDS = [
     {"kind": ("a b", "a_b", "a/b", "a?b", "A_b")},
     {"kind": ("x", "x,gain=2", "x,gain=2.0"), "gain": (1.0, 2.0)},

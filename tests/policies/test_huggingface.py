@@ -1,7 +1,10 @@
 """Directories in the Hugging Face layout: round trips, shards, refusals."""
 
+import contextlib
+import itertools
 import json
 import os
+from pathlib import Path
 
 import chat_families
 import ml_dtypes
@@ -12,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_policies import GEMMA, GEMMA2, GEMMA3, TEMPLATE, policy, text
 from tokenizers import models
 
-from polgrad import data, policies
+from polgrad import _files, data, policies
 from polgrad.policies import assets, exporting
 
 
@@ -201,6 +204,54 @@ def test_what_comes_while_an_export_is_written_stays(tmp_path, monkeypatch):
     assert (tmp_path / "model" / "late.txt").read_text() == "work"
     assert_same(policy(), policies.load(tmp_path / "model"))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+class Killed(BaseException):
+    """Nothing of an export goes on after it."""
+
+
+def test_an_export_that_dies_between_its_moves_loses_nothing(tmp_path, monkeypatch, capsys):
+    """Killed before every move and every removal of a file."""
+    replace, unlink, left = os.replace, os.unlink, []
+    monkeypatch.setattr(exporting.shutil, "rmtree", lambda *args, **options: None)
+    for deadly in itertools.count():
+        place, count = tmp_path / str(deadly) / "model", itertools.count()
+        policies.export(place, policy())
+
+        def dying(move, count=count, deadly=deadly):
+            def moved(*args):
+                if next(count) >= deadly:
+                    raise Killed
+                move(*args)
+
+            return moved
+
+        monkeypatch.setattr(os, "replace", dying(replace))
+        monkeypatch.setattr(os, "unlink", dying(unlink))
+        with contextlib.suppress(Killed):
+            policies.export(place, policy(tied=False))
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "unlink", unlink)
+        if next(count) <= deadly:
+            break
+        whole = [p for p in place.parent.iterdir() if (p / exporting.MARK).exists()]
+        left.append([p.name.split(".old.")[0] for p in sorted(whole) if ".old." in p.name])
+        capsys.readouterr()
+        policies.export(place, policy(tied=False))
+        told = capsys.readouterr().err
+        assert all((str(p) in told) == (".old." in p.name) for p in whole if p != place)
+        assert_same(policy(tied=False), policies.load(place))
+    # Before the first move; between the two; before the first removal, which is that of the mark.
+    assert left[:3] == [[], [".model"], [".model"]] and not any(left[3:]) and len(left) > 4
+
+
+def test_an_export_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, replace, sync = [], os.replace, _files.sync
+    monkeypatch.setattr(_files, "sync", lambda p: (done.append(Path(p).name), sync(p)))
+    monkeypatch.setattr(os, "replace", lambda *a: (done.append("move"), replace(*a)))
+    names = policies.export(tmp_path / "model", policy())
+    move = done.index("move")
+    assert set(names) < set(done[:move]) and done[move + 1 :] == [tmp_path.name]
 
 
 def test_parameters_that_are_not_finite_are_not_exported(tmp_path):
