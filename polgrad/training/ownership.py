@@ -164,12 +164,18 @@ def stored(config: TrainConfig) -> identity.Stored | None:
     directory = pathlib.Path(config.out)
     if found := identity.stored(directory):
         return found
-    if config.saving.checkpoints is None or (directory / identity.IDENTITY).exists():
+    if config.saving.checkpoints is None:
         return None
     place = place_of(directory, config.saving.checkpoints)
     owner = _owner(place) if place.exists() else None
     if owner is None or owner["directory"] != str(directory.resolve()) or not steps_in(place):
         return None
+    path = directory / identity.IDENTITY
+    # A start that was killed before it wrote its settings has left the number of its run.
+    if path.exists():
+        begun = identity.checked_record(_outside.read_json(path), path)
+        if begun["id"] != owner["id"]:
+            return None
     settings = identity.checked_settings(owner["config"], place / OWNER)
     return identity.Stored(settings, owner, str(place))
 

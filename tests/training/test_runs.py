@@ -174,7 +174,11 @@ def test_the_default_place_of_checkpoints_is_held_too(tmp_path):
 MISSING = object()
 
 
-@pytest.mark.parametrize("value", [MISSING, None, 3, "x", [], {}, [{}], {"task": 1}], ids=repr)
+def _shown(value):
+    return "missing" if value is MISSING else repr(value)
+
+
+@pytest.mark.parametrize("value", [MISSING, None, 3, "x", [], {}, [{}], {"task": 1}], ids=_shown)
 @pytest.mark.parametrize("entry", ["id", "fingerprints", "versions", "directory", "config"])
 def test_each_damaged_entry_of_a_place_is_a_line_or_no_run(tmp_path, entry, value):
     place_with(tmp_path / "ck", 2)
@@ -198,6 +202,20 @@ def test_each_damaged_entry_of_a_place_is_a_line_or_no_run(tmp_path, entry, valu
     with pytest.raises(ValueError, match=f"ck/{ownership.OWNER}: ") as error:
         ownership.stored(settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [("ab", True), ("cd", False)])
+def test_a_kill_while_a_lost_directory_is_made_anew_loses_nothing(tmp_path, number, goes_on):
+    place_with(tmp_path / "ck", 2, owner="ab")
+    path, run = tmp_path / "ck" / ownership.OWNER, tmp_path / "run"
+    settings = {"task": "t", "algorithm": "grpo"}
+    known = json.loads(path.read_text()) | {"directory": str(run.resolve()), "config": settings}
+    path.write_text(json.dumps(known))
+    run.mkdir()
+    (run / "identity.json").write_text(json.dumps({"id": number, "fingerprints": {}}))
+    place = Saving(checkpoints=str(tmp_path / "ck"))
+    found = ownership.stored(TrainConfig(out=str(run), resume=True, saving=place))
+    assert (found is not None) == goes_on
 
 
 def test_an_error_of_the_system_is_told_with_its_file():
