@@ -250,7 +250,7 @@ def test_an_example_that_is_nested_too_deeply_is_one_line(pool):
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(ValueError, match="nested too deeply to be sent to a reward worker"):
+    with pytest.raises(ValueError, match="nested so deeply"):
         pool.score([("", "a", {"deep": deep})])
     assert score(pool, "a") == [Score(1.0)]
 
