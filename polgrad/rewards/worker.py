@@ -45,10 +45,7 @@ def encode_frame(message: Any) -> bytes:
     Raises:
         ValueError: the message holds what JSON cannot, or is nested too deeply.
     """
-    try:
-        body = codec.dumps(message).encode("ascii")
-    except RecursionError:
-        raise ValueError("an example is nested too deeply to be sent to a reward worker") from None
+    body = codec.dumps(message).encode("ascii")
     return HEADER.pack(len(body)) + body
 
 
