@@ -6,8 +6,6 @@ from typing import Any
 
 from polgrad import _outside
 from polgrad.experiments import pages
-from polgrad.training.checkpoints import cut_short, read_lines
-from polgrad.training.reporting import draw
 
 SHOWN = (
     "reward_mean",
@@ -54,6 +52,9 @@ def read(directory: pathlib.Path) -> tuple[str, list[str], list[pages.Block]]:
 
 def _rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
     """The rows of a run, one a step, and whether the last line is cut."""
+    # Not above: other commands would wait for the libraries of checkpoints.
+    from polgrad.training.checkpoints import cut_short, read_lines
+
     rows = read_lines(path)
     with _outside.reading(path):
         for number, row in enumerate(rows, start=1):
@@ -82,6 +83,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:
 
 def picture(rows: list[dict[str, Any]]) -> bytes:
     """Curves of the metrics that are there; as PNG."""
+    from polgrad.training.reporting import draw
+
     rows = [{k: v for k, v in r.items() if v is not None and math.isfinite(v)} for r in rows]
     found = dict.fromkeys(name for row in rows for name in row)
     names = [n for n in SHOWN if n in found] or [n for n in found if n != "step"] or ["step"]
