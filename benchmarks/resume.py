@@ -4,11 +4,13 @@
 
 Each subject (training with GRPO, training with PPO and its critic, an experiment's run, a sweep) is
 run once and left alone. Then the same command is killed at random moments and given again, five
-times, before it may end. What both leave must agree bit for bit: parameters, optimiser and step of
+times, before it may end. Every second kill falls after the first checkpoint or the first result of
+an arm is there, the others anywhere. What both leave must agree bit for bit: parameters, optimiser and step of
 the last checkpoint, metrics (but for times), samples, curves and tables.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import random
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,10 +43,11 @@ SWEEP = "sweep nash_md --smoke --seeds 2 --set learning_rate=0.1,0.2,0.3"
 
 
 class Subject(NamedTuple):
-    """A command and what is compared of what it leaves."""
+    """A command, what shows that something is saved, and what is compared of what it leaves."""
 
     name: str
     words: str
+    saved: str
     left: Callable[[pathlib.Path], dict[str, object]]
 
 
@@ -85,10 +89,10 @@ def of_sweep(out: pathlib.Path) -> dict[str, object]:
 
 
 SUBJECTS = (
-    Subject("train, grpo", GRPO, of_training),
-    Subject("train, ppo", PPO, of_training),
-    Subject("run", RUN, of_run),
-    Subject("sweep", SWEEP, of_sweep),
+    Subject("train, grpo", GRPO, "checkpoints/[0-9]*", of_training),
+    Subject("train, ppo", PPO, "checkpoints/[0-9]*", of_training),
+    Subject("run", RUN, "arms/*.npz", of_run),
+    Subject("sweep", SWEEP, "cells/*/result.json", of_sweep),
 )
 
 
@@ -111,42 +115,82 @@ def start(subject: Subject, out: pathlib.Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def finish(subject: Subject, out: pathlib.Path) -> float:
-    """Runs the command to its end; its seconds."""
+def saved(subject: Subject, out: pathlib.Path) -> bool:
+    """Whether there is a checkpoint or a result to go on from."""
+    # Orbax gives a checkpoint that it still writes a longer name, which ends otherwise.
+    return any("tmp" not in path.name for path in out.glob(subject.saved))
+
+
+def finish(subject: Subject, out: pathlib.Path) -> tuple[float, float]:
+    """Runs the command to its end; the seconds until something was saved, and those after it."""
     began = time.monotonic()
-    if code := start(subject, out).wait():
-        sys.exit(f"{subject.name}: exit code {code} in {out}")
-    return time.monotonic() - began
-
-
-def kill_after(subject: Subject, out: pathlib.Path, seconds: float) -> bool:
-    """Starts the command and kills it; whether it was still running then."""
     process = start(subject, out)
-    time.sleep(seconds)
-    alive = process.poll() is None
+    wait_until_saved(subject, out, process)
+    first = time.monotonic()
+    if code := process.wait():
+        sys.exit(f"{subject.name}: exit code {code} in {out}")
+    return first - began, time.monotonic() - first
+
+
+def wait_until_saved(subject: Subject, out: pathlib.Path, process: subprocess.Popen) -> None:
+    """Returns when something is saved, or the process has ended."""
+    while process.poll() is None and not saved(subject, out):
+        time.sleep(0.02)
+
+
+def kill(subject: Subject, out: pathlib.Path, seconds: float, *, late: bool) -> str:
+    """Starts the command and kills it; the phase that the kill met.
+
+    Args:
+      subject: the command.
+      out: its directory.
+      seconds: to wait before the kill.
+      late: wait first until something is saved.
+
+    Returns:
+      "before", "after" (the first checkpoint or result), or "ended".
+    """
+    process = start(subject, out)
+    if late:
+        wait_until_saved(subject, out, process)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    return alive
+    if process.wait() != -signal.SIGKILL:
+        return "ended"
+    return "after" if saved(subject, out) else "before"
 
 
 def check(subject: Subject, root: pathlib.Path, kills: int, moments: random.Random) -> int:
     """Kills and compares; how many ends differ from the one that was left alone."""
     alone = root / "alone"
     finish(subject, alone)
-    seconds = finish(subject, root / "again")  # with its programs compiled already
+    before, after = finish(subject, root / "again")  # with its programs compiled already
     expected = subject.left(alone)
     different = int(subject.left(root / "again") != expected)
-    print(f"{subject.name}: {seconds:.1f} s when left alone", flush=True)
+    print(
+        f"{subject.name}: {before:.1f} s until something is saved and {after:.1f} s more when left "
+        "alone",
+        flush=True,
+    )
     for chain in range(-(-kills // CHAIN)):
-        out, met, count = root / f"killed-{chain}", 0, min(CHAIN, kills - chain * CHAIN)
-        for _ in range(count):
-            met += kill_after(subject, out, moments.uniform(0, seconds))
+        out, count, met = root / f"killed-{chain}", min(CHAIN, kills - chain * CHAIN), Counter()
+        for number in range(count):
+            late = (chain * CHAIN + number) % 2 == 1
+            # A command that goes on finds something saved at once, and has to start before it works.
+            fresh = late and not saved(subject, out)
+            longest = after if fresh else before + after
+            met[kill(subject, out, moments.uniform(0, longest), late=late)] += 1
         finish(subject, out)
         left = subject.left(out)
         names = sorted(n for n in expected.keys() | left.keys() if expected.get(n) != left.get(n))
         different += bool(names)
         verdict = f"DIFFERENT: {', '.join(names[:5])}" if names else "bit-identical"
-        print(f"  {count} kills, {met} of a living process: {verdict}", flush=True)
+        print(
+            f"  {count} kills, {met['before']} before something was saved, {met['after']} after it, "
+            f"{met['ended']} of a command that had ended: {verdict}",
+            flush=True,
+        )
         shutil.rmtree(out)
     return different
 

@@ -52,12 +52,27 @@ def name(changes: Mapping[str, Any]) -> str:
     # As the settings stand in a sweep's file: JSON has no tuples.
     changes = json.loads(json.dumps(dict(changes), default=repr))
     text = ",".join(f"{key}={value}" for key, value in changes.items())
-    safe = re.sub(r"[^\w.,=+-]", "_", text)
     split = any(mark in str(value) for value in changes.values() for mark in ",=")
-    if safe == text and not split and len(safe.encode()) <= LONGEST:
-        return safe or "all"
-    digest = hashlib.blake2b(json.dumps(changes).encode(), digest_size=6).hexdigest()
-    return f"{safe.encode()[: LONGEST - 13].decode(errors='ignore')}~{digest}"
+    return safe_name(text, json.dumps(changes), LONGEST, as_it_is=not split) or "all"
+
+
+def safe_name(text: str, content: str, longest: int, *, as_it_is: bool = True) -> str:
+    """A text as the name of a directory: itself, or made safe with a digest behind `~`.
+
+    Args:
+      text: what the name shows.
+      content: what the digest is of.
+      longest: bytes of the longest name.
+      as_it_is: whether the text may stand without a digest where it is safe and short.
+
+    Returns:
+      The name, which is another one for another content.
+    """
+    safe = re.sub(r"[^\w.,=+-]", "_", text)
+    if as_it_is and safe == text and len(safe.encode()) <= longest:
+        return safe
+    digest = hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=6).hexdigest()
+    return f"{safe.encode()[: longest - 13].decode(errors='ignore')}~{digest}"
 
 
 def run(cell: Cell, directory: str) -> str:

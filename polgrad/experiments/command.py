@@ -1,14 +1,13 @@
 """What `polgrad run`, `polgrad sweep`, `polgrad report` and `polgrad list experiments` do."""
 
 import difflib
-import hashlib
 import pathlib
-import re
 import traceback
 from collections.abc import Sequence
 
 from polgrad import _files, _outside
 from polgrad.experiments import (
+    cells,
     discovery,
     display,
     ledger,
@@ -107,11 +106,7 @@ def _place(name: str, smoke: bool, changes: Sequence[str], seeds: int | None) ->
     parts = [name, *(["smoke"] if smoke else []), *changes]
     parts += [] if seeds is None else [f"seeds={seeds}"]
     text = "-".join(parts)
-    safe = re.sub(r"[^\w.,=+-]", "_", text)
-    if safe != text or len(safe.encode()) > 150:
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=6).hexdigest()
-        safe = f"{safe.encode()[:150].decode(errors='ignore')}~{digest}"
-    return f"runs/{safe}"
+    return f"runs/{cells.safe_name(text, text, 163)}"
 
 
 def sweep(

@@ -110,10 +110,7 @@ def run(
       ExperimentError: for an arm that raises, whose curves are not finite or lack a metric.
     """
     experiment = found.experiment
-    seeds = experiment.seeds if seeds is None else seeds
-    if not 1 <= seeds < 2**32:
-        raise ValueError(f"seeds is {seeds}, expected at least 1 and below 2**32")
-    names = _arms(experiment, arms)
+    seeds, names = asked(experiment, seeds, arms)
     settings = changed(
         experiment.settings, (dict(experiment.smoke) if smoke else {}) | dict(changes or {})
     )
@@ -210,11 +207,29 @@ def versions() -> dict[str, str]:
     return {"polgrad": polgrad.__version__, "python": platform.python_version()} | packages
 
 
-def _arms(experiment: Experiment, arms: Sequence[str] | None) -> list[str]:
+def asked(
+    experiment: Experiment, seeds: int | None, arms: Sequence[str] | None
+) -> tuple[int, list[str]]:
+    """How many seeds are to run, and which arms.
+
+    Args:
+      experiment: the experiment.
+      seeds: how many; the experiment's own number when None.
+      arms: which; all when None or empty.
+
+    Returns:
+      The number of seeds, and the arms in the experiment's order.
+
+    Raises:
+      ValueError: for a number out of range or an arm that the experiment has not.
+    """
+    seeds = experiment.seeds if seeds is None else seeds
+    if not 1 <= seeds < 2**32:
+        raise ValueError(f"seeds is {seeds}, expected at least 1 and below 2**32")
     unknown = sorted(set(arms or ()) - experiment.arms.keys())
     if unknown:
         raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
-    return [name for name in experiment.arms if not arms or name in arms]
+    return seeds, [name for name in experiment.arms if not arms or name in arms]
 
 
 _OWN = {"arms", "experiment.json", "metrics.jsonl", "result.json", "result.png", ERROR}

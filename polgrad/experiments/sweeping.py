@@ -118,12 +118,7 @@ def plan(
         by another process.
     """
     experiment = found.experiment
-    seeds = experiment.seeds if seeds is None else seeds
-    if not 1 <= seeds < 2**32:
-        raise ValueError(f"seeds is {seeds}, expected at least 1 and below 2**32")
-    unknown = sorted(set(arms) - experiment.arms.keys())
-    if unknown:
-        raise ValueError(f"arms has {unknown}, expected some of {', '.join(experiment.arms)}")
+    seeds, _ = running.asked(experiment, seeds, arms)
     changes = [dict(zip(values, row)) for row in itertools.product(*values.values())]
     for change in changes:
         running.describe(

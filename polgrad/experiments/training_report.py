@@ -1,7 +1,5 @@
 """A run of `polgrad train` as a page: figures of its last step, curves, settings."""
 
-import io
-import json
 import math
 import pathlib
 from typing import Any
@@ -54,24 +52,18 @@ def read(directory: pathlib.Path) -> tuple[str, list[str], list[pages.Block]]:
 
 def _rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
     """The rows of a run, one a step, and whether the last line is cut."""
+    # Not above: other commands would wait for the libraries of checkpoints.
+    from polgrad.training.checkpoints import cut_short, read_lines
+
+    rows = read_lines(path)
     with _outside.reading(path):
-        *lines, rest = path.read_bytes().split(b"\n")  # a line that is whole has its end
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {_outside.reason(error)}") from None
-            step = row.get("step") if isinstance(row, dict) else None
-            if type(step) is not int:
-                raise ValueError(f"line {number} is {line.decode()!r:.60}; expected a step's row")
+        for number, row in enumerate(rows, start=1):
             wrong = [k for k, v in row.items() if v is not None and type(v) not in (int, float)]
             if wrong:
-                raise ValueError(f"line {number}: {wrong[0]} is no number")
-            rows.append(row)
+                raise ValueError(f"{path} line {number}: {wrong[0]} is no number")
         if not rows:
             raise ValueError("holds no whole line; expected one for each step that has ended")
-    return rows, bool(rest)
+        return rows, cut_short(path)
 
 
 def _shown(value: float | None) -> str:
@@ -91,23 +83,9 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:
 
 def picture(rows: list[dict[str, Any]]) -> bytes:
     """Curves of the metrics that are there; as PNG."""
-    from matplotlib.figure import Figure  # not through pyplot, as elsewhere
+    from polgrad.training.reporting import draw
 
-    there = [n for n in SHOWN if any(row.get(n) is not None for row in rows)]
-    names = (there or [n for n in rows[-1] if n != "step"] or ["step"])[:PANELS]
-    width = min(3, len(names))
-    height = -(-len(names) // width)
-    figure = Figure(figsize=(4.2 * width, 3.0 * height), layout="constrained")
-    axes = figure.subplots(height, width, squeeze=False)
-    for name, ax in zip(names, axes.flat):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        points = [(step, value) for step, value in points if math.isfinite(value)]
-        if points:
-            ax.plot(*zip(*points), marker="o" if len(points) < 20 else "", linewidth=1.4)
-        ax.set(title=name, xlabel="step")
-        ax.spines[["top", "right"]].set_visible(False)
-    for ax in axes.flat[len(names) :]:
-        ax.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format="png")
-    return buffer.getvalue()
+    rows = [{k: v for k, v in r.items() if v is not None and math.isfinite(v)} for r in rows]
+    found = dict.fromkeys(name for row in rows for name in row)
+    names = [n for n in SHOWN if n in found] or [n for n in found if n != "step"] or ["step"]
+    return draw(rows, [(name,) for name in names[:PANELS]], columns=3)

@@ -480,7 +480,7 @@ class ScoreJournal:
                 self._remember(entry)
                 if path == self._path:
                     self._entries.append(entry)
-        if self._path.is_symlink() or _cut_short(self._path):
+        if self._path.is_symlink() or cut_short(self._path):
             # What is added must begin a line, and must not go through a link.
             rewrite_lines(self._path, self._entries)
 
@@ -560,7 +560,7 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     return [_entry(line, f"{path} line {n}") for n, line in enumerate(lines[:-1], 1)]
 
 
-def _cut_short(path: pathlib.Path) -> bool:
+def cut_short(path: pathlib.Path) -> bool:
     """Whether a kill has left half a line at the end of a file."""
     return path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
 

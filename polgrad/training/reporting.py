@@ -373,21 +373,41 @@ def plot(directory: str | os.PathLike) -> pathlib.Path:
     Returns:
       The path of the picture.
     """
+    directory = pathlib.Path(directory)
+    rows = read_lines(directory / "metrics.jsonl")
+    path = directory / "reward.png"
+    _files.write(path, draw(rows, _panels(rows)))
+    return path
+
+
+def draw(
+    rows: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, ...]], *, columns: int = 1
+) -> bytes:
+    """Draws metrics by step.
+
+    Args:
+      rows: of `metrics.jsonl`.
+      panels: for each panel its metrics, two at most, each with a value in some row.
+      columns: panels side by side, at most.
+
+    Returns:
+      The picture as PNG.
+    """
     # Without pyplot, whose backend a notebook may be showing pictures with.
     from matplotlib.figure import Figure
 
-    directory = pathlib.Path(directory)
-    rows = read_lines(directory / "metrics.jsonl")
-    panels = _panels(rows)
-    size = (7, 4) if len(panels) == 1 else (7, 2.4 * len(panels))
+    columns = min(columns, len(panels))
+    lines = -(-len(panels) // columns)
+    size = (7, 4) if len(panels) == 1 else (max(7, 4.2 * columns), 2.4 * lines)
     figure = Figure(figsize=size, layout="constrained")
-    for axis, names in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels):
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis, names in zip(axes.flat, panels):
         _draw(axis, rows, names)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    path = directory / "reward.png"
-    _files.write(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()
 
 
 def _panels(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

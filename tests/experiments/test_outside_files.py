@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polgrad import _files, cli, experiments
-from polgrad.experiments import command, discovery, ledger, pages, running, training_report
+from polgrad.experiments import cells, command, discovery, ledger, pages, running, training_report
 
 TEXT = """
 import dataclasses, os, sys
@@ -418,23 +418,23 @@ def test_a_report_of_a_training_run(trained, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no whole line"),
-        (b'{"step": 1', "holds no whole line"),
-        (b"[1]\n", "line 1 is '[1]'; expected a step's row"),
-        (b"{}\n", "line 1 is '{}'; expected a step's row"),
-        (b'{"step": 1}\n{"step": "2"}\n', "line 2 is"),
-        (b'{"step": 1, "loss": "x"}\n', "line 1: loss is no number"),
-        (b'{"step": 1, "loss": {}}\n', "line 1: loss is no number"),
-        (b"\xff\n", "line 1: not UTF-8"),
-        (b"{\n", "line 1: not valid JSON"),
-        (b"[" * 100_000 + b"\n", "it is nested too deeply"),
+        (b"", ": holds no whole line"),
+        (b'{"step": 1', ": holds no whole line"),
+        (b"[1]\n", " line 1: expected an object with a whole number 'step'"),
+        (b"{}\n", " line 1: expected an object with a whole number 'step'"),
+        (b'{"step": 1}\n{"step": "2"}\n', " line 2: expected"),
+        (b'{"step": 1, "loss": "x"}\n', " line 1: loss is no number"),
+        (b'{"step": 1, "loss": {}}\n', " line 1: loss is no number"),
+        (b"\xff\n", " line 1: not UTF-8"),
+        (b"{\n", " line 1: not valid JSON"),
+        (b"[" * 100_000 + b"\n", " line 1: it is nested too deeply"),
     ],
 )
 def test_metrics_that_something_else_has_touched_are_one_line(trained, capsys, content, message):
     (trained / "metrics.jsonl").write_bytes(content)
     assert polgrad("report", trained) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and f"metrics.jsonl: {message}" in error
+    assert error.count("\n") == 1 and f"metrics.jsonl{message}" in error
     assert not (trained / "report.md").exists()
 
 
@@ -529,6 +529,9 @@ def test_names_of_runs_that_differ_are_directories_that_differ():
     assert len(places) == len(texts)
     assert all(len(os.path.basename(place).encode()) < 200 for place in places)
     assert command._place("walk", True, ["a=1"], 3) == "runs/walk-smoke-a=1-seeds=3"
+    # Directories of earlier versions are found again.
+    assert cells.name({"kind": "a b"}) == "kind=a_b~f599c7c37ad4"
+    assert command._place("world", False, ["kind=a b"], None) == "runs/world-kind=a_b~e412debac07a"
 
 
 def test_an_arms_file_is_found_through_what_wraps_it():
