@@ -28,6 +28,8 @@ if os.environ.get("POLGRAD_TESTS_COMPILE", "quick") == "quick":
 # What the caller sets comes last and wins.
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 _compilers.protect()
+# Places in the source, which no test looks at, make lowering a program slower.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 

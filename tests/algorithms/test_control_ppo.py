@@ -90,6 +90,7 @@ def reference(params, batch, settings):
     return total - settings.entropy_coefficient * entropy
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("form", "clip_value"),
     [({"actions": 3}, True), ({"action_size": 2}, False)],
@@ -227,6 +228,7 @@ def test_every_epoch_sees_every_step_once_in_an_order_of_its_own():
     assert np.all(np.abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000))
 
 
+@pytest.mark.slow
 def test_a_run_equals_a_loop():
     world = make(TINY.world)
     state, metrics = jax.jit(functools.partial(train, TINY))(KEY)

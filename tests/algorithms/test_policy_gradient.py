@@ -310,7 +310,7 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("found", "numbers"), NUMBERS)
 def test_numbers_can_be_swept_under_vmap(found, numbers):
     experience = rollouts()

@@ -132,7 +132,7 @@ def dead(settings):
 
 
 # One of a kind in the quick suite; the others, which share its code, in `make test-slow`.
-KINDS = ("cispo", "disco", "dpo", "f_dpg", "grpo", "kl_cov", "nash_md", "ppo", "topr")
+KINDS = ("cispo", "dpo", "grpo", "kl_cov", "ppo", "topr")
 NAMES = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(algorithms.NAMES)

@@ -50,7 +50,7 @@ def test_an_experiment_runs_at_its_small_size(name, tmp_path):
         assert final == pytest.approx(list(curves[experiment.main_metric].reshape(2, -1)[:, -1]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", sorted(HEAVY - {"dpo"}))
 def test_an_arm_of_a_heavy_experiment_runs(name, tmp_path):
     found = experiments.find(str(PAPERS[name]))

@@ -133,6 +133,7 @@ def test_plackett_luce_is_a_distribution_over_rankings(x64):
     np.testing.assert_allclose(jnp.exp(-plackett_luce(scores[orders])).sum(), 1.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_both_derivatives_of_plackett_luce_are_those_of_its_formula(x64):
     def formula(scores):
         rounds = [jax.nn.logsumexp(scores[k:]) - scores[k] for k in (0, 2, 3, 5)]  # without 1, 4

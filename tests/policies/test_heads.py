@@ -29,7 +29,7 @@ def inputs(dtype):
     return hidden, head, targets, jax.random.normal(keys[3], (2, B, T), dtype)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("chunk", "temperature"), [(1, 0.6), (3, 1.0), (7, 0.6), (100, 1.0), (None, 0.6)]
 )

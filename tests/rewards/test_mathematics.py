@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 import re
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -458,7 +458,8 @@ def test_a_fraction_is_rounded_to_the_last_digit(above, below, places, data):
     exact = Fraction(above, below) + 1  # 1/64 has six decimals, the others have no end
     scaled = exact * 10**places
     off = data.draw(st.integers(-3, 3))
-    decimal = Decimal(round(scaled) + off).scaleb(-places)
+    with localcontext(Context(prec=60)):  # a task of reasoning-gym makes the common one coarse
+        decimal = Decimal(round(scaled) + off).scaleb(-places)
     gold = f"{exact.numerator}/{exact.denominator}"
     near = abs(Fraction(decimal) - exact) * 10**places <= Fraction(1, 2)
     cut = Fraction(decimal) * 10**places == int(scaled)

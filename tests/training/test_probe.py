@@ -123,6 +123,7 @@ def test_a_sound_compiler_passes(case):
 LOSING = ("grpo", "micro-batches", "packed", "eight devices", "selects", "groups")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", cases(LOSING, ("packed", "eight devices")))
 def test_a_lost_part_is_found_and_its_leaf_named(monkeypatch, case):
     monkeypatch.setattr(programs, "make_gradient", losing)

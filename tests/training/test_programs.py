@@ -94,6 +94,7 @@ def sharing_programs(network, mesh, **changes):
     )
 
 
+@pytest.mark.slow
 def test_an_order_that_mixes_prompts_is_seen():
     random = np.random.default_rng(0)
     network, mesh = make_network(16, 11), mesh_lib.make({"data": 1})
