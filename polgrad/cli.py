@@ -338,6 +338,12 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
     resumes = any(_flag(argument) in ("--resume", "--resume-from") for argument in arguments)
     if source is None:
         if not resumes or not os.path.exists(os.path.join(out, identity.CONFIG)):
+            given = {_flag(argument) for argument in arguments if argument.startswith("--")}
+            if resumes and given <= {"--resume", "--resume-from", "--out", NO_CACHE}:
+                raise ValueError(
+                    f"out {out!r} holds no run to go on with; give the directory of a run, or the "
+                    "settings of a new one"
+                )
             return default, {}, "", arguments
         source = os.path.join(out, identity.CONFIG)
     raw = identity.read_settings(source)

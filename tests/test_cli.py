@@ -399,3 +399,17 @@ def test_a_small_task_names_the_flag(capsys, tmp_path):
     parameters = ["--data.parameters", "max_terms=2", "max_digits=1"]
     code, _, error = train(capsys, "chain_sum", tmp_path, *parameters, "--evaluation.problems", "9")
     assert code == 2 and error.count("\n") == 1 and "(--data.test-size 17)" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--resume"], "holds no run to go on with"),
+        (["--resume-from=4"], "holds no run to go on with"),
+        (["--allow-changed", "seed", "--task", "chain_sum"], "expected only with --resume"),
+    ],
+)
+def test_a_run_that_is_not_there_is_not_gone_on_with(capsys, tmp_path, flags, told):
+    code, _, error = run(capsys, "train", "--out", tmp_path / "none", *flags)
+    assert code == 2 and told in error and error.count("\n") == 1
+    assert not (tmp_path / "none").exists()

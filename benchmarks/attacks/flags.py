@@ -168,6 +168,8 @@ def attacks() -> list[Attack]:
         Attack("flags: a platform that is none", TRAIN, environment={"JAX_PLATFORMS": "nosuch"}),
         Attack("flags: wandb is not there", (*TRAIN, "--saving.wandb", "project")),
         Attack("flags: a bucket without its library", (*TRAIN, "--saving.checkpoints", "gs://b/r")),
+        Attack("flags: only resume, of nothing", ("train", "--resume", "--out", "runs/none")),
+        Attack("flags: a change without a run", (*TRAIN, "--allow-changed", "seed")),
         Attack("flags: config of nothing", (*TRAIN, "--config", "nosuch.json")),
         Attack("flags: config that is no object", (*TRAIN, "--config", "sums.jsonl")),
         Attack(

@@ -207,6 +207,11 @@ def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
             raise ValueError(f"out {config.out!r} holds {kind} ({file}); give another --out")
     if (directory / identity.CONFIG).exists() and not config.resume:
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
+    if config.allow_changed and not config.resume:
+        raise ValueError(
+            f"allow_changed is {', '.join(config.allow_changed)}; expected only with --resume, whose "
+            "settings it lets differ"
+        )
     if run is None and config.resume_from is not None:
         raise ValueError(f"resume_from is {config.resume_from}, but {config.out!r} holds no run")
     _check_task_is_kept(config, directory)
