@@ -333,13 +333,18 @@ def _family(config: TransformerConfig) -> str:
     return family
 
 
+def _as_whole(number: float) -> float:
+    """The same number, as an integer where it is one: transformers refuses 256.0 for 256."""
+    return int(number) if float(number).is_integer() else number
+
+
 def _gemma_settings(config: TransformerConfig) -> dict[str, Any]:
     kinds = ("full_attention", "sliding_attention")
     local = [(i + 1) % config.global_every != 0 for i in range(config.layers)]
     return {
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": config.query_scalar or config.head_dim,
+        "query_pre_attn_scalar": _as_whole(config.query_scalar or config.head_dim),
         "attn_logit_softcapping": config.attention_cap,
         "final_logit_softcapping": config.logit_cap,
         # Readers make a window's mask even where no layer uses it.
