@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from polgrad.policies import TransformerNetwork, shapes
-from polgrad.policies.settings import config_from_settings
+from polgrad.policies.settings import config_from_settings, settings_from_config
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
@@ -74,6 +74,9 @@ def test_settings_of_a_published_file_give_the_shape():
         "query_pre_attn_scalar": 144,
     }
     assert config_from_settings(told, tied=True) == shapes.find("gemma-2-27b")
+    # transformers refuses 144.0 where its own files have 144.
+    written = settings_from_config(shapes.find("gemma-2-27b"))["query_pre_attn_scalar"]
+    assert written == 144 and type(written) is int
 
 
 def test_an_unknown_model_is_named():
