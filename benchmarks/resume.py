@@ -43,7 +43,7 @@ SWEEP = "sweep nash_md --smoke --seeds 2 --set learning_rate=0.1,0.2,0.3"
 
 
 class Subject(NamedTuple):
-    """A command, what shows that something is saved, and what is compared of what it leaves."""
+    """A command, the files that appear at its first save, and the results that are compared."""
 
     name: str
     words: str

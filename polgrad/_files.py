@@ -84,7 +84,7 @@ def sync(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def alone(directory: str | os.PathLike) -> Iterator[None]:
-    """Holds a directory for this process; the system lets go of it when the process dies.
+    """Locks a directory for this process. The system releases the lock when the process dies.
 
     Args:
       directory: an existing directory; the lock is its file `.lock`.

@@ -172,7 +172,7 @@ def write(directory: pathlib.Path, title: str, blocks: Sequence[Block]) -> list[
     Returns:
       The two pages.
     """
-    # Made before any of them is written: a page that fails leaves the old ones.
+    # Both pages are made before either is written, so that a failure keeps the old pages.
     pages = {"report.md": markdown(title, blocks), "report.html": html(title, blocks)}
     for block in blocks:
         if isinstance(block, Picture):

@@ -38,7 +38,7 @@ class Problems(NamedTuple):
       source: the problems.
       tokens: of their prompts `[n, width]`.
       lengths: of their prompts `[n]`.
-      digest: of all that the problems hold.
+      digest: a fingerprint of every field of every problem.
     """
 
     source: data.Source

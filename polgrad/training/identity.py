@@ -478,7 +478,7 @@ def of_rewards(targets: Iterable[str]) -> str:
 
 
 def of_scores(parts: Any) -> str:
-    """The fingerprint of all that decides the score of a completion.
+    """The fingerprint of everything that decides the score of a completion.
 
     Args:
       parts: the run, with the fingerprints of what it reads from outside.

@@ -1,4 +1,4 @@
-"""Chat templates that anybody may have written: every failure is one line, and nothing runs away."""
+"""Chat templates that anybody may have written: every failure is one line, and time and memory are limited."""
 
 import datetime
 import os
