@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import peers
 
 from polgrad import algorithms, policies
+from polgrad.contract import Context
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.scoring import Scoring
-from polgrad.training.types import Context
 
 SMOLLM2 = policies.TransformerConfig(
     vocab_size=49152,

@@ -11,8 +11,8 @@ import pytest
 
 from polgrad import _examples, _guarantees, algorithms
 from polgrad._catalogue import array_annotation
+from polgrad.contract import Context
 from polgrad.training import abstract
-from polgrad.training.types import Context
 
 PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"

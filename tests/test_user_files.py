@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from polgrad import _user_files, algorithms
+from polgrad.contract import Context
 from polgrad.training import abstract, building
-from polgrad.training.types import Context
 
 GOOD = """
 import dataclasses, sys

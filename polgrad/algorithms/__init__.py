@@ -17,7 +17,7 @@ from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
 from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.topr import TOPR
-from polgrad.training.types import Algorithm, Context, Outputs
+from polgrad.contract import Algorithm, Context, Outputs
 
 NAMES = {
     "supervised": Supervised,

@@ -7,8 +7,8 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from polgrad import masking
+from polgrad.contract import Batch, Context, Outputs
 from polgrad.ratios import importance_ratio
-from polgrad.training.types import Batch, Context, Outputs
 
 SEQUENCES = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
 
@@ -16,8 +16,9 @@ SEQUENCES = ("prompts", "prompt_lengths", "completions", "completion_lengths", "
 def make_batch(experience: Batch, weights: Array, **extra: Array) -> Batch:
     """The arrays that scoring needs, the weights, and what the algorithm adds."""
     batch = {k: experience[k] for k in SEQUENCES} | {"weights": weights} | extra
-    for name in ("behavior_logp", "reference_logp", "prompt_ids", "sample_ids"):
-        if name in experience:
+    for name in experience:
+        # The log-probabilities of the sampler and of each named policy.
+        if name.endswith("_logp") or name in ("prompt_ids", "sample_ids"):
             batch.setdefault(name, experience[name])
     if "behavior_logp" in experience:
         # Kept apart: an algorithm may replace behavior_logp, the parity probe may not.

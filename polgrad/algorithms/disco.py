@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from polgrad import losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Context
+from polgrad.contract import Algorithm, Context, Group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,6 @@ class DisCO:
             prepare=prepare,
             loss=loss,
             select=select,
-            rows="group",
+            unit=Group(),
             warnings=(common.inert_on_policy(("beta", "delta")),) if context.on_policy else (),
         )

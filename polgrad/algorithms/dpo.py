@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from polgrad import losses, masking
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Context
+from polgrad.contract import Algorithm, Collect, Context, Initial, Pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,9 @@ class DPO:
         return Algorithm(
             prepare=prepare,
             loss=self.loss,
-            requires=frozenset({"reference"}),
-            source="pairs",
+            unit=Pair(),
+            collect=Collect(None, columns=Pair().roles),
+            policies={"reference": Initial()},
         )
 
     def loss(self, outputs, batch):
@@ -75,5 +76,5 @@ class OnlineDPO(DPO):
             return state, common.make_batch(pairs, weights), {"pairs": usable.mean()}
 
         return Algorithm(
-            prepare=prepare, loss=self.loss, requires=frozenset({"reference"}), rows="group"
+            prepare=prepare, loss=self.loss, unit=Pair(), policies={"reference": Initial()}
         )

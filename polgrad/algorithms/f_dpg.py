@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from polgrad import divergences, losses, masking
 from polgrad.algorithms import common
+from polgrad.contract import Algorithm, Context, Initial
 from polgrad.losses import targets
-from polgrad.training.types import Algorithm, Context
 
 
 class FDPGState(NamedTuple):
@@ -109,7 +109,7 @@ class FDPG:
             )
             return masking.weighted_sum(loss, batch["weights"]), {}
 
-        return Algorithm(init=init, prepare=prepare, loss=loss, requires=frozenset({"reference"}))
+        return Algorithm(init=init, prepare=prepare, loss=loss, policies={"reference": Initial()})
 
 
 def _add_groups(partition, prompts, score, behavior, valid):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from polgrad import losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Context
+from polgrad.contract import Algorithm, Collect, Context, Initial, Mixture, Samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class NashMD:
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            requires=frozenset({"reference"}),
-            opponent=self.mixture,
+            collect=Collect(Samples(versus=Mixture("reference", self.mixture))),
+            policies={"reference": Initial()},
             reuse=False,
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from polgrad import advantages, losses, masking
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Context
+from polgrad.contract import Algorithm, Context
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks, advantages, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Batch, Context, Outputs
+from polgrad.contract import Algorithm, Batch, Context, Initial, Needs, Outputs
 
 Aggregation = Literal["sequence", "token", "sequence_sum", "constant"]
 
@@ -94,11 +94,6 @@ class PolicyGradient:
         self.check()
         if self.group_statistics or self.drop_uniform_groups:
             common.need_group(self, context, 2)
-        requires = set()
-        if common.is_on(self.reference_kl):
-            requires.add("reference")
-        if common.is_on(self.entropy_coefficient):
-            requires.add("entropy")
 
         def prepare(state, experience, key):
             return state, *self.prepare(experience, context)
@@ -109,7 +104,8 @@ class PolicyGradient:
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            requires=frozenset(requires),
+            policies={"reference": Initial()} if common.is_on(self.reference_kl) else {},
+            needs=Needs(entropy=common.is_on(self.entropy_coefficient)),
             reuse=self.corrects(),
             warnings=self.warnings(context),
         )

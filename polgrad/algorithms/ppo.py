@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from polgrad import advantages, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Batch, Context, Outputs
+from polgrad.contract import Algorithm, Batch, Context, Initial, Needs, Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,6 @@ class PPO:
             in_range(name, getattr(self, name), low=0.0, high=1.0)
         for name in ("value_coefficient", "value_clip", "reference_kl", "entropy_coefficient"):
             in_range(name, getattr(self, name), low=0.0)
-        requires = {"values"}
-        if common.is_on(self.reference_kl):
-            requires.add("reference")
-        if common.is_on(self.entropy_coefficient):
-            requires.add("entropy")
 
         def prepare(state, experience, key):
             return state, self.prepare(experience), {}
@@ -66,7 +61,8 @@ class PPO:
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            requires=frozenset(requires),
+            policies={"reference": Initial()} if common.is_on(self.reference_kl) else {},
+            needs=Needs(entropy=common.is_on(self.entropy_coefficient), values=True),
             warnings=(common.inert_on_policy(inert),) if context.on_policy else (),
         )
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from polgrad import losses, masking
 from polgrad.algorithms import common
-from polgrad.training.types import Algorithm, Context
+from polgrad.contract import Algorithm, Collect, Context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,4 +28,4 @@ class Supervised:
         def loss(outputs, batch):
             return masking.weighted_sum(losses.imitation(outputs.logp), batch["weights"]), {}
 
-        return Algorithm(prepare=prepare, loss=loss, source="demonstrations")
+        return Algorithm(prepare=prepare, loss=loss, collect=Collect(None, columns=("answer",)))

@@ -6,7 +6,7 @@ _NAMES = {
     "Algorithm": "types",
     "Context": "types",
     "Outputs": "types",
-    "TrainState": "types",
+    "TrainState": "state",
     "Scoring": "scoring",
     "score": "scoring",
     "make_gradient": "step",

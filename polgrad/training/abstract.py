@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from polgrad import _outside
-from polgrad.training.types import Algorithm, Batch, Context, Outputs
+from polgrad.contract import Algorithm, Batch, Context, Outputs, Pair
 
 
 def experience(
@@ -31,10 +31,10 @@ def experience(
       `jax.ShapeDtypeStruct`s by name.
     """
     tokens = context.max_tokens
-    sampled = algorithm.source == "rollouts"
+    sampled = algorithm.samples
     rows = (prompts * context.group_size,) if sampled else (prompts,)
-    if algorithm.source == "pairs":
-        rows = (prompts, 2)
+    if not sampled and isinstance(algorithm.unit, Pair):
+        rows = (prompts, len(algorithm.unit.roles))
     kinds = {
         "prompts": ((prompt_length,), jnp.int32),
         "prompt_lengths": ((), jnp.int32),
@@ -42,19 +42,43 @@ def experience(
         "completion_lengths": ((), jnp.int32),
         "mask": ((tokens,), jnp.float32),
     }
-    if "reference" in algorithm.requires:
-        kinds["reference_logp"] = ((tokens,), jnp.float32)
-    if "values" in algorithm.requires:
+    kinds |= {f"{name}_logp": ((tokens,), jnp.float32) for name in algorithm.policies}
+    if algorithm.needs.values:
         kinds["values"] = ((tokens + 1,), jnp.float32)
     if sampled:
         kinds |= {"behavior_logp": ((tokens,), jnp.float32), "rewards": ((), jnp.float32)}
         kinds |= {name: ((), jnp.bool) for name in ("valid", "stopped")}
         kinds |= {name: ((), jnp.uint32) for name in ("prompt_ids", "sample_ids")}
-    if algorithm.opponent is not None:
+    if sampled and algorithm.collect.samples.versus is not None:
         kinds["preferences" if preferences else "opponent_rewards"] = ((), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct(rows + shape, dtype) for name, (shape, dtype) in kinds.items()
     }
+
+
+EVERY_STEP = ("loss", "gradient_norm", "entropy", "reward_mean", "reward_std", "completion_length")
+"""Metrics that `observe` finds in every step, besides the algorithm's own and `kl_NAME`."""
+
+
+def _check_units(algorithm: Algorithm, batch: Batch) -> None:
+    """The batch has the axes of its unit, and each of its arrays can be split by units."""
+    unit = algorithm.unit
+    for name in ("mask", "weights"):
+        if name not in batch:
+            raise ValueError(f"prepare returned a batch without {name!r}")
+    shape = batch["mask"].shape
+    if len(shape) != 2 + unit.axes:
+        names = ["units", *(["answers"] if unit.axes else []), "tokens"]
+        raise ValueError(
+            f"prepare returned a mask of shape {list(shape)}, expected [{', '.join(names)}] "
+            f"for unit {type(unit).__name__}"
+        )
+    for name, x in batch.items():
+        if x.shape[:1] != shape[:1]:
+            raise ValueError(
+                f"prepare returned {name} of shape {list(x.shape)}, expected {shape[0]} rows as in "
+                "the mask: batches are split by units, and a number that all share is repeated"
+            )
 
 
 def check(algorithm: Algorithm, context: Context, name: str, *, preferences: bool = False) -> None:
@@ -74,15 +98,19 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
     given = experience(algorithm, context, prompts=2, prompt_length=1, preferences=preferences)
 
     def step(key, given):
-        _, batch, metrics = algorithm.prepare(algorithm.init(key), given, key)
+        state, batch, metrics = algorithm.prepare(algorithm.init(key), given, key)
+        _check_units(algorithm, batch)
         zeros = jnp.zeros(batch["mask"].shape, jnp.float32)
         values = jnp.pad(zeros, [(0, 0)] * (zeros.ndim - 1) + [(0, 1)])
         outputs = Outputs(
             zeros,
-            zeros if "entropy" in algorithm.requires else None,
-            values if "values" in algorithm.requires else None,
+            zeros if algorithm.needs.entropy else None,
+            values if algorithm.needs.values else None,
         )
-        return metrics, algorithm.loss(outputs, algorithm.select(outputs, batch, key))
+        loss, measured = algorithm.loss(outputs, algorithm.select(outputs, batch, key))
+        reported = {name: jnp.zeros(()) for name in (*EVERY_STEP, *metrics, *measured)}
+        reported |= {f"kl_{name}": jnp.zeros(()) for name in algorithm.policies}
+        return loss, algorithm.observe(state, reported)
 
     try:
         jax.eval_shape(step, key, given)
@@ -114,7 +142,7 @@ def _hint(error: BaseException) -> str:
     """What to do about outputs and arrays that are there only where they are asked for."""
     if isinstance(error, KeyError) or "NoneType" in str(error):
         return (
-            "; outputs.entropy, outputs.values and reference_logp are there only where the "
-            "algorithm's `requires` holds 'entropy', 'values' or 'reference'"
+            "; outputs.entropy and outputs.values are there only where the algorithm's `needs` has "
+            "them, and NAME_logp only where its `policies` has NAME"
         )
     return ""

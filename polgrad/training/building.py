@@ -19,6 +19,7 @@ import numpy as np
 
 import polgrad
 from polgrad import _outside, _ranges, _user_files, data, policies
+from polgrad.contract import Algorithm, Context
 from polgrad.data import codec
 from polgrad.data.sources import TooFew
 from polgrad.policies import exporting
@@ -28,7 +29,6 @@ from polgrad.rollouts import Sampling
 from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.config import Hosts, TrainConfig
-from polgrad.training.types import Algorithm, Context
 
 
 class Problems(NamedTuple):
@@ -150,7 +150,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     config, policy, tokenizer, chosen = _policy(config, first, train, test, alphabet)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
-    footprint.check_run(config, policy.network, mesh, samples=algorithm.source == "rollouts")
+    footprint.check_run(config, policy.network, mesh, samples=algorithm.samples)
     abstract.check(
         algorithm,
         _context(config, train),
@@ -164,7 +164,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     specs = tuple(RewardSpec(target=f) for f in config.rewards.functions) or task
     if config.rewards.preference:
         specs = (RewardSpec(target=config.rewards.preference),)
-    if algorithm.source == "rollouts" and not specs:
+    if algorithm.samples and not specs:
         raise ValueError(
             f"task {config.task} has no answers to check against; give --rewards.functions"
             f"{', or take --algorithm dpo, which learns from pairs' if 'chosen' in train[0] else ''}"
@@ -270,9 +270,7 @@ def _identified(parts: Parts) -> Parts:
     prints = {
         "train_problems": parts.train.digest,
         "train_prompts": _tokens_digest(parts.train),
-        "reward_source": identity.of_rewards(
-            targets if parts.algorithm.source == "rollouts" else ()
-        ),
+        "reward_source": identity.of_rewards(targets if parts.algorithm.samples else ()),
         "algorithm_source": identity.of_algorithm(parts.config.settings),
         **identity.of_policy(parts.policy, parts.tokenizer),
     }
@@ -297,7 +295,7 @@ def _check_completions(parts: Parts, bounded: bool) -> None:
     """Every completion that a step may read ends within `rollouts.max_tokens`."""
     config, source = parts.config, parts.train.source
     if bounded:
-        _check_lengths(parts, range(len(source)), COMPLETIONS.get(parts.algorithm.source, ()), "")
+        _check_lengths(parts, range(len(source)), parts.algorithm.collect.columns, "")
     if not config.warm_start.steps:
         return
     if not source[0].get("answer"):
@@ -407,23 +405,22 @@ def _check_installed(
 
 
 VERIFIERS = "polgrad.rewards.verifiers"
-COMPLETIONS = {"pairs": ("chosen", "rejected"), "demonstrations": ("answer",)}
-"""Columns of a data file that an algorithm reads completions from, by its source."""
 
 
 def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
     """The file holds what the algorithm reads, and no completion in it is empty."""
-    for field in COMPLETIONS.get(algorithm.source, ()):
+    columns = algorithm.collect.columns
+    for field in columns:
         if field not in train[0]:
-            wanted = " and ".join(map(repr, ("prompt", *COMPLETIONS[algorithm.source])))
+            wanted = " and ".join(map(repr, ("prompt", *columns)))
             theirs = train[0].keys() - {"index", "metadata"}
             raise ValueError(
                 f"algorithm {config.algorithm} reads {wanted}; task {config.task} lacks {field!r} "
                 f"(it has: {', '.join(sorted(theirs))})"
             )
-    for index in range(len(train) if algorithm.source in COMPLETIONS else 0):
+    for index in range(len(train) if columns else 0):
         example = train[index]
-        for field in COMPLETIONS[algorithm.source]:
+        for field in columns:
             if not example[field].strip():
                 raise ValueError(
                     f"{train.place(index)}: field {field!r} is empty, expected text "
@@ -434,8 +431,8 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source
 def _check_sizes(config: TrainConfig, algorithm: Algorithm) -> None:
     """The parts of a batch divide it, and samples are reused only where a ratio corrects."""
     rollouts, update = config.rollouts, config.update
-    samples = algorithm.source == "rollouts" and algorithm.rows == "samples"
-    rows = rollouts.prompts * (rollouts.group_size if samples else 1)
+    rows = algorithm.rows(rollouts.prompts, rollouts.group_size)
+    samples = rows != rollouts.prompts
     parts = update.mini_batches * update.micro_batches
     if rows % parts:
         raise ValueError(
@@ -581,7 +578,7 @@ def _policy(
     alphabet: str | None,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """The policy with its tokenizer, and the settings with what was left out filled in."""
-    value_head = "values" in algorithm.requires
+    value_head = algorithm.needs.values
     if config.policy == "small":
         sources = [source for source in (train, test) if source]
         return _small_policy(config, algorithm, sources, value_head, alphabet)
@@ -592,7 +589,7 @@ def _policy(
     tokenizer = data.from_assets(policy.text, rows=policy.network.config.vocab_size)
     chosen = defaults.choose(
         config,
-        source=algorithm.source,
+        algorithm,
         parameters=sum(x.size for x in jax.tree.leaves(policy.params)),
         context=policy.network.max_length,
         longest=_longest_completion(config, algorithm, train, tokenizer),
@@ -604,8 +601,8 @@ def _longest_completion(
     config: TrainConfig, algorithm: Algorithm, train: data.Source, tokenizer: data.Tokenizer
 ) -> int | None:
     """Tokens of the longest completion in the data; None for algorithms that sample their own."""
-    fields = COMPLETIONS.get(algorithm.source)
-    if fields is None or config.rollouts.max_tokens is not None:
+    fields = algorithm.collect.columns
+    if not fields or config.rollouts.max_tokens is not None:
         return None
     return max(
         len(tokenizer.completion_ids(train[i]["prompt"], train[i][f]))
@@ -675,7 +672,7 @@ def _small_policy(
 
     chosen = defaults.choose(
         config,
-        source=algorithm.source,
+        algorithm,
         parameters=0,
         context=0,
         longest=_longest_completion(config, algorithm, sources[0], tokenizer),

@@ -1,19 +1,19 @@
 """From a step's number to the experience it learns from: samples with rewards, or data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from polgrad import data
+from polgrad.contract import Batch, Pair
 from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
 from polgrad.training import hosts, randomness
 from polgrad.training.building import Parts, Problems
 from polgrad.training.checkpoints import ScoreJournal
 from polgrad.training.mesh import batch_sharding, place_batch
-from polgrad.training.types import Batch
 
 
 class OwnSamples(NamedTuple):
@@ -82,34 +82,39 @@ class Collector:
     ):
         self._parts, self._pool, self._journal = parts, pool, journal
         self._for_sampling = for_sampling
-        source = parts.algorithm.source
-        self._make = {
-            "rollouts": self._rollouts,
-            "demonstrations": self._demonstrations,
-            "pairs": self._pairs,
-        }[source]
+        self._make = self._rollouts if parts.algorithm.samples else self._answers
 
-    def __call__(self, step: int, params: Any, reference: Any) -> tuple[Batch, dict, list[dict]]:
-        """The experience of a step, its metrics, and its samples as rows of text."""
+    def __call__(
+        self, step: int, params: Any, held: Mapping[str, Any]
+    ) -> tuple[Batch, dict, list[dict]]:
+        """The experience of a step, its metrics, and its samples as rows of text.
+
+        Args:
+          step: number of the step.
+          params: of the policy.
+          held: of the named policies.
+        """
         config = self._parts.config
         indices = data.batch_indices(
             config.seed, step - 1, config.rollouts.prompts, len(self._parts.train.source)
         )
-        return self._make(step, indices, params, reference)
+        return self._make(step, indices, params, held)
 
-    def _rollouts(self, step, indices, params, reference):
+    def _rollouts(self, step, indices, params, held):
         parts, config = self._parts, self._parts.config
         size, train = config.rollouts.group_size, parts.train
         params = self._for_sampling(params)
         experience, own = self._sample(randomness.SAMPLE, step, indices, params, None, 0.0)
         examples = [train.source[int(indices[row // size])] for row in own.rows]
         rows = [{"prompt": e["prompt"], "completion": c} for e, c in zip(examples, own.texts)]
-        if parts.algorithm.opponent is None:
+        versus = parts.algorithm.collect.samples.versus
+        if versus is None:
             scores = self._score(step, "reward", own, examples)
         else:
-            held = self._for_sampling(reference)
+            # A policy that is the sampling one itself is not held.
+            mixed = self._for_sampling(held[versus.name]) if versus.name in held else params
             _, other = self._sample(
-                randomness.OPPONENT, step, indices, params, held, parts.algorithm.opponent
+                randomness.OPPONENT, step, indices, params, mixed, versus.weight
             )
             for row, text in zip(rows, other.texts):
                 row["opponent"] = text
@@ -174,13 +179,13 @@ class Collector:
             self._journal.put(step, name, own.rows, own.tokens, computed)
         return scores
 
-    def _demonstrations(self, step, indices, params, reference):
-        batch = demonstrations(self._parts, indices)
-        return place_batch(batch, self._parts.mesh), {}, []
-
-    def _pairs(self, step, indices, params, reference):
-        chosen, rejected = (demonstrations(self._parts, indices, f) for f in ("chosen", "rejected"))
-        batch = jax.tree.map(lambda a, b: np.stack([a, b], axis=1), chosen, rejected)
+    def _answers(self, step, indices, params, held):
+        """The answers in the data: one of a row, or one for each role of a pair."""
+        algorithm = self._parts.algorithm
+        answers = [demonstrations(self._parts, indices, f) for f in algorithm.collect.columns]
+        batch = answers[0]
+        if isinstance(algorithm.unit, Pair):
+            batch = jax.tree.map(lambda *roles: np.stack(roles, axis=1), *answers)
         return place_batch(batch, self._parts.mesh), {}, []
 
 

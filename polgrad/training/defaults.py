@@ -7,6 +7,7 @@ take rates a hundred times smaller: at 1e-3 a few updates destroy them.
 import dataclasses
 from typing import Any, NamedTuple
 
+from polgrad.contract import Algorithm, Pair
 from polgrad.training.config import TrainConfig
 
 LARGE = 1_000_000_000
@@ -29,6 +30,13 @@ WARMUP = 0.05
 """Share of the updates over which the rate of a pretrained policy rises."""
 
 
+def kind_of(algorithm: Algorithm) -> str:
+    """What an algorithm learns from: `"rollouts"`, `"pairs"` or `"demonstrations"`."""
+    if algorithm.samples:
+        return "rollouts"
+    return "pairs" if isinstance(algorithm.unit, Pair) else "demonstrations"
+
+
 class Chosen(NamedTuple):
     """Settings with what was left out filled in, and the line that names it."""
 
@@ -37,13 +45,13 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    config: TrainConfig, *, source: str, parameters: int, context: int, longest: int | None
+    config: TrainConfig, algorithm: Algorithm, *, parameters: int, context: int, longest: int | None
 ) -> Chosen:
     """Fills in what the user left out.
 
     Args:
       config: the settings as given.
-      source: what the algorithm reads: `"rollouts"`, `"pairs"` or `"demonstrations"`.
+      algorithm: what it learns from decides the rates.
       parameters: how many parameters the policy has.
       context: longest sequence of the policy, in tokens.
       longest: tokens of the longest completion in the data, for algorithms that read completions.
@@ -53,7 +61,9 @@ def choose(
       for the user; None where nothing was left out.
     """
     pretrained = config.policy != "small"
-    wanted = _pretrained(config, source, parameters) if pretrained else dict(SMALL_POLICY)
+    wanted = (
+        _pretrained(config, kind_of(algorithm), parameters) if pretrained else dict(SMALL_POLICY)
+    )
     wanted["rollouts.max_tokens"] = longest or _tokens(pretrained, context)
     taken = {name: value for name, value in wanted.items() if _get(config, name) is None}
     for name, value in taken.items():
@@ -74,12 +84,12 @@ def _tokens(pretrained: bool, context: int) -> int:
     return max(1, min(TOKENS["pretrained"], context // 2))
 
 
-def _pretrained(config: TrainConfig, source: str, parameters: int) -> dict[str, Any]:
+def _pretrained(config: TrainConfig, kind: str, parameters: int) -> dict[str, Any]:
     rates = {name: pair[parameters >= LARGE] for name, pair in RATES.items()}
     updates = config.steps * config.update.epochs * config.update.mini_batches
     return {
-        "rollouts.prompts": 16 if source == "rollouts" else 32,
-        "optimizer.learning_rate": rates[source],
+        "rollouts.prompts": 16 if kind == "rollouts" else 32,
+        "optimizer.learning_rate": rates[kind],
         "optimizer.schedule": "linear",
         "optimizer.warmup": max(1, round(WARMUP * updates)),
         "warm_start.optimizer.learning_rate": rates["demonstrations"],

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from polgrad import _outside, policies
+from polgrad.contract import Algorithm
 from polgrad.rewards import compose
 from polgrad.training.config import TrainConfig, as_json
 from polgrad.training.defaults import SMALL_POLICY
-from polgrad.training.types import Algorithm
 
 CONFIG, IDENTITY, CHANGES = "config.json", "identity.json", "changes.jsonl"
 

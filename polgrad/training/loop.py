@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from polgrad import _files, _interrupt, _outside
@@ -43,7 +42,7 @@ from polgrad.training.evaluation import Accuracy, evaluate
 from polgrad.training.programs import Programs, make_programs
 from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.scoring import with_packing
-from polgrad.training.types import TrainState
+from polgrad.training.state import TrainState
 from polgrad.training.warm_start import warm_start
 from polgrad.training.watch import Watch
 
@@ -221,7 +220,7 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
         return stack.enter_context(pool)
 
     reward = task = None
-    if parts.algorithm.source == "rollouts":
+    if parts.algorithm.samples:
         # With several processes the limit is on the share of all of them, and checked there.
         alone = parts.processes.count == 1
         reward = start(parts.reward_specs, settings.failure_limit if alone else 1.0)
@@ -308,13 +307,13 @@ class _Loop:
         """Everything, in order."""
         for line in [*planning.plan(self.parts), *self._first_example()]:
             self.reporter.say(line)
-        state, reference, before = self._start()
+        state, initial, before = self._start()
         metrics, row, stop = {}, {}, False
         start, saved = int(state.step), self.checkpoints.latest()
         with self.reporter.live(start):
             for step in range(start + 1, self.config.steps + 1):
                 with self._profiled(step):
-                    state, metrics = self._step(step, state, reference)
+                    state, metrics = self._step(step, state, initial)
                 _interrupt.check()
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
@@ -373,12 +372,12 @@ class _Loop:
         if step is None:
             return self._begin(like)
         state = self.checkpoints.restore(step, like)
-        reference = self._reference(like) if self.programs.needs_reference else None
+        initial = self._initial(like) if self.programs.needs_initial else None
         self._record(step)
         self.reporter.say(f"resuming from step {step}")
         for line in self._notes(step):
             self.reporter.say(line)
-        return state, reference, before
+        return state, initial, before
 
     def _checkpoint(self) -> int | None:
         """The checkpoint that the run goes on from, whole as far as its files tell."""
@@ -405,9 +404,9 @@ class _Loop:
 
         self.parts.processes.gather(name, work)
 
-    def _reference(self, like: TrainState) -> Any:
+    def _initial(self, like: TrainState) -> Any:
         self._agree("the files of the starting policy", self.checkpoints.initial_fault)
-        return self._restored_initial(like)
+        return self.programs.hold(self._restored_initial(like))
 
     def _restored_initial(self, like: TrainState) -> Any:
         """The policy that training started from; it gets the checksums that a kill kept from it."""
@@ -430,9 +429,8 @@ class _Loop:
             params = self.programs.place_params(self.parts.policy.params)
             params = warm_start(self.parts, params, self.reporter)
             self.checkpoints.save_initial(params)
-        # The step is given its state to overwrite, so the reference is a copy.
-        reference = jax.tree.map(jnp.copy, params) if self.programs.needs_reference else None
-        return self.programs.first_state(params), reference, self._before(params)
+        initial = self.programs.hold(params) if self.programs.needs_initial else None
+        return self.programs.first_state(params), initial, self._before(params)
 
     def _initial_is_kept(self) -> bool:
         """Whether the starting policy is there, whole, and the one that these settings give.
@@ -527,15 +525,17 @@ class _Loop:
             self.last = (step, self._accuracy(state.params, step))
         return self.last[1]
 
-    def _step(self, step: int, state: TrainState, reference) -> tuple[TrainState, dict]:
+    def _step(self, step: int, state: TrainState, initial: Any) -> tuple[TrainState, dict]:
         """One rollout and its updates."""
         began = time.perf_counter()
         config = self.config
-        experience, metrics, rows = self.collect(step, state.params, reference)
+        state = self.programs.before_rollout(state, step)
+        held = self.programs.held(state, initial)
+        experience, metrics, rows = self.collect(step, state.params, held)
         tokens = metrics.pop("tokens", None)
         # Host-side work ends here: from now on the processes run the same programs in step.
         self.parts.processes.agree(f"batch of step {step}", lambda: hosts.shapes(experience))
-        experience = self.programs.complete(experience, state.params, reference)
+        experience = self.programs.complete(experience, state.params, held)
         algorithm_state, batch, prepared = self.programs.prepare(
             state.algorithm, experience, randomness.address(config.seed, randomness.PREPARE, step)
         )
@@ -546,6 +546,7 @@ class _Loop:
             self.reporter.samples(rows[: 2 * config.rollouts.group_size])
         metrics = {**metrics, **prepared, **updates}
         metrics = {k: float(v) for k, v in metrics.items()}
+        state = self.programs.after_updates(state, metrics)
         seconds = time.perf_counter() - began
         metrics["seconds"] = seconds
         if tokens is not None:

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from polgrad.contract import Initial
 from polgrad.rewards.pool import RewardPool
+from polgrad.training import defaults, named_policies, sampling_weights
 from polgrad.training.building import Parts
 
 
@@ -21,27 +24,27 @@ def plan(parts: Parts) -> list[str]:
     held = 4 * count
     state = jax.eval_shape(config.optimizer.build(1, parts.network.logical_axes()).init, params)
     moments = sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(state))
-    reference = "reference" in algorithm.requires or config.track_kl
+    policies = named_policies.wanted(algorithm, track_kl=config.track_kl)
     lines = [
         f"policy {config.policy}: {count:,} parameters; mesh {shape}",
         f"task {config.task}: {len(parts.train.source):,} training problems, "
         f"{len(parts.test.source) if parts.test else 0:,} held out; "
         f"prompts of at most {parts.train.tokens.shape[1]} tokens",
     ]
-    if algorithm.source == "rollouts":
+    if algorithm.samples:
         samples = rollouts.prompts * rollouts.group_size
         lines.append(
             f"{config.algorithm}: {rollouts.prompts} prompts x {rollouts.group_size} samples = "
             f"{samples} sequences a step, at most {rollouts.max_tokens} tokens each"
         )
         # Prefill, decoding and drawing are one program; greedy evaluation is another.
-        programs = 2 + 1 + (2 if algorithm.opponent is not None else 0)
+        programs = 2 + 1 + (2 if algorithm.collect.samples.versus else 0)
     else:
-        lines.append(f"{config.algorithm}: {rollouts.prompts} {algorithm.source} a step")
+        lines.append(f"{config.algorithm}: {rollouts.prompts} {defaults.kind_of(algorithm)} a step")
         programs = 1
-    programs += 1 + bool(reference) + ("values" in algorithm.requires)
+    programs += 1 + bool(policies) + algorithm.needs.values
     policy = ""
-    if algorithm.source == "rollouts":
+    if algorithm.samples:
         policy = " (on-policy)" if updates == 1 else f" ({updates - 1} of them off-policy)"
     lines.append(
         f"{config.steps} steps x {updates} updates{policy}, each in {update.micro_batches} "
@@ -49,11 +52,30 @@ def plan(parts: Parts) -> list[str]:
     )
     lines.append(
         f"bytes held: parameters {_size(held)}, {config.optimizer.method} {_size(moments)}"
-        + (f", reference {_size(held)}" if reference else "")
+        + "".join(f", {name} {_size(size)}" for name, size in _held(parts, policies, params))
     )
     lines += [parts.chosen] if parts.chosen else []
     lines += [f"note: {sentence}" for sentence in algorithm.warnings]
     return lines
+
+
+def _held(parts: Parts, policies: Mapping[str, Any], params: Any) -> list[tuple[str, int]]:
+    """The bytes of each named policy; those of the initial policy are held once for all its names."""
+    held = {}
+    initial = [name for name, kind in policies.items() if isinstance(kind, Initial)]
+    if initial:
+        types = sampling_weights.types(
+            params, parts.network.logical_axes(), parts.config.update.dtype
+        )
+        held["/".join(initial)] = _bytes(params, types)
+    wide = jax.tree.map(lambda x: jnp.dtype(jnp.float32), params)
+    held |= dict.fromkeys(named_policies.moving(policies), _bytes(params, wide))
+    return list(held.items())
+
+
+def _bytes(params: Any, types: Any) -> int:
+    sizes = jax.tree.map(lambda x, dtype: math.prod(x.shape) * dtype.itemsize, params, types)
+    return sum(jax.tree.leaves(sizes))
 
 
 def first_example(parts: Parts, reward: RewardPool | None, task: RewardPool | None) -> list[str]:

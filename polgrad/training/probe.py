@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from polgrad import _compilers
+from polgrad.contract import Batch
 from polgrad.training.scoring import split_micro, with_packing
-from polgrad.training.types import Batch
 
 LIMITS = {"float32": 1e-4, "bfloat16": 3e-2}
 """The largest difference allowed, by the dtype of the network's products."""

@@ -2,24 +2,25 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from polgrad.contract import Algorithm, Batch, Initial
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import randomness, sampling_weights
+from polgrad.training import named_policies, randomness, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
+from polgrad.training.state import TrainState, assemble
 from polgrad.training.step import make_gradient, make_scorer, make_selection, make_update
-from polgrad.training.types import Algorithm, Batch, TrainState
 
 
 def make_programs(parts: Parts) -> "Programs":
     """The programs of a run."""
     config = parts.config
     updates = config.steps * config.update.epochs * config.update.mini_batches
-    rollouts = parts.algorithm.source == "rollouts"
     # Processes that decided differently would run different programs, and wait for ever.
     memories = parts.processes.gather(
         "memory of the devices", lambda: sampling_weights.memory_of(parts.mesh)
@@ -35,12 +36,12 @@ def make_programs(parts: Parts) -> "Programs":
             remat=config.update.remat,
             attention=config.update.attention,
             chunk=config.update.chunk,
-            values="values" in parts.algorithm.requires,
-            entropy_gradient="entropy" in parts.algorithm.requires,
+            values=parts.algorithm.needs.values,
+            entropy_gradient=parts.algorithm.needs.entropy,
         ),
         mini_batches=config.update.mini_batches,
         micro_batches=config.update.micro_batches,
-        samples=config.rollouts.group_size if rollouts else 1,
+        samples=config.rollouts.group_size if parts.algorithm.samples else 1,
         share_prompts=config.update.share_prompts,
         gather=config.rollouts.gather,
         rounded=config.rollouts.weights == "int8",
@@ -55,7 +56,7 @@ class Programs:
 
     Args:
       network: a `policies.Network`.
-      algorithm: the four functions.
+      algorithm: the functions.
       optimizer: an optax transformation.
       mesh: the devices.
       scoring: settings of the forward pass.
@@ -93,11 +94,13 @@ class Programs:
         self._samples, self._share = samples, share_prompts
         self._key = randomness.address(seed, randomness.INIT, 1)
         self.mesh = mesh
-        self.needs_reference = track_kl or "reference" in algorithm.requires
+        self.policies = named_policies.wanted(algorithm, track_kl=track_kl)
         params = jax.eval_shape(network.init, jax.random.key(0))
         self.param_shardings = mesh_lib.parameter_shardings(network, params, mesh)
         self.state_shardings = TrainState(
-            params=self.param_shardings,
+            trainable=self.param_shardings,
+            frozen={},
+            policies=dict.fromkeys(named_policies.moving(self.policies), self.param_shardings),
             optimizer=mesh_lib.optimizer_shardings(optimizer, params, self.param_shardings, mesh),
             algorithm=jax.tree.map(
                 lambda _: mesh_lib.replicated(mesh), jax.eval_shape(algorithm.init, self._key)
@@ -112,24 +115,39 @@ class Programs:
             shapes,
             self.state_shardings,
         )
-        self.sampling_params = sampling_weights.layout(
-            self.abstract_state.params,
-            network.logical_axes(),
-            mesh,
-            dtype=None if rounded else jnp.dtype(scoring.compute_dtype),
-            gather=gather,
-            memory=memory,
-        )
+        self.sampling_params = self._layout(rounded=rounded, gather=gather, memory=memory)
         self.for_sampling = sampling_weights.converter(
             self.abstract_state.params, self.sampling_params
         )
         self.prepare = jax.jit(algorithm.prepare)
+        self._observe = jax.jit(algorithm.observe)
+        self._moved = jax.jit(
+            functools.partial(named_policies.after_updates, self.policies),
+            donate_argnums=0,
+            out_shardings=self.state_shardings.policies,
+        )
+        as_held = self._layout(gather="never", memory=None)
+        self._holds_as_they_are = sampling_weights.same(self.abstract_state.params, as_held)
+        self._held = sampling_weights.converter(self.abstract_state.params, as_held)
         self._one_prompt = jax.jit(one_prompt, static_argnums=1)
         self._shuffle = jax.jit(self._shuffled)
 
+    def _layout(self, *, rounded: bool = False, gather: sampling_weights.Gather, memory) -> Any:
+        """Types and shardings of weights that are only read."""
+        return sampling_weights.layout(
+            self.abstract_state.params,
+            self._network.logical_axes(),
+            self.mesh,
+            dtype=None if rounded else jnp.dtype(self._scoring.compute_dtype),
+            gather=gather,
+            memory=memory,
+        )
+
     def _make_state(self, params: Any) -> TrainState:
         return TrainState(
-            params=params,
+            trainable=params,
+            frozen={},
+            policies=named_policies.first(self.policies, params),
             optimizer=self._optimizer.init(params),
             algorithm=self._algorithm.init(self._key),
             step=jnp.zeros((), jnp.int32),
@@ -144,17 +162,63 @@ class Programs:
         """The state before the first step. It owns its buffers: the step overwrites them."""
         return self._first_state(params)
 
-    def complete(self, experience: Batch, params: Any, reference: Any) -> Batch:
-        """Adds what the algorithm requires: `reference_logp`, `values`."""
+    @property
+    def needs_initial(self) -> bool:
+        """Whether a run holds the policy that its training started from."""
+        return named_policies.uses_initial(self.policies)
+
+    def hold(self, params: Any) -> Any:
+        """A copy of parameters that never change again, in the types of the products.
+
+        The matrices are rounded in every product anyway, so that this changes no number.
+        """
+        if self._holds_as_they_are:
+            # The step is given its parameters to overwrite.
+            return jax.tree.map(jnp.copy, params)
+        return self._held(params)
+
+    def held(self, state: TrainState, initial: Any) -> dict[str, Any]:
+        """The parameters of every named policy that is not the sampling policy itself.
+
+        Args:
+          state: holds those that change.
+          initial: of the policy that training started from; None where none is needed.
+        """
+        return {
+            name: initial
+            if isinstance(kind, Initial)
+            else assemble(state.frozen, state.policies[name])
+            for name, kind in self.policies.items()
+            if not named_policies.behaves(kind)
+        }
+
+    def complete(self, experience: Batch, params: Any, held: Mapping[str, Any]) -> Batch:
+        """Adds `<name>_logp` of every named policy, and `values` where the algorithm needs them."""
         added = {}
-        if not (self.needs_reference or "values" in self._algorithm.requires):
-            return experience
-        scorer = self._scorer(self._shared(experience, self._samples, self._mini * self._micro))
-        if self.needs_reference and reference is not None:
-            added["reference_logp"] = scorer(reference, experience).logp
-        if "values" in self._algorithm.requires:
+        values = self._algorithm.needs.values
+        if held or values:
+            scorer = self._scorer(self._shared(experience, self._samples, self._mini * self._micro))
+        for name, kind in self.policies.items():
+            if named_policies.behaves(kind):
+                added[f"{name}_logp"] = experience["behavior_logp"]
+            else:
+                added[f"{name}_logp"] = scorer(held[name], experience).logp
+        if values:
             added["values"] = scorer(params, experience).values
         return {**experience, **added}
+
+    def before_rollout(self, state: TrainState, step: int) -> TrainState:
+        """The state with the copies of the policy that are due before a rollout."""
+        return named_policies.before_rollout(self.policies, state, step)
+
+    def after_updates(self, state: TrainState, metrics: Mapping[str, float]) -> TrainState:
+        """The state at the end of a step: averages are moved, and the algorithm sees the metrics."""
+        if self._algorithm.observes:
+            seen = {name: jnp.float32(value) for name, value in metrics.items()}
+            state = state._replace(algorithm=self._observe(state.algorithm, seen))
+        if state.policies:
+            state = state._replace(policies=self._moved(state.policies, state.trainable))
+        return state
 
     def mini_batches(self, batch: Batch, key) -> list[Batch]:
         """A batch in its optimiser batches, shuffled; the whole of it when there is one.

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh
 
 from polgrad import _ranges
 from polgrad._ranges import COUNT, FILLED, Range, documented
+from polgrad.contract import Context
 from polgrad.policies import TransformerNetwork, shapes
 from polgrad.rollouts import Sampling, sampler
 from polgrad.training import abstract, program_costs, sampling_weights
@@ -31,7 +32,6 @@ from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.sampling_weights import bytes_of_a_device
 from polgrad.training.scoring import Scoring
-from polgrad.training.types import Context
 
 __all__ = [
     "Candidate",
@@ -227,7 +227,7 @@ def rehearse(
     """
     step = _Step(what, mesh, memory)
     yield step.sample()
-    if step.programs.needs_reference or "values" in step.algorithm.requires:
+    if step.programs.policies or step.algorithm.needs.values:
         yield step.score()
     yield step.update()
 
@@ -253,7 +253,7 @@ class _Step:
             on_policy=True,
         )
         self.algorithm = build_algorithm(what.algorithm, settings, self.context)
-        if self.algorithm.requires and "values" in self.algorithm.requires:
+        if self.algorithm.needs.values:
             config = dataclasses.replace(self.network.config, value_head=True)
             self.network = TransformerNetwork(config)
         self.programs = Programs(
@@ -268,8 +268,8 @@ class _Step:
                 remat=what.remat,
                 attention=what.attention,
                 chunk=what.chunk,
-                values="values" in self.algorithm.requires,
-                entropy_gradient="entropy" in self.algorithm.requires,
+                values=self.algorithm.needs.values,
+                entropy_gradient=self.algorithm.needs.entropy,
             ),
             micro_batches=what.micro_batches,
             samples=what.group_size,

@@ -37,21 +37,35 @@ def layout(
       `jax.ShapeDtypeStruct`s with shardings.
     """
 
-    def held(x, names, *, whole: bool):
-        matrix = "embed" in names and len(set(names) - {"layers", None}) > 1
+    def held(x, kind, *, whole: bool):
         spec = PartitionSpec(*(None if whole and a == "fsdp" else a for a in x.sharding.spec))
-        return jax.ShapeDtypeStruct(
-            x.shape, dtype if matrix and dtype else x.dtype, sharding=NamedSharding(mesh, spec)
-        )
+        return jax.ShapeDtypeStruct(x.shape, kind, sharding=NamedSharding(mesh, spec))
 
     def all_held(whole):
-        return jax.tree.map(lambda x, names: held(x, names, whole=whole), params, axes)
+        kinds = types(params, axes, dtype)
+        return jax.tree.map(lambda x, kind: held(x, kind, whole=whole), params, kinds)
 
     whole = all_held(True)
     if gather == "auto":
         fits = memory is not None and bytes_of_a_device(whole) <= SHARE * memory
         return whole if fits else all_held(False)
     return whole if gather == "always" else all_held(False)
+
+
+def types(params: Any, axes: Any, dtype: Any) -> Any:
+    """The type that each array is held in while it is only read.
+
+    Args:
+      params: arrays, or their shapes.
+      axes: their logical axes, of `network.logical_axes`.
+      dtype: of the network's products, which round matrices to it; None leaves all as they are.
+    """
+
+    def kind(x, names):
+        matrix = "embed" in names and len(set(names) - {"layers", None}) > 1
+        return jnp.dtype(dtype) if matrix and dtype else jnp.dtype(x.dtype)
+
+    return jax.tree.map(kind, params, axes)
 
 
 def bytes_of_a_device(tree: Any) -> int:

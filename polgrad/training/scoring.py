@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from polgrad.contract import Batch, Outputs
 from polgrad.policies import heads
 from polgrad.training import hosts
-from polgrad.training.types import Batch, Outputs
 
 SEQUENCE_KEYS = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
 PACKING_KEYS = ("pack_row", "pack_offset")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from polgrad.contract import Outputs
 from polgrad.policies.small import token_statistics
-from polgrad.training.types import Outputs
 
 __all__ = ["Batch", "Schedule", "Task", "fit", "imitate", "probe", "train"]
 

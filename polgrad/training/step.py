@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from polgrad import divergences
+from polgrad.contract import Algorithm, Batch, Outputs
+from polgrad.training import named_policies
 from polgrad.training import scoring as scoring_lib
 from polgrad.training.scoring import Scoring, score, split_tree
-from polgrad.training.types import Algorithm, Batch, Outputs, TrainState
+from polgrad.training.state import TrainState, assemble
 
 
 def make_scorer(
@@ -49,28 +51,34 @@ def make_selection(
 def make_gradient(
     network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
 ) -> Callable:
-    """A function `(params, batch, key) -> (loss, gradient, metrics)` on a whole optimiser batch.
+    """A function `(params, batch, key, frozen=None) -> (loss, gradient, metrics)` on a whole batch.
 
-    The batch is walked in micro-batches; their losses and gradients add up, because the weights
-    hold the divisor of the whole batch.
+    The gradient is that of `params`; `frozen` are the parameters that are not trained. The batch
+    is walked in micro-batches; their losses and gradients add up, because the weights hold the
+    divisor of the whole batch.
     """
     selection = make_selection(network, algorithm, scoring, micro_batches=micro_batches)
 
-    def objective(params, part):
-        outputs = score(network, params, part, scoring)
+    def objective(params, part, frozen):
+        outputs = score(network, assemble(frozen, params), part, scoring)
         loss, metrics = algorithm.loss(_asked_for(outputs, algorithm), part)
-        return loss, {**_policy_metrics(outputs, part), **metrics, **_parity(outputs, part)}
+        return loss, {
+            **_policy_metrics(algorithm, outputs, part),
+            **metrics,
+            **_parity(outputs, part),
+        }
 
-    def gradient(params, batch, key):
-        parts = split_tree(selection(params, batch, key), micro_batches)
+    def gradient(params, batch, key, frozen=None):
+        frozen = {} if frozen is None else frozen
+        parts = split_tree(selection(assemble(frozen, params), batch, key), micro_batches)
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
         def body(total, part):
-            (loss, metrics), grads = value_and_grad(params, part)
+            (loss, metrics), grads = value_and_grad(params, part, frozen)
             return jax.tree.map(jnp.add, total, (loss, grads, _sums(metrics))), _peaks(metrics)
 
         first = jax.tree.map(lambda x: x[0], parts)
-        (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first)
+        (loss, metrics), grads = jax.eval_shape(value_and_grad, params, first, frozen)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, _sums(metrics)))
         (loss, grads, sums), peaks = jax.lax.scan(body, zeros, parts)
         means = {k: total / jnp.maximum(count, 1e-12) for k, (total, count) in sums.items()}
@@ -80,22 +88,24 @@ def make_gradient(
 
 
 def _asked_for(outputs: Outputs, algorithm: Algorithm) -> Outputs:
-    """The outputs that the algorithm requires; the loop's metrics need the entropy in any case.
+    """The outputs that the algorithm needs; the loop's metrics need the entropy in any case.
 
     An entropy that was not asked for has no gradient: a loss that uses it must fail, not train
     without the term.
     """
-    return outputs if "entropy" in algorithm.requires else outputs._replace(entropy=None)
+    return outputs if algorithm.needs.entropy else outputs._replace(entropy=None)
 
 
-def _policy_metrics(outputs: Outputs, batch: Batch) -> dict:
-    """`entropy` and, with a reference, `kl_reference`: means over the batch's tokens."""
+def _policy_metrics(algorithm: Algorithm, outputs: Outputs, batch: Batch) -> dict:
+    """`entropy`, and `kl_<name>` of each named policy: means over the batch's tokens."""
     mask = batch["mask"]
     count = mask.sum()
     metrics = {"entropy": (jax.lax.stop_gradient((outputs.entropy * mask).sum()), count)}
-    if "reference_logp" in batch:
-        kl = divergences.kl_estimate(outputs.logp, batch["reference_logp"], kind="k3")
-        metrics["kl_reference"] = (jnp.where(mask > 0, kl, 0.0).sum(), count)
+    for name in sorted({*algorithm.policies, named_policies.REFERENCE}):
+        if f"{name}_logp" not in batch:
+            continue
+        kl = divergences.kl_estimate(outputs.logp, batch[f"{name}_logp"], kind="k3")
+        metrics[f"kl_{name}"] = (jnp.where(mask > 0, kl, 0.0).sum(), count)
     return metrics
 
 
@@ -131,17 +141,17 @@ def make_update(
     gradient = make_gradient(network, algorithm, scoring, micro_batches=micro_batches)
 
     def update(state, batch, key):
-        loss, grads, metrics = gradient(state.params, batch, key)
+        loss, grads, metrics = gradient(state.trainable, batch, key, state.frozen)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, moments = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, moments = optimizer.update(grads, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         state = state._replace(
-            params=keep(params, state.params),
+            trainable=keep(trainable, state.trainable),
             optimizer=keep(moments, state.optimizer),
             skipped=jnp.where(finite, 0, state.skipped + 1),
         )

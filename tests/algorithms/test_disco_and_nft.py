@@ -8,7 +8,7 @@ from compiled import grad
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import algorithms, losses, masking
-from polgrad.training.types import Context, Outputs
+from polgrad.contract import Context, Outputs
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import advantages, algorithms, losses, masking
-from polgrad.training.types import Context, Outputs
+from polgrad.contract import Context, Needs, Outputs
 
 OFF, ON = (Context(GROUP, T, PROMPTS, on_policy=flag) for flag in (False, True))
 
@@ -89,7 +89,7 @@ def test_the_kl_of_a_whole_answer_in_the_reward(name):
         )
 
     assert_same(loss_of(settings, experience), direct, moved(experience))
-    assert "reference" in settings.build(OFF).requires
+    assert "reference" in settings.build(OFF).policies
 
 
 def test_reinforce_plus_plus_with_the_kl_of_each_token_in_the_reward():
@@ -228,7 +228,7 @@ def test_a_loss_that_uses_an_entropy_it_did_not_ask_for_fails():
     params = network.init(jax.random.key(0))
     with pytest.raises(TypeError, match="NoneType"):
         make_gradient(network, algorithm, Scoring())(params, batch, jax.random.key(0))
-    asked = algorithm._replace(requires=frozenset({"entropy"}))
+    asked = algorithm._replace(needs=Needs(entropy=True))
     scoring = Scoring(entropy_gradient=True)
     _, with_bonus, _ = make_gradient(network, asked, scoring)(params, batch, None)
     plain = algorithms.GRPO().build(OFF)

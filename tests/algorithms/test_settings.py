@@ -12,7 +12,7 @@ import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import algorithms
-from polgrad.training.types import Context, Outputs
+from polgrad.contract import Context, Outputs, Pair
 
 KEY = jax.random.key(3)
 
@@ -78,7 +78,7 @@ def outcome(settings, kind):
     """What the settings decide: batch, sum of the metrics' inputs, gradient, opponent, state."""
     experience, context, logp = inputs(kind)
     algorithm = settings.build(context)
-    if algorithm.source == "pairs":
+    if not algorithm.samples and isinstance(algorithm.unit, Pair):
         experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), experience)
     state = algorithm.init(KEY)
     # Twice: a moving baseline says nothing in the first step.
@@ -92,17 +92,19 @@ def outcome(settings, kind):
     values = moved * experience["values"].reshape(-1, T + 1)[rows].reshape(*lead, T + 1)
 
     def loss(logp, entropy, values):
-        asked = algorithm.requires
+        needs = algorithm.needs
         outputs = Outputs(
             logp,
-            entropy if "entropy" in asked else None,
-            values if "values" in asked else None,
+            entropy if needs.entropy else None,
+            values if needs.values else None,
         )
         chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, KEY)
         return algorithm.loss(outputs, chosen)[0]
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))(logp, 1.0 + jnp.abs(logp), values)
-    return {"gradient": gradient, "opponent": algorithm.opponent}
+    samples = algorithm.collect.samples
+    versus = samples.versus.weight if samples and samples.versus else None
+    return {"gradient": gradient, "opponent": versus}
 
 
 def base(name):

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from polgrad import algorithms
+from polgrad.contract import Context
 from polgrad.training import defaults
 from polgrad.training.config import Rollouts, TrainConfig, Update, WarmStart
 from polgrad.training.optimizers import Optimizer
@@ -11,9 +13,13 @@ from polgrad.training.optimizers import Optimizer
 PRETRAINED = TrainConfig(policy="smollm2-135m-instruct", steps=150)
 
 
-def choose(config, source="rollouts", parameters=135_000_000, context=2048, longest=None):
+CONTEXT = Context(group_size=4, max_tokens=8, num_prompts=8, on_policy=True)
+
+
+def choose(config, algorithm="grpo", parameters=135_000_000, context=2048, longest=None):
+    algorithm = algorithms.find(algorithm)().build(CONTEXT)
     chosen = defaults.choose(
-        config, source=source, parameters=parameters, context=context, longest=longest
+        config, algorithm, parameters=parameters, context=context, longest=longest
     )
     return chosen.config, chosen.line
 
@@ -39,17 +45,17 @@ def test_pretrained_weights_take_small_steps_with_a_warm_up_and_long_answers():
 
 
 @pytest.mark.parametrize(
-    ("source", "parameters", "rate"),
+    ("algorithm", "parameters", "rate"),
     [
-        ("rollouts", 999_999_999, 1e-5),
-        ("rollouts", 1_000_000_000, 1e-6),
-        ("pairs", 8_000_000_000, 1e-6),
-        ("demonstrations", 135_000_000, 2e-5),
-        ("demonstrations", 8_000_000_000, 1e-5),
+        ("grpo", 999_999_999, 1e-5),
+        ("grpo", 1_000_000_000, 1e-6),
+        ("dpo", 8_000_000_000, 1e-6),
+        ("supervised", 135_000_000, 2e-5),
+        ("supervised", 8_000_000_000, 1e-5),
     ],
 )
-def test_the_rate_falls_with_the_size(source, parameters, rate):
-    config, _ = choose(PRETRAINED, source=source, parameters=parameters)
+def test_the_rate_falls_with_the_size(algorithm, parameters, rate):
+    config, _ = choose(PRETRAINED, algorithm=algorithm, parameters=parameters)
     assert config.optimizer.learning_rate == rate
 
 
@@ -75,8 +81,8 @@ def test_a_warm_start_has_defaults_of_its_own():
 
 
 def test_lengths_follow_the_data_and_the_context():
-    assert choose(PRETRAINED, source="pairs", longest=37)[0].rollouts.max_tokens == 37
-    assert choose(PRETRAINED, source="pairs", longest=37)[0].rollouts.prompts == 32
+    assert choose(PRETRAINED, algorithm="dpo", longest=37)[0].rollouts.max_tokens == 37
+    assert choose(PRETRAINED, algorithm="dpo", longest=37)[0].rollouts.prompts == 32
     assert choose(PRETRAINED, context=100)[0].rollouts.max_tokens == 50
 
 

@@ -13,10 +13,10 @@ import pytest
 from stored import GROUP, PROMPTS, T, V, stored_rollouts
 
 from polgrad import algorithms, policies
+from polgrad.contract import Context, Pair
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, one_prompt, sharing, with_packing
 from polgrad.training.step import make_gradient
-from polgrad.training.types import Context
 
 KEY = jax.random.key(7)
 
@@ -115,11 +115,11 @@ def network_and_params(kind, values):
 def gradient(kind, name, variant):
     """The gradient of an algorithm on the stored rollouts, in one of the variants."""
     algorithm = make_algorithm(name)
-    network, params = network_and_params(kind, "values" in algorithm.requires)
+    network, params = network_and_params(kind, algorithm.needs.values)
     experience = jax.tree.map(jnp.asarray, stored_rollouts())
     if name in BINARY:
         experience["rewards"] = jnp.round(experience["rewards"])
-    if algorithm.source == "pairs":
+    if not algorithm.samples and isinstance(algorithm.unit, Pair):
         experience = as_pairs(experience)
     _, batch, _ = algorithm.prepare(algorithm.init(KEY), experience, KEY)
     every = variant == "all"
@@ -137,8 +137,8 @@ def gradient(kind, name, variant):
         assert rows[0] < batch["prompt_lengths"].size, "nothing was packed"
     scoring = Scoring(
         compute_dtype=jnp.float64,
-        values="values" in algorithm.requires,
-        entropy_gradient="entropy" in algorithm.requires,
+        values=algorithm.needs.values,
+        entropy_gradient=algorithm.needs.entropy,
         packed_rows=rows,
         samples=samples,
     )

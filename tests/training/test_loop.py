@@ -122,7 +122,7 @@ def test_a_run_without_a_limit_of_memory_starts_its_workers_without_one(monkeypa
     for memory, expected in ((None, None), (256, 1 << 28)):
         parts = types.SimpleNamespace(
             config=types.SimpleNamespace(rewards=Rewards(memory=memory)),
-            algorithm=types.SimpleNamespace(source="rollouts"),
+            algorithm=types.SimpleNamespace(samples=True),
             processes=types.SimpleNamespace(count=1),
             reward_specs=[],
             test=None,
@@ -137,8 +137,8 @@ def test_sigterm_saves_and_resume_ends_bit_for_bit_as_an_undisturbed_run(
     settings = config(sums, tmp_path, resume=True, saving=Saving(every=100, tensorboard=False))
     step = loop._Loop._step
 
-    def stop_after_the_third(self, number, state, reference):
-        outcome = step(self, number, state, reference)
+    def stop_after_the_third(self, number, state, initial):
+        outcome = step(self, number, state, initial)
         if number == 3:
             signal.raise_signal(signal.SIGTERM)
         return outcome
@@ -368,8 +368,8 @@ class TakesAKey(algorithms.GRPO):
             "reference_kl_form is 'k3\\+'",
         ),
         (algorithms.Reinforce(baseline="bacth"), "baseline is 'bacth'"),
-        (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*requires. holds 'entropy'"),
-        (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*'reference'"),
+        (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*needs. has them"),
+        (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*policies. has NAME"),
         (algorithms.GroupRelative(), r"GroupRelative has no method surrogate\(logp, behavior_logp"),
         (TakesAKey(), "TakesAKey: .*missing 1 required positional argument: 'key'"),
     ],

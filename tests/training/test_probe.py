@@ -10,10 +10,10 @@ import pytest
 from stored import GROUP, PROMPTS, P, T, V, stored_rollouts
 
 from polgrad import _compilers, algorithms, cli, policies
+from polgrad.contract import Context, Pair
 from polgrad.training import Optimizer, probe, programs, step
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, split_tree
-from polgrad.training.types import Context
 
 KEY = jax.random.key(3)
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -65,7 +65,7 @@ def found(name="grpo", *, kind="linear", sizes=None, micro=1, packing=False, **f
     """What the probe finds on the stored rollouts."""
     algorithm = algorithms.find(name)(**fields).build(Context(GROUP, T, PROMPTS, on_policy=False))
     experience = jax.tree.map(jnp.asarray, stored_rollouts(np.float32))
-    if algorithm.source == "pairs":
+    if not algorithm.samples and isinstance(algorithm.unit, Pair):
         keep = (*SEQUENCE_KEYS, "reference_logp")
         experience = {k: experience[k].reshape(-1, 2, *experience[k].shape[1:]) for k in keep}
     _, batch, _ = jax.jit(algorithm.prepare)(algorithm.init(KEY), experience, KEY)
@@ -75,7 +75,7 @@ def found(name="grpo", *, kind="linear", sizes=None, micro=1, packing=False, **f
         algorithm,
         Optimizer(learning_rate=1e-3).build(5, network(kind).logical_axes()),
         mesh,
-        scoring=Scoring(entropy_gradient="entropy" in algorithm.requires),
+        scoring=Scoring(entropy_gradient=algorithm.needs.entropy),
         micro_batches=micro,
         samples=GROUP,
     )

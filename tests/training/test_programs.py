@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from polgrad import algorithms, policies
+from polgrad.contract import Context
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.scoring import Scoring
-from polgrad.training.types import Context
 
 SEQUENCES, PROMPT = 4, 4
 
@@ -111,8 +111,8 @@ def test_an_order_that_mixes_prompts_is_seen():
     mixed = jax.tree.map(lambda x: x[order], experience)
     with mesh_lib.entered(mesh):
         params = network.init(jax.random.key(0))
-        logp = programs.complete(experience, params, params)["reference_logp"]
-        other = programs.complete(mixed, params, params)["reference_logp"]
+        logp = programs.complete(experience, params, {"reference": params})["reference_logp"]
+        other = programs.complete(mixed, params, {"reference": params})["reference_logp"]
         assert [programs._shared_in_update(x) for x in (experience, mixed)] == [3, 1]
         # A selection may order the batch anew, behind this check.
         selecting = sharing_programs(network, mesh, select=lambda outputs, batch, key: batch)

@@ -133,7 +133,7 @@ def same(a, b):
 def quick(monkeypatch):
     """Steps that compute nothing: for what is written around them."""
 
-    def step(self, number, state, reference):
+    def step(self, number, state, initial):
         return state._replace(step=state.step + 1), {"loss": 1.0, "gradient_norm": 1.0}
 
     monkeypatch.setattr(loop._Loop, "_step", step)
@@ -615,7 +615,7 @@ def test_scores_of_a_step_that_fails_are_not_kept(tmp_path):
     score = types.SimpleNamespace(value=0.0, valid=False, reason="no")
     parts = types.SimpleNamespace(
         config=TrainConfig(),
-        algorithm=types.SimpleNamespace(source="rollouts"),
+        algorithm=types.SimpleNamespace(samples=True),
         processes=types.SimpleNamespace(gather=lambda name, work: [work()]),
     )
     pool = types.SimpleNamespace(score=lambda items: [score] * len(items))

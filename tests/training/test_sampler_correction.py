@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from polgrad import algorithms, policies
+from polgrad.contract import Context
 from polgrad.training.scoring import Scoring, score
 from polgrad.training.step import make_gradient
-from polgrad.training.types import Context
 
 V, REWARDS = 6, np.array([1.0, -2.0, 0.5, 3.0, 0.0, -1.0], np.float32)
 NETWORK = policies.TransformerNetwork(

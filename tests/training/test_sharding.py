@@ -9,12 +9,12 @@ import pytest
 from stored import GROUP, PROMPTS, P, T, V, stored_rollouts
 
 from polgrad import algorithms, policies
+from polgrad.contract import Context
 from polgrad.training import Optimizer
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.programs import Programs
 from polgrad.training.scoring import Scoring
 from polgrad.training.step import make_gradient
-from polgrad.training.types import Context
 
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 KEY = jax.random.key(3)

@@ -1,0 +1,314 @@
+"""What an algorithm is, and what passes between it and whatever runs it: types alone.
+
+A settings class, such as `algorithms.GRPO`, builds an `Algorithm` for the sizes of a run. Whoever
+runs it (`training.train` on a language policy, a compiled run on a small one) collects samples or
+data, calls `prepare` on the whole of it, and makes updates with the gradient of `loss`. The
+algorithm knows nothing of networks, tokens or devices; whoever runs it knows no algorithm by name.
+"""
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+Batch = dict[str, Array]
+"""Arrays with one leading axis of units: sequences, pairs, groups or lists (see `Unit`).
+
+With `...` for the axes of a unit (none for a sequence), every batch has: `prompts [B, ..., P]`,
+`prompt_lengths [B, ...]`, `completions [B, ..., T]`, `completion_lengths [B, ...]`,
+`mask [B, ..., T]` and `weights`, the weight of each loss in the sum (`[B, T]` for a loss of tokens,
+`[B]` for a loss of units). Batches made from samples also have `behavior_logp [B, ..., T]`. The
+rest belongs to the algorithm. Every array has the leading axis, because batches are split by units:
+a number that all units share is repeated.
+"""
+
+
+class Needs(NamedTuple):
+    """What a loss, or `prepare`, reads of the policy besides the log-probabilities.
+
+    Attributes:
+      entropy: `Outputs.entropy`, with its gradient.
+      values: `Outputs.values`, and `values [B, T+1]` of the sampling policy in the experience. The
+        policy then has a value head.
+    """
+
+    entropy: bool = False
+    values: bool = False
+
+
+class Outputs(NamedTuple):
+    """What the current policy says of a batch; 0 where the mask is 0.
+
+    Attributes:
+      logp: log-probabilities of the completion tokens, in nats.
+      entropy: entropy of the distribution at each token, in nats; None unless needed.
+      values: the value head's estimates, before each token and after the last; None unless needed.
+    """
+
+    logp: Float[Array, "*B T"]
+    entropy: Float[Array, "*B T"] | None = None
+    values: Float[Array, "*B T+1"] | None = None
+
+
+class Context(NamedTuple):
+    """The sizes of a run that an algorithm may depend on.
+
+    Attributes:
+      group_size: samples of one prompt in a rollout.
+      max_tokens: longest completion.
+      num_prompts: prompts in the training set; `prompt_ids` index it.
+      on_policy: one optimiser update for each rollout. The behaviour log-probability is then
+        the stopped current one, and the ratio exactly 1.
+    """
+
+    group_size: int
+    max_tokens: int
+    num_prompts: int
+    on_policy: bool
+
+
+# --- units: what a loss is one number of -----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A row is one answer: `[B, T]`. Losses of tokens and of whole answers."""
+
+    axes: ClassVar[int] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A row holds one answer for each role: `[B, R, T]`.
+
+    Attributes:
+      roles: names of the answers, in their order on the second axis.
+    """
+
+    axes: ClassVar[int] = 1
+
+    roles: tuple[str, ...] = ("chosen", "rejected")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A row holds the samples of one prompt: `[P, G, T]`, with `valid [P, G]`."""
+
+    axes: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """A row holds the ranked or scored answers of one prompt: `[B, K, T]`, with `valid [B, K]`."""
+
+    axes: ClassVar[int] = 1
+
+
+Unit = Sequence | Pair | Group | List
+"""Mini-batches, micro-batches and devices divide units; a unit is never split."""
+
+
+# --- named policies: whose log-probabilities a batch has -------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """The policy that training started from. It never changes and is saved once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Previous:
+    """A copy of the trained policy that is made anew every few rollouts.
+
+    Before rollout n (from 1) the copy is made where (n - 1) is a multiple of `every`. With
+    `every=1` that is the policy which samples: its log-probabilities are `behavior_logp`, and no
+    copy is held.
+
+    Attributes:
+      every: rollouts between copies, at least 1.
+    """
+
+    every: int
+
+    def __post_init__(self):
+        if not (isinstance(self.every, int) and self.every >= 1):
+            raise ValueError(f"every is {self.every!r}, expected a whole number of at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """An exponential moving average of the trained parameters, in float32.
+
+    After the updates of each rollout, average <- decay average + (1 - decay) parameters.
+
+    Attributes:
+      decay: in [0, 1).
+    """
+
+    decay: float
+
+    def __post_init__(self):
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay is {self.decay!r}, expected a number in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Another policy with the same tokens, read from its files; it never changes.
+
+    Attributes:
+      path: a directory in Hugging Face form, a `.gguf` file, or the directory of a run.
+    """
+
+    path: str
+
+
+NamedPolicy = Initial | Previous | Average | Checkpoint
+"""Each adds `<name>_logp` to the experience: it scores every rollout once."""
+
+
+# --- what a step learns from ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The geometric mixture of the trained and a named policy, proportional to pi^(1-w) name^w.
+
+    Attributes:
+      name: of the other policy.
+      weight: w, its weight in [0, 1]; 1 samples from the named policy alone, 0 from the trained one.
+    """
+
+    name: str
+    weight: float
+
+    def __post_init__(self):
+        if not 0.0 <= self.weight <= 1.0:
+            raise ValueError(f"weight is {self.weight!r}, expected a number in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Answers sampled from the trained policy.
+
+    Attributes:
+      versus: a second rollout for the same prompts, sampled from this mixture. The experience then
+        has its rewards, `opponent_rewards`, or `preferences`, where a preference compares the two.
+    """
+
+    versus: Mixture | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Where the experience of a step comes from.
+
+    Attributes:
+      samples: how answers are sampled; None where all of them are in the data.
+      columns: the columns of the data whose texts are the answers: one for a `Sequence`, one for
+        each role of a `Pair`. Only without samples.
+    """
+
+    samples: Samples | None = Samples()
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if (self.samples is None) != bool(self.columns):
+            raise ValueError(
+                f"samples is {self.samples} and columns is {self.columns}, expected either samples "
+                "or columns of the data"
+            )
+
+
+def _no_state(key: Array) -> tuple:
+    return ()
+
+
+def _everything(outputs: Outputs, batch: Batch, key: Array) -> Batch:
+    return batch
+
+
+def _unmoved(state: Any, metrics: Mapping[str, Array]) -> Any:
+    return state
+
+
+class Algorithm(NamedTuple):
+    """Five pure functions, and what they read.
+
+    Attributes:
+      prepare: `(state, experience, key) -> (state, batch, metrics)`, once for each rollout, on the
+        whole of it: rewards to advantages, filters, weights. The experience holds the rollout's
+        arrays, with `rewards [N]` and `valid [N]` where answers are sampled, and whatever `needs`
+        and `policies` ask for.
+      loss: `(outputs, batch) -> (sum, {name: (sum, count)})`. A sum: the weights hold the divisor of
+        the whole batch, so that micro-batches and devices just add. The loss has no key, because a
+        number drawn here would depend on the split: noise is an array of the batch, made in
+        `prepare` or `select`.
+      init: `(key) -> state`, the algorithm's own arrays, saved with the run.
+      select: `(outputs, batch, key) -> batch`, on the whole optimiser batch with stopped outputs,
+        before each update. The default costs nothing; any other costs a forward pass.
+      observe: `(state, metrics) -> state`, once a step, after its updates, with the metrics that
+        the step reports (means over the updates). For controllers, such as that of an adaptive KL.
+      unit: what a row of the batch is.
+      collect: where the experience comes from.
+      policies: by name, the policies that score each rollout besides the trained one.
+      needs: what `loss` and `prepare` read of the policy besides the log-probabilities.
+      reuse: whether a rollout may serve several updates. False for losses without an importance
+        ratio: after the first update their samples are another policy's.
+      warnings: sentences for the user before the first step: settings without effect at these
+        sizes, gradients with a known bias.
+    """
+
+    prepare: Callable[[Any, Batch, Array], tuple[Any, Batch, Mapping[str, Array]]]
+    loss: Callable[[Outputs, Batch], tuple[Array, Mapping[str, tuple[Array, Array]]]]
+    init: Callable[[Array], Any] = _no_state
+    select: Callable[[Outputs, Batch, Array], Batch] = _everything
+    observe: Callable[[Any, Mapping[str, Array]], Any] = _unmoved
+    unit: Unit = Sequence()
+    collect: Collect = Collect()
+    policies: Mapping[str, NamedPolicy] = types.MappingProxyType({})
+    needs: Needs = Needs()
+    reuse: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> bool:
+        """Whether answers are sampled, and not read from the data."""
+        return self.collect.samples is not None
+
+    @property
+    def selects(self) -> bool:
+        """Whether `select` does anything, which costs a forward pass."""
+        return self.select is not _everything
+
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` does anything."""
+        return self.observe is not _unmoved
+
+    def without_selection(self) -> "Algorithm":
+        """The same for batches from which `select` has selected."""
+        return self._replace(select=_everything)
+
+    def rows(self, prompts: int, group_size: int) -> int:
+        """Units in the batch of a step.
+
+        Args:
+          prompts: prompts, or rows of the data, of a step.
+          group_size: samples of each prompt.
+        """
+        return prompts * group_size if self.samples and self.unit == Sequence() else prompts
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """The settings of an algorithm: a frozen dataclass whose fields are flags of the command."""
+
+    def build(self, context: Context) -> Algorithm:
+        """The algorithm for a run of these sizes.
+
+        Raises:
+          ValueError: settings out of range, or sizes at which the algorithm cannot learn.
+        """
