@@ -17,6 +17,7 @@ from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
 from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.topr import TOPR
+from polgrad.algorithms.whole import splits, whole_batch
 from polgrad.contract import Algorithm, Context, Outputs
 
 NAMES = {
@@ -88,4 +89,6 @@ __all__ = [
     "ReinforcePlusPlus",
     "Supervised",
     "find",
+    "splits",
+    "whole_batch",
 ]

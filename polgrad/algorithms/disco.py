@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from polgrad import losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
+from polgrad.algorithms.whole import whole_batch
 from polgrad.contract import Algorithm, Context, Group
 
 
@@ -48,19 +49,6 @@ class DisCO:
             batch = common.make_batch(groups, weights, rewards=groups["rewards"], valid=valid)
             return state, batch, {}
 
-        def divergence(outputs, batch):
-            """Token estimates of KL(sampler || policy), and which tokens they are of."""
-            behavior = common.behavior_logp(outputs, batch, context.on_policy)
-            counted = batch["mask"] * batch["valid"][..., None]
-            return losses.behavior_kl(outputs.logp, behavior) * counted, counted
-
-        def select(outputs, batch, key):
-            # The hinge looks at the whole batch: its slope is found before any split.
-            kl, counted = divergence(outputs, batch)
-            tokens = jnp.maximum(counted.sum(), 1.0)
-            slope = self.beta * jnp.maximum(kl.sum() / tokens - self.delta, 0.0) / tokens
-            return {**batch, "kl_slope": jnp.full_like(batch["weights"], slope)}
-
         def loss(outputs, batch):
             flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
             behavior = common.behavior_logp(outputs, batch, context.on_policy)
@@ -68,11 +56,15 @@ class DisCO:
                 flat(outputs.logp), flat(behavior), flat(batch["mask"]), kind=self.score
             ).reshape(batch["valid"].shape)
             rank = losses.disco(scores, batch["rewards"], tau=self.tau, valid=batch["valid"])
-            kl, counted = divergence(outputs, batch)
+            counted = batch["mask"] * batch["valid"][..., None]
+            kl = losses.behavior_kl(outputs.logp, behavior)
+            mean = masking.masked_mean(kl, counted)
             total = masking.weighted_sum(rank, batch["weights"])
-            total += (batch["kl_slope"] * kl.sum((1, 2))).sum()
-            return total, {"behavior_kl": (kl.sum(), counted.sum())}
+            total += losses.kl_hinge(mean, beta=self.beta, delta=self.delta)
+            return total, {"behavior_kl": ((kl * counted).sum(), counted.sum())}
 
+        # The hinge looks at the mean over the whole batch.
+        select, loss = whole_batch(loss)
         return Algorithm(
             prepare=prepare,
             loss=loss,
