@@ -25,7 +25,11 @@ ON = {
     "fraction": 0.3,
     "low": -0.5,
     "high": 0.5,
+    "max_margin": 0.5,
+    "clip_logits": 0.1,
+    "clip": 0.1,
 }
+CHOSEN = {"best_of_n": {"negative": "sum"}, "reward_weighted": {"clip": (0.01, 50.0)}, "tpo": {"third": "chosen"}}
 OTHER = {
     "clip_low": lambda value: 0.01 if value > 0.1 else 0.9,
     "clip_high": lambda value: 0.01 if value > 0.1 else 0.9,
@@ -41,9 +45,11 @@ OTHER = {
     "log_ratio_clip": 0.1,
     "baseline_window": 5,
     "positive": (0.9, 1.05),
-    "negative": (0.5, 1.0),
+    "negative": lambda value: "worst" if isinstance(value, str) else (0.5, 1.0),
+    "clip": lambda value: (0.9, 1.1) if isinstance(value, tuple) else 0.01,
     "epsilon": 0.3,
-    "delta": 0.05,
+    "delta": lambda value: 0.05 if value < 0.5 else 100.0,
+    "clip_logits": 5.0,
 }
 
 
@@ -79,7 +85,11 @@ def outcome(settings, kind):
     experience, context, logp = inputs(kind)
     algorithm = settings.build(context)
     if not algorithm.samples and isinstance(algorithm.unit, Pair):
-        experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), experience)
+        answers = len(algorithm.unit.roles)
+        rows = len(logp) // answers * answers
+        experience = jax.tree.map(
+            lambda x: x[:rows].reshape(-1, answers, *x.shape[1:]), experience
+        )
     state = algorithm.init(KEY)
     # Twice: a moving baseline says nothing in the first step.
     state, _, _ = algorithm.prepare(state, experience, KEY)
@@ -111,7 +121,8 @@ def base(name):
     """The settings of an algorithm with every optional term on."""
     found = algorithms.find(name)
     names = {f.name for f in dataclasses.fields(found)}
-    return found(**{k: v for k, v in ON.items() if k in names})
+    on = {k: v for k, v in ON.items() if k in names}
+    return found(**(on | CHOSEN.get(name, {})))
 
 
 def live(settings, field, kind):
@@ -121,7 +132,10 @@ def live(settings, field, kind):
     )
     a, b = outcome(settings, kind), outcome(changed, kind)
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return any(not np.allclose(x, y, rtol=1e-6, atol=1e-9) for x, y in leaves)
+    return any(
+        x.shape != y.shape or not np.allclose(x, y, rtol=1e-6, atol=1e-9)
+        for x, y in ((np.asarray(x), np.asarray(y)) for x, y in leaves)
+    )
 
 
 def dead(settings):

@@ -1,0 +1,88 @@
+"""A public loss as the settings of an algorithm: its keyword-only numbers become the fields."""
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from polgrad._catalogue import array_annotation
+
+# Keyword-only arguments that come from the batch and not from the user.
+_SUPPLIED = {"valid", "lengths"}
+
+
+def settings_of(
+    function: Callable,
+    name: str,
+    base: type,
+    *,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+    defaults: Mapping[str, float] | None = None,
+    **attributes: Any,
+) -> type:
+    """A frozen dataclass with a field for each keyword-only number of a loss.
+
+    The fields have the defaults and the texts of the loss, so that the two cannot differ.
+
+    Args:
+      function: the loss.
+      name: of the class.
+      base: the class that builds the algorithm; it reads `function` and `attributes`.
+      choices: the texts that a field of text may have, by name.
+      defaults: values for the arguments that have none, by name.
+      attributes: class attributes for the base.
+
+    Returns:
+      The class.
+    """
+    fields = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _SUPPLIED:
+            kind = _type(parameter, (choices or {}).get(parameter.name))
+            default = (defaults or {}).get(parameter.name, parameter.default)
+            fields.append((parameter.name, kind, dataclasses.field(default=default)))
+    made = dataclasses.make_dataclass(
+        name,
+        fields,
+        bases=(base,),
+        frozen=True,
+        namespace={"function": staticmethod(function), **attributes},
+    )
+    made.__module__ = base.__module__
+    made.__doc__ = _docstring(function, [field[0] for field in fields], base)
+    return made
+
+
+def _type(parameter: inspect.Parameter, choices: tuple[str, ...] | None) -> Any:
+    """The type of one value: a number where the loss takes an array of numbers too."""
+    if choices is not None:
+        return typing.Literal[choices]
+    annotation = parameter.annotation
+    if array_annotation(annotation) is not None:
+        return float
+    return annotation
+
+
+def entries(function: Callable, heading: str = "Args") -> dict[str, str]:
+    """The entries of a section of a docstring, by name."""
+    doc = inspect.getdoc(function) or ""
+    found = re.search(rf"^{heading}:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
+    parts = re.split(r"^ {2,4}(\w+): ", found[1] if found else "", flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
+
+
+def _docstring(function: Callable, names: list[str], base: type) -> str:
+    summary, _, rest = (inspect.getdoc(function) or "").partition("\n")
+    source = re.search(r"^References:\n(.*)", rest, re.MULTILINE | re.DOTALL)
+    texts = entries(function)
+    for kind in reversed(base.__mro__):
+        texts |= entries(kind, "Attributes") if kind.__doc__ else {}
+    names = [*(f.name for f in dataclasses.fields(base)), *names]
+    parts = [summary, "", f"The loss is `losses.{function.__name__}`."]
+    if names:
+        parts += ["", "Attributes:", *(f"  {name}: {texts[name]}" for name in names)]
+    if source:
+        parts += ["", "References:", source[1].rstrip()]
+    return "\n".join(parts)

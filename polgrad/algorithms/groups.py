@@ -1,0 +1,141 @@
+"""Losses of the samples of a prompt, taken together: contrasts, rankings, the best of n.
+
+Each class has the keyword-only numbers of a function in `polgrad.losses` as its settings. Samples
+without a reward count as invalid. A row of the batch is the group of one prompt.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from polgrad import losses, masking
+from polgrad.algorithms import common
+from polgrad.algorithms.from_loss import settings_of
+from polgrad.contract import Algorithm, Batch, Context, Group, Initial, Outputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupLoss:
+    """A loss of groups of samples with rewards; a subclass gives `function`.
+
+    The function may take `logp` and `behavior_logp`, sums over each sample's tokens; `logratio`,
+    the log-ratio to the initial policy; `scores`, which the method `scores` gives; `rewards` and
+    `valid`; all [..., G]. It returns a loss for each sample or for each group.
+    """
+
+    function: ClassVar[Callable]
+    corrects: ClassVar[bool] = False
+    """Whether the loss may be used on the samples of an earlier policy."""
+
+    def build(self, context: Context) -> Algorithm:
+        """The functions for a run of this size.
+
+        Raises:
+          ValueError: if a group has fewer than two samples.
+        """
+        common.need_group(self, context, 2)
+        size = context.group_size
+
+        def prepare(state, experience, key):
+            groups = {name: common.by_group(x, size) for name, x in experience.items()}
+            valid = common.answered(groups)
+            counted = valid if self._of_samples(size) else valid.any(-1)
+            weights = masking.weights(counted.reshape(-1).astype(jnp.float32), mode="sequence")
+            weights = weights.reshape(counted.shape)
+            rewards = groups["rewards"]
+            return state, common.make_batch(groups, weights, rewards=rewards, valid=valid), {}
+
+        return Algorithm(
+            prepare=prepare,
+            loss=lambda outputs, batch: self.loss(outputs, batch, context),
+            unit=Group(),
+            policies={"reference": Initial()} if "logratio" in self._names() else {},
+            reuse=self.corrects,
+        )
+
+    def loss(self, outputs: Outputs, batch: Batch, context: Context) -> tuple[Array, dict]:
+        """The function on the sums over each sample's tokens."""
+        mask, names = batch["mask"], self._names()
+        behavior = common.behavior_logp(outputs, batch, context.on_policy)
+        given = {"rewards": batch["rewards"], "valid": batch["valid"]}
+        given["logp"] = common.sequence_logp(outputs.logp, mask)
+        given["behavior_logp"] = common.sequence_logp(behavior, mask)
+        if "logratio" in names:
+            given["logratio"] = common.sequence_logp(outputs.logp - batch["reference_logp"], mask)
+        if "scores" in names:
+            given["scores"] = self.scores(outputs.logp, behavior, mask)
+        given = {name: x for name, x in given.items() if name in names}
+        loss = type(self).function(**given, **self._settings())
+        return masking.weighted_sum(loss, batch["weights"]), {}
+
+    def scores(self, logp: Array, behavior_logp: Array, mask: Array) -> Array:
+        """The score of each sample, for functions that rank samples by one."""
+        raise NotImplementedError(f"{type(self).__name__} has no method scores")
+
+    def _names(self) -> set[str]:
+        return set(inspect.signature(type(self).function).parameters)
+
+    def _settings(self) -> dict:
+        names = self._names()
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in names}
+
+    def _of_samples(self, size: int) -> bool:
+        """Whether the function returns one number a sample, and not one a group."""
+        numbers = jax.ShapeDtypeStruct((1, size), jnp.float32)
+        arrays = ("logp", "behavior_logp", "logratio", "scores", "rewards")
+        given = {name: numbers for name in arrays if name in self._names()}
+        shape = jax.eval_shape(
+            lambda **given: type(self).function(**given, **self._settings()), **given
+        )
+        return len(shape.shape) == 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredGroupLoss(GroupLoss):
+    """A loss of groups that ranks the samples by a score.
+
+    Attributes:
+      score: of a sample: `"log_l"`, its mean log-probability, or `"l_ratio"`, its mean ratio to the
+        sampling policy.
+    """
+
+    score: Literal["log_l", "l_ratio"] = "log_l"
+
+    def scores(self, logp, behavior_logp, mask):
+        """`losses.sequence_score`."""
+        flat = [x.reshape(-1, x.shape[-1]) for x in (logp, behavior_logp, mask)]
+        return losses.sequence_score(*flat, kind=self.score).reshape(mask.shape[:-1])
+
+
+CoPG = settings_of(
+    losses.copg_group, "CoPG", GroupLoss, defaults={"beta": 0.1}, corrects=True
+)
+P3OV1 = settings_of(losses.p3o_v1, "P3OV1", GroupLoss, corrects=True)
+P3OV2 = settings_of(losses.p3o_v2, "P3OV2", GroupLoss, corrects=True)
+PairwisePolicyGradient = settings_of(
+    losses.pairwise_policy_gradient, "PairwisePolicyGradient", GroupLoss, corrects=True
+)
+DisCOB = settings_of(
+    losses.disco_b,
+    "DisCOB",
+    ScoredGroupLoss,
+    choices={"surrogate": ("identity", "logistic", "hinge", "squared_hinge")},
+    corrects=True,
+)
+BestOfN = settings_of(
+    losses.best_of_n,
+    "BestOfN",
+    GroupLoss,
+    choices={"negative": ("none", "worst", "sum", "mean")},
+)
+RewardWeighted = settings_of(
+    losses.reward_weighted,
+    "RewardWeighted",
+    GroupLoss,
+    choices={"weight": ("exponential", "sigmoid", "softmax")},
+)
