@@ -246,7 +246,8 @@ ANSWERS_TRIED = 1000
 
 def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
     """Answers that the reward cannot read are told here, and not sample by sample."""
-    if pool is None:
+    # A preference reads an opponent's completion too, which the data do not hold.
+    if pool is None or parts.config.rewards.preference:
         return
     source = parts.train.source
     tried = min(len(source), ANSWERS_TRIED)
