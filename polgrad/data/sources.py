@@ -146,10 +146,13 @@ def check_record(record: Any, fields: tuple[str, ...] | None) -> tuple[str, ...]
             absent = "null" if field in record else "missing"
             raise ValueError(
                 f"field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, found "
-                f"{_listed(sorted(record))}"
+                f"{_listed(sorted(record))}{_how_to_fill(field, record)}"
             )
         if not isinstance(record[field], str):
-            raise ValueError(f"field {field!r} must be a string, got {_kind(record[field])}")
+            raise ValueError(
+                f"field {field!r} must be a string, got {_kind(record[field])}"
+                f"{_how_to_convert(field, record[field])}"
+            )
         # No tokenizer has ids for half of a surrogate pair, and no file can hold it.
         try:
             record[field].encode("utf-8")
@@ -163,6 +166,39 @@ def check_record(record: Any, fields: tuple[str, ...] | None) -> tuple[str, ...]
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, each with a role and its content."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, Mapping) and "content" in one for one in value)
+    )
+
+
+def _how_to_fill(field: str, record: Mapping[str, Any]) -> str:
+    """What to do about a field that is not there or null."""
+    if field == "prompt" and _is_chat(record.get("messages")):
+        return f"; 'messages' is a chat: {CHAT.format(name='messages')}"
+    if field in record:
+        return f"; write the {field} as text, or take this example out of the file"
+    return ""
+
+
+def _how_to_convert(field: str, value: Any) -> str:
+    """How a value becomes the text that is expected."""
+    if _is_chat(value):
+        return f" (a chat): {CHAT.format(name=field)}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f': write "{str(value):.40}", in quotes'
+    return ""
+
+
+CHAT = (
+    "write the last user's message alone as text, row['prompt'] = row['{name}'][i]['content'] in "
+    "Python; the policy's own chat template is put around it"
+)
 
 
 def _listed(names: list[str]) -> str:
@@ -409,6 +445,13 @@ def open_file(
             line (from 1) or row (from 0).
     """
     path = Path(path)
+    with reading(path):
+        if path.is_dir():
+            held = sorted(str(one) for one in path.iterdir() if one.suffix in FORMATS)
+            raise ValueError(
+                f"{path} is a directory; expected one file ending in {' or '.join(FORMATS)}, "
+                f"{f'such as {held[0]}' if held else 'of which it holds none'}"
+            )
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a file ending in {' or '.join(FORMATS)}")
     with reading(path):
