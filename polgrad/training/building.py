@@ -4,6 +4,7 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import types
 import zlib
 from typing import Any, NamedTuple
 
@@ -383,15 +385,24 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
         if not place:
             return settings.build(context)
         with _outside.calling(place, f"algorithm {name!r}"):
-            found = settings.build(context)
+            found = _built(settings, context)
     except NotImplementedError as error:
         raise ValueError(f"algorithm {name}: {error}") from None
     if not isinstance(found, Algorithm):
         raise ValueError(
             f"algorithm {name!r}: build(context) returned {type(found).__name__}; expected an "
-            "Algorithm"
+            f"Algorithm{' (does its last line say return?)' if found is None else ''}"
         )
     return found
+
+
+def _built(settings: Any, context: Context) -> Any:
+    """What `build` returns; polgrad's own traces a surrogate to see what it does."""
+    try:
+        return settings.build(context)
+    except abstract.TRACED as error:
+        told = ValueError(abstract.reason(error))
+        raise told.with_traceback(error.__traceback__) from error
 
 
 def _context(config: TrainConfig, train: data.Source) -> Context:
@@ -523,7 +534,12 @@ def find_algorithm(name: str) -> Any:
     if ":" not in name:
         return algorithms.find(name)
     place, _, attribute = name.rpartition(":")
-    module = _user_files.module(place, f"algorithm {name!r}")
+    try:
+        module = _user_files.module(place, f"algorithm {name!r}")
+    except _outside.OutsideError as error:
+        hint = "; write @dataclasses.dataclass(frozen=True) above the class"
+        thawed = "cannot inherit non-frozen dataclass" in str(error)
+        raise _outside.OutsideError(f"{error}{hint if thawed else ''}") from error
     with _outside.calling(place, f"algorithm {name!r}"):
         found = getattr(module, attribute, None)
         if isinstance(found, Algorithm):
@@ -532,10 +548,31 @@ def find_algorithm(name: str) -> Any:
             if isinstance(found, type):
                 found()  # its defaults are shown, and taken where no setting is given
             return found
-    kind = "missing" if found is None else getattr(found, "__name__", type(found).__name__)
     raise ValueError(
-        f"algorithm {name!r} is {kind}; expected an Algorithm, or a dataclass with build(context)"
+        f"algorithm {name!r} is {_what_came(module, attribute, found)}; expected an Algorithm, or a "
+        f"dataclass with build(context): {_how_to_mend(found)}"
     )
+
+
+def _what_came(module: types.ModuleType, attribute: str, found: Any) -> str:
+    """What stands in somebody's module where an algorithm was expected."""
+    if found is None:
+        close = difflib.get_close_matches(attribute, vars(module), n=1)
+        return f"missing{f' (did you mean {close[0]!r}?)' if close else ''}"
+    if isinstance(found, type):
+        return f"the class {found.__name__}"
+    if callable(found):
+        return f"the function {getattr(found, '__name__', type(found).__name__)}"
+    return f"of type {type(found).__name__}"
+
+
+def _how_to_mend(found: Any) -> str:
+    """What to write, in a line, so that it is an algorithm."""
+    if isinstance(found, type) and not dataclasses.is_dataclass(found) and hasattr(found, "build"):
+        return "write @dataclasses.dataclass(frozen=True) above the class"
+    if isinstance(found, type) and dataclasses.is_dataclass(found):
+        return "write its method def build(self, context), which returns an Algorithm"
+    return "derive a dataclass from one of polgrad.algorithms, such as class Mine(algorithms.GRPO)"
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -371,7 +371,10 @@ class TakesAKey(algorithms.GRPO):
         (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*requires. holds 'entropy'"),
         (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*'reference'"),
         (algorithms.GroupRelative(), r"GroupRelative has no method surrogate\(logp, behavior_logp"),
-        (TakesAKey(), "TakesAKey: .*missing 1 required positional argument: 'key'"),
+        (
+            TakesAKey(),
+            r"TakesAKey: .*expected loss\(outputs, batch\): missing a required argument: 'key'",
+        ),
     ],
 )
 def test_settings_of_an_algorithm_are_checked_at_the_start(sums, tmp_path, settings, words):
