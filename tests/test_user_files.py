@@ -158,7 +158,7 @@ def test_a_function_with_other_arguments_shows_both_signatures(mine, field, argu
     [
         ("if logp.sum() > 0: pass", "TracerBoolConversionError"),
         ("float(logp.sum())", "ConcretizationTypeError"),
-        ("[1, 2][mask.sum().astype(int)]", "TracerIntegerConversionError"),
+        ("([0] * 99)[mask.sum().astype(int)]", "TracerIntegerConversionError"),
         ("numpy.asarray(logp)", "TracerArrayConversionError"),
         ("logp[mask > 0]", "NonConcreteBooleanIndexError"),
     ],
