@@ -116,6 +116,7 @@ def test_a_loss_that_fails_while_it_is_looked_at(mine):
         ("return 1 / 0", "mine.py, line 10: ZeroDivisionError: division by zero"),
         ("sys.exit(0)", r"mine.py, line 10: called sys.exit\(0\)"),
         ("assert False, 'no'", "mine.py, line 10: AssertionError: no"),
+        ("return algorithms.common.by_group(1, 4)", "mine.py, line 10: "),
         ("raise NotImplementedError('later')", "mine.py, line 10: NotImplementedError: later"),
     ],
 )

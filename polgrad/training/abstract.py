@@ -154,10 +154,11 @@ def reason(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File and line where an error was raised, outside of jax, and of polgrad too if it can be."""
+    """File and line where an error was raised, outside of jax, and outside of libraries if it can be."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/jax/" not in f.filename]
-    own = str(pathlib.Path(polgrad.__file__).parent)
-    frames = [f for f in frames if not f.filename.startswith(own)] or frames
+    libraries = (str(pathlib.Path(polgrad.__file__).parent), "/site-packages/")
+    theirs = [f for f in frames if not any(place in f.filename for place in libraries)]
+    frames = theirs or frames
     return f"{pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
 
 

@@ -928,9 +928,11 @@ def test_a_directory_that_cannot_be_written_is_found_first(sums, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
-def test_a_run_reads_its_file_once_and_tokenises_each_text_once(tmp_path, monkeypatch):
-    path = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": f"{i}?", "chosen": "y" * (1 + i % 3), "rejected": "n"} for i in range(30)]
+@pytest.mark.parametrize("algorithm", ["dpo", "supervised"])
+def test_a_run_reads_its_file_once_and_tokenises_each_text_once(tmp_path, monkeypatch, algorithm):
+    path, pairs = tmp_path / "data.jsonl", algorithm == "dpo"
+    name, more = ("chosen", {"rejected": "n"}) if pairs else ("answer", {})
+    rows = [{"prompt": f"{i}?", name: "y" * (1 + i % 3), **more} for i in range(30)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     calls = collections.Counter()
 
@@ -947,7 +949,13 @@ def test_a_run_reads_its_file_once_and_tokenises_each_text_once(tmp_path, monkey
     counted(sources.JsonlSource, "_read", lambda self, position: position)
     counted(data.CharacterTokenizer, "prompt_ids", lambda self, text: text)
     counted(data.CharacterTokenizer, "completion_ids", lambda self, *texts: texts)
-    settings = config(path, tmp_path / "run", algorithm="dpo", evaluation=Evaluation())
+    settings = config(
+        path,
+        tmp_path / "run",
+        algorithm=algorithm,
+        evaluation=Evaluation(),
+        warm_start=WarmStart() if pairs else WarmStart(steps=1),
+    )
     for rollouts in (Rollouts(prompts=4), Rollouts(prompts=4, max_tokens=4)):
         calls.clear()
         parts = building.build(dataclasses.replace(settings, rollouts=rollouts))
@@ -955,7 +963,9 @@ def test_a_run_reads_its_file_once_and_tokenises_each_text_once(tmp_path, monkey
         count = len(parts.train.source)
         names = collections.Counter(name for name, _ in calls)
         assert names["_records"] == 1 and names["_read"] == 30 and count < 30
-        assert names["prompt_ids"] == count
+        # The held-out prompts of pairs are not scored.
+        assert names["prompt_ids"] == (count if pairs else 30)
+        assert names["completion_ids"] == (2 * count if pairs else count)
         # The first row is also asked for what kind of data it is of.
         once = {key: n for key, n in calls.items() if key != ("_read", 0)}
         assert set(once.values()) == {1}
