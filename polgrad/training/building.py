@@ -176,6 +176,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     # Left out, it is the length of the longest completion.
     bounded = config.rollouts.max_tokens is not None
     settings = algorithm_settings(config)
+    _check_rounded(config, settings)
     train, test = _sources(config)
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
     first = _algorithm(config, settings, train)
@@ -196,7 +197,6 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         config.algorithm,
         preferences=config.rewards.preference is not None,
     )
-    _check_rounded(config, settings)
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
     parts = Parts(
