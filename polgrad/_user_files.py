@@ -3,14 +3,16 @@
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 from polgrad import _outside
 
-__all__ = ["load", "module"]
+__all__ = ["code_of", "line_of", "load", "module"]
 
 
 def load(path: str | os.PathLike) -> types.ModuleType:
@@ -80,6 +82,34 @@ def module(place: str, what: str) -> types.ModuleType:
     except BaseException as error:
         with _outside.calling(_file(error) or place, what):
             raise
+
+
+def code_of(function: Callable) -> types.CodeType | None:
+    """The code of a function or of an object's `__call__`.
+
+    Args:
+      function: what can be called.
+
+    Returns:
+      The code; None where it is not Python's own.
+    """
+    for one in (inspect.unwrap(function), vars(type(function)).get("__call__")):
+        if isinstance(getattr(one, "__code__", None), types.CodeType):
+            return one.__code__
+    return None
+
+
+def line_of(function: Callable) -> str:
+    """Where a function is defined, for messages.
+
+    Args:
+      function: what can be called.
+
+    Returns:
+      "mine.py, line 3"; "" where that cannot be known.
+    """
+    code = code_of(function)
+    return f"{Path(code.co_filename).name}, line {code.co_firstlineno}" if code else ""
 
 
 def _file(error: BaseException) -> str | None:

@@ -120,7 +120,8 @@ def test_a_prompt_longer_than_the_context(capsys, tmp_path):
     text = serving.character_assets(data.CharacterTokenizer("1"))
     policies.export(tmp_path / "m", policies.Policy(network, network.init(jax.random.key(0)), text))
     code, _, error = train(capsys, path, tmp_path, "--policy", tmp_path / "m")
-    assert code == 2 and "tokens" in error and "expected 1 to 17" in error
+    assert code == 2 and "has 18 tokens; expected at most 17" in error
+    assert "lower --rollouts.max-tokens" in error
 
 
 def test_train_then_sample_evaluate_export(capsys, sums, tmp_path):

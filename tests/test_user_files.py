@@ -34,11 +34,24 @@ def mine(tmp_path, monkeypatch):
         ("import sys\nsys.exit(0)", r"mine.py, line 2: called sys.exit\(0\)"),
         ("import no_such_thing", "mine.py, line 1: ModuleNotFoundError: .*no_such_thing"),
         ("class Own(BaseException): pass\nraise Own('no')", "mine.py, line 2: Own: no"),
-        ("x = 1", "is missing; expected an Algorithm, or a dataclass with build"),
-        ("X = 5", "is int; expected an Algorithm, or a dataclass with build"),
+        (
+            "Xx = 1",
+            r"is missing \(did you mean 'Xx'\?\); expected an Algorithm, or a dataclass with build"
+            r"\(context\): derive a dataclass from one of polgrad.algorithms, such as",
+        ),
+        ("X = 5", "is of type int; expected an Algorithm, or a dataclass with build.*: derive"),
+        ("def X(): pass", "is the function X; expected an Algorithm, or a dataclass with build"),
         (
             "class X:\n  def build(self, context): pass",
-            "is X; expected an Algorithm, or a dataclass",
+            r"is the class X; expected .*: write @dataclasses.dataclass\(frozen=True\) above the",
+        ),
+        (
+            "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass X:\n  gain: int = 1",
+            r"is the class X; expected .*: write its method def build\(self, context\)",
+        ),
+        (
+            GOOD.replace("(frozen=True)", ""),
+            r"line 5: .*non-frozen.*; write @dataclasses.dataclass\(frozen=True\) above the class",
         ),
         ("def __getattr__(name): return 1 / 0", "mine.py, line 1: ZeroDivisionError"),
         (
@@ -74,7 +87,7 @@ def test_a_name_of_nothing(name, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return None", r"build\(context\) returned NoneType; expected an Algorithm"),
+        ("return None", r"build\(context\) returned NoneType; expected an Algorithm \(does its"),
         ("return 1 / 0", "mine.py, line 9: ZeroDivisionError"),
         ("sys.exit(0)", r"mine.py, line 9: called sys.exit\(0\)"),
         ("return context.no_such", "mine.py, line 9: AttributeError: .*no_such"),
@@ -103,6 +116,7 @@ def test_a_loss_that_fails_while_it_is_looked_at(mine):
         ("return 1 / 0", "mine.py, line 10: ZeroDivisionError: division by zero"),
         ("sys.exit(0)", r"mine.py, line 10: called sys.exit\(0\)"),
         ("assert False, 'no'", "mine.py, line 10: AssertionError: no"),
+        ("return algorithms.common.by_group(1, 4)", "mine.py, line 10: "),
         ("raise NotImplementedError('later')", "mine.py, line 10: NotImplementedError: later"),
     ],
 )
@@ -114,3 +128,58 @@ def test_a_traced_function_that_fails(mine, body, message):
     with pytest.raises(ValueError, match=f"algorithm mine.py:X: {message}") as caught:
         abstract.check(algorithm, CONTEXT, "mine.py:X")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments", "told"),
+    [
+        ("loss", "outputs", r"takes \(outputs\); expected loss\(outputs, batch\): too many"),
+        (
+            "loss",
+            "outputs, batch, key",
+            r"takes \(outputs, batch, key\); expected .*missing .*'key'",
+        ),
+        ("prepare", "experience", r"expected prepare\(state, experience, key\)"),
+        ("init", "", r"takes \(\); expected init\(key\)"),
+        ("select", "batch", r"expected select\(outputs, batch, key\)"),
+    ],
+)
+def test_a_function_with_other_arguments_shows_both_signatures(mine, field, arguments, told):
+    mine.write_text(f"\n\ndef f({arguments}):\n    return 1 / 0\n")
+    function = _user_files.load(mine).f
+    algorithm = algorithms.GRPO().build(CONTEXT)._replace(**{field: function})
+    with pytest.raises(
+        ValueError, match=rf"^algorithm mine.py:X: mine.py, line 3: {field} .*{told}"
+    ):
+        abstract.check(algorithm, CONTEXT, "mine.py:X")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("if logp.sum() > 0: pass", "TracerBoolConversionError"),
+        ("float(logp.sum())", "ConcretizationTypeError"),
+        ("([0] * 99)[mask.sum().astype(int)]", "TracerIntegerConversionError"),
+        ("numpy.asarray(logp)", "TracerArrayConversionError"),
+        ("logp[mask > 0]", "NonConcreteBooleanIndexError"),
+    ],
+)
+def test_a_value_that_is_not_there_while_jax_traces_is_told_with_its_line(mine, body, kind):
+    head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
+    tail = "return super().surrogate(logp, behavior_logp, advantages, mask)"
+    mine.write_text(f"{GOOD}{head}\n        import numpy\n        {body}\n        {tail}\n")
+    settings = building.find_algorithm("mine.py:X")()
+    with pytest.raises(
+        ValueError, match=rf"mine.py, line 10: .*{kind}.*; use jnp.where$"
+    ) as caught:
+        algorithm = building.build_algorithm("mine.py:X", settings, CONTEXT)
+        abstract.check(algorithm, CONTEXT, "mine.py:X")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_reads_a_value_while_jax_traces_is_told_with_its_line(mine):
+    mine.write_text("def loss(outputs, batch):\n    if outputs.logp.sum() > 0:\n        pass\n")
+    algorithm = algorithms.GRPO().build(CONTEXT)._replace(loss=_user_files.load(mine).loss)
+    told = r"^algorithm mine.py:X: mine.py, line 2: .*use jnp.where$"
+    with pytest.raises(ValueError, match=told):
+        abstract.check(algorithm, CONTEXT, "mine.py:X")

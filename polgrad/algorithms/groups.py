@@ -112,9 +112,7 @@ class ScoredGroupLoss(GroupLoss):
         return losses.sequence_score(*flat, kind=self.score).reshape(mask.shape[:-1])
 
 
-CoPG = settings_of(
-    losses.copg_group, "CoPG", GroupLoss, defaults={"beta": 0.1}, corrects=True
-)
+CoPG = settings_of(losses.copg_group, "CoPG", GroupLoss, defaults={"beta": 0.1}, corrects=True)
 P3OV1 = settings_of(losses.p3o_v1, "P3OV1", GroupLoss, corrects=True)
 P3OV2 = settings_of(losses.p3o_v2, "P3OV2", GroupLoss, corrects=True)
 PairwisePolicyGradient = settings_of(

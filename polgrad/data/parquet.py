@@ -62,7 +62,7 @@ class ParquetSource(sources._FileSource):
             if not _is_text(schema.field(name).type):
                 raise ValueError(
                     f"{self.path}: column {name!r} must hold text, got {schema.field(name).type} "
-                    f"(the columns are {listed})"
+                    f"(the columns are {listed}){_how_to_convert(name, schema.field(name).type)}"
                 )
         binary = [name for name in names if not self._holds_text(name, schema.field(name).type)]
         if binary:
@@ -218,6 +218,16 @@ def _is_text(kind) -> bool:
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
     return any(t(kind) for t in (types.is_string, types.is_large_string, types.is_null))
+
+
+def _how_to_convert(name: str, kind) -> str:
+    """How a column of chats becomes the text that is expected."""
+    import pyarrow
+
+    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+    if is_list and pyarrow.types.is_struct(kind.value_type):
+        return f"; this is a chat: {sources.CHAT.format(name=name)}"
+    return ""
 
 
 def _is_plain(kind) -> bool:

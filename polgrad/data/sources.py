@@ -1,6 +1,7 @@
 """Random access to examples: a user's own JSONL or Parquet file, and what they share."""
 
 import codecs
+import copy
 import hashlib
 import itertools
 import json
@@ -145,10 +146,13 @@ def check_record(record: Any, fields: tuple[str, ...] | None) -> tuple[str, ...]
             absent = "null" if field in record else "missing"
             raise ValueError(
                 f"field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, found "
-                f"{_listed(sorted(record))}"
+                f"{_listed(sorted(record))}{_how_to_fill(field, record)}"
             )
         if not isinstance(record[field], str):
-            raise ValueError(f"field {field!r} must be a string, got {_kind(record[field])}")
+            raise ValueError(
+                f"field {field!r} must be a string, got {_kind(record[field])}"
+                f"{_how_to_convert(field, record[field])}"
+            )
         # No tokenizer has ids for half of a surrogate pair, and no file can hold it.
         try:
             record[field].encode("utf-8")
@@ -164,6 +168,39 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, each with a role and its content."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, Mapping) and "content" in one for one in value)
+    )
+
+
+def _how_to_fill(field: str, record: Mapping[str, Any]) -> str:
+    """What to do about a field that is not there or null."""
+    if field == "prompt" and _is_chat(record.get("messages")):
+        return f"; 'messages' is a chat: {CHAT.format(name='messages')}"
+    if field in record:
+        return f"; write the {field} as text, or take this example out of the file"
+    return ""
+
+
+def _how_to_convert(field: str, value: Any) -> str:
+    """How a value becomes the text that is expected."""
+    if _is_chat(value):
+        return f" (a chat): {CHAT.format(name=field)}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f': write "{str(value):.40}", in quotes'
+    return ""
+
+
+CHAT = (
+    "write the last user's message alone as text, row['prompt'] = row['{name}'][i]['content'] in "
+    "Python; the policy's own chat template is put around it"
+)
+
+
 def _listed(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:30]))
     return f"[{shown}{', ...' if len(names) > 30 else ''}]"
@@ -173,35 +210,61 @@ class _FileSource:
     """The rows of a file that belong to a split; subclasses read a row.
 
     Every row is read and checked when the file is opened: what cannot be used is found there.
+    `with_split` gives another split of the same file without reading it again.
     """
 
     def __init__(self, path: Path, *, split: str, size: int | None, held_out: float, formatter):
         self.path = path
-        self._format = formatter
-        self._belongs = lambda question: in_split(question, split, held_out)
+        self._format, self._held_out = formatter, held_out
         self._fields: tuple[str, ...] | None = None
-        kept, numbers = [], []
-        total = 0
+        positions, numbers, held = [], [], []
         for position, number, record in self._records():
-            total += 1
             try:
                 self._fields = check_record(record, self._fields)
                 question, _ = formatter(record["prompt"])
             except ValueError as error:
                 raise self._wrong(number, error) from None
-            if self._belongs(question) and (size is None or len(kept) < size):
-                kept.append(position)
-                numbers.append(number)
-        if not total:
+            positions.append(position)
+            numbers.append(number)
+            held.append(is_held_out(question, held_out))
+        if not positions:
             raise ValueError(f"{path} is empty: expected at least one example")
-        if not kept:
+        self._rows = (
+            np.asarray(positions, np.int64),
+            np.asarray(numbers, np.int64),
+            np.asarray(held, bool),
+        )
+        self._select(split, size)
+
+    def _select(self, split: str, size: int | None) -> None:
+        """Keeps the first rows of a split."""
+        positions, numbers, held = self._rows
+        inside = np.ones_like(held) if split == "all" else held == (split == "test")
+        kept = np.flatnonzero(inside)[:size]
+        if not len(kept):
             raise ValueError(
-                f"{path}: none of its {total} examples falls into split {split!r} with "
-                f"held_out={held_out}; give more examples with different prompts, another share "
-                "(--data.held-out; 0 keeps none for evaluation), or in Python split='all'"
+                f"{self.path}: none of its {len(held)} examples falls into split {split!r} with "
+                f"held_out={self._held_out}; give more examples with different prompts, another "
+                "share (--data.held-out; 0 keeps none for evaluation), or in Python split='all'"
             )
-        self._positions = np.asarray(kept, np.int64)
-        self._numbers = np.asarray(numbers, np.int64)
+        self._split = split
+        self._positions, self._numbers = positions[kept], numbers[kept]
+
+    def with_split(self, split: str) -> "_FileSource":
+        """Another split of the same file, which is not read again.
+
+        Args:
+            split: one of `SPLITS`.
+
+        Returns:
+            A source of all rows of this split.
+
+        Raises:
+            ValueError: no row belongs to the split.
+        """
+        other = copy.copy(self)
+        other._select(split, None)
+        return other
 
     def _records(self) -> Iterator[tuple[int, int, Any]]:
         """Of every row: the place that `_read` takes, the number that `_named` shows, the row."""
@@ -241,7 +304,7 @@ class _FileSource:
                 check_record(record, self._fields)
                 example = {field: record.pop(field) for field in self._fields}
                 question, example["prompt"] = self._format(example["prompt"])
-                if not self._belongs(question):
+                if not in_split(question, self._split, self._held_out):
                     raise ValueError("the file was changed, and the row is of another split now")
             except Exception as error:  # noqa: BLE001  (each library has exceptions of its own)
                 raise self._wrong(number, error) from None
@@ -253,6 +316,14 @@ class _FileSource:
         return {**example, "index": index, "metadata": metadata}
 
 
+class _Opened:
+    """A file that stays open as long as a source needs it."""
+
+    def __init__(self, path: Path):
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.handle)
+
+
 class JsonlSource(_FileSource):
     """One JSON object a line, read by byte offset: only the offsets stay in memory.
 
@@ -261,15 +332,14 @@ class JsonlSource(_FileSource):
     """
 
     def __init__(self, path: Path, **settings):
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._handle)
+        self._opened = _Opened(path)
         super().__init__(path, **settings)
 
     def _named(self, number):
         return f"{self.path} line {number}"
 
     def _records(self):
-        with open(self._handle, "rb", closefd=False) as file:
+        with open(self._opened.handle, "rb", closefd=False) as file:
             position = 0
             for number in itertools.count(1):
                 line = file.readline(_LONGEST_LINE + 1)
@@ -290,7 +360,7 @@ class JsonlSource(_FileSource):
         # along, because it tells whether a line still begins there.
         start = max(position - 1, 0)
         begin, size, found = position - start, 4096, b""
-        while part := os.pread(self._handle, size, start + len(found)):
+        while part := os.pread(self._opened.handle, size, start + len(found)):
             found += part
             if found.find(b"\n", begin) >= 0 or len(found) > _LONGEST_LINE + 1:
                 break
@@ -375,6 +445,13 @@ def open_file(
             line (from 1) or row (from 0).
     """
     path = Path(path)
+    with reading(path):
+        if path.is_dir():
+            held = sorted(str(one) for one in path.iterdir() if one.suffix in FORMATS)
+            raise ValueError(
+                f"{path} is a directory; expected one file ending in {' or '.join(FORMATS)}, "
+                f"{f'such as {held[0]}' if held else 'of which it holds none'}"
+            )
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a file ending in {' or '.join(FORMATS)}")
     with reading(path):

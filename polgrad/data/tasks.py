@@ -133,7 +133,8 @@ def load_task(
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
     formatter = sources.prompt_formatter(prompt_pattern, prompt_template)
     name = os.fspath(name_or_path)
-    if _is_path(name):
+    # A folder may have the name of a task.
+    if _is_path(name) or (os.path.isdir(name) and name not in _registry()):
         if parameters:
             raise ValueError(f"{name} is a file, which has no parameters; got {parameters}")
         if distinct:

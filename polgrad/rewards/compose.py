@@ -4,19 +4,22 @@ import difflib
 import inspect
 import math
 import numbers
+import re
 import struct
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from polgrad import _outside, _user_files
+from polgrad.rewards import verifiers
 from polgrad.rewards.score import Score
 
 Reward = Callable[..., Score | float | bool]
 
 EXHAUSTED = "out of memory: "
 """Part of an invalid sample's reason after a MemoryError: the process should be replaced."""
+
+_PLACE = re.compile(r", line \d+: ")
 
 ARGUMENTS = ("prompt", "completion", "example")
 
@@ -33,7 +36,8 @@ class RewardSpec(NamedTuple):
     """One component of a reward.
 
     Args:
-        target: "package.module:function" or "path/to/file.py:function".
+        target: "package.module:function", "path/to/file.py:function", or the name of a reward of
+            `polgrad list rewards`, such as "math_verify".
         weight: factor of its value in the sum.
         parameters: keyword arguments of the function, plain data.
     """
@@ -44,7 +48,7 @@ class RewardSpec(NamedTuple):
 
 
 def absolute(target: str) -> str:
-    """The target with a file's path made absolute, so that another process finds it.
+    """The target in full: with an absolute path of its file, so that another process finds it.
 
     Args:
         target: as in `RewardSpec`.
@@ -53,12 +57,18 @@ def absolute(target: str) -> str:
         The same target, independent of the working directory.
 
     Raises:
-        ValueError: not of the form "module:function" or "file.py:function", or no such file.
+        ValueError: not of the form "module:function" or "file.py:function" and no reward of
+            polgrad, or no such file.
     """
+    if target in verifiers.NAMES:
+        return f"{verifiers.__name__}:{target}"
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name.isidentifier():
+        close = difflib.get_close_matches(target, verifiers.NAMES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"reward {target!r} must have the form 'package.module:function' or 'file.py:function'"
+            f"reward {target!r} must have the form 'package.module:function' or "
+            f"'file.py:function', or be one of {', '.join(verifiers.NAMES)}{hint}"
         )
     if not place.endswith(".py"):
         return target
@@ -102,7 +112,8 @@ def resolve(target: str, parameters: Mapping[str, Any] | None = None) -> Reward:
 def _check_arguments(function: Reward, target: str, parameters: Mapping[str, Any]) -> None:
     """Refuses a function that cannot be called as a reward, or plainly reads other arguments."""
     call = f"reward({', '.join([*ARGUMENTS, *(f'{name}=...' for name in parameters)])})"
-    where = f"reward {target!r}{_line_of(function)}"
+    line = _user_files.line_of(function)
+    where = f"reward {target!r}{f' ({line})' if line else ''}"
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -148,20 +159,6 @@ def _translation(function: Reward, peer: str) -> str:
         "OpenRLHF": f'{name}([prompt + completion], [prompt], [example["answer"]])[0]',
     }
     return f"def reward(prompt, completion, example): return {theirs[peer]}"
-
-
-def _code(function: Reward) -> types.CodeType | None:
-    """The code of a function or of an object's `__call__`; None where it is not Python's own."""
-    for one in (inspect.unwrap(function), vars(type(function)).get("__call__")):
-        if isinstance(getattr(one, "__code__", None), types.CodeType):
-            return one.__code__
-    return None
-
-
-def _line_of(function: Reward) -> str:
-    """` (mine.py, line 3)`: where a function is defined, as far as that can be known."""
-    code = _code(function)
-    return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else ""
 
 
 def as_score(result: Any) -> Score:
@@ -216,10 +213,17 @@ def call(
         parameters: keyword arguments.
 
     Returns:
-        The score; its reason names file, line and exception, if there was one.
+        The score. Where the function fails, by an exception or by what it returns, the reason
+        begins with its file and line.
     """
     try:
-        return as_score(function(prompt, completion, example, **parameters))
+        result = function(prompt, completion, example, **parameters)
+        score = as_score(result)
+        line = _user_files.line_of(function)
+        # What the reward itself has marked as invalid keeps its own words.
+        if line and not score.valid and (not isinstance(result, Score) or result.valid):
+            score = score._replace(reason=f"{line}: {score.reason}")
+        return score
     except KeyboardInterrupt:
         raise
     # A blind except: any failure of the user's code is recorded, with its name, as an invalid
@@ -230,10 +234,22 @@ def call(
 
 def _failure(function: Reward, error: BaseException) -> str:
     """Why a reward failed, with the line of its own file that it failed in."""
-    code = _code(function)
+    code = _user_files.code_of(function)
     path = Path(code.co_filename if code else getattr(function, "__name__", "reward"))
     told = _outside.told(path, error).removeprefix(f"{path.parent}/")
     return f"{EXHAUSTED if isinstance(error, MemoryError) else ''}{told}{environment_hint(error)}"
+
+
+def fails(score: Score) -> bool:
+    """Whether a score is invalid because a reward raised, or returned what is no number.
+
+    Args:
+        score: what `call` or `compose`'s function returned.
+
+    Returns:
+        False for a valid score, and for one that the reward itself has marked as invalid.
+    """
+    return not score.valid and _PLACE.search(score.reason) is not None
 
 
 def environment_hint(error: BaseException) -> str:

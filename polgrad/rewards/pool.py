@@ -24,6 +24,7 @@ the trainer's environment do not reach a reward, or its log, by accident.
 
 import collections
 import contextlib
+import dataclasses
 import os
 import secrets
 import selectors
@@ -33,9 +34,9 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from polgrad import _compilers
+from polgrad import _compilers, _ranges
 from polgrad.data import codec
 from polgrad.rewards import compose, verifiers, worker
 from polgrad.rewards.score import Score
@@ -78,6 +79,9 @@ ALWAYS = {
 
 MEMORY = 4 << 30
 """Bytes of memory that a worker may take."""
+
+TRIED = 4
+"""Right answers on which a reward is tried that may make anything of them."""
 
 UNREADABLE = "worker ended (its reply could not be read)"
 
@@ -236,6 +240,26 @@ def _kill_all(workers: list[_Worker], pool: str) -> None:
         worker.kill_marked(pool)
 
 
+@_ranges.documented
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """The numbers that a pool is given.
+
+    Attributes:
+        workers: processes.
+        timeout: seconds of a sample.
+        failure_limit: share of a call's samples.
+        start_timeout: seconds of an import.
+        memory: bytes of a worker.
+    """
+
+    workers: Annotated[int, _ranges.COUNT]
+    timeout: Annotated[float, _ranges.Range(above=0)]
+    failure_limit: Annotated[float, _ranges.Range(at_least=0, at_most=1)]
+    start_timeout: Annotated[float, _ranges.Range(above=0)]
+    memory: Annotated[int | None, _ranges.Range(at_least=1 << 28, below=1 << 63)]
+
+
 def _environment(names: Sequence[str]) -> dict[str, str]:
     """What a worker's environment holds.
 
@@ -263,7 +287,7 @@ class RewardPool:
         timeout: seconds that one sample may take from its start in the worker, above 0.
         failure_limit: share of invalid samples in a call of `score`, in [0, 1], above which it
             raises; calls with fewer than 10 samples raise only where all of several fail.
-        start_timeout: seconds that a worker may take to import the rewards.
+        start_timeout: seconds that a worker may take to import the rewards, above 0.
         memory: bytes of memory that a worker may take, at least 256 MiB; None for no limit.
             Beyond it the reward meets a MemoryError, its sample is invalid and its process is
             replaced.
@@ -288,15 +312,7 @@ class RewardPool:
     ):
         specs = [compose.RewardSpec(*spec) for spec in specs]
         compose.check_specs(specs)
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise ValueError(f"workers must be an integer of at least 1, got {workers!r}")
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-        if not 0 <= failure_limit <= 1:
-            raise ValueError(f"failure_limit must be in [0, 1], got {failure_limit!r}")
-        whole = isinstance(memory, int) and not isinstance(memory, bool)
-        if memory is not None and not (whole and 1 << 28 <= memory < 1 << 63):
-            raise ValueError(f"memory must be None or at least {1 << 28} bytes, got {memory!r}")
+        _ranges.check(_Numbers(workers, timeout, failure_limit, start_timeout, memory))
         self.specs = [spec._replace(target=compose.absolute(spec.target)) for spec in specs]
         self.timeout = float(timeout)
         self.failure_limit = failure_limit
@@ -398,28 +414,47 @@ class RewardPool:
                 )
 
     def check_answers(self, examples: Sequence[Mapping[str, Any]], *, limit: float) -> list[str]:
-        """Score examples' own answers, before training meets one that cannot be compared.
+        """Score examples' own answers, before training meets one that has no reward.
 
-        Only where a component is one of `verifiers.READS_ANSWERS`: what another reward makes of an
-        answer is not known.
+        Where a component is one of `verifiers.READS_ANSWERS`, every answer is scored. What another
+        reward makes of an answer is not known, but it should not fail: a few are tried until one
+        does not.
 
         Args:
             examples: of a `data.load_task` source.
             limit: share of invalid answers above which the check fails.
 
         Returns:
-            The reasons of the answers that are invalid, one each.
+            The reasons of the answers that cannot be compared, one each.
 
         Raises:
-            RewardFailure: the share of invalid answers is above `limit`.
+            RewardFailure: the share of invalid answers is above `limit`, or another reward fails on
+                every answer that is tried and `limit` is below 1.
         """
         own = {f"polgrad.rewards.verifiers:{name}" for name in verifiers.READS_ANSWERS}
-        if not own & {spec.target for spec in self.specs}:
-            return []
         items = [(e["prompt"], e["answer"], e) for e in examples if "answer" in e]
+        if not own & {spec.target for spec in self.specs}:
+            if limit < 1:
+                self._check_fails(items[:: max(1, len(items) // TRIED)][:TRIED])
+            return []
         reasons = [s.reason for s in self._run(items, {}, limit=1.0) if not s.valid]
         check_failures(reasons, len(items), limit, "answers")
         return reasons
+
+    def _check_fails(self, items: Sequence[Item]) -> None:
+        """Raises where the reward fails on every right answer, as it then will on others."""
+        reasons: list[str] = []
+        for item in items:
+            score = self._run([item], {}, limit=1.0)[0]
+            if not compose.fails(score):
+                return
+            reasons.append(score.reason)
+        if reasons:
+            raise RewardFailure(
+                f"the reward fails on each of the {len(reasons)} right answers of the data that "
+                f"were tried: on {items[0][1]!r:.80} with {reasons[0]!r:.300}; mend the reward, or "
+                "give --rewards.failure-limit 1 to run it as it is"
+            )
 
     def _run(
         self, items: Sequence[Item], replayed: dict[int, Score], *, limit: float
@@ -432,14 +467,18 @@ class RewardPool:
                 self._assign(waiting, items)
                 if self._turn(results):
                     # Every death costs seconds: do not run to the end of a batch that is lost.
-                    _check(results, len(items), limit)
+                    self._check(results, len(items), limit)
         finally:
             # Only after an exception: a later call must not meet this call's replies.
             for slot, busy in enumerate(self._workers):
                 if busy.index is not None:
                     self._replace(slot)
-        _check(results, len(items), limit)
+        self._check(results, len(items), limit)
         return [results[i] for i in range(len(items))]
+
+    def _check(self, results: Mapping[int, Score], total: int, limit: float) -> None:
+        reasons = [score.reason for score in results.values() if not score.valid]
+        check_failures(reasons, total, limit, scored=len(results))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -536,11 +575,14 @@ class RewardPool:
         return True
 
 
-def _check(results: Mapping[int, Score], total: int, limit: float) -> None:
-    check_failures([s.reason for s in results.values() if not s.valid], total, limit)
-
-
-def check_failures(reasons: Sequence[str], total: int, limit: float, what: str = "samples") -> None:
+def check_failures(
+    reasons: Sequence[str],
+    total: int,
+    limit: float,
+    what: str = "samples",
+    *,
+    scored: int | None = None,
+) -> None:
     """Raises where too many samples have no reward.
 
     Args:
@@ -548,9 +590,10 @@ def check_failures(reasons: Sequence[str], total: int, limit: float, what: str =
         total: all samples of the step; under `RewardPool.MINIMUM`, only where all of several fail.
         limit: share of them, in [0, 1].
         what: what has no reward, for the message.
+        scored: how many of the samples were scored so far; all of them when left out.
 
     Raises:
-        RewardFailure: with the commonest reasons.
+        RewardFailure: with the most common reason, and the flags that may help.
     """
     failed = len(reasons)
     if total >= RewardPool.MINIMUM:
@@ -558,10 +601,20 @@ def check_failures(reasons: Sequence[str], total: int, limit: float, what: str =
     else:
         too_many = failed == total > 1 and limit < 1
     if too_many:
-        common = collections.Counter(reasons).most_common(3)
+        early = scored is not None and scored < total
+        share = (
+            f"{failed} of the {scored} {what} scored so far"
+            if early
+            else f"{failed} of {total} {what}"
+        )
+        rest = f" (of {total}; the others were not scored)" if early else ""
+        ((reason, count),) = collections.Counter(reasons).most_common(1)
+        late = any("timeout after " in reason for reason in reasons)
+        slow = "--rewards.timeout gives each sample more seconds, " if late else ""
         raise RewardFailure(
-            f"{failed} of {total} {what} have no reward (failure_limit={limit:g}): "
-            + "; ".join(f"{count} x {reason!r:.200}" for reason, count in common)
+            f"{share}{rest} have no reward; more than a share of {limit:g} stops the run. "
+            f"The most common reason ({count} of {failed}): {reason!r:.300}. {slow}"
+            "--rewards.failure-limit sets the share that may fail"
         )
 
 

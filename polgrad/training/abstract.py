@@ -1,13 +1,31 @@
 """The shapes of a run's batches, and an algorithm traced on them before anything is computed."""
 
+import inspect
 import pathlib
 import traceback
 
 import jax
 import jax.numpy as jnp
 
-from polgrad import _outside
+import polgrad
+from polgrad import _outside, _user_files
 from polgrad.contract import Algorithm, Batch, Context, Outputs, Pair
+
+ARGUMENTS = {
+    "prepare": ("state", "experience", "key"),
+    "loss": ("outputs", "batch"),
+    "init": ("key",),
+    "select": ("outputs", "batch", "key"),
+}
+"""What the loop calls an algorithm's functions with."""
+
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+"""What jax raises where Python asks for the value of an array that has none yet."""
 
 
 def experience(
@@ -94,6 +112,7 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
       ValueError: settings out of range, which the losses and advantages refuse; a function of the
         algorithm that reads what it did not require, or that takes other arguments.
     """
+    _check_arguments(algorithm, name)
     key = jax.eval_shape(lambda: jax.random.key(0))
     given = experience(algorithm, context, prompts=2, prompt_length=1, preferences=preferences)
 
@@ -115,26 +134,59 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
     try:
         jax.eval_shape(step, key, given)
     except ValueError as error:
-        raise ValueError(_first(error)) from error
+        raise ValueError(reason(error)) from error
     # The functions are somebody's own: they may raise anything, and call sys.exit.
     except (Exception, SystemExit) as error:
         raise ValueError(
-            f"algorithm {name}: {_place(error)}{_first(error)}{_hint(error)}"
+            f"algorithm {name}: {_place(error)}{reason(error)}{_hint(error)}"
         ) from error
 
 
-def _first(error: BaseException) -> str:
-    """What an error says, without the paragraph that jax appends about its own frames."""
+def _check_arguments(algorithm: Algorithm, name: str) -> None:
+    """Refuses a function that cannot be called as the loop calls it."""
+    for field, arguments in ARGUMENTS.items():
+        function = getattr(algorithm, field)
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            continue  # compiled code may not tell what it takes; what is called later is told then
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            line = _user_files.line_of(function)
+            raise ValueError(
+                f"algorithm {name}: {f'{line}: ' if line else ''}{field} takes {signature}; expected "
+                f"{field}({', '.join(arguments)}): {error}"
+            ) from None
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a traced function says, without what jax appends about its own frames.
+
+    Args:
+      error: what the function raised.
+
+    Returns:
+      A text; for a value that is not there while jax traces, what to write instead.
+    """
     if isinstance(error, KeyError):
         return f"the batch has no {error}"
+    if isinstance(error, TRACED):
+        return (
+            "Python's if, while, and, or, int(), float() and indexing by a condition need a value, "
+            f"and an array has none while jax traces ({type(error).__name__}); use jnp.where"
+        )
     if isinstance(error, (ValueError, TypeError, AttributeError)):
         return str(error).partition("\n---")[0]
     return _outside.reason(error)
 
 
 def _place(error: BaseException) -> str:
-    """File and line where an error was raised, where that is outside of jax."""
+    """File and line where an error was raised, outside of jax, and outside of libraries if it can be."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/jax/" not in f.filename]
+    libraries = (str(pathlib.Path(polgrad.__file__).parent), "/site-packages/")
+    theirs = [f for f in frames if not any(place in f.filename for place in libraries)]
+    frames = theirs or frames
     return f"{pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
 
 

@@ -4,6 +4,7 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import types
 import zlib
 from typing import Any, NamedTuple
 
@@ -23,12 +25,16 @@ from polgrad.contract import Algorithm, Context
 from polgrad.data import codec
 from polgrad.data.sources import TooFew
 from polgrad.policies import exporting
-from polgrad.rewards import verifiers
+from polgrad.rewards import compose, verifiers
 from polgrad.rewards.compose import RewardSpec
+from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.rollouts import Sampling
 from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.config import Hosts, TrainConfig
+from polgrad.training.config import Hosts, Rewards, TrainConfig
+
+FIELDS = ("prompt", "answer", "chosen", "rejected")
+"""The texts that problems usually have."""
 
 
 class Problems(NamedTuple):
@@ -45,6 +51,35 @@ class Problems(NamedTuple):
     tokens: np.ndarray
     lengths: np.ndarray
     digest: str = ""
+
+
+class Texts:
+    """The texts of a source, each of which is read and tokenised once while a run is built.
+
+    Attributes:
+      source: the problems.
+      columns: further answers of each problem, by name.
+      rows: of each problem its prompt, and the answers that it has.
+      digest: a fingerprint of every field of every problem.
+    """
+
+    def __init__(self, source: data.Source, columns: tuple[str, ...] = ()):
+        names = dict.fromkeys((*FIELDS, *columns))
+        self.source, self.columns, self.rows, self._sizes = source, columns, [], {}
+        digest = hashlib.sha256()
+        for index in range(len(source)):
+            example = source[index]
+            digest.update(_text_of(example, source, index))
+            self.rows.append({name: example[name] for name in names if name in example})
+        self.digest = digest.hexdigest()[:32]
+
+    def size(self, index: int, field: str, tokenizer: data.Tokenizer) -> int:
+        """How many tokens a completion has with its end; a run has one tokenizer."""
+        if (index, field) not in self._sizes:
+            row = self.rows[index]
+            ids = tokenizer.completion_ids(row["prompt"], row[field])
+            self._sizes[index, field] = len(ids)
+        return self._sizes[index, field]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +173,23 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         )
     _check_free(config, run)
     config = identity.filled(identity.absolute(config), run)
+    ownership.check_room(config)
     footprint.check_small(config, footprint.memory(mesh))
     # Left out, it is the length of the longest completion.
     bounded = config.rollouts.max_tokens is not None
     settings = algorithm_settings(config)
+    _check_rounded(config, settings)
     train, test = _sources(config)
     # What the algorithm reads decides how the policy is loaded, whatever the sizes.
     first = _algorithm(config, settings, train)
-    _check_columns(config, first, train)
-    alphabet = _alphabet(config, train, test, run) if config.policy == "small" else None
-    config, policy, tokenizer, chosen = _policy(config, first, train, test, alphabet)
+    # What takes longer is checked later: a wrong name must not wait for the policy to be loaded.
+    specs, task = _reward_specs(config, first, train)
+    if first.samples:
+        _check_rewards(config.rewards, specs)
+    own, held = (Texts(x, first.collect.columns) if x else None for x in (train, test))
+    _check_columns(config, first, own)
+    alphabet = _alphabet(config, own, held, run) if config.policy == "small" else None
+    config, policy, tokenizer, chosen = _policy(config, first, own, held, alphabet)
     algorithm = _algorithm(config, settings, train)
     _check_sizes(config, algorithm)
     footprint.check_run(config, policy.network, mesh, samples=algorithm.samples)
@@ -157,24 +199,14 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         config.algorithm,
         preferences=config.rewards.preference is not None,
     )
-    _check_rounded(config, settings)
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
-    task = task_specs(config, train)
-    specs = tuple(RewardSpec(target=f) for f in config.rewards.functions) or task
-    if config.rewards.preference:
-        specs = (RewardSpec(target=config.rewards.preference),)
-    if algorithm.samples and not specs:
-        raise ValueError(
-            f"task {config.task} has no answers to check against; give --rewards.functions"
-            f"{', or take --algorithm dpo, which learns from pairs' if 'chosen' in train[0] else ''}"
-        )
     parts = Parts(
         config=dataclasses.replace(config, settings=settings),
         policy=policy,
         tokenizer=tokenizer,
-        train=tokenize(train, tokenizer, limit),
-        test=tokenize(test, tokenizer, limit) if test and task else None,
+        train=_tokenized(own, tokenizer, limit),
+        test=_tokenized(held, tokenizer, limit) if held and task else None,
         algorithm=algorithm,
         mesh=mesh,
         processes=processes,
@@ -184,7 +216,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         chosen=chosen,
         stored=run,
     )
-    _check_completions(parts, bounded)
+    _check_completions(parts, own, bounded)
     parts = _identified(parts)
     ownership.check_writable(config)
     _make_directory(config)
@@ -291,34 +323,35 @@ def _tokens_digest(problems: Problems) -> str:
     return identity.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
 
 
-def _check_completions(parts: Parts, bounded: bool) -> None:
+def _check_completions(parts: Parts, texts: Texts, bounded: bool) -> None:
     """Every completion that a step may read ends within `rollouts.max_tokens`."""
-    config, source = parts.config, parts.train.source
+    config, rows = parts.config, texts.rows
     if bounded:
-        _check_lengths(parts, range(len(source)), parts.algorithm.collect.columns, "")
+        _check_lengths(parts, texts, range(len(rows)), parts.algorithm.collect.columns, "")
     if not config.warm_start.steps:
         return
-    if not source[0].get("answer"):
+    if not rows[0].get("answer"):
         raise ValueError(
             f"warm_start.steps is {config.warm_start.steps}, expected 0: task {config.task} has no "
             "answers to learn from"
         )
-    count = min(config.warm_start.demonstrations, len(source))
+    count = min(config.warm_start.demonstrations, len(rows))
     advice = ", or lower --warm-start.demonstrations"
-    _check_lengths(parts, range(count), ("answer",), advice)
+    _check_lengths(parts, texts, range(count), ("answer",), advice)
 
 
-def _check_lengths(parts: Parts, indices: range, fields: tuple[str, ...], advice: str) -> None:
-    source, limit = parts.train.source, parts.config.rollouts.max_tokens
-    for index in indices if fields else ():
-        example = source[index]
+def _check_lengths(
+    parts: Parts, texts: Texts, indices: range, fields: tuple[str, ...], advice: str
+) -> None:
+    limit = parts.config.rollouts.max_tokens
+    for index in indices:
         for field in fields:
-            size = len(parts.tokenizer.completion_ids(example["prompt"], example[field]))
+            size = texts.size(index, field, parts.tokenizer)
             if size > limit:
                 raise ValueError(
-                    f"{source.place(index)}: {field!r} has {size} tokens with its end, "
-                    f"more than rollouts.max_tokens {limit}: {example[field][:60]!r}; raise "
-                    f"--rollouts.max-tokens{advice}"
+                    f"{texts.source.place(index)}: {field!r} has {size} tokens with its end, "
+                    f"more than rollouts.max_tokens {limit}: {texts.rows[index][field][:60]!r}; "
+                    f"raise --rollouts.max-tokens{advice}"
                 )
 
 
@@ -351,15 +384,24 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
         if not place:
             return settings.build(context)
         with _outside.calling(place, f"algorithm {name!r}"):
-            found = settings.build(context)
+            found = _built(settings, context)
     except NotImplementedError as error:
         raise ValueError(f"algorithm {name}: {error}") from None
     if not isinstance(found, Algorithm):
         raise ValueError(
             f"algorithm {name!r}: build(context) returned {type(found).__name__}; expected an "
-            "Algorithm"
+            f"Algorithm{' (does its last line say return?)' if found is None else ''}"
         )
     return found
+
+
+def _built(settings: Any, context: Context) -> Any:
+    """What `build` returns; polgrad's own traces a surrogate to see what it does."""
+    try:
+        return settings.build(context)
+    except abstract.TRACED as error:
+        told = ValueError(abstract.reason(error))
+        raise told.with_traceback(error.__traceback__) from error
 
 
 def _context(config: TrainConfig, train: data.Source) -> Context:
@@ -407,24 +449,24 @@ def _check_installed(
 VERIFIERS = "polgrad.rewards.verifiers"
 
 
-def _check_columns(config: TrainConfig, algorithm: Algorithm, train: data.Source) -> None:
+def _check_columns(config: TrainConfig, algorithm: Algorithm, train: Texts) -> None:
     """The file holds what the algorithm reads, and no completion in it is empty."""
-    columns = algorithm.collect.columns
-    for field in columns:
-        if field not in train[0]:
-            wanted = " and ".join(map(repr, ("prompt", *columns)))
-            theirs = train[0].keys() - {"index", "metadata"}
+    fields = algorithm.collect.columns
+    for field in fields:
+        if field not in train.rows[0]:
+            wanted = " and ".join(map(repr, ("prompt", *fields)))
             raise ValueError(
                 f"algorithm {config.algorithm} reads {wanted}; task {config.task} lacks {field!r} "
-                f"(it has: {', '.join(sorted(theirs))})"
+                f"(it has: {', '.join(sorted(train.rows[0]))})"
             )
-    for index in range(len(train) if columns else 0):
-        example = train[index]
-        for field in columns:
-            if not example[field].strip():
+    for index, row in enumerate(train.rows):
+        for field in fields:
+            text = row.get(field)
+            if not isinstance(text, str) or not text.strip():
+                came = "is empty" if isinstance(text, str) else f"is {text!r:.60}"
                 raise ValueError(
-                    f"{train.place(index)}: field {field!r} is empty, expected text "
-                    f"(prompt {example['prompt'][:60]!r})"
+                    f"{train.source.place(index)}: field {field!r} {came}, expected text "
+                    f"(prompt {row['prompt'][:60]!r})"
                 )
 
 
@@ -491,7 +533,12 @@ def find_algorithm(name: str) -> Any:
     if ":" not in name:
         return algorithms.find(name)
     place, _, attribute = name.rpartition(":")
-    module = _user_files.module(place, f"algorithm {name!r}")
+    try:
+        module = _user_files.module(place, f"algorithm {name!r}")
+    except _outside.OutsideError as error:
+        hint = "; write @dataclasses.dataclass(frozen=True) above the class"
+        thawed = "cannot inherit non-frozen dataclass" in str(error)
+        raise _outside.OutsideError(f"{error}{hint if thawed else ''}") from error
     with _outside.calling(place, f"algorithm {name!r}"):
         found = getattr(module, attribute, None)
         if isinstance(found, Algorithm):
@@ -500,10 +547,31 @@ def find_algorithm(name: str) -> Any:
             if isinstance(found, type):
                 found()  # its defaults are shown, and taken where no setting is given
             return found
-    kind = "missing" if found is None else getattr(found, "__name__", type(found).__name__)
     raise ValueError(
-        f"algorithm {name!r} is {kind}; expected an Algorithm, or a dataclass with build(context)"
+        f"algorithm {name!r} is {_what_came(module, attribute, found)}; expected an Algorithm, or a "
+        f"dataclass with build(context): {_how_to_mend(found)}"
     )
+
+
+def _what_came(module: types.ModuleType, attribute: str, found: Any) -> str:
+    """What stands in somebody's module where an algorithm was expected."""
+    if found is None:
+        close = difflib.get_close_matches(attribute, vars(module), n=1)
+        return f"missing{f' (did you mean {close[0]!r}?)' if close else ''}"
+    if isinstance(found, type):
+        return f"the class {found.__name__}"
+    if callable(found):
+        return f"the function {getattr(found, '__name__', type(found).__name__)}"
+    return f"of type {type(found).__name__}"
+
+
+def _how_to_mend(found: Any) -> str:
+    """What to write, in a line, so that it is an algorithm."""
+    if isinstance(found, type) and not dataclasses.is_dataclass(found) and hasattr(found, "build"):
+        return "write @dataclasses.dataclass(frozen=True) above the class"
+    if isinstance(found, type) and dataclasses.is_dataclass(found):
+        return "write its method def build(self, context), which returns an Algorithm"
+    return "derive a dataclass from one of polgrad.algorithms, such as class Mine(algorithms.GRPO)"
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -567,21 +635,28 @@ def _sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
     train = load_source(config, "train")
     if config.evaluation.problems == 0 or config.data.held_out == 0:
         return train, None
-    return train, load_source(config, "test")
+    return train, _held_out(config, train)
+
+
+def _held_out(config: TrainConfig, train: data.Source) -> data.Source:
+    """The held-out problems; of a file, which has been read for those of training, too."""
+    return (
+        train.with_split("test") if identity.is_file(config.task) else load_source(config, "test")
+    )
 
 
 def _policy(
     config: TrainConfig,
     algorithm: Algorithm,
-    train: data.Source,
-    test: data.Source | None,
+    train: Texts,
+    test: Texts | None,
     alphabet: str | None,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
     """The policy with its tokenizer, and the settings with what was left out filled in."""
     value_head = algorithm.needs.values
     if config.policy == "small":
-        sources = [source for source in (train, test) if source]
-        return _small_policy(config, algorithm, sources, value_head, alphabet)
+        texts = [texts for texts in (train, test) if texts]
+        return _small_policy(config, algorithm, texts, value_head, alphabet)
     policy = policies.load(config.policy, value_head=value_head)
     if policy.text is None:
         raise ValueError(f"policy {config.policy} has no tokenizer (tokenizer.json)")
@@ -598,51 +673,43 @@ def _policy(
 
 
 def _longest_completion(
-    config: TrainConfig, algorithm: Algorithm, train: data.Source, tokenizer: data.Tokenizer
+    config: TrainConfig, algorithm: Algorithm, train: Texts, tokenizer: data.Tokenizer
 ) -> int | None:
     """Tokens of the longest completion in the data; None for algorithms that sample their own."""
     fields = algorithm.collect.columns
     if not fields or config.rollouts.max_tokens is not None:
         return None
-    return max(
-        len(tokenizer.completion_ids(train[i]["prompt"], train[i][f]))
-        for i in range(len(train))
-        for f in fields
-    )
+    return max(train.size(i, f, tokenizer) for i in range(len(train.rows)) for f in fields)
 
 
 def _alphabet(
-    config: TrainConfig,
-    train: data.Source,
-    test: data.Source | None,
-    run: identity.Stored | None,
+    config: TrainConfig, train: Texts, test: Texts | None, run: identity.Stored | None
 ) -> str:
     """The characters of policy small: those of the problems, the held-out ones among them.
 
     A run may stop to evaluate when it goes on, or begin to; it keeps the alphabet that it began
     with, which its record tells.
     """
-    found = _characters([source for source in (train, test) if source])
+    found = _characters([texts for texts in (train, test) if texts])
     known = run.record.get("fingerprints", {}).get("tokenizer") if run else None
     if not known or identity.of_alphabet(found) == known or config.data.held_out == 0:
         return found
-    others = [train] if test else [train, load_source(config, "test")]
+    others = [train] if test else [train, Texts(_held_out(config, train.source), train.columns)]
     other = _characters(others)
     return other if identity.of_alphabet(other) == known else found
 
 
-def _characters(sources: list[data.Source]) -> str:
+def _characters(each: list[Texts]) -> str:
     alphabet = set()
-    for example in (source[i] for source in sources for i in range(len(source))):
-        for field in ("prompt", "answer", "chosen", "rejected"):
-            alphabet.update(example.get(field, ""))
+    for row in (row for texts in each for row in texts.rows):
+        alphabet.update(*row.values())
     return "".join(sorted(alphabet))
 
 
 def _small_policy(
     config: TrainConfig,
     algorithm: Algorithm,
-    sources: list[data.Source],
+    each: list[Texts],
     value_head: bool,
     alphabet: str,
 ) -> tuple[TrainConfig, policies.Policy, data.Tokenizer, str | None]:
@@ -652,7 +719,7 @@ def _small_policy(
             f"rollouts.stop is {config.rollouts.stop}; expected none, because policy small is "
             "trained to end with its own end token"
         )
-    longest = max(len(source[i]["prompt"]) for source in sources for i in range(len(source)))
+    longest = max(len(row["prompt"]) for texts in each for row in texts.rows)
     tokenizer = data.CharacterTokenizer(alphabet)
 
     def network(max_tokens):
@@ -675,7 +742,7 @@ def _small_policy(
         algorithm,
         parameters=0,
         context=0,
-        longest=_longest_completion(config, algorithm, sources[0], tokenizer),
+        longest=_longest_completion(config, algorithm, each[0], tokenizer),
     )
     network = network(chosen.config.rollouts.max_tokens)
     params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
@@ -698,23 +765,34 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
     Raises:
       ValueError: if a prompt has no token, or leaves no room for the completion.
     """
-    rows, digest = [], hashlib.sha256()
-    for index in range(len(source)):
-        example = source[index]
-        digest.update(_text_of(example, source, index))
-        prompt = example["prompt"]
-        ids = tokenizer.prompt_ids(prompt)
+    return _tokenized(Texts(source), tokenizer, limit)
+
+
+def _tokenized(texts: Texts, tokenizer: data.Tokenizer, limit: int) -> Problems:
+    rows = []
+    for index, row in enumerate(texts.rows):
+        ids = tokenizer.prompt_ids(row["prompt"])
         if not 0 < len(ids) <= limit:
             raise ValueError(
-                f"{source.place(index)}: the prompt has {len(ids)} tokens ({prompt[:60]!r}); "
-                f"expected 1 to {limit}, the policy's context less rollouts.max_tokens"
+                f"{texts.source.place(index)}: the prompt {row['prompt'][:60]!r} has {len(ids)} "
+                f"tokens; {_room(len(ids), limit)}"
             )
         rows.append(ids)
     lengths = np.array([len(r) for r in rows], np.int32)
     tokens = np.zeros((len(rows), lengths.max()), np.int32)
     for row, ids in zip(tokens, rows):
         row[: len(ids)] = ids
-    return Problems(source, tokens, lengths, digest.hexdigest()[:32])
+    return Problems(texts.source, tokens, lengths, texts.digest)
+
+
+def _room(found: int, limit: int) -> str:
+    """What was expected of a prompt that has no token, or too many."""
+    if not found:
+        return "expected at least 1"
+    return (
+        f"expected at most {limit}, the policy's context less rollouts.max_tokens: lower "
+        "--rollouts.max-tokens, take a policy with a longer context, or shorten the prompt"
+    )
 
 
 def _text_of(example: dict[str, Any], source: data.Source, index: int) -> bytes:
@@ -738,6 +816,48 @@ def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ..
     compared = [f"{VERIFIERS}:{name}" for name in verifiers.READS_ANSWERS]
     chosen = [target for target in config.rewards.functions if target in compared]
     return (RewardSpec(target=chosen[0] if len(chosen) == 1 else f"{VERIFIERS}:exact_match"),)
+
+
+def _reward_specs(
+    config: TrainConfig, algorithm: Algorithm, train: data.Source
+) -> tuple[tuple[RewardSpec, ...], tuple[RewardSpec, ...]]:
+    """What scores the samples of training, and what scores held-out problems."""
+    task = task_specs(config, train)
+    specs = tuple(RewardSpec(target=f) for f in config.rewards.functions) or task
+    if config.rewards.preference:
+        specs = (RewardSpec(target=config.rewards.preference),)
+    if algorithm.samples and not specs:
+        pairs = ", or take --algorithm dpo, which learns from pairs" if "chosen" in train[0] else ""
+        raise ValueError(
+            f"task {config.task} has no answers to check against; give --rewards.functions{pairs}"
+        )
+    return specs, task
+
+
+def _check_rewards(settings: Rewards, specs: tuple[RewardSpec, ...]) -> None:
+    """Every reward is there and can be called; people's own is imported in a process of its own."""
+    theirs = []
+    for spec in specs:
+        if spec.target.partition(".")[0] == "polgrad":
+            compose.resolve(spec.target)
+        else:
+            theirs.append(spec)
+    if not theirs:
+        return
+    try:
+        with RewardPool(theirs, **worker_settings(settings)) as pool:
+            pool.wait_ready()
+    except RewardFailure as error:
+        raise ValueError(str(error)) from None
+
+
+def worker_settings(settings: Rewards) -> dict[str, Any]:
+    """What the settings of a run say of a reward's process, as keywords of `RewardPool`."""
+    return {
+        "timeout": settings.timeout,
+        "memory": None if settings.memory is None else settings.memory * 2**20,
+        "environment": settings.environment,
+    }
 
 
 def _make_directory(config: TrainConfig) -> None:

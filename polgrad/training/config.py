@@ -141,7 +141,8 @@ class Rewards:
     """Where rewards are computed.
 
     Attributes:
-      functions: `module:name` or `file.py:name`; the task's own scorer when left out.
+      functions: `module:name`, `file.py:name`, or a name of `polgrad list rewards`; the task's own
+        scorer when left out.
       preference: a function with the same signature that reads the other completion from
         `example["opponent"]` and returns the probability that this one is preferred.
       workers: processes that run them.

@@ -93,8 +93,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Result:
 
     Raises:
       ValueError: for settings that cannot be used, before anything is computed.
-      StartError: a ValueError too: for rewards that cannot be called, answers that they cannot
-        score, and a directory or checkpoints that are another run's or in use.
+      StartError: a ValueError too: for answers that the rewards cannot score, and a directory or
+        checkpoints that are another run's or in use.
       ResumeError: if the checkpoint in `config.out` is damaged or of another shape.
       TrainingError: if the run cannot go on, or cannot be saved.
       HostError: if another process of the run is missing or failed.
@@ -212,10 +212,8 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
         pool = RewardPool(
             specs,
             workers=settings.workers,
-            timeout=settings.timeout,
             failure_limit=limit,
-            memory=None if settings.memory is None else settings.memory * 2**20,
-            environment=settings.environment,
+            **building.worker_settings(settings),
         )
         return stack.enter_context(pool)
 
@@ -245,7 +243,8 @@ ANSWERS_TRIED = 1000
 
 def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
     """Answers that the reward cannot read are told here, and not sample by sample."""
-    if pool is None:
+    # A preference reads an opponent's completion too, which the data do not hold.
+    if pool is None or parts.config.rewards.preference:
         return
     source = parts.train.source
     tried = min(len(source), ANSWERS_TRIED)

@@ -27,6 +27,30 @@ from polgrad.training.config import TrainConfig
 OWNER = "polgrad_run.json"
 
 
+def check_room(config: TrainConfig) -> None:
+    """Sees to it that a run's directories can be made, and leaves nothing behind.
+
+    Of a directory that is not there, the nearest folder above it is tried.
+
+    Raises:
+      ValueError: if one of them cannot.
+    """
+    kept = config.saving.checkpoints
+    places = [("out", config.out, config.out)]
+    if kept is not None and "://" not in kept:
+        places.append(("saving.checkpoints", kept, place_of(config.out, kept)))
+    for name, given, place in places:
+        path = pathlib.Path(place)
+        try:
+            there = next(folder for folder in (path, *path.parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"{name} {given!r} cannot be written: {_outside.reason(error)}"
+            ) from None
+
+
 def check_writable(config: TrainConfig) -> None:
     """Sees to it that checkpoints can be written where `saving.checkpoints` says.
 

@@ -96,9 +96,9 @@ def first_example(parts: Parts, reward: RewardPool | None, task: RewardPool | No
         lines.append(f"preferences: {_names(reward)}")
     elif reward is not None:
         both = "reward and held-out accuracy" if task is reward else "reward"
-        lines.append(f"{both}: {_names(reward)}{_known_answer(reward, example)}")
+        lines += _known_answer(f"{both}: {_names(reward)}", reward, example)
     if task is not None and task is not reward:
-        lines.append(f"held-out accuracy: {_names(task)}{_known_answer(task, example)}")
+        lines += _known_answer(f"held-out accuracy: {_names(task)}", task, example)
     return lines
 
 
@@ -107,14 +107,20 @@ def _names(pool: RewardPool) -> str:
     return ", ".join(spec.target.rpartition("/")[2] for spec in pool.specs)
 
 
-def _known_answer(pool: RewardPool, example: Mapping[str, Any]) -> str:
+def _known_answer(named: str, pool: RewardPool, example: Mapping[str, Any]) -> list[str]:
+    """What a pool makes of a right answer; where that is no value, a warning of its own."""
     answer = example.get("answer")
     if not isinstance(answer, str):
-        return "; the data has no answer to try it on"
+        return [f"{named}; the data has no answer to try it on"]
     score = pool.score([(example["prompt"], answer, example)], limit=1.0)[0]
-    if not score.valid:
-        return f"; it cannot score the known answer {_short(answer)}: {score.reason}"
-    return f"; the known answer {_short(answer)} scores {float(score.value):g}"
+    if score.valid:
+        return [f"{named}; the known answer {_short(answer)} scores {float(score.value):g}"]
+    return [
+        named,
+        f"WARNING: {_names(pool)} gives no value for the right answer {_short(answer)}: "
+        f"{score.reason}. Samples without a value do not count, and the run stops where their share "
+        "in a step is above --rewards.failure-limit",
+    ]
 
 
 def _short(text: str, limit: int = 300) -> str:

@@ -29,7 +29,11 @@ ON = {
     "clip_logits": 0.1,
     "clip": 0.1,
 }
-CHOSEN = {"best_of_n": {"negative": "sum"}, "reward_weighted": {"clip": (0.01, 50.0)}, "tpo": {"third": "chosen"}}
+CHOSEN = {
+    "best_of_n": {"negative": "sum"},
+    "reward_weighted": {"clip": (0.01, 50.0)},
+    "tpo": {"third": "chosen"},
+}
 OTHER = {
     "clip_low": lambda value: 0.01 if value > 0.1 else 0.9,
     "clip_high": lambda value: 0.01 if value > 0.1 else 0.9,
@@ -87,9 +91,7 @@ def outcome(settings, kind):
     if not algorithm.samples and isinstance(algorithm.unit, Pair):
         answers = len(algorithm.unit.roles)
         rows = len(logp) // answers * answers
-        experience = jax.tree.map(
-            lambda x: x[:rows].reshape(-1, answers, *x.shape[1:]), experience
-        )
+        experience = jax.tree.map(lambda x: x[:rows].reshape(-1, answers, *x.shape[1:]), experience)
     state = algorithm.init(KEY)
     # Twice: a moving baseline says nothing in the first step.
     state, _, _ = algorithm.prepare(state, experience, KEY)

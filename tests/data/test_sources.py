@@ -227,6 +227,13 @@ def test_any_bytes_are_examples_or_one_line(tmp_path_factory, lines):
     [
         ([GOOD, '{"prompt": "p",}'], "line 2: malformed JSON: .* \\(column"),
         ([GOOD, "", "nonsense"], "line 3: malformed JSON"),
+        (
+            [GOOD, {"prompt": [{"role": "user", "content": "p"}], "answer": "a"}],
+            r"line 2: .*got list \(a chat\): .*row\['prompt'\] = row\['prompt'\]\[i\]\['content'\]",
+        ),
+        ([{"messages": [{"role": "user", "content": "p"}]}], "line 1: .*'messages' is a chat: wri"),
+        ([GOOD, {"prompt": "p", "answer": None}], "line 2: .*null.*answer as text, or take this"),
+        ([GOOD, {"prompt": "p", "answer": 7}], 'line 2: .*, got int: write "7", in quotes'),
         ([GOOD, "null"], "line 2: expected an object, got null"),
         ([GOOD, "12"], "line 2: expected an object, got int"),
         ([GOOD, '"text"'], "line 2: expected an object, got str"),
@@ -299,8 +306,8 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         ("missing.jsonl", "no such file"),
         ("data.csv", "expected a file ending in .jsonl or .parquet"),
         ("folder/data", "expected a file ending in"),
-        ("folder.jsonl", "folder.jsonl is no file"),
-        ("folder.parquet", "folder.parquet is no file"),
+        ("folder.jsonl", "folder.jsonl is a directory; expected one file ending"),
+        ("folder.parquet", "folder.parquet is a directory; expected one file ending"),
         ("link.jsonl", "no such file"),
         ("x" * 300 + ".jsonl", "File name too long"),
         ("nul\0.jsonl", "no such file"),
@@ -477,3 +484,34 @@ def test_damaged_parquet_files_end_in_one_line(tmp_path, files):
     assert not bad, bad[:5]
     # Parquet has no checksums here: a changed letter of a prompt is a prompt.
     assert loaded < len(others) - 60
+
+
+def test_a_chat_in_a_parquet_file_is_told(tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": "p"}], "answer": "a"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="column 'prompt' must hold text.*a chat: write the last"):
+        load_task(tmp_path / "x.parquet")
+
+
+def test_a_directory_is_told_with_the_files_in_it(files, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"is a directory; .*such as .*/data\.jsonl$"):
+        load_task(files["jsonl"].parent)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="mine is a directory; .*of which it holds none"):
+        load_task("mine")
+    (tmp_path / "chain_sum").mkdir()  # a task of this name is found all the same
+    with pytest.raises(ValueError, match="size must be given"):
+        load_task("chain_sum")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_another_split_is_had_without_reading_the_file_again(files, kind, monkeypatch):
+    train = load_task(files[kind], split="train", held_out=0.2, size=5)
+    wanted = load_task(files[kind], split="test", held_out=0.2)
+    monkeypatch.setattr(type(train), "_records", lambda _: pytest.fail("read again"))
+    test = train.with_split("test")
+    assert len(train) == 5 and len(test) == len(wanted)
+    del train  # the file stays open
+    assert [test[i] for i in range(len(test))] == [wanted[i] for i in range(len(wanted))]
+    assert test.place(3) == wanted.place(3)

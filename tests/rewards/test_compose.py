@@ -4,13 +4,18 @@ import pathlib
 import numpy as np
 import pytest
 
-from polgrad.rewards import RewardSpec, Score, resolve
-from polgrad.rewards.compose import as_score, combine, compose
+from polgrad.rewards import RewardSpec, Score, resolve, verifiers
+from polgrad.rewards.compose import absolute, as_score, combine, compose, fails
 
 VERIFIERS = "polgrad.rewards.verifiers"
 
 MY = """
 LIMIT = 3
+
+def nothing(prompt, completion, example):
+    return {"text": "none", "nan": float("nan"), "own": Score(0.0, False, "no judge")}[completion]
+
+from polgrad.rewards import Score
 
 def good(prompt, completion, example, *, scale=1.0):
     return scale * len(completion)
@@ -96,12 +101,30 @@ def test_compose(my):
     assert resolve(f"{my}:good").warmed == 1
 
 
+def test_what_is_no_number_has_file_and_line_and_an_own_reason_stays(my):
+    reward = compose([RewardSpec(f"{my}:nothing")])
+    texts = ["my.py, line 4: returned nan", "my.py, line 4: returned str, expected Score, float or"]
+    for completion, text in zip(["nan", "text"], texts):
+        score = reward("", completion, {})
+        assert score.reason.startswith(text) and fails(score)
+    own = reward("", "own", {})
+    assert own == Score(0.0, False, "no judge") and not fails(own)
+    assert fails(reward("", "a key that is not there", {}))
+
+
+def test_a_reward_of_polgrad_may_go_by_its_bare_name():
+    assert absolute("math_verify") == f"{VERIFIERS}:math_verify"
+    assert resolve("exact_match") is verifiers.exact_match
+    with pytest.raises(ValueError, match="one of exact_match, .*; did you mean 'math_verify'"):
+        absolute("math_verfy")
+
+
 def test_what_a_reward_raises_is_its_reason(my):
     assert compose([RewardSpec(f"{my}:bad")])("", "", {}) == Score(
-        0.0, False, "my.py, line 8: ZeroDivisionError: division by zero"
+        0.0, False, "my.py, line 13: ZeroDivisionError: division by zero"
     )
     both = compose([RewardSpec(f"{my}:good"), RewardSpec(f"{my}:leave")])
-    assert both("", "", {}) == Score(0.0, False, "leave: my.py, line 11: called sys.exit(2)")
+    assert both("", "", {}) == Score(0.0, False, "leave: my.py, line 16: called sys.exit(2)")
 
 
 ODD = """
@@ -166,7 +189,7 @@ def test_two_files_of_one_name_do_not_collide(tmp_path, my):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("exact_match", "must have the form"),
+        ("exact", "must have the form"),
         (f"{VERIFIERS}:", "must have the form"),
         ("nowhere.py:fn", "no such file: nowhere.py"),
         ("no_such_module_here:fn", "no module named 'no_such_module_here'"),

@@ -1,5 +1,7 @@
 import ast
+import contextlib
 import functools
+import math
 import os
 import pathlib
 import subprocess
@@ -91,6 +93,8 @@ def reward(prompt, completion, example):
         return float({}[rest])
     if word == "environment":
         return Score(0.0, True, repr(sorted(os.environ)))
+    if word == "judge":
+        return Score(0.0, False, "the judge is busy")
     if word == "nan":
         return float("nan")
     if word == "none":
@@ -118,6 +122,7 @@ def reward(prompt, completion, example):
         return Score(0.0, True, repr(example))
     return float(len(completion))
 """
+BEGIN = 1 + MY.splitlines().index("def reward(prompt, completion, example):")
 TIMEOUT = 1.0
 reads_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 
@@ -168,8 +173,8 @@ def test_scores_come_in_the_order_of_the_items(pool):
         ("leave", "my.py, line LINE: called sys.exit(1)"),
         ("own", "my.py, line LINE: Own: enough"),
         ("interrupt", "KeyboardInterrupt"),
-        ("nan", "returned nan"),
-        ("none", "returned NoneType, expected Score, float or bool"),
+        ("nan", f"my.py, line {BEGIN}: returned nan"),
+        ("none", f"my.py, line {BEGIN}: returned NoneType, expected Score, float or bool"),
     ],
 )
 def test_a_failure_is_invalid_with_its_reason_and_harms_no_other(pool, completion, reason):
@@ -329,18 +334,51 @@ def test_the_packages_own_rewards_in_a_worker():
     assert endless == Score(0.0, False, "timeout after 3 s")
 
 
+FAILED = (
+    r"^3 of 20 samples have no reward; more than a share of 0.1 stops the run. The most common "
+    rf"reason \(3 of 3\): 'my.py, line {BEGIN}: returned nan'. --rewards.failure-limit sets"
+)
+
+
+def test_samples_that_take_too_long_name_the_flag_of_the_timeout():
+    late = ["timeout after 5 s"] * 2 + ["my.py, line 3: returned nan"]
+    with pytest.raises(RewardFailure, match=r"\(2 of 3\): 'timeout after 5 s'. --rewards.timeout"):
+        pool_module.check_failures(late, 10, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "limit", "stops"),
+    [
+        (["raise 1", "nan", "none", "raise 2"], 0.1, True),
+        (["raise 1"], 0.1, True),
+        (["raise 1", "nan", "none", "raise 2"], 1.0, False),  # the user wants it so
+        (["raise 1", "right"], 0.1, False),  # it can score some
+        (["judge busy"] * 4, 0.1, False),  # marked by the reward itself
+        ([], 0.1, False),
+    ],
+)
+def test_a_reward_that_fails_on_every_right_answer_stops_at_the_start(pool, answers, limit, stops):
+    examples = [{"prompt": "p", "answer": answer} for answer in answers]
+    with pytest.raises(RewardFailure) if stops else contextlib.nullcontext() as caught:
+        assert pool.check_answers(examples, limit=limit) == []
+    if stops:
+        assert f"each of the {len(answers)} right answers" in str(caught.value)
+        assert f"on 'raise 1' with 'my.py, line {line_of('raise')}: " in str(caught.value)
+
+
 def test_too_many_failures_stop_with_counts_and_reasons(target):
     with RewardPool([RewardSpec(target)], failure_limit=0.1) as pool:
         assert sum(not s.valid for s in score(pool, *["a"] * 18, "nan", "nan")) == 2
-        with pytest.raises(RewardFailure, match=r"3 of 20 .*failure_limit=0.1.*3 x 'returned nan'"):
+        with pytest.raises(RewardFailure, match=FAILED) as caught:
             score(pool, *["a"] * 17, "nan", "nan", "nan")
+        assert "timeout" not in str(caught.value)
         # A few samples say little, unless every one fails.
         assert not score(pool, "a", "nan")[1].valid and not score(pool, "nan")[0].valid
         with pytest.raises(RewardFailure, match="2 of 2"):
             score(pool, "nan", "none")
         # It stops as soon as the limit is passed, and the pool can be used again.
-        with pytest.raises(RewardFailure):
-            score(pool, "nan", "nan", "nan", "nan", *["sleep 4"] * 16)
+        with pytest.raises(RewardFailure, match=r"^3 of the 3 samples scored so far \(of 20; "):
+            score(pool, "nan", "none", "nan", "nan", *["sleep 4"] * 16)
         assert score(pool, "abc") == [Score(3.0)]
 
 
@@ -352,7 +390,7 @@ def test_canaries(pool):
         pool.canaries([Canary("p", "a", {"answer": "7"}, False)])
     with pytest.raises(RewardFailure, match="gave 3, expected 2"):
         pool.canaries([Canary("p", "abc", {}, 2.0)])
-    with pytest.raises(RewardFailure, match=r"no value \(returned nan\)"):
+    with pytest.raises(RewardFailure, match=r"no value \(my.py, line \d+: returned nan\)"):
         pool.canaries([Canary("p", "nan", {}, False)])
 
 
@@ -365,7 +403,9 @@ def test_answers_that_cannot_be_compared_are_told_at_once():
         assert check(examples("1", "-$2", "3 apples")) == []
         good = ["7"] * 19
         assert check(examples(*good, "7:30")) == ["answer '7:30' is not one number"]
-        with pytest.raises(RewardFailure, match=r"2 of 2 answers have no reward .*'1 and 2'"):
+        with pytest.raises(
+            RewardFailure, match=r"2 of 2 answers have no reward.*.1 and 2.* is not one"
+        ):
             check(examples("1 and 2", "none"))
         assert check([{"prompt": "p", "chosen": "1", "rejected": "2"}]) == []
     with RewardPool([RewardSpec(f"{VERIFIERS}:exact_match")]) as pool:
@@ -491,11 +531,15 @@ def test_a_reward_that_cannot_be_imported_stops_at_start(tmp_path, source, name,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workers": 0}, "workers must be an integer of at least 1"),
-        ({"timeout": 0}, "timeout must be above 0"),
-        ({"failure_limit": 2}, r"failure_limit must be in \[0, 1\]"),
-        ({"memory": 1000}, "memory must be None or at least 268435456 bytes, got 1000"),
-        ({"memory": 1e10}, "memory must be None or at least"),
+        ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"timeout": 0}, "timeout is 0; expected above 0"),
+        ({"failure_limit": 2}, r"failure_limit is 2; expected in \[0, 1\]"),
+        ({"memory": 1000}, r"memory is 1000; expected in \[2\^28, 2\^63\)"),
+        ({"memory": 1e10}, "memory is 10000000000.0; expected an integer or None"),
+        ({"workers": True}, "workers is True; expected an integer"),
+        ({"timeout": math.inf}, "timeout is inf; expected a finite number"),
+        ({"timeout": "5"}, "timeout is '5'; expected a number"),
+        ({"start_timeout": math.nan}, "start_timeout is nan; expected"),
         ({"environment": ("NO_SUCH_NAME",)}, "NO_SUCH_NAME, which is not set"),
         ({"environment": "PATH"}, "must be a sequence of names"),
         ({"specs": []}, "at least one RewardSpec"),

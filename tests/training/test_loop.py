@@ -371,7 +371,10 @@ class TakesAKey(algorithms.GRPO):
         (ReadsEntropy(), "ReadsEntropy: test_loop.py, line .*NoneType.*needs. has them"),
         (ReadsReference(), "ReadsReference.*the batch has no 'reference_logp'.*policies. has NAME"),
         (algorithms.GroupRelative(), r"GroupRelative has no method surrogate\(logp, behavior_logp"),
-        (TakesAKey(), "TakesAKey: .*missing 1 required positional argument: 'key'"),
+        (
+            TakesAKey(),
+            r"TakesAKey: .*expected loss\(outputs, batch\): missing a required argument: 'key'",
+        ),
     ],
 )
 def test_settings_of_an_algorithm_are_checked_at_the_start(sums, tmp_path, settings, words):
@@ -463,7 +466,7 @@ def test_answers_that_the_reward_cannot_read_are_told_before_the_first_step(tmp_
         return building.build(settings)
 
     with pytest.raises(
-        loop.StartError, match="12 of 48 answers have no reward .* is not one number"
+        loop.StartError, match="12 of 48 answers have no reward.* is not one number"
     ):
         loop.run(parts(12, "many"), quiet=True)
     left = [path for path in (tmp_path / "many").rglob("*") if path.is_file()]
@@ -483,7 +486,9 @@ def test_a_first_answer_that_cannot_be_scored_does_not_stop_the_run(tmp_path):
     parts = building.build(config(path, tmp_path / "run", **changes))
     with RewardPool(parts.reward_specs) as pool:
         lines = planning.first_example(parts, pool, None)
-    assert "numeric_match; it cannot score the known answer '1:30': " in lines[1]
+    assert lines[1].endswith("reward: polgrad.rewards.verifiers:numeric_match")
+    wanted = "WARNING: polgrad.rewards.verifiers:numeric_match gives no value for the right answer "
+    assert lines[2].startswith(f"{wanted}'1:30': ") and "--rewards.failure-limit" in lines[2]
 
 
 def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What protects a run: its lock, its checkpoints' owner, checksums, and files that are whole."""
 
+import collections
 import dataclasses
 import gc
 import json
@@ -21,7 +22,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from polgrad import _files, cli, training
+from polgrad import _files, cli, data, training
+from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
 from polgrad.training import (
@@ -898,14 +900,75 @@ def test_progress_lines_show_what_the_algorithm_is_about(tmp_path, capsys):
         ("import no_such_module_here\n", "no_such_module_here"),
     ],
 )
-def test_a_reward_that_cannot_be_called_leaves_nothing(sums, tmp_path, code, words):
+def test_a_reward_that_cannot_be_called_is_found_first(sums, tmp_path, monkeypatch, code, words):
     (tmp_path / "mine.py").write_text(code)
     rewards = Rewards(functions=(f"{tmp_path / 'mine.py'}:fn",))
     settings = sampled(sums, tmp_path / "run", rewards=rewards)
-    with pytest.raises(loop.StartError) as error:
-        training.train(settings, quiet=True)
+    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    with pytest.raises(ValueError) as error:
+        building.build(settings)
     assert words in str(error.value).lower() and "\n" not in str(error.value)
-    assert contents(tmp_path / "run") == {}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_of_polgrad_with_other_arguments_is_found_first(sums, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    settings = sampled(sums, tmp_path / "run", rewards=Rewards(functions=("regex_match",)))
+    with pytest.raises(ValueError, match="regex_match.*missing a required .*'pattern'"):
+        building.build(settings)
+
+
+@pytest.mark.parametrize("given", ["a_file", "a_file/below", "/proc/polgrad"])
+def test_a_directory_that_cannot_be_written_is_found_first(sums, tmp_path, monkeypatch, given):
+    (tmp_path / "a_file").write_text("work")
+    out = str(tmp_path / given)
+    monkeypatch.setattr(building, "_sources", lambda *_: pytest.fail("the data were read first"))
+    with pytest.raises(ValueError, match=f"^out '{out}' cannot be written: ."):
+        building.build(sampled(sums, out))
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "supervised"])
+def test_a_run_reads_its_file_once_and_tokenises_each_text_once(tmp_path, monkeypatch, algorithm):
+    path, pairs = tmp_path / "data.jsonl", algorithm == "dpo"
+    name, more = ("chosen", {"rejected": "n"}) if pairs else ("answer", {})
+    rows = [{"prompt": f"{i}?", name: "y" * (1 + i % 3), **more} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calls = collections.Counter()
+
+    def counted(owner, name, key):
+        method = getattr(owner, name)
+
+        def call(self, *given):
+            calls[name, key(self, *given)] += 1
+            return method(self, *given)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(sources.JsonlSource, "_records", lambda self: self.path)
+    counted(sources.JsonlSource, "_read", lambda self, position: position)
+    counted(data.CharacterTokenizer, "prompt_ids", lambda self, text: text)
+    counted(data.CharacterTokenizer, "completion_ids", lambda self, *texts: texts)
+    settings = config(
+        path,
+        tmp_path / "run",
+        algorithm=algorithm,
+        evaluation=Evaluation(),
+        warm_start=WarmStart() if pairs else WarmStart(steps=1),
+    )
+    for rollouts in (Rollouts(prompts=4), Rollouts(prompts=4, max_tokens=4)):
+        calls.clear()
+        parts = building.build(dataclasses.replace(settings, rollouts=rollouts))
+        assert parts.config.rollouts.max_tokens == 4
+        count = len(parts.train.source)
+        names = collections.Counter(name for name, _ in calls)
+        assert names["_records"] == 1 and names["_read"] == 30 and count < 30
+        # The held-out prompts of pairs are not scored.
+        assert names["prompt_ids"] == (count if pairs else 30)
+        assert names["completion_ids"] == (2 * count if pairs else count)
+        # The first row is also asked for what kind of data it is of.
+        once = {key: n for key, n in calls.items() if key != ("_read", 0)}
+        assert set(once.values()) == {1}
 
 
 @pytest.mark.parametrize(
