@@ -14,7 +14,13 @@ from polgrad.training import named_policies, randomness, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
 from polgrad.training.state import TrainState, assemble
-from polgrad.training.step import make_gradient, make_scorer, make_selection, make_update
+from polgrad.training.step import (
+    make_gradient,
+    make_scorer,
+    make_selection,
+    make_update,
+    mini_batches,
+)
 
 
 def make_programs(parts: Parts) -> "Programs":
@@ -130,7 +136,7 @@ class Programs:
         self._holds_as_they_are = sampling_weights.same(self.abstract_state.params, as_held)
         self._held = sampling_weights.converter(self.abstract_state.params, as_held)
         self._one_prompt = jax.jit(one_prompt, static_argnums=1)
-        self._shuffle = jax.jit(self._shuffled)
+        self._shuffle = jax.jit(functools.partial(mini_batches, count=self._mini))
 
     def _layout(self, *, rounded: bool = False, gather: sampling_weights.Gather, memory) -> Any:
         """Types and shardings of weights that are only read."""
@@ -221,23 +227,11 @@ class Programs:
         return state
 
     def mini_batches(self, batch: Batch, key) -> list[Batch]:
-        """A batch in its optimiser batches, shuffled; the whole of it when there is one.
-
-        Weights are multiplied by the number of mini-batches: each then is an unbiased estimate
-        of the whole batch's loss, whatever tokens fall into it.
-        """
+        """A batch in its optimiser batches, shuffled; the whole of it when there is one."""
         if self._mini == 1:
             return [batch]
         shuffled = self._shuffle(batch, key)
         return [jax.tree.map(lambda x, i=i: x[i], shuffled) for i in range(self._mini)]
-
-    def _shuffled(self, batch: Batch, key) -> Batch:
-        size = batch["weights"].shape[0]
-        order = jax.random.permutation(key, size)
-        batch = {**batch, "weights": batch["weights"] * self._mini}
-        return jax.tree.map(
-            lambda x: x[order].reshape(self._mini, size // self._mini, *x.shape[1:]), batch
-        )
 
     def update(self, state: TrainState, batch: Batch, key, *, packed_rows=None):
         """One optimiser update; the state given is consumed."""

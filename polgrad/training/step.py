@@ -15,14 +15,28 @@ from polgrad.training.scoring import Scoring, score, split_tree
 from polgrad.training.state import TrainState, assemble
 
 
-def make_scorer(
-    network, scoring: Scoring, *, micro_batches: int = 1
-) -> Callable[[Any, Batch], Outputs]:
+Forward = Callable[[Any, Batch], Outputs]
+"""A policy's outputs for a batch, `(params, batch) -> Outputs`; always with the entropy."""
+
+
+def make_scorer(network, scoring: Scoring, *, micro_batches: int = 1) -> Forward:
     """A function `(params, batch) -> Outputs` that needs the memory of one micro-batch only."""
+    return scorer_of(forward_of(network, scoring), micro_batches=micro_batches)
+
+
+def forward_of(network, scoring: Scoring) -> Forward:
+    """`scoring.score` of a network with these settings."""
+    return lambda params, batch: score(network, params, batch, scoring)
+
+
+def scorer_of(forward: Forward, *, micro_batches: int = 1) -> Forward:
+    """The same function, computed a micro-batch at a time."""
+    if micro_batches == 1:
+        return lambda params, batch: forward(params, _sequences(batch))
 
     def scorer(params, batch):
         parts = split_tree(_sequences(batch), micro_batches)
-        outputs = jax.lax.map(lambda part: score(network, params, part, scoring), parts)
+        outputs = jax.lax.map(lambda part: forward(params, part), parts)
         return jax.tree.map(scoring_lib.join_micro, outputs)
 
     return scorer
@@ -37,9 +51,16 @@ def make_selection(
     network, algorithm: Algorithm, scoring: Scoring, *, micro_batches: int = 1
 ) -> Callable[[Any, Batch, Any], Batch]:
     """A function `(params, batch, key) -> batch` that selects from a whole optimiser batch."""
+    return selection_of(forward_of(network, scoring), algorithm, micro_batches=micro_batches)
+
+
+def selection_of(
+    forward: Forward, algorithm: Algorithm, *, micro_batches: int = 1
+) -> Callable[[Any, Batch, Any], Batch]:
+    """`make_selection` of any policy."""
     if not algorithm.selects:
         return lambda params, batch, key: batch
-    scorer = make_scorer(network, scoring, micro_batches=micro_batches)
+    scorer = scorer_of(forward, micro_batches=micro_batches)
 
     def selection(params, batch, key):
         outputs = jax.lax.stop_gradient(scorer(params, batch))
@@ -57,10 +78,15 @@ def make_gradient(
     is walked in micro-batches; their losses and gradients add up, because the weights hold the
     divisor of the whole batch.
     """
-    selection = make_selection(network, algorithm, scoring, micro_batches=micro_batches)
+    return gradient_of(forward_of(network, scoring), algorithm, micro_batches=micro_batches)
+
+
+def gradient_of(forward: Forward, algorithm: Algorithm, *, micro_batches: int = 1) -> Callable:
+    """`make_gradient` of any policy."""
+    selection = selection_of(forward, algorithm, micro_batches=micro_batches)
 
     def objective(params, part, frozen):
-        outputs = score(network, assemble(frozen, params), part, scoring)
+        outputs = forward(assemble(frozen, params), part)
         loss, metrics = algorithm.loss(_asked_for(outputs, algorithm), part)
         return loss, {
             **_policy_metrics(algorithm, outputs, part),
@@ -85,6 +111,18 @@ def make_gradient(
         return loss, grads, {**means, **{k: v.max() for k, v in peaks.items()}}
 
     return gradient
+
+
+def mini_batches(batch: Batch, key: Any, count: int) -> Batch:
+    """A batch in its optimiser batches, `[count, B / count, ...]`: units in random order.
+
+    Weights are multiplied by the number of mini-batches: each then is an unbiased estimate of the
+    whole batch's loss, whatever tokens fall into it.
+    """
+    size = batch["weights"].shape[0]
+    order = jax.random.permutation(key, size)
+    batch = {**batch, "weights": batch["weights"] * count}
+    return jax.tree.map(lambda x: x[order].reshape(count, size // count, *x.shape[1:]), batch)
 
 
 def _asked_for(outputs: Outputs, algorithm: Algorithm) -> Outputs:
@@ -138,7 +176,20 @@ def make_update(
     A loss or gradient that is not finite leaves parameters and optimiser as they were and
     raises `skipped` by one; any other update sets it to 0.
     """
-    gradient = make_gradient(network, algorithm, scoring, micro_batches=micro_batches)
+    return update_of(
+        forward_of(network, scoring), algorithm, optimizer, micro_batches=micro_batches
+    )
+
+
+def update_of(
+    forward: Forward,
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    *,
+    micro_batches: int = 1,
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict]]:
+    """`make_update` of any policy."""
+    gradient = gradient_of(forward, algorithm, micro_batches=micro_batches)
 
     def update(state, batch, key):
         loss, grads, metrics = gradient(state.trainable, batch, key, state.frozen)
