@@ -52,10 +52,25 @@ class Addition:
         """The right answers, as tokens, the first digit first."""
         return _digits(jnp.sum(questions, axis=-1), self.length)
 
+    @property
+    def size(self) -> int:
+        """Number of questions."""
+        return 100**self.digits
+
+    def ids(self, questions: Int[Array, "Q 2"]) -> Int[Array, "Q"]:
+        """Place of each question in `everything`."""
+        return questions[:, 0] * 10**self.digits + questions[:, 1]
+
     def reward(
-        self, questions: Int[Array, "Q 2"], tokens: Int[Array, "Q G T"]
+        self,
+        questions: Int[Array, "Q 2"],
+        tokens: Int[Array, "Q G T"],
+        mask: Array | None = None,
     ) -> Float[Array, "Q G"]:
-        """1 if every digit is right, else 0; tokens of 10 and more are never right."""
+        """1 if every digit is right, else 0; tokens of 10 and more are never right.
+
+        All tokens count, whatever the mask.
+        """
         right = tokens == self.answer(questions)[:, None]
         return jnp.all(right, axis=-1).astype(jnp.float32)
 

@@ -64,6 +64,15 @@ class ModularSums:
         """Which prompts also fix the first tokens."""
         return prompts >= self.target.shape[0] // 2
 
+    @property
+    def size(self) -> int:
+        """Number of prompts."""
+        return self.target.shape[0]
+
+    def ids(self, prompts: Int[Array, "Q"]) -> Int[Array, "Q"]:
+        """The prompts themselves."""
+        return prompts
+
     def halves(self, x: Float[Array, "P"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Means over the easy and over the hard prompts of one number a prompt."""
         middle = self.target.shape[0] // 2
@@ -81,8 +90,10 @@ class ModularSums:
         prefix = hard * prefix.reshape(prompts.shape[0], -1)
         return jnp.concatenate([target, hard, prefix], axis=-1)
 
-    def reward(self, prompts: Int[Array, "Q"], tokens: Int[Array, "Q G T"]) -> Float[Array, "Q G"]:
-        """1 for a right answer, else 0."""
+    def reward(
+        self, prompts: Int[Array, "Q"], tokens: Int[Array, "Q G T"], mask: Array | None = None
+    ) -> Float[Array, "Q G"]:
+        """1 for a right answer, else 0; all tokens count, whatever the mask."""
         right = jnp.sum(tokens, axis=-1) % self.vocabulary == self.target[prompts][:, None]
         wanted = self.prefix[prompts][:, None]
         begun = jnp.all(tokens[..., : wanted.shape[-1]] == wanted, axis=-1)

@@ -19,7 +19,6 @@ from polgrad.training.step import (
     make_scorer,
     make_selection,
     make_update,
-    mini_batches,
 )
 
 

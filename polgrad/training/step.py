@@ -14,7 +14,6 @@ from polgrad.training import scoring as scoring_lib
 from polgrad.training.scoring import Scoring, score, split_tree
 from polgrad.training.state import TrainState, assemble
 
-
 Forward = Callable[[Any, Batch], Outputs]
 """A policy's outputs for a batch, `(params, batch) -> Outputs`; always with the entropy."""
 

@@ -34,11 +34,11 @@ SETTINGS = {
 # Nash-MD and strictly on-policy runs take their ratio from the current policy.
 ON_POLICY = {"nash_md"}
 # Their rewards are right or wrong.
-BINARY = {"disco", "nft"}
+BINARY = {"disco", "disco_b", "nft"}
 # Everything at once proves each; alone they tell which one is broken, and all algorithms have all of
 # them in `make test-slow`.
 VARIANTS = ("all", "mesh222")
-KINDS = {"dpo", "f_dpg", "grpo", "kl_cov", "ppo"}  # one of each kind of batch
+KINDS = {"aot", "dpo", "f_dpg", "grpo", "kl_cov", "ppo"}  # one of each kind of batch
 ON_A_MESH = {"grpo"}
 ALONE = ("micro4", "padding", "packing", "permutation")
 
@@ -52,10 +52,11 @@ def variants(names):
     return quick + [pytest.param(*pair, marks=pytest.mark.slow) for pair in slow]
 
 
-def as_pairs(experience):
-    """Neighbouring rows as chosen and rejected."""
+def as_pairs(experience, answers):
+    """Neighbouring rows as chosen and rejected, and as a third answer where there is one."""
     keep = (*SEQUENCE_KEYS, "reference_logp")
-    return {k: experience[k].reshape(-1, 2, *experience[k].shape[1:]) for k in keep}
+    rows = np.arange(8 * answers).reshape(8, answers) % len(experience["mask"])
+    return {k: experience[k][rows] for k in keep}
 
 
 def make_algorithm(name):
@@ -120,7 +121,7 @@ def gradient(kind, name, variant):
     if name in BINARY:
         experience["rewards"] = jnp.round(experience["rewards"])
     if not algorithm.samples and isinstance(algorithm.unit, Pair):
-        experience = as_pairs(experience)
+        experience = as_pairs(experience, len(algorithm.unit.roles))
     _, batch, _ = algorithm.prepare(algorithm.init(KEY), experience, KEY)
     every = variant == "all"
     if every or variant == "permutation":

@@ -1,0 +1,29 @@
+"""Whole runs of an algorithm on a small policy and a small task, in one compiled program.
+
+    settings = algorithms.GRPO(clip_high=0.28)
+    run = functools.partial(
+        small.run, settings=settings, policy=policy, task=task, schedule=schedule,
+        optimizer=optax.adam(1e-3), evaluate=evaluate,
+    )
+    params, curves = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 16))
+
+The settings are those of `polgrad train`, and so are the algorithm, its mini-batches, its named
+policies and its update: what is found here is found of the object that users train. A small policy
+draws its samples by their position in the batch where that is faster, and not by prompt and sample.
+"""
+
+from polgrad.small.policies import FeaturePolicy, NetworkPolicy, Policy, greedy_accuracy
+from polgrad.small.running import Program, Schedule, program, run
+from polgrad.small.tasks import Task
+
+__all__ = [
+    "FeaturePolicy",
+    "NetworkPolicy",
+    "Policy",
+    "Program",
+    "Schedule",
+    "Task",
+    "greedy_accuracy",
+    "program",
+    "run",
+]

@@ -1,0 +1,355 @@
+"""The loop of `polgrad train` on a small policy, as one compiled program."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jaxtyping import Array, Float, Key
+
+from polgrad.contract import (
+    Algorithm,
+    Batch,
+    Context,
+    Initial,
+    Needs,
+    Pair,
+    Previous,
+    Settings,
+)
+from polgrad.small.policies import Mixed, Policy
+from polgrad.small.tasks import Task
+from polgrad.training import named_policies, step
+from polgrad.training.state import TrainState
+
+Metrics = Mapping[str, Float[Array, ""]]
+Evaluate = Callable[[Any, Key[Array, ""]], Metrics]
+
+
+class Schedule(NamedTuple):
+    """The sizes of a run.
+
+    Attributes:
+      rollouts: how many.
+      questions: Q, of a rollout.
+      group: G, completions of each question.
+      points: of the curves, after the one before training; divides `rollouts`.
+      mini_batches: optimiser updates a pass over a rollout.
+      epochs: passes over a rollout.
+    """
+
+    rollouts: int
+    questions: int
+    group: int
+    points: int
+    mini_batches: int = 1
+    epochs: int = 1
+
+
+class Program(NamedTuple):
+    """A run in its parts, for a loop on the host that saves in between.
+
+    Attributes:
+      init: `(key, params=None) -> carry`, before the first rollout.
+      stretch: `(carry, key, point) -> (carry, metrics)`: the rollouts up to a point of the curves
+        (none for point 0) and the evaluation there.
+      points: points 0 to this one make the run.
+    """
+
+    init: Callable[..., Any]
+    stretch: Callable[[Any, Array, Array], tuple[Any, dict[str, Array]]]
+    points: int
+
+
+def run(
+    key: Key[Array, ""],
+    settings: Settings,
+    *,
+    policy: Policy,
+    task: Task,
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation,
+    evaluate: Evaluate = lambda params, key: {},
+    params: Any = None,
+    report: Callable[..., None] = lambda point, total, **metrics: None,
+) -> tuple[Any, dict[str, Float[Array, "N"]]]:
+    """A whole run, to be compiled and vmapped over seeds or settings.
+
+    Use it where a policy and a task fit into one program and a run takes seconds: ablations, claims
+    over seeds. Use `training.train` for language policies.
+
+    Args:
+      key: of the run; rollouts and evaluations are addressed by their number.
+      settings: of an algorithm, such as `algorithms.GRPO(clip_high=0.28)`.
+      policy: what is trained.
+      task: questions and rewards.
+      schedule: the sizes.
+      optimizer: from optax.
+      evaluate: `(params, key) -> {name: number}`, at every point of the curves.
+      params: initial parameters; drawn by `policy.init` when left out.
+      report: called with (point, points in all, metrics), such as `experiments.record`.
+
+    Returns:
+      `(final parameters, curves)`: by name the metrics of `evaluate`, those of the last rollout
+      before each point (`reward_mean`, `entropy`, `loss` and the algorithm's own), and
+      `rollout`, each [points + 1]. Before training the rollout's metrics are NaN.
+
+    Raises:
+      ValueError: sizes that do not divide, an algorithm that asks for what the policy or the task
+        does not have.
+    """
+    parts = program(
+        settings,
+        policy=policy,
+        task=task,
+        schedule=schedule,
+        optimizer=optimizer,
+        evaluate=evaluate,
+    )
+
+    def stretch(carry, point):
+        carry, metrics = parts.stretch(carry, key, point)
+        report(point, schedule.points + 1, **metrics)
+        return carry, metrics
+
+    points = jnp.arange(schedule.points + 1)
+    (state, _, _), curves = jax.lax.scan(stretch, parts.init(key, params), points)
+    every = schedule.rollouts // schedule.points
+    return state.params, {"rollout": points * every} | curves
+
+
+def program(
+    settings: Settings,
+    *,
+    policy: Policy,
+    task: Task,
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation,
+    evaluate: Evaluate = lambda params, key: {},
+) -> Program:
+    """The same run in its parts; see `run` for the arguments and `Program` for the result."""
+    loop = _Loop(settings, policy, task, schedule, optimizer)
+    every = schedule.rollouts // schedule.points
+
+    def init(key, params=None):
+        params = policy.init(jax.random.fold_in(key, 2)) if params is None else params
+        state = loop.first(params, jax.random.fold_in(key, 3))
+        return state, params, loop.no_metrics(state, params)
+
+    def stretch(carry, key, point):
+        rollout_key, evaluation_key = (jax.random.fold_in(key, n) for n in (0, 1))
+
+        def rollout(number, carry):
+            state, initial, _ = carry
+            state, metrics = loop.step(
+                state, initial, jax.random.fold_in(rollout_key, number), number
+            )
+            return state, initial, metrics
+
+        # None at point 0: the evaluation before training is compiled with the others.
+        first = jnp.maximum(point - 1, 0) * every
+        carry = jax.lax.fori_loop(first, point * every, rollout, carry)
+        found = evaluate(carry[0].params, jax.random.fold_in(evaluation_key, point))
+        return carry, {**carry[2], **found}
+
+    return Program(init, stretch, schedule.points)
+
+
+class _Loop:
+    """One step of a run: collect, prepare, update."""
+
+    def __init__(self, settings, policy: Policy, task: Task, schedule: Schedule, optimizer):
+        updates = schedule.epochs * schedule.mini_batches
+        context = Context(
+            group_size=schedule.group,
+            max_tokens=_max_tokens(policy, task, schedule),
+            num_prompts=task.size,
+            on_policy=updates == 1,
+        )
+        self.policy, self.task, self.schedule = policy, task, schedule
+        self.optimizer = optimizer
+        self.algorithm: Algorithm = settings.build(context)
+        self.policies = dict(self.algorithm.policies)
+        self._check(type(settings).__name__, updates)
+        rows = self.algorithm.rows(schedule.questions, schedule.group)
+        # Mini-batches are shuffled rows, which no longer lie by prompts.
+        grouped = schedule.mini_batches == 1 and rows > schedule.questions
+        self.update = step.update_of(
+            functools.partial(
+                policy.forward,
+                needs=self.algorithm.needs,
+                samples=schedule.group if grouped else 1,
+            ),
+            self.algorithm,
+            optimizer,
+        )
+
+    def _check(self, name: str, updates: int) -> None:
+        schedule, algorithm = self.schedule, self.algorithm
+        if schedule.points < 1 or schedule.rollouts % schedule.points:
+            raise ValueError(
+                f"points is {schedule.points}, expected a divisor of rollouts = {schedule.rollouts}"
+            )
+        rows = algorithm.rows(schedule.questions, schedule.group)
+        if schedule.mini_batches < 1 or rows % schedule.mini_batches:
+            raise ValueError(
+                f"mini_batches is {schedule.mini_batches}, expected a divisor of the {rows} rows of "
+                "a rollout"
+            )
+        if updates > 1 and not algorithm.reuse:
+            raise ValueError(
+                f"epochs x mini_batches is {updates}, expected 1: {name} has no importance ratio to "
+                "reuse samples with"
+            )
+        if not algorithm.samples and not hasattr(self.task, "answers"):
+            raise ValueError(
+                f"{name} reads {' and '.join(algorithm.collect.columns)} of the data, and task "
+                f"{type(self.task).__name__} has no method answers(questions, columns)"
+            )
+
+    def first(self, params: Any, key: Array) -> TrainState:
+        """The state before the first rollout."""
+        return TrainState(
+            trainable=params,
+            frozen={},
+            policies=named_policies.first(self.policies, params),
+            optimizer=self.optimizer.init(params),
+            algorithm=self.algorithm.init(key),
+            step=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+        )
+
+    def no_metrics(self, state: TrainState, initial: Any) -> dict[str, Array]:
+        """NaN for each metric of a step."""
+        key = jax.random.key(0)
+        _, metrics = jax.eval_shape(self.step, state, initial, key, 0)
+        return {name: jnp.full(x.shape, jnp.nan, x.dtype) for name, x in metrics.items()}
+
+    def step(self, state: TrainState, initial: Any, key: Array, number: Array):
+        """One rollout and its updates; `number` counts from 0, unbatched under `vmap`."""
+        collect, prepare, updates = (jax.random.fold_in(key, n) for n in range(3))
+        state = self._refreshed(state, number)
+        held = {
+            name: initial if isinstance(kind, Initial) else state.policies[name]
+            for name, kind in self.policies.items()
+            if not named_policies.behaves(kind)
+        }
+        experience, metrics = self._experience(state.params, held, collect)
+        memory, batch, prepared = self.algorithm.prepare(state.algorithm, experience, prepare)
+        state, seen = self._updates(state._replace(algorithm=memory), batch, updates)
+        metrics = {**metrics, **prepared, **seen}
+        state = state._replace(
+            step=state.step + 1,
+            algorithm=self.algorithm.observe(state.algorithm, metrics),
+            policies=named_policies.after_updates(self.policies, state.policies, state.trainable),
+        )
+        return state, {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+
+    def _refreshed(self, state: TrainState, number: Array) -> TrainState:
+        policies = dict(state.policies)
+        for name, kind in named_policies.moving(self.policies).items():
+            if isinstance(kind, Previous):
+                policies[name] = jax.lax.cond(
+                    number % kind.every == 0,
+                    lambda old: state.trainable,
+                    lambda old: old,
+                    policies[name],
+                )
+        return state._replace(policies=policies)
+
+    def _experience(self, params: Any, held: Mapping[str, Any], key: Array) -> tuple[Batch, dict]:
+        """What `prepare` is given, and the metrics of the samples."""
+        keys = [jax.random.fold_in(key, n) for n in range(3)]
+        questions = self.task.draw(keys[0], self.schedule.questions)
+        ids, prompts = self.task.ids(questions), self.policy.prompts(questions)
+        if self.algorithm.samples:
+            experience, metrics = self._samples(params, held, questions, ids, prompts, keys[1:])
+        else:
+            experience, metrics = self._answers(questions, prompts), {}
+        for name, kind in self.policies.items():
+            if named_policies.behaves(kind):
+                logp = experience["behavior_logp"]
+            else:
+                logp = self.policy.forward(held[name], experience, needs=Needs()).logp
+            experience[f"{name}_logp"] = jax.lax.stop_gradient(logp)
+        if self.algorithm.needs.values:
+            needs = Needs(values=True)
+            experience["values"] = self.policy.forward(params, experience, needs=needs).values
+        return experience, metrics
+
+    def _samples(self, params, held, questions, ids, prompts, keys) -> tuple[Batch, dict]:
+        group = self.schedule.group
+        by_question = lambda x: rearrange(x, "(q g) ... -> q g ...", g=group)  # noqa: E731
+
+        def drawn(key, mixed=None):
+            rows = self.policy.sample(params, prompts, ids, key, samples=group, mixed=mixed)
+            return rows, by_question(rows["completions"]), by_question(rows["mask"]) > 0
+
+        experience, completions, mask = drawn(keys[0])
+        rewards = self.task.reward(questions, completions, mask)
+        versus = self.algorithm.collect.samples.versus
+        if versus is not None:
+            other = Mixed(held.get(versus.name, params), versus.weight)
+            _, others, others_mask = drawn(keys[1], other)
+            if hasattr(self.task, "prefer"):
+                experience["preferences"] = self.task.prefer(
+                    questions, completions, others
+                ).reshape(-1)
+            else:
+                against = self.task.reward(questions, others, others_mask)
+                experience["opponent_rewards"] = against.reshape(-1)
+        valid = jnp.isfinite(rewards)
+        rewards = jnp.where(valid, rewards, 0.0)
+        experience |= {"rewards": rewards.reshape(-1), "valid": valid.reshape(-1)}
+        count = jnp.maximum(valid.sum(), 1)
+        return experience, {"reward_mean": rewards.sum() / count}
+
+    def _answers(self, questions, prompts) -> Batch:
+        columns = self.algorithm.collect.columns
+        completions, mask = self.task.answers(questions, columns)
+        lead = completions.shape[:2]
+        rows = {
+            name: jnp.broadcast_to(x[:, None], (*lead, *x.shape[1:])) for name, x in prompts.items()
+        }
+        rows |= {
+            "completions": completions,
+            "completion_lengths": mask.sum(-1),
+            "mask": mask.astype(jnp.float32),
+        }
+        if isinstance(self.algorithm.unit, Pair):
+            return rows
+        return {name: x[:, 0] for name, x in rows.items()}
+
+    def _updates(self, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict]:
+        """All optimiser updates of a rollout, and the means of their metrics."""
+        schedule, count = self.schedule, self.schedule.mini_batches
+
+        def update(state, inputs):
+            return self.update(state, *inputs)
+
+        def epoch(state, key):
+            shuffle, select = jax.random.split(key)
+            if count == 1:
+                parts = jax.tree.map(lambda x: x[None], batch)
+            else:
+                parts = step.mini_batches(batch, shuffle, count)
+            state, metrics = jax.lax.scan(update, state, (parts, jax.random.split(select, count)))
+            return state, jax.tree.map(jnp.mean, metrics)
+
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, schedule.epochs))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _max_tokens(policy: Policy, task: Task, schedule: Schedule) -> int:
+    """Longest completion, as the shape of a sample has it."""
+
+    def sampled(key):
+        questions = task.draw(key, 1)
+        params = policy.init(key)
+        prompts = policy.prompts(questions)
+        return policy.sample(params, prompts, task.ids(questions), key, samples=1)["completions"]
+
+    return jax.eval_shape(sampled, jax.eval_shape(lambda: jax.random.key(0))).shape[1]

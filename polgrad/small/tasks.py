@@ -1,0 +1,31 @@
+"""What a small run learns: questions, and what their answers are worth."""
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+class Task(Protocol):
+    """Questions and rewards, as the worlds of `polgrad.environments` have them.
+
+    A task may have more methods, which the algorithms ask for that read them:
+    `prefer(questions, completions, others) -> [Q, G]`, the probability that a completion is
+    preferred to the opponent's; and `answers(questions, columns) -> (completions, mask)`, both
+    `[Q, R, T]` with an answer for each of R columns such as `chosen` and `rejected`.
+
+    Attributes:
+      size: how many different questions there are; `ids` are below it.
+    """
+
+    size: int
+
+    def draw(self, key: Key[Array, ""], count: int) -> Any:
+        """`count` questions: any arrays with that leading axis."""
+
+    def ids(self, questions: Any) -> Int[Array, "Q"]:
+        """A number for each question, the same whenever it is drawn."""
+
+    def reward(
+        self, questions: Any, completions: Int[Array, "Q G T"], mask: Bool[Array, "Q G T"]
+    ) -> Float[Array, "Q G"]:
+        """One number for each completion; NaN where there is none."""
