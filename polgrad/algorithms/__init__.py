@@ -44,9 +44,15 @@ from polgrad.algorithms.pairs import (
     SimPO,
     SLiC,
 )
-from polgrad.algorithms.policy_gradient import GroupRelative, PolicyGradient, RatioClip
+from polgrad.algorithms.policy_gradient import (
+    GroupRelative,
+    PolicyGradient,
+    RatioClip,
+    SequencePolicyGradient,
+)
 from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
+from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence, SequenceLoss
 from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.topr import TOPR
 from polgrad.algorithms.whole import splits, whole_batch
@@ -91,6 +97,9 @@ NAMES = {
     "rpo": RPO,
     "slic": SLiC,
     "tpo": TPO,
+    "luspo": LUSPO,
+    "gmpo": GMPO,
+    "ppo_clip_sequence": PPOClipSequence,
     "copg": CoPG,
     "p3o_v1": P3OV1,
     "p3o_v2": P3OV2,
@@ -138,6 +147,7 @@ __all__ = [
     "EXO",
     "ExponentialMargin",
     "FDPG",
+    "GMPO",
     "GRPO",
     "GSPO",
     "GroupLoss",
@@ -145,6 +155,7 @@ __all__ = [
     "Hinge",
     "IPO",
     "KLCov",
+    "LUSPO",
     "LinearMargin",
     "NAMES",
     "NCA",
@@ -156,6 +167,7 @@ __all__ = [
     "P3OV1",
     "P3OV2",
     "PPO",
+    "PPOClipSequence",
     "PairLoss",
     "PairwisePolicyGradient",
     "PolicyGradient",
@@ -168,6 +180,8 @@ __all__ = [
     "RobustDPO",
     "SAPO",
     "SLiC",
+    "SequenceLoss",
+    "SequencePolicyGradient",
     "SimPO",
     "Supervised",
     "TOPR",

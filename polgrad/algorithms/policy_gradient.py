@@ -16,15 +16,10 @@ Aggregation = Literal["sequence", "token", "sequence_sum", "constant"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyGradient:
-    """A token loss on sampled answers with one reward each; the base of GRPO, RLOO and their kin.
-
-    A subclass gives `advantages` (rewards of the groups to advantages) and `surrogate` (the token
-    loss), its own or that of `GroupRelative` and `RatioClip`, and adds the settings that these two read. Use `GroupRelative` as the base of a loss of
-    your own that keeps GRPO's advantage.
+class OnSamples:
+    """A loss on sampled answers with one reward each: what losses of tokens and of answers share.
 
     Attributes:
-      aggregation: how token losses become one number (see `masking.weights`).
       reference_kl: strength of the KL to the initial policy, non-negative; 0 switches the KL off.
       reference_kl_form: `"k2"` adds a loss whose on-policy gradient is that of the KL of the policy
         to the initial policy; `"k3"` adds the loss of the GRPO paper, TRL and verl, whose on-policy
@@ -46,7 +41,6 @@ class PolicyGradient:
     ratio_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that act on the ratio alone: without effect where the ratio is exactly 1."""
 
-    aggregation: Aggregation = "sequence"
     reference_kl: float = 0.0
     reference_kl_form: Literal["k2", "k3", "reward"] = "k2"
     entropy_coefficient: float = 0.0
@@ -68,10 +62,18 @@ class PolicyGradient:
         advantages: Float[Array, "B T"] | Float[Array, "B 1"],
         mask: Float[Array, "B T"],
     ) -> Float[Array, "B T"]:
-        """The token loss."""
+        """The loss of each token, or of each answer."""
         raise NotImplementedError(
             f"{type(self).__name__} has no method surrogate(logp, behavior_logp, advantages, mask)"
         )
+
+    def weights(self, mask: Float[Array, "B T"], context: Context) -> Array:
+        """The weight of each loss in the sum; of the shape of the surrogate."""
+        raise NotImplementedError
+
+    def total(self, loss: Array, terms: list[Array], batch: Batch) -> Float[Array, ""]:
+        """The weighted sum of the surrogate and of further terms, which have a number a token."""
+        raise NotImplementedError
 
     def clipped(
         self,
@@ -131,10 +133,9 @@ class PolicyGradient:
             mask *= jnp.repeat(~uniform, context.group_size)[:, None]
         if self.mask_truncated:
             mask *= advantages.overlong_filter(mask, experience["stopped"])
-        length = context.max_tokens if self.aggregation == "constant" else None
         batch = common.make_batch(
             experience,
-            masking.weights(mask, mode=self.aggregation, length=length),
+            self.weights(mask, context),
             advantages=self.token_advantages(experience, mask, context),
         )
         return batch, {"uniform_groups": uniform.mean()}
@@ -151,7 +152,11 @@ class PolicyGradient:
         rewards, valid = (
             common.by_group(x, context.group_size) for x in (rewards, experience["valid"])
         )
-        return self.advantages(rewards, valid).reshape(-1, 1)
+        return self.shaped_advantages(self.advantages(rewards, valid).reshape(-1, 1))
+
+    def shaped_advantages(self, advantages: Float[Array, "B 1"]) -> Array:
+        """Advantages as `surrogate` takes them."""
+        return advantages
 
     def shaped_rewards(self, experience: Batch, context: Context) -> Float[Array, "B"]:
         """The rewards with the penalty of overlong answers."""
@@ -165,15 +170,14 @@ class PolicyGradient:
             lengths, max_length=context.max_tokens, buffer=buffer
         )
 
-    def token_loss(
-        self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]
-    ) -> Float[Array, "B T"]:
+    def applied(self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]) -> Array:
         """The surrogate on a batch; a subclass whose surrogate reads more of it overrides this."""
         loss = self.surrogate(outputs.logp, behavior_logp, batch["advantages"], batch["mask"])
-        if jnp.shape(loss) != outputs.logp.shape:
+        wanted = batch["weights"].shape
+        if jnp.shape(loss) != wanted:
             raise ValueError(
                 f"{type(self).__name__}.surrogate returned shape {list(jnp.shape(loss))}, expected "
-                f"{list(outputs.logp.shape)}: one loss a token"
+                f"{list(wanted)}: one loss {'a token' if len(wanted) == 2 else 'an answer'}"
             )
         return loss
 
@@ -181,21 +185,20 @@ class PolicyGradient:
         """Surrogate, KL and entropy terms, weighted."""
         behavior = common.behavior_logp(outputs, batch, context.on_policy)
         mask = batch["mask"]
-        loss = self.token_loss(outputs, batch, behavior)
+        loss, terms = self.applied(outputs, batch, behavior), []
         if common.is_on(self.sampler_correction) and context.on_policy:
-            loss *= losses.truncated_importance_weights(
-                outputs.logp, batch["sampler_logp"], mask, cap=self.sampler_correction
-            )
+            loss *= self.correction(outputs.logp, batch["sampler_logp"], mask)
         if self._kl_in("k2", "k3"):
-            loss += self.reference_kl * losses.kl_penalty(
+            penalty = losses.kl_penalty(
                 outputs.logp,
                 batch["reference_logp"],
                 gradient=self.reference_kl_form,
                 behavior_logp=None if context.on_policy else batch["behavior_logp"],
             )
+            terms.append(self.reference_kl * penalty)
         if common.is_on(self.entropy_coefficient):
-            loss -= self.entropy_coefficient * outputs.entropy
-        return masking.weighted_sum(loss, batch["weights"]), self.metrics(outputs, batch, behavior)
+            terms.append(-self.entropy_coefficient * outputs.entropy)
+        return self.total(loss, terms, batch), self.metrics(outputs, batch, behavior)
 
     def metrics(self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]) -> dict:
         """`clip_fraction`: the share of tokens whose gradient the surrogate sets to 0."""
@@ -227,7 +230,7 @@ class PolicyGradient:
         logp = jnp.tile(jnp.log(jnp.array([[0.2, 0.3, 0.25, 0.4]])), (len(shifts), 1))
 
         def total(x):
-            advantages = jnp.full(shifts.shape, advantage)
+            advantages = self.shaped_advantages(jnp.full(shifts.shape, advantage))
             return self.surrogate(x, logp + shifts, advantages, jnp.ones_like(logp)).sum()
 
         slopes = jax.grad(total)(logp)
@@ -256,6 +259,76 @@ class PolicyGradient:
 
     def _kl_in(self, *forms: str) -> bool:
         return common.is_on(self.reference_kl) and self.reference_kl_form in forms
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(OnSamples):
+    """A token loss on sampled answers with one reward each; the base of GRPO, RLOO and their kin.
+
+    A subclass gives `advantages` (rewards of the groups to advantages) and `surrogate` (the token
+    loss), its own or that of `GroupRelative` and `RatioClip`, and adds the settings that these two
+    read. Use `GroupRelative` as the base of a loss of your own that keeps GRPO's advantage.
+
+    Attributes:
+      aggregation: how token losses become one number (see `masking.weights`).
+    """
+
+    aggregation: Aggregation = "sequence"
+
+    def weights(self, mask, context):
+        """`masking.weights` of the tokens."""
+        length = context.max_tokens if self.aggregation == "constant" else None
+        return masking.weights(mask, mode=self.aggregation, length=length)
+
+    def total(self, loss, terms, batch):
+        """All terms are weighted as the token loss is."""
+        return masking.weighted_sum(sum(terms, loss), batch["weights"])
+
+    def correction(self, logp, sampler_logp, mask):
+        """`losses.truncated_importance_weights`, one a token."""
+        return losses.truncated_importance_weights(
+            logp, sampler_logp, mask, cap=self.sampler_correction
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SequencePolicyGradient(OnSamples):
+    """A loss of whole answers with GRPO's advantage; each answer counts the same.
+
+    A subclass gives `surrogate`, which takes advantages [B] and returns one loss an answer. The KL
+    and the entropy, if any, are means over the answer's tokens.
+
+    Attributes:
+      scale: divide the centred rewards by the deviation of the `group`, the `batch`, or nothing.
+    """
+
+    group_statistics: ClassVar[bool] = True
+
+    scale: Literal["group", "batch", "none"] = "group"
+
+    def advantages(self, rewards, valid):
+        """`advantages.group_relative` of the groups."""
+        return advantages.group_relative(rewards, scale=self.scale, valid=valid)
+
+    def weights(self, mask, context):
+        """`masking.weights` of the answers that have a token that counts."""
+        return masking.weights(jnp.asarray((mask != 0).any(-1), mask.dtype), mode="sequence")
+
+    def total(self, loss, terms, batch):
+        """The loss of each answer, and the mean of each further term over its tokens."""
+        means = [masking.masked_mean(term, batch["mask"], axis=-1) for term in terms]
+        return masking.weighted_sum(sum(means, loss), batch["weights"])
+
+    def correction(self, logp, sampler_logp, mask):
+        """One weight an answer: the truncated product over its tokens."""
+        weights = losses.truncated_importance_weights(
+            logp, sampler_logp, mask, cap=self.sampler_correction, level="sequence"
+        )
+        return weights.max(-1)  # 0 at masked tokens
+
+    def shaped_advantages(self, advantages):
+        """One number an answer."""
+        return advantages[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -187,9 +187,11 @@ def make_sampler(
 
 def place(cache: PyTree, update: PyTree, row: Int[Array, ""]) -> PyTree:
     """Writes `update`'s leaves `[layers, b, ...]` into `cache`'s from batch row `row`, in place."""
+    # All of one type, also where plain integers have 64 bits.
+    zero = jnp.zeros((), row.dtype)
     return jax.tree.map(
         lambda leaf, new: jax.lax.dynamic_update_slice(
-            leaf, new, (0, row) + (0,) * (leaf.ndim - 2)
+            leaf, new, (zero, row) + (zero,) * (leaf.ndim - 2)
         ),
         cache,
         update,

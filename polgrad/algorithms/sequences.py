@@ -1,0 +1,36 @@
+"""Losses of whole answers: one importance ratio, one advantage and one loss for each.
+
+Each class has the keyword-only numbers of a function in `polgrad.losses` as its settings.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import ClassVar
+
+from polgrad import losses
+from polgrad.algorithms.from_loss import settings_of
+from polgrad.algorithms.policy_gradient import SequencePolicyGradient
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceLoss(SequencePolicyGradient):
+    """A loss `(logp, behavior_logp, advantages, mask) -> [B]`; a subclass gives `function`."""
+
+    function: ClassVar[Callable]
+
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        """The function with its settings."""
+        names = inspect.signature(type(self).function).parameters
+        fields = [f.name for f in dataclasses.fields(self) if f.name in names]
+        settings = {name: getattr(self, name) for name in fields}
+        return type(self).function(logp, behavior_logp, advantages, mask, **settings)
+
+
+def _of(name: str, function: Callable) -> type:
+    return settings_of(function, name, SequenceLoss, ratio_settings=("clip_low", "clip_high"))
+
+
+LUSPO = _of("LUSPO", losses.luspo)
+GMPO = _of("GMPO", losses.gmpo)
+PPOClipSequence = _of("PPOClipSequence", losses.ppo_clip_sequence)
