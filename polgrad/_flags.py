@@ -85,7 +85,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "directory": ("--out",),
 }
 _HELP = {"-h", "--help"}
-_WORDS = {int: "an integer", float: "a number"}
+_WORDS = {int: "a whole number", float: "a number"}
 
 
 class FlagError(ValueError):
@@ -180,12 +180,10 @@ def _flags(schema: type, prefix: str = "") -> Iterator[Flag]:
 
 def _kind(kind: Any, again: bool) -> tuple[Any, bool, bool]:
     """Type of one value, whether None is one too, and whether there may be several."""
-    optional = False
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        optional = types.NoneType in options
-        rest = [option for option in options if option is not types.NoneType]
-        kind = rest[0] if len(rest) == 1 else Any
+    options = _ranges.kinds(kind)
+    optional = types.NoneType in options
+    rest = [option for option in options if option is not types.NoneType]
+    kind = rest[0] if len(rest) == 1 else Any
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple and arguments == (str, ...):
         return str, optional, not again

@@ -211,12 +211,6 @@ def _quiet_compiler() -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def _parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:
-    """The command line as an instance of `schema`; see `_flags.parsed`, whose errors `_run` tells."""
-    ours = (NO_CACHE,) if prog.split()[-1] in CACHED else ()
-    return _flags.parsed(schema, arguments, prog, ours, **settings)
-
-
 def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
     """One line on stderr, whatever the error's text looked like."""
     error = message if isinstance(message, BaseException) else error
@@ -311,7 +305,7 @@ def _train_settings(arguments: list[str]) -> Any:
     names = [f.name for f in dataclasses.fields(config.TrainConfig) if f.name != "settings"]
     values = {name: getattr(base, name) for name in names}
     default = schema(**values, settings=settings if isinstance(found, type) else None)
-    parsed = _parsed(schema, arguments, "polgrad train", default=default)
+    parsed = _flags.parsed(schema, arguments, "polgrad train", (NO_CACHE,), default=default)
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
     if not isinstance(found, type):
         fields["settings"] = found
@@ -496,7 +490,7 @@ class Sample:
 
 
 def _sample(arguments: list[str]) -> int:
-    options = _parsed(Sample, arguments, "polgrad sample")
+    options = _flags.parsed(Sample, arguments, "polgrad sample", (NO_CACHE,))
     from polgrad.training import serving
 
     try:
@@ -562,7 +556,7 @@ class Evaluate:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    options = _parsed(Evaluate, arguments, "polgrad evaluate")
+    options = _flags.parsed(Evaluate, arguments, "polgrad evaluate", (NO_CACHE,))
     from polgrad.rewards import RewardFailure
     from polgrad.training import serving
 
@@ -602,7 +596,7 @@ class Export:
 
 
 def _export(arguments: list[str]) -> int:
-    options = _parsed(Export, arguments, "polgrad export")
+    options = _flags.parsed(Export, arguments, "polgrad export")
     from polgrad import policies
     from polgrad.training import serving
 
@@ -640,7 +634,7 @@ class RunExperiment:
 
 
 def _experiment(arguments: list[str]) -> int:
-    options = _parsed(RunExperiment, arguments, "polgrad run")
+    options = _flags.parsed(RunExperiment, arguments, "polgrad run")
     from polgrad import experiments
     from polgrad.experiments import command
 
@@ -686,7 +680,7 @@ class Sweep:
 
 
 def _sweep(arguments: list[str]) -> int:
-    options = _parsed(Sweep, arguments, "polgrad sweep")
+    options = _flags.parsed(Sweep, arguments, "polgrad sweep")
     from polgrad.experiments import command
 
     try:
@@ -715,7 +709,7 @@ class Report:
 
 
 def _report(arguments: list[str]) -> int:
-    options = _parsed(Report, arguments, "polgrad report")
+    options = _flags.parsed(Report, arguments, "polgrad report")
     from polgrad.experiments import command
 
     if bool(options.directory) == (options.ledger or options.check):
@@ -754,7 +748,7 @@ def _compile(arguments: list[str]) -> int:
         "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
     )
     try:
-        options = _parsed(schema, arguments, "polgrad compile")
+        options = _flags.parsed(schema, arguments, "polgrad compile")
         names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
         what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
         fits = rehearsal_report.run(what, options.topology, options.mesh)
@@ -779,7 +773,7 @@ class Listing:
 
 
 def _list(arguments: list[str]) -> int:
-    kind = _parsed(Listing, arguments, "polgrad list").kind
+    kind = _flags.parsed(Listing, arguments, "polgrad list").kind
     if kind == "algorithms":
         from polgrad import algorithms
 

@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import inspect
 import io
 import json
 import os
 import pathlib
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import polgrad
 from polgrad import _files, _outside
+from polgrad._versions import versions
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.recording import sink
 from polgrad.experiments.settings import changed
@@ -199,12 +197,6 @@ def describe(found: Found, settings: Any, seeds: int) -> dict[str, Any]:
         "seeds": seeds,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the curves."""
-    packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "optax")}
-    return {"polgrad": polgrad.__version__, "python": platform.python_version()} | packages
 
 
 def asked(

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polgrad import _outside
+from polgrad import _outside, _ranges
 
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
@@ -80,7 +80,7 @@ def value(settings: Any, name: str, text: str) -> Any:
     # Not a literal, or one that is nested too deeply to be read.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = {"true": True, "false": False}.get(text.lower(), text)
-    for option in typing.get_args(kind) if _is_union(kind) else (kind,):
+    for option in _ranges.kinds(kind):
         if typing.get_origin(option) is typing.Literal:
             if found in typing.get_args(option):
                 return found
@@ -95,9 +95,3 @@ def value(settings: Any, name: str, text: str) -> Any:
         if type(found) is plain:
             return found
     raise ValueError(f"setting {name} is {text!r}; expected {getattr(kind, '__name__', kind)}")
-
-
-def _is_union(kind: Any) -> bool:
-    import types
-
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
