@@ -8,7 +8,6 @@ POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import os
 import select
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from polgrad import _compilers, _flags, _interrupt
+from polgrad import _compilers, _flags, _interrupt, _names
 from polgrad._outside import OutsideError, printable, reason
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
@@ -167,8 +166,7 @@ def _run(arguments: list[str]) -> int:
         print(polgrad.__version__)
         return 0
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = _names.hint(command, COMMANDS)
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
     if command == "train":
         _leave_on_sigterm()

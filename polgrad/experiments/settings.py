@@ -2,12 +2,11 @@
 
 import ast
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polgrad import _outside, _ranges
+from polgrad import _names, _outside, _ranges
 
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
@@ -37,8 +36,7 @@ def known(settings: Any, name: str) -> None:
     """
     fields = [f.name for f in dataclasses.fields(settings)]
     if name not in fields:
-        close = difflib.get_close_matches(name, fields, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = _names.hint(name, fields)
         raise ValueError(f"setting {name!r} is unknown{hint} (known: {', '.join(fields)})")
 
 
