@@ -60,9 +60,6 @@ def run(
     known = discovery.result_path(found.path)
     committed = reporting.read(known) if known.exists() and not commit else None
     console = display.console()
-    console.print(
-        f"{found.name}: {found.experiment.claim}", highlight=False, markup=False, soft_wrap=True
-    )
     contents = []
 
     def finish(done: running.Run) -> None:
@@ -73,7 +70,8 @@ def run(
             reporting.write(path, contents[0])
             reporting.plot(path.with_suffix(".png"), found, done)
 
-    with display.of_arms(console, len(some) or len(found.experiment.arms)) as progress:
+    claim, arms_to_run = f"{found.name}: {found.experiment.claim}", some or found.experiment.arms
+    with display.of_arms(console, claim, len(arms_to_run)) as progress:
         try:
             running.run(
                 found,

@@ -12,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 import polgrad
-from polgrad import _outside, _user_files
+from polgrad import _names, _outside, _user_files
 from polgrad.experiments.types import Experiment
 
 _LONGEST = 1 << 20

@@ -61,11 +61,13 @@ class Progress(NamedTuple):
     """What `run` tells while it runs; each does nothing by default.
 
     Attributes:
+      start: is called once, when everything has been checked.
       begin: gets a line for each arm that starts.
       point: gets (points there are, points in all) over all seeds of the arm that runs.
       end: gets a line for each arm that ends.
     """
 
+    start: Callable[[], None] = lambda: None
     begin: Callable[[str], None] = lambda text: None
     point: Callable[[int, int], None] = lambda done, total: None
     end: Callable[[str], None] = lambda text: None
@@ -118,6 +120,7 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _files.alone(directory):
         _claim(directory, description)
+        progress.start()
         done = _run(experiment, names, settings, seeds, directory, progress, smoke=smoke)
         finish(done)
     return done
