@@ -71,6 +71,27 @@ def test_cells_cover_the_grid_once(world, tmp_path):
         sweeping.plan(found, tmp_path, plan.grid)
 
 
+def test_a_sweep_ends_at_sigterm_with_one_line(world, tmp_path):
+    command = ["sweep", world, "--set", "pause=60,61", "--workers", "1", "--out", tmp_path / "s"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from polgrad.cli import main; main()", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    # Until every process that has the pipes has ended: what Python says of leaks comes last.
+    out, error = process.communicate()
+    assert process.returncode == 0 and error == ""
+    assert out.splitlines()[1:] == [
+        "",  # where the bar was
+        "stopped by SIGTERM; the same command goes on where the sweep stood",
+    ]
+
+
 def test_a_sweep_killed_in_the_middle_runs_every_cell_once(world, tmp_path, capsys):
     """SIGKILL while cells run, then the same command again: 2 x 3 cells x 3 seeds."""
     command = ["sweep", world, "--set", "gain=1,2", "--set", "pause=0.1,0.11,0.12"]
