@@ -58,18 +58,19 @@ LOWER = (
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
-  train      train a policy: warm start, rollouts, updates, evaluation
+  train      train a policy
   sample     print completions of a policy
-  evaluate   held-out accuracy of a policy or a run
-  export     write a policy or a run as a Hugging Face directory
-  run        run a paper's experiment: arms, seeds, table, plot, verdict
-  sweep      run an experiment over a grid of settings, on processes or on Ray
-  report     Markdown and HTML of a run or a sweep; the README's ledger of papers
-  compile    rehearse a step on a TPU slice that is not there: memory, time, what binds
-  list       algorithms, tasks, rewards, policies, experiments
+  evaluate   measure the accuracy of a policy on problems that are kept out of training
+  export     write a policy as a Hugging Face directory, which other libraries load
+  run        run the experiment of a paper and say whether the paper's claim holds
+  sweep      run an experiment for each combination of several settings
+  report     write a page, in Markdown and HTML, about a run or a sweep
+  compile    tell the memory and the time of a training step on a TPU slice that you do not have
+  list       list algorithms, tasks, rewards, policies or experiments
 
-polgrad COMMAND --help tells the options of a command. train, sample and evaluate keep compiled
-programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; --no-cache keeps none."""
+polgrad COMMAND --help explains the options of a command. The commands train, sample and evaluate keep
+compiled programs, so that the next start is faster: in your cache folder, or in the folder that
+JAX_COMPILATION_CACHE_DIR names. With --no-cache they keep nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -548,10 +549,10 @@ class Evaluate:
       remote: read checkpoints at an address, such as `gs://bucket/run`, that the run names.
       task: a reasoning-gym task or a file, of which all rows are used; a run's own when left out.
       parameters: `key=value` settings of a reasoning-gym task.
-      held_out: share of the file `task` that is used, the share that a training run with the same
-        setting keeps for evaluation; all of it when left out.
-      problems: how many problems at most; when left out 500, and all rows of a file `task`.
-      samples: samples a problem for pass@k; 0 leaves it out.
+      held_out: use only this share of the file `task`: the rows that a training run with the same
+        `data.held_out` keeps for evaluation. All rows when left out.
+      problems: how many problems at most. When left out 500; for a file `task` all rows.
+      samples: samples of each problem for pass@k; 0 leaves pass@k out.
       temperature: of the samples for pass@k; greedy accuracy is always reported.
       top_k: of the samples.
       top_p: of the samples.
@@ -636,7 +637,7 @@ def _export(arguments: list[str]) -> int:
 @documented
 @dataclasses.dataclass(frozen=True)
 class RunExperiment:
-    """Run a paper's experiment; a run that was killed goes on with the arm it was in.
+    """Run the experiment of a paper. If the run was killed, the same command goes on with it.
 
     Attributes:
       name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
@@ -674,14 +675,15 @@ def _experiment(arguments: list[str]) -> int:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Run an experiment over a grid; the same command again goes on where it stood.
+    """Run an experiment for each combination of several settings. Each combination is a cell.
 
-    A cell with a result is never run again; a failed one is, and its traceback is kept.
+    The same command again goes on where the sweep stood: it runs the cells that have no result, also
+    those that failed. The traceback of a failed cell is kept.
 
     Attributes:
       name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
       set: `key=value,value,...`; give it again for another setting of the grid.
-      seeds: how many a cell; the experiment's own number when left out.
+      seeds: how many for each cell; the experiment's own number when left out.
       arms: some arms, joined by commas; all when left out.
       smoke: the small size.
       workers: processes on this machine, which share its cores.
