@@ -1,11 +1,10 @@
 """What `polgrad run`, `polgrad sweep`, `polgrad report` and `polgrad list experiments` do."""
 
-import difflib
 import pathlib
 import traceback
 from collections.abc import Sequence
 
-from polgrad import _files, _outside
+from polgrad import _files, _names, _outside
 from polgrad.experiments import (
     cells,
     discovery,
@@ -211,7 +210,7 @@ def _nothing_there(place: pathlib.Path) -> str:
         there = sorted(p for p in place.parent.iterdir() if p.is_dir())
         beside = [p for p in there if p.name.startswith(place.name)]
         names = {p.name: p for p in there}
-        beside = beside or [names[n] for n in difflib.get_close_matches(place.name, names, n=3)]
+        beside = beside or [names[n] for n in _names.nearest(place.name, names, n=3)]
     hint = f"; there is {', '.join(str(p) for p in beside[:5])}" if beside else ""
     return f"{place} does not exist{hint}; expected the directory of a sweep or a run"
 
