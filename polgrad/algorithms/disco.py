@@ -73,10 +73,11 @@ class DisCO:
             total += (batch["kl_slope"] * kl.sum((1, 2))).sum()
             return total, {"behavior_kl": (kl.sum(), counted.sum())}
 
+        inert = common.changed(self, ("beta", "delta"))
         return Algorithm(
             prepare=prepare,
             loss=loss,
             select=select,
             rows="group",
-            warnings=(common.inert_on_policy(("beta", "delta")),) if context.on_policy else (),
+            warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )

@@ -62,12 +62,12 @@ class PPO:
         def loss(outputs, batch):
             return self.loss(outputs, batch, context)
 
-        inert = ("clip_low", "clip_high", "value_clip")
+        inert = common.changed(self, ("clip_low", "clip_high", "value_clip"))
         return Algorithm(
             prepare=prepare,
             loss=loss,
             requires=frozenset(requires),
-            warnings=(common.inert_on_policy(inert),) if context.on_policy else (),
+            warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )
 
     def prepare(self, experience: Batch) -> Batch:

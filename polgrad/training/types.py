@@ -77,8 +77,8 @@ class Algorithm(NamedTuple):
         `"group"`. Mini-batches and micro-batches must divide their number.
       reuse: whether a rollout may serve several updates. False for losses without an importance
         ratio: after the first update their samples are another policy's.
-      warnings: sentences for the user before the first step: settings without effect at these
-        sizes, gradients with a known bias.
+      warnings: sentences for the user before the first step: changed settings without
+        effect at these sizes, gradients with a known bias.
     """
 
     prepare: Callable[[Any, Batch, Array], tuple[Any, Batch, Mapping[str, Array]]]
