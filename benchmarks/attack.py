@@ -28,6 +28,7 @@ import time
 import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support"))
 
 from attacks import Attack, everything, world
 

@@ -7,9 +7,9 @@ lines. What only tyro finds is taken from its box and put into one line as well.
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
+import shlex
 import sys
 import types
 import typing
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from polgrad import _ranges
+from polgrad import _names, _ranges
 
 __all__ = ["FlagError", "Shown", "parsed"]
 
@@ -85,7 +85,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "directory": ("--out",),
 }
 _HELP = {"-h", "--help"}
-_WORDS = {int: "an integer", float: "a number"}
+_WORDS = {int: "a whole number", float: "a number"}
 
 
 class FlagError(ValueError):
@@ -180,12 +180,10 @@ def _flags(schema: type, prefix: str = "") -> Iterator[Flag]:
 
 def _kind(kind: Any, again: bool) -> tuple[Any, bool, bool]:
     """Type of one value, whether None is one too, and whether there may be several."""
-    optional = False
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        optional = types.NoneType in options
-        rest = [option for option in options if option is not types.NoneType]
-        kind = rest[0] if len(rest) == 1 else Any
+    options = _ranges.kinds(kind)
+    optional = types.NoneType in options
+    rest = [option for option in options if option is not types.NoneType]
+    kind = rest[0] if len(rest) == 1 else Any
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple and arguments == (str, ...):
         return str, optional, not again
@@ -223,7 +221,7 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
             return
         if not _is_flag(token):
             if not positionals:
-                raise FlagError(_unexpected(token, before, prog))
+                raise FlagError(_unexpected(token, before, flags, prog))
             flag = positionals.pop(0)
             seen.add(flag.name)
             _check_value(flag, token)
@@ -238,7 +236,7 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
         values = [attached] if equals else []
         if flag.kind is bool and not flag.optional:
             if equals:
-                raise FlagError(_unexpected(attached, flag, prog))
+                raise FlagError(_unexpected(attached, flag, flags, prog))
             continue
         while tokens and (flag.many or not values) and not _is_flag(tokens[0]):
             values.append(tokens.pop(0))
@@ -264,8 +262,7 @@ def _check_value(flag: Flag, text: str) -> None:
     if typing.get_origin(flag.kind) is typing.Literal:
         choices = [str(choice) for choice in typing.get_args(flag.kind)]
         if text not in choices:
-            close = difflib.get_close_matches(text, choices, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _names.hint(text, choices)
             raise FlagError(f"{flag.name} is {_short(text)}; expected {_wanted(flag)}{hint}")
     if flag.kind in _WORDS:
         try:
@@ -280,15 +277,31 @@ def _wanted(flag: Flag) -> str:
     return _WORDS.get(flag.kind, "a value")
 
 
-def _unexpected(token: str, before: Flag | None, prog: str) -> str:
+def _unexpected(token: str, before: Flag | None, flags: dict[str, Flag], prog: str) -> str:
+    given, equals, value = token.partition("=")
+    if equals and re.fullmatch(r"[A-Za-z_][\w.-]*", given):
+        # Other programs take their settings as `name=value`.
+        known = [flag.name for flag in flags.values() if not flag.positional]
+        name = _normal(f"--{given}")
+        meant = [name] if name in known else _meant(name, known)
+        if meant:
+            written = " or ".join(_written(flags[flag], value) for flag in meant)
+            return f"unexpected {_short(token)}; a flag begins with --: write {written}"
     if before is not None and before.kind is bool:
-        path, dot, last = before.name[2:].rpartition(".")
         return (
             f"unexpected {_short(token)} behind {before.name}, which takes no value; write "
-            f"{before.name} or --{path}{dot}no-{last}"
+            f"{_written(before, token)}"
         )
     behind = f" behind {before.name}, which takes one value" if before else ""
     return f"unexpected {_short(token)}{behind}; flags begin with -- ({prog} --help lists them)"
+
+
+def _written(flag: Flag, value: str) -> str:
+    """A flag with its value as a shell takes them."""
+    if flag.kind is bool:
+        path, dot, last = flag.name[2:].rpartition(".")
+        return f"{flag.name} or --{path}{dot}no-{last}"
+    return f"{flag.name} {shlex.quote(value)}"
 
 
 def _unknown(given: str, flags: dict[str, Flag], prog: str) -> str:
@@ -317,7 +330,7 @@ def _meant(name: str, known: list[str]) -> list[str]:
     own = [flag for flag in known if flag[2:].rpartition(".")[0] == group]
     for flags, cutoff in ((own, 0.6), (known, 0.75)):
         begin = [flag for flag in flags if len(plain) > 2 and last[flag].startswith(plain)]
-        close = difflib.get_close_matches(plain, [last[flag] for flag in flags], 2, cutoff)
+        close = _names.nearest(plain, [last[flag] for flag in flags], 2, cutoff)
         if found := begin or [flag for word in close for flag in flags if last[flag] == word]:
             return list(dict.fromkeys(found))[:3]
     return []

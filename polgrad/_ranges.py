@@ -19,11 +19,23 @@ import types
 import typing
 from typing import Any
 
-__all__ = ["COUNT", "FILLED", "SEED", "Filled", "Range", "check", "documented", "hints", "marks"]
+__all__ = [
+    "COUNT",
+    "FILLED",
+    "SEED",
+    "Filled",
+    "Range",
+    "check",
+    "documented",
+    "hints",
+    "kinds",
+    "marks",
+    "number",
+]
 
 LARGEST_COUNT = 2**31 - 1
 """JAX counts in 32 bits: a larger count would become negative."""
-_SMALLEST, _LARGEST = 2.0**-126, float.fromhex("0x1.fffffep127")
+_SMALLEST = 2.0**-126
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,40 +64,58 @@ class Range:
                 "[" if self.above is None else "(",
                 "]" if self.below is None else ")",
             )
-            return f"in {opening}{_number(low)}, {_number(high)}{closing}"
+            return f"in {opening}{number(low)}, {number(high)}{closing}"
         if low is not None:
-            return f"{'at least' if self.above is None else 'above'} {_number(low)}"
+            return f"{'at least' if self.above is None else 'above'} {number(low)}"
         if high is not None:
-            return f"{'at most' if self.below is None else 'below'} {_number(high)}"
+            return f"{'at most' if self.below is None else 'below'} {number(high)}"
         return "finite"
 
-    def problem(self, value: float, *, whole: bool) -> str | None:
-        """What was expected where a number is not in the range.
+    def expected(self, noun: str = "a number") -> str:
+        """The range as a message has it.
 
         Args:
-          value: the number.
-          whole: whether the setting is an integer.
+          noun: what is in the range.
+
+        Returns:
+          Such as "a number of at least 0" or "a number in [0, 1]".
+        """
+        text = str(self)
+        if text == "finite":
+            text = f"a finite {noun.removeprefix('a ')}"
+        else:
+            text = f"{noun} {'of ' if text.startswith('at ') else ''}{text}"
+        return f"{text}{f' ({self.reason})' if self.reason else ''}"
+
+    def problem(self, value: Any, *, whole: bool) -> str | None:
+        """What was expected where a value is no number in the range.
+
+        Args:
+          value: the value.
+          whole: whether the number must be a whole one.
 
         Returns:
           The text after "expected", or None for a number in the range.
         """
+        noun = "a whole number" if whole else "a number"
+        if not _is_of(value, int if whole else float):
+            return self.expected(noun)
         kept = value if whole else _rounded(value)
         if not whole and not math.isfinite(kept):
-            return self._expected() if not _inside_bounds(self, value) else "a finite number"
+            return self.expected() if not _inside_bounds(self, value) else "a finite number"
         # A bound that is not allowed itself may be what float32 makes of a number beside it.
         reached = (self.above is not None and kept <= self.above) or (
             self.below is not None and kept >= self.below
         )
         if reached or not _inside_bounds(self, value):
-            return self._expected()
+            return self.expected(noun)
         if whole and value > LARGEST_COUNT and self.at_most is None and self.below is None:
-            return f"at most {LARGEST_COUNT}, because JAX counts in 32 bits"
+            return f"{noun} of at most {LARGEST_COUNT}, because JAX counts in 32 bits"
         if not whole and 0 < abs(value) < _SMALLEST:
-            return f"0, or a number of size {_SMALLEST:.2g} and more, because smaller ones are 0 in float32"
+            zero = "0, or " if _inside_bounds(self, 0) else ""
+            least = f"{zero}a number of size {_SMALLEST:.2g} and more"
+            return f"{least}, because smaller ones are 0 in float32"
         return None
-
-    def _expected(self) -> str:
-        return f"{self}{f' ({self.reason})' if self.reason else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +186,7 @@ def _check_foreign(name: str, value: Any, declared: dataclasses.Field) -> None:
 
 def _check_value(name: str, value: Any, annotation: Any) -> None:
     kind, marked = marks(annotation)
-    options = typing.get_args(kind) if _is_union(kind) else (kind,)
+    options = kinds(kind)
     if value is None and types.NoneType in options:
         return
     fitting = [option for option in options if _is_of(value, option)]
@@ -192,7 +222,7 @@ def _called(kind: Any) -> str:
         return "one of " + ", ".join(map(repr, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
         return "a tuple of texts"
-    names = {int: "an integer", float: "a number", str: "a text", bool: "True or False"}
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
     return names.get(
         kind, "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind))
     )
@@ -201,7 +231,7 @@ def _called(kind: Any) -> str:
 def _shown(value: Any) -> str:
     # Python refuses to print integers of more than 4300 digits.
     if isinstance(value, int) and abs(value) >= 10**40:
-        return "an integer of more than 40 digits"
+        return "a whole number of more than 40 digits"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -224,14 +254,19 @@ def _rounded(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _number(value: float) -> str:
+def number(value: Any) -> str:
+    """A number without needless digits; anything else, such as an array, as it prints."""
     if isinstance(value, int) and value > 10**6 and value & (value - 1) == 0:
         return f"2^{value.bit_length() - 1}"
-    return f"{value:,}".replace(",", "") if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, numbers.Real) and not isinstance(value, int):
+        return f"{value:g}"
+    return str(value)
 
 
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+def kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types that an annotation without marks allows: those of a union, or the one."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import math
 import jax
 import numpy as np
 
+from polgrad._ranges import Range, number
+
 __all__ = ["clip_widths", "in_range", "limits"]
 
 
@@ -40,13 +42,14 @@ def in_range(
     if over and under:
         return
     if high_name and not under:
-        expected = f"{'below' if below else 'at most'} {high_name} = {_text(high)}"
+        expected = f"{'below' if below else 'at most'} {high_name} = {number(high)}"
     elif low_name and not over:
-        expected = f"{'above' if above else 'at least'} {low_name} = {_text(low)}"
+        expected = f"{'above' if above else 'at least'} {low_name} = {number(low)}"
     else:
-        left, right = "(" if above else "[", ")" if below else "]"
-        expected = f"a number in {left}{_text(low)}, {_text(high)}{right}"
-    raise ValueError(f"{name} is {_line(value)}, expected {expected}")
+        bounds = {"above" if above else "at_least": low, "below" if below else "at_most": high}
+        ends = {end: x for end, x in bounds.items() if not _endless(x)}
+        expected = Range(**ends).expected()
+    raise _error(f"{name} is {value}, expected {expected}")
 
 
 def clip_widths(clip_low, clip_high) -> None:
@@ -62,10 +65,10 @@ def clip_widths(clip_low, clip_high) -> None:
         return
     low_bound = (clip_low >= 0.5) & (clip_low < 1.0)
     if np.any(low_bound & (clip_high > 1.0) & (clip_high < math.inf)):
-        raise ValueError(
-            f"clip_low is {_line(clip_low)} and clip_high is {_line(clip_high)}, expected "
-            f"distances of the ratio from 1 ({_text(1.0 - clip_low)} and {_text(clip_high - 1.0)} "
-            f"allow ratios from {_text(clip_low)} to {_text(clip_high)})"
+        raise _error(
+            f"clip_low is {clip_low} and clip_high is {clip_high}, expected "
+            f"distances of the ratio from 1 ({number(1.0 - clip_low)} and {number(clip_high - 1.0)} "
+            f"allow ratios from {number(clip_low)} to {number(clip_high)})"
         )
 
 
@@ -82,11 +85,10 @@ def _over(larger, smaller, strictly: bool) -> bool:
     return bool(np.all(smaller < larger if strictly else smaller <= larger))
 
 
-def _text(end) -> str:
-    """A number without needless digits; anything else, such as an array, as it prints."""
-    return f"{end:g}" if isinstance(end, int | float | np.number) else _line(end)
+def _endless(end) -> bool:
+    return isinstance(end, float) and math.isinf(end)
 
 
-def _line(value) -> str:
-    """What prints over several lines, such as a matrix, in one."""
-    return " ".join(str(value).split())
+def _error(text: str) -> ValueError:
+    """The error on one line: an array may print over several."""
+    return ValueError(" ".join(text.split()))

@@ -8,7 +8,6 @@ POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import os
 import select
@@ -16,12 +15,12 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from polgrad import _compilers, _flags, _interrupt
+from polgrad import _compilers, _flags, _interrupt, _names
 from polgrad._outside import OutsideError, printable, reason
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
@@ -59,18 +58,19 @@ LOWER = (
 
 USAGE = """usage: polgrad COMMAND [OPTIONS]
 
-  train      train a policy: warm start, rollouts, updates, evaluation
+  train      train a policy
   sample     print completions of a policy
-  evaluate   held-out accuracy of a policy or a run
-  export     write a policy or a run as a Hugging Face directory
-  run        run a paper's experiment: arms, seeds, table, plot, verdict
-  sweep      run an experiment over a grid of settings, on processes or on Ray
-  report     Markdown and HTML of a run or a sweep; the README's ledger of papers
-  compile    rehearse a step on a TPU slice that is not there: memory, time, what binds
-  list       algorithms, tasks, rewards, policies, experiments
+  evaluate   measure the accuracy of a policy on problems that are kept out of training
+  export     write a policy as a Hugging Face directory, which other libraries load
+  run        run the experiment of a paper and say whether the paper's claim holds
+  sweep      run an experiment for each combination of several settings
+  report     write a page, in Markdown and HTML, about a run or a sweep
+  compile    tell the memory and the time of a training step on a TPU slice that you do not have
+  list       list algorithms, tasks, rewards, policies or experiments
 
-polgrad COMMAND --help tells the options of a command. train, sample and evaluate keep compiled
-programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR; --no-cache keeps none."""
+polgrad COMMAND --help explains the options of a command. The commands train, sample and evaluate keep
+compiled programs, so that the next start is faster: in your cache folder, or in the folder that
+JAX_COMPILATION_CACHE_DIR names. With --no-cache they keep nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -167,8 +167,7 @@ def _run(arguments: list[str]) -> int:
         print(polgrad.__version__)
         return 0
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = _names.hint(command, COMMANDS)
         return _fail(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})", 2)
     if command == "train":
         _leave_on_sigterm()
@@ -209,12 +208,6 @@ def _quiet_compiler() -> None:
     """
     if not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-def _parsed(schema: type, arguments: Sequence[str], prog: str, **settings: Any) -> Any:
-    """The command line as an instance of `schema`; see `_flags.parsed`, whose errors `_run` tells."""
-    ours = (NO_CACHE,) if prog.split()[-1] in CACHED else ()
-    return _flags.parsed(schema, arguments, prog, ours, **settings)
 
 
 def _fail(message: Any, code: int, error: BaseException | None = None) -> int:
@@ -282,6 +275,32 @@ def _ending_on_sigterm():
         signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is _early_end else previous)
 
 
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[Callable[[], bool]]:
+    """Raises KeyboardInterrupt at SIGTERM, so that the block ends the processes that it started.
+
+    Yields:
+      A function that tells whether SIGTERM came.
+    """
+    stopped = False
+
+    def stop(number, frame):
+        nonlocal stopped
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break off the ending
+        stopped = True
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: stopped
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _train_settings(arguments: list[str]) -> Any:
     """A run that is checked and ready; or the exit code of settings that cannot be used."""
     from polgrad.training import building, config, hosts, identity
@@ -311,7 +330,7 @@ def _train_settings(arguments: list[str]) -> Any:
     names = [f.name for f in dataclasses.fields(config.TrainConfig) if f.name != "settings"]
     values = {name: getattr(base, name) for name in names}
     default = schema(**values, settings=settings if isinstance(found, type) else None)
-    parsed = _parsed(schema, arguments, "polgrad train", default=default)
+    parsed = _flags.parsed(schema, arguments, "polgrad train", (NO_CACHE,), default=default)
     fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
     if not isinstance(found, type):
         fields["settings"] = found
@@ -496,7 +515,7 @@ class Sample:
 
 
 def _sample(arguments: list[str]) -> int:
-    options = _parsed(Sample, arguments, "polgrad sample")
+    options = _flags.parsed(Sample, arguments, "polgrad sample", (NO_CACHE,))
     from polgrad.training import serving
 
     try:
@@ -530,10 +549,10 @@ class Evaluate:
       remote: read checkpoints at an address, such as `gs://bucket/run`, that the run names.
       task: a reasoning-gym task or a file, of which all rows are used; a run's own when left out.
       parameters: `key=value` settings of a reasoning-gym task.
-      held_out: share of the file `task` that is used, the share that a training run with the same
-        setting keeps for evaluation; all of it when left out.
-      problems: how many problems at most; when left out 500, and all rows of a file `task`.
-      samples: samples a problem for pass@k; 0 leaves it out.
+      held_out: use only this share of the file `task`: the rows that a training run with the same
+        `data.held_out` keeps for evaluation. All rows when left out.
+      problems: how many problems at most. When left out 500; for a file `task` all rows.
+      samples: samples of each problem for pass@k; 0 leaves pass@k out.
       temperature: of the samples for pass@k; greedy accuracy is always reported.
       top_k: of the samples.
       top_p: of the samples.
@@ -562,7 +581,7 @@ class Evaluate:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    options = _parsed(Evaluate, arguments, "polgrad evaluate")
+    options = _flags.parsed(Evaluate, arguments, "polgrad evaluate", (NO_CACHE,))
     from polgrad.rewards import RewardFailure
     from polgrad.training import serving
 
@@ -602,7 +621,7 @@ class Export:
 
 
 def _export(arguments: list[str]) -> int:
-    options = _parsed(Export, arguments, "polgrad export")
+    options = _flags.parsed(Export, arguments, "polgrad export")
     from polgrad import policies
     from polgrad.training import serving
 
@@ -618,7 +637,7 @@ def _export(arguments: list[str]) -> int:
 @documented
 @dataclasses.dataclass(frozen=True)
 class RunExperiment:
-    """Run a paper's experiment; a run that was killed goes on with the arm it was in.
+    """Run the experiment of a paper. If the run was killed, the same command goes on with it.
 
     Attributes:
       name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
@@ -640,7 +659,7 @@ class RunExperiment:
 
 
 def _experiment(arguments: list[str]) -> int:
-    options = _parsed(RunExperiment, arguments, "polgrad run")
+    options = _flags.parsed(RunExperiment, arguments, "polgrad run")
     from polgrad import experiments
     from polgrad.experiments import command
 
@@ -656,14 +675,15 @@ def _experiment(arguments: list[str]) -> int:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Run an experiment over a grid; the same command again goes on where it stood.
+    """Run an experiment for each combination of several settings. Each combination is a cell.
 
-    A cell with a result is never run again; a failed one is, and its traceback is kept.
+    The same command again goes on where the sweep stood: it runs the cells that have no result, also
+    those that failed. The traceback of a failed cell is kept.
 
     Attributes:
       name: as `polgrad list experiments` tells, or the path of a file with an `EXPERIMENT`.
       set: `key=value,value,...`; give it again for another setting of the grid.
-      seeds: how many a cell; the experiment's own number when left out.
+      seeds: how many for each cell; the experiment's own number when left out.
       arms: some arms, joined by commas; all when left out.
       smoke: the small size.
       workers: processes on this machine, which share its cores.
@@ -686,13 +706,19 @@ class Sweep:
 
 
 def _sweep(arguments: list[str]) -> int:
-    options = _parsed(Sweep, arguments, "polgrad sweep")
+    options = _flags.parsed(Sweep, arguments, "polgrad sweep")
     from polgrad.experiments import command
 
-    try:
-        failed = command.sweep(**dataclasses.asdict(options))
-    except (ValueError, OSError) as error:
-        return _fail(error, 2)
+    with _interrupted_by_sigterm() as stopped:
+        try:
+            failed = command.sweep(**dataclasses.asdict(options))
+        except BaseException as error:
+            if stopped():
+                print("stopped by SIGTERM; the same command goes on where the sweep stood")
+                return 0
+            if isinstance(error, (ValueError, OSError)):
+                return _fail(error, 2)
+            raise
     return _fail(f"{failed} cells failed; their error.txt tells why", 1) if failed else 0
 
 
@@ -715,7 +741,7 @@ class Report:
 
 
 def _report(arguments: list[str]) -> int:
-    options = _parsed(Report, arguments, "polgrad report")
+    options = _flags.parsed(Report, arguments, "polgrad report")
     from polgrad.experiments import command
 
     if bool(options.directory) == (options.ledger or options.check):
@@ -754,7 +780,7 @@ def _compile(arguments: list[str]) -> int:
         "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
     )
     try:
-        options = _parsed(schema, arguments, "polgrad compile")
+        options = _flags.parsed(schema, arguments, "polgrad compile")
         names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
         what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
         fits = rehearsal_report.run(what, options.topology, options.mesh)
@@ -779,7 +805,7 @@ class Listing:
 
 
 def _list(arguments: list[str]) -> int:
-    kind = _parsed(Listing, arguments, "polgrad list").kind
+    kind = _flags.parsed(Listing, arguments, "polgrad list").kind
     if kind == "algorithms":
         from polgrad import algorithms
 

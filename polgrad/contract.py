@@ -257,7 +257,7 @@ class Algorithm(NamedTuple):
       needs: what `loss` and `prepare` read of the policy besides the log-probabilities.
       reuse: whether a rollout may serve several updates. False for losses without an importance
         ratio: after the first update their samples are another policy's.
-      warnings: sentences for the user before the first step: settings without effect at these
+      warnings: sentences for the user before the first step: changed settings without effect at these
         sizes, gradients with a known bias.
     """
 

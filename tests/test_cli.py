@@ -73,7 +73,7 @@ def bad_files(tmp_path):
     [
         (["--task", "chain_sun"], ["chain_sun", "chain_sum"]),
         (["--task", "missing.jsonl"], ["missing.jsonl"]),
-        (["--algorithm", "grop"], ["grop", "did you mean"]),
+        (["--algorithm", "grop"], ["grop", "did you mean grpo?"]),
         (["--algorithm", "absent.py:X"], ["absent.py"]),
         (["--policy", "smollm3-135m"], ["smollm3-135m", "smollm2-135m-instruct"]),
         (["--update.mini-batches", "3"], ["mini_batches", "3", "16"]),

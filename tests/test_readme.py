@@ -1,9 +1,11 @@
 """The README's promises: its examples run as they are printed, and ten lines are ten."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import conformance, experiments, training
+from polgrad import _flags, algorithms, cli, conformance, experiments, training
 from polgrad.experiments import settings, sweeping
+from polgrad.training import rehearsal
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
@@ -65,11 +68,16 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
 
 
-def soft_clip(**settings):
-    """The README's loss as a function."""
+def mine(**settings):
+    """The README's algorithm."""
     names = {}
     exec(compile(block("Add a loss in ten lines"), "README.md", "exec"), names)
-    return names["SoftClip"](**settings).surrogate
+    return names["SoftClip"](**settings)
+
+
+def soft_clip(**settings):
+    """The README's loss as a function."""
+    return mine(**settings).surrogate
 
 
 def test_the_loss_of_ten_lines_conforms():
@@ -113,3 +121,56 @@ def test_the_commands_on_experiments_name_what_there_is():
         assert len(read(experiment.settings, pairs)) == len(pairs)
         for arms in re.findall(r"--arms (\S+)", rest):
             assert set(arms.split(",")) <= experiment.arms.keys()
+
+
+def commands():
+    """The `polgrad` commands of the README's shell blocks and tables, split as a shell does."""
+    code = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+    code += "\n" + "\n".join(re.findall(r"`(polgrad [^`]*)`", README))
+    for line in code.splitlines():
+        words = shlex.split(line.replace("$'", "'"), comments=True)
+        if words[:1] == ["polgrad"] and len(words) > 2:
+            yield pytest.param(words[1], words[2:], id=line[:60])
+
+
+SCHEMAS = {
+    "train": TrainConfig,
+    "sample": cli.Sample,
+    "evaluate": cli.Evaluate,
+    "export": cli.Export,
+    "run": cli.RunExperiment,
+    "sweep": cli.Sweep,
+    "report": cli.Report,
+    "compile": rehearsal.Rehearsal,
+    "list": cli.Listing,
+}
+
+
+def flags_of(command, algorithm=None):
+    """The flags of a command by name; with the settings of an algorithm, the README's own too."""
+    flags = list(_flags._flags(SCHEMAS[command]))
+    if command == "train":
+        own = algorithm is not None and algorithm.endswith(":SoftClip")
+        found = type(mine()) if own else algorithms.find(algorithm or "grpo")
+        flags += _flags._flags(found, "settings.")
+    if command == "compile":
+        extra = ("--topology", "--mesh")
+        flags += [_flags.Flag(name, str, False, False, False, False) for name in extra]
+    return {flag.name: flag for flag in flags}
+
+
+@pytest.mark.parametrize(("command", "words"), list(commands()))
+def test_a_command_has_the_flags_that_it_is_given(command, words):
+    if "--help" not in words:
+        flags = flags_of(command, cli._value(words, "--algorithm"))
+        _flags._check([*words], flags, f"polgrad {command}", needs_all=command != "train")
+
+
+def test_the_flags_of_the_tables_are_there():
+    known = {"--help", "--no-cache", "--config", "--no-deps"}  # --no-deps is pip's
+    for command in cli.COMMANDS:
+        known |= flags_of(command).keys()
+    known |= {f"--settings.{_flags._dashed(f.name)}" for f in dataclasses.fields(mine())}
+    found = {name.rstrip(".") for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
+    found = {name if name in known else re.sub(r"(^--|\.)no-", r"\1", name) for name in found}
+    assert len(found) > 40 and found <= known, found - known

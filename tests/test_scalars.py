@@ -25,7 +25,7 @@ def test_outside_names_value_and_range(value):
 
 def test_an_open_end_excludes_itself():
     in_range("x", 1e-9, low=0.0, above=True)
-    with pytest.raises(ValueError, match=r"\(0, inf\]"):
+    with pytest.raises(ValueError, match=r"x is 0.0, expected a number above 0$"):
         in_range("x", 0.0, low=0.0, above=True)
 
 
@@ -78,9 +78,11 @@ def test_ends_and_values_may_be_arrays():
         ValueError, match=r"x is 2.0, expected at most y = \[\[1. 2.\] \[3. 4.\]\]$"
     ):
         in_range("x", 2.0, high=end, high_name="y")
-    with pytest.raises(ValueError, match=r"x is \[\[1. 2.\] \[3. 4.\]\], expected a number in"):
+    with pytest.raises(
+        ValueError, match=r"x is \[\[1. 2.\] \[3. 4.\]\], expected a number of at most 3$"
+    ):
         in_range("x", end, high=3.0)
-    with pytest.raises(ValueError, match=r"x is 2.0, expected a number in \[-inf, \[1. 3.\]\]"):
+    with pytest.raises(ValueError, match=r"x is 2.0, expected a number of at most \[1. 3.\]$"):
         in_range("x", 2.0, high=np.array([1.0, 3.0]))
 
 
@@ -153,7 +155,7 @@ CLIPPED = {
     [
         ({"clip_low": -0.1}, r"clip_low is -0.1, expected a number in \[0, 1\]"),
         ({"clip_low": 1.1}, r"clip_low is 1.1, expected a number in \[0, 1\]"),
-        ({"clip_high": -0.1}, r"clip_high is -0.1, expected a number in \[0, inf\]"),
+        ({"clip_high": -0.1}, "clip_high is -0.1, expected a number of at least 0$"),
     ],
 )
 def test_a_clip_that_is_no_distance_from_one_is_refused(name, settings, message):

@@ -29,7 +29,7 @@ def schemas():
 
 
 def options(kind):
-    return typing.get_args(kind) if _ranges._is_union(kind) else (kind,)
+    return _ranges.kinds(kind)
 
 
 def fields():
@@ -109,10 +109,32 @@ def test_a_number_outside_its_range_is_refused(schema, name, whole, bounds):
 
 @pytest.mark.parametrize(("schema", "name", "whole", "bounds"), list(ranges()))
 def test_the_ends_of_a_range_are_allowed(schema, name, whole, bounds):
-    for value in ends(bounds, whole):
+    allowed = ends(bounds, whole)
+    assert allowed
+    for value in allowed:
         assert bounds.problem(value, whole=whole) is None
         if schema is not rehearsal.Rehearsal:  # whose own rules tie its fields to each other
             _ranges.check(settings(schema, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "whole", "expected"),
+    [
+        (Range(at_least=0), -1, False, "a number of at least 0"),
+        (Range(above=0, at_most=1), 2, False, "a number in (0, 1]"),
+        (Range(below=1), 1, False, "a number below 1"),
+        (Range(), math.nan, False, "a finite number"),
+        (Range(at_least=0), math.inf, False, "a finite number"),
+        (Range(above=0), True, False, "a number above 0"),
+        (Range(at_least=1), 2.0, True, "a whole number of at least 1"),
+        (Range(at_most=3, reason="so"), 4, True, "a whole number of at most 3 (so)"),
+        (Range(at_least=1), 2**31, True, "a whole number of at most 2147483647, because JAX"),
+        (Range(), 1e-40, False, "0, or a number of size 1.2e-38 and more"),
+        (Range(above=0), 1e-40, False, "a number of size 1.2e-38 and more"),
+    ],
+)
+def test_a_message_says_what_number_was_expected(bounds, value, whole, expected):
+    assert bounds.problem(value, whole=whole).startswith(expected)
 
 
 @pytest.mark.parametrize("schema", schemas())
@@ -255,7 +277,7 @@ ATTACKS = [
     ("small.width", 10**9, r"in \[1, 65536\]"),
     ("parity_tolerance", math.nan, "at least 0"),
     ("parity_tolerance", -1.0, "at least 0"),
-    ("steps", "3", "an integer"),
+    ("steps", "3", "a whole number"),
     ("steps", 2**31, "JAX counts in 32 bits"),
     ("out", "", "a text that is not empty"),
     ("task", "", "a text that is not empty"),

@@ -3,8 +3,10 @@
 import functools
 import pathlib
 
+from worlds import WORLD
+
 from attacks import Attack
-from attacks.world import ALGORITHM, EXPERIMENT, TRAIN
+from attacks.world import ALGORITHM, TRAIN
 
 ANY = {
     "does not parse": "def f(:\n",
@@ -39,9 +41,9 @@ ALGORITHMS = {
 }
 EXPERIMENTS = {
     "is a number": "EXPERIMENT = 7\n",
-    "has no arms": EXPERIMENT.replace('{"only": experiments.HostArm(arm)}', "{}"),
-    "has another baseline": EXPERIMENT.replace('baseline="only"', 'baseline="other"'),
-    "lacks a claim": EXPERIMENT.replace('    claim="Scores are positive.",\n', ""),
+    "has no arms": WORLD.replace('{"only": experiments.HostArm(arm)}', "{}"),
+    "has another baseline": WORLD.replace('baseline="only"', 'baseline="other"'),
+    "lacks a claim": WORLD.replace('    claim="Scores are positive.",\n', ""),
 }
 
 

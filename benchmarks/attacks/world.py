@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+from worlds import WORLD
 
 TINY = """--small.layers 1 --small.width 16 --small.heads 2 --small.mlp 32 --rollouts.prompts 4
   --rollouts.group-size 2 --rollouts.max-tokens 4 --evaluation.problems 0 --no-track-kl
@@ -30,46 +31,6 @@ from polgrad import algorithms
 class Mine(algorithms.GRPO):
     """GRPO under another name."""
 '''
-EXPERIMENT = '''"""A small experiment."""
-
-import dataclasses
-
-import numpy as np
-
-from polgrad import experiments
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How large.
-
-    Attributes:
-      gain: of a seed.
-      kind: a name.
-    """
-
-    gain: float = 1.0
-    kind: str = "a"
-
-
-def arm(seed, settings, directory):
-    return {"step": np.arange(2), "score": np.array([0.0, settings.gain * (1 + seed)])}
-
-
-EXPERIMENT = experiments.Experiment(
-    paper=experiments.Paper("Trial", "Nobody", 2020, "2001.00001"),
-    claim="Scores are positive.",
-    arms={"only": experiments.HostArm(arm)},
-    settings=Settings(),
-    smoke={},
-    metrics={"score": "gain times seeds"},
-    holds=lambda r: experiments.verdict(experiments.at_least("x", r.final("only", "score"), 0)),
-    baseline="only",
-    at_scale="none",
-    axis="step",
-    seeds=2,
-)
-'''
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -84,7 +45,7 @@ def build(place: pathlib.Path) -> None:
     (place / "mine.py").write_text(REWARD)
     (place / "algorithm.py").write_text(ALGORITHM)
     (place / "own").mkdir()
-    (place / "own" / "trial.py").write_text(EXPERIMENT)
+    (place / "own" / "trial.py").write_text(WORLD)
     (place / "notes.txt").write_text("somebody's work\n")
     os.mkdir(place / "empty")
     _polgrad(place, *TRAIN[:-1], "runs/a")

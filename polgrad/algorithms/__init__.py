@@ -3,8 +3,7 @@
 Each is a frozen dataclass of settings with `build(context) -> Algorithm`, four pure functions.
 """
 
-import difflib
-
+from polgrad import _names
 from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG
@@ -121,8 +120,7 @@ def find(name: str) -> type:
         return NAMES[name]
     if name.endswith(".py"):
         raise ValueError(f"algorithm {name!r} is a file; expected {name}:NAME, a class in it")
-    close = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = _names.hint(name, NAMES)
     raise ValueError(f"unknown algorithm {name!r}{hint} (known: {', '.join(sorted(NAMES))})")
 
 

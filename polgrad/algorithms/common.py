@@ -1,5 +1,6 @@
 """What the algorithms share: groups, batches, clips, and checks of a run's sizes."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -113,10 +114,33 @@ def holds_one(limits: tuple[Any, Any]) -> bool:
         return False
 
 
-def inert_on_policy(names: tuple[str, ...]) -> str:
-    """The sentence on settings that act on the ratio, for a run whose ratio is always 1."""
+def changed(settings: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the named settings that have another value than their default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+
+    def differs(name: str) -> bool:
+        try:
+            return bool(getattr(settings, name) != defaults.get(name))
+        except jax.errors.TracerBoolConversionError:  # one of several values under jax.vmap
+            return True
+
+    return tuple(name for name in names if differs(name))
+
+
+def inert_on_policy(names: tuple[str, ...], then: str = "") -> tuple[str, ...]:
+    """A sentence on settings that act on the ratio, for a run whose ratio is always 1.
+
+    Args:
+      names: the settings; without any there is no sentence.
+      then: what follows from it, as the end of the sentence.
+
+    Returns:
+      The sentence, or nothing.
+    """
+    if not names:
+        return ()
     has = "have" if len(names) > 1 else "has"
     return (
         f"{', '.join(names)} {has} no effect: with one update a rollout the importance ratio is 1 "
-        "(update.epochs or update.mini-batches above 1 changes this)"
+        f"(update.epochs or update.mini-batches above 1 changes this){then}",
     )

@@ -65,10 +65,11 @@ class DisCO:
 
         # The hinge looks at the mean over the whole batch.
         select, loss = whole_batch(loss)
+        inert = common.changed(self, ("beta", "delta"))
         return Algorithm(
             prepare=prepare,
             loss=loss,
             select=select,
             unit=Group(),
-            warnings=(common.inert_on_policy(("beta", "delta")),) if context.on_policy else (),
+            warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )

@@ -133,6 +133,10 @@ class KLCov(GroupRelative):
             kl_coefficient=self.kl_coefficient,
         )
 
+    def inert(self):
+        """Both settings at any value: without them there is nothing left of KL-Cov."""
+        return self.ratio_settings
+
     def metrics(self, outputs, batch, behavior_logp):
         """`selected_fraction`: the share of tokens with the KL penalty."""
         return selected_fraction(batch)

@@ -31,6 +31,8 @@ class GroupLoss:
     function: ClassVar[Callable]
     corrects: ClassVar[bool] = False
     """Whether the loss may be used on the samples of an earlier policy."""
+    ratio_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that act on the ratio alone: without effect where the ratio is exactly 1."""
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size.
@@ -56,6 +58,9 @@ class GroupLoss:
             unit=Group(),
             policies={"reference": Initial()} if "logratio" in self._names() else {},
             reuse=self.corrects,
+            warnings=common.inert_on_policy(common.changed(self, self.ratio_settings))
+            if context.on_policy
+            else (),
         )
 
     def loss(self, outputs: Outputs, batch: Batch, context: Context) -> tuple[Array, dict]:
@@ -113,8 +118,14 @@ class ScoredGroupLoss(GroupLoss):
 
 
 CoPG = settings_of(losses.copg_group, "CoPG", GroupLoss, defaults={"beta": 0.1}, corrects=True)
-P3OV1 = settings_of(losses.p3o_v1, "P3OV1", GroupLoss, corrects=True)
-P3OV2 = settings_of(losses.p3o_v2, "P3OV2", GroupLoss, corrects=True)
+P3OV1 = settings_of(losses.p3o_v1, "P3OV1", GroupLoss, corrects=True, ratio_settings=("clip",))
+P3OV2 = settings_of(
+    losses.p3o_v2,
+    "P3OV2",
+    GroupLoss,
+    corrects=True,
+    ratio_settings=("clip", "clip_logits"),
+)
 PairwisePolicyGradient = settings_of(
     losses.pairwise_policy_gradient, "PairwisePolicyGradient", GroupLoss, corrects=True
 )

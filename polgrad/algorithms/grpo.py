@@ -98,8 +98,9 @@ class CISPO(GroupRelative):
         )
 
     def inert(self):
-        """The caps, unless they exclude a ratio of 1."""
-        return ("cap_low", "cap_high") if common.holds_one((self.cap_low, self.cap_high)) else ()
+        """The caps that were changed, unless they exclude a ratio of 1."""
+        caps = common.changed(self, ("cap_low", "cap_high"))
+        return caps if common.holds_one((self.cap_low, self.cap_high)) else ()
 
     def metrics(self, outputs, batch, behavior_logp):
         """`capped_fraction`: the share of tokens whose ratio the caps change."""

@@ -58,8 +58,9 @@ class NFT:
             loss *= batch["question_weight"][:, None]
             return masking.weighted_sum(loss, batch["weights"]), {}
 
+        inert = common.changed(self, ("epsilon",))
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            warnings=(common.inert_on_policy(("epsilon",)),) if context.on_policy else (),
+            warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )

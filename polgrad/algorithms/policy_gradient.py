@@ -238,14 +238,12 @@ class OnSamples:
         return bool((jnp.abs(slopes[1:] - slopes[:1]) > 1e-5).any())
 
     def inert(self) -> tuple[str, ...]:
-        """The settings without effect where the ratio is 1."""
-        return self.ratio_settings
+        """The settings without effect where the ratio is 1 that a user must have meant to act."""
+        return common.changed(self, self.ratio_settings)
 
     def warnings(self, context: Context) -> tuple[str, ...]:
         """Settings without effect in this run, and gradients with a known bias, as sentences."""
-        found = []
-        if context.on_policy and self.inert():
-            found.append(common.inert_on_policy(self.inert()))
+        found = [*common.inert_on_policy(self.inert())] if context.on_policy else []
         if not context.on_policy and common.is_on(self.sampler_correction):
             found.append(
                 "sampler_correction has no effect off-policy: the importance ratio corrects"

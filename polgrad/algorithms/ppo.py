@@ -57,13 +57,13 @@ class PPO:
         def loss(outputs, batch):
             return self.loss(outputs, batch, context)
 
-        inert = ("clip_low", "clip_high", "value_clip")
+        inert = common.changed(self, ("clip_low", "clip_high", "value_clip"))
         return Algorithm(
             prepare=prepare,
             loss=loss,
             policies={"reference": Initial()} if common.is_on(self.reference_kl) else {},
             needs=Needs(entropy=common.is_on(self.entropy_coefficient), values=True),
-            warnings=(common.inert_on_policy(inert),) if context.on_policy else (),
+            warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )
 
     def prepare(self, experience: Batch) -> Batch:

@@ -59,7 +59,5 @@ class TOPR:
         """What is said of limits that leave a ratio of 1 as it is."""
         limits = {"positive": self.positive, "negative": self.negative}
         names = tuple(name for name, pair in limits.items() if common.holds_one(pair))
-        if not names:
-            return ()
         same = f"; TOPR is then REINFORCE with baseline {self.baseline}" if len(names) == 2 else ""
-        return (common.inert_on_policy(names) + same,)
+        return common.inert_on_policy(names, same)

@@ -1,11 +1,10 @@
 """What `polgrad run`, `polgrad sweep`, `polgrad report` and `polgrad list experiments` do."""
 
-import difflib
 import pathlib
 import traceback
 from collections.abc import Sequence
 
-from polgrad import _files, _outside
+from polgrad import _files, _names, _outside
 from polgrad.experiments import (
     cells,
     discovery,
@@ -60,9 +59,6 @@ def run(
     known = discovery.result_path(found.path)
     committed = reporting.read(known) if known.exists() and not commit else None
     console = display.console()
-    console.print(
-        f"{found.name}: {found.experiment.claim}", highlight=False, markup=False, soft_wrap=True
-    )
     contents = []
 
     def finish(done: running.Run) -> None:
@@ -73,7 +69,8 @@ def run(
             reporting.write(path, contents[0])
             reporting.plot(path.with_suffix(".png"), found, done)
 
-    with display.of_arms(console, len(some) or len(found.experiment.arms)) as progress:
+    claim, arms_to_run = f"{found.name}: {found.experiment.claim}", some or found.experiment.arms
+    with display.of_arms(console, claim, len(arms_to_run)) as progress:
         try:
             running.run(
                 found,
@@ -213,7 +210,7 @@ def _nothing_there(place: pathlib.Path) -> str:
         there = sorted(p for p in place.parent.iterdir() if p.is_dir())
         beside = [p for p in there if p.name.startswith(place.name)]
         names = {p.name: p for p in there}
-        beside = beside or [names[n] for n in difflib.get_close_matches(place.name, names, n=3)]
+        beside = beside or [names[n] for n in _names.nearest(place.name, names, n=3)]
     hint = f"; there is {', '.join(str(p) for p in beside[:5])}" if beside else ""
     return f"{place} does not exist{hint}; expected the directory of a sweep or a run"
 

@@ -5,7 +5,6 @@ the working directory's `experiments/` may be anybody's.
 """
 
 import ast
-import difflib
 import hashlib
 import pathlib
 import stat
@@ -13,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 import polgrad
-from polgrad import _outside, _user_files
+from polgrad import _names, _outside, _user_files
 from polgrad.experiments.types import Experiment
 
 _LONGEST = 1 << 20
@@ -161,8 +160,7 @@ def _named(name: str) -> pathlib.Path:
     if files:
         raise ValueError(f"experiment {name!r}: {files[0].path}: {files[0].problem}")
     known = names()
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = _names.hint(name, known)
     raise ValueError(f"experiment {name!r} is unknown{hint} (known: {', '.join(known)})")
 
 

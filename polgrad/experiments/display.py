@@ -23,17 +23,26 @@ def bars(console: Console) -> Progress:
 
 
 @contextlib.contextmanager
-def of_arms(console: Console, arms: int) -> Iterator[running.Progress]:
-    """Two bars: the arms, and the points of the one that runs; a line for each that ends."""
-    with bars(console) as shown:
+def of_arms(console: Console, claim: str, arms: int) -> Iterator[running.Progress]:
+    """The claim, then two bars, the arms and the points of the one that runs; a line for each end.
+
+    Nothing is shown of a run that is refused.
+    """
+    with contextlib.ExitStack() as stack:
+        shown = bars(console)
         whole = shown.add_task("arms", total=arms)
         part = shown.add_task("", total=None)
+
+        def start() -> None:
+            console.print(claim, highlight=False, markup=False, soft_wrap=True)
+            stack.enter_context(shown)
 
         def end(text: str) -> None:
             shown.advance(whole)
             console.print(text, highlight=False)
 
         yield running.Progress(
+            start=start,
             begin=lambda text: shown.reset(part, description=text, total=None),
             point=lambda done, total: shown.update(part, completed=done, total=total),
             end=end,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from polgrad import _files, _outside, statistics
+from polgrad._versions import versions
 from polgrad.experiments import pages
 from polgrad.experiments.discovery import Found
-from polgrad.experiments.running import Run, versions
+from polgrad.experiments.running import Run
 from polgrad.experiments.types import Verdict
 
 

@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import inspect
 import io
 import json
 import os
 import pathlib
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import polgrad
 from polgrad import _files, _outside
+from polgrad._versions import versions
 from polgrad.experiments.discovery import Found
 from polgrad.experiments.recording import sink
 from polgrad.experiments.settings import changed
@@ -63,11 +61,13 @@ class Progress(NamedTuple):
     """What `run` tells while it runs; each does nothing by default.
 
     Attributes:
+      start: is called once, when everything has been checked.
       begin: gets a line for each arm that starts.
       point: gets (points there are, points in all) over all seeds of the arm that runs.
       end: gets a line for each arm that ends.
     """
 
+    start: Callable[[], None] = lambda: None
     begin: Callable[[str], None] = lambda text: None
     point: Callable[[int, int], None] = lambda done, total: None
     end: Callable[[str], None] = lambda text: None
@@ -120,6 +120,7 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _files.alone(directory):
         _claim(directory, description)
+        progress.start()
         done = _run(experiment, names, settings, seeds, directory, progress, smoke=smoke)
         finish(done)
     return done
@@ -199,12 +200,6 @@ def describe(found: Found, settings: Any, seeds: int) -> dict[str, Any]:
         "seeds": seeds,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the curves."""
-    packages = {name: importlib.metadata.version(name) for name in ("jax", "numpy", "optax")}
-    return {"polgrad": polgrad.__version__, "python": platform.python_version()} | packages
 
 
 def asked(

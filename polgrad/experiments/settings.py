@@ -2,12 +2,11 @@
 
 import ast
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polgrad import _outside
+from polgrad import _names, _outside, _ranges
 
 
 def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
@@ -37,8 +36,7 @@ def known(settings: Any, name: str) -> None:
     """
     fields = [f.name for f in dataclasses.fields(settings)]
     if name not in fields:
-        close = difflib.get_close_matches(name, fields, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = _names.hint(name, fields)
         raise ValueError(f"setting {name!r} is unknown{hint} (known: {', '.join(fields)})")
 
 
@@ -80,7 +78,7 @@ def value(settings: Any, name: str, text: str) -> Any:
     # Not a literal, or one that is nested too deeply to be read.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = {"true": True, "false": False}.get(text.lower(), text)
-    for option in typing.get_args(kind) if _is_union(kind) else (kind,):
+    for option in _ranges.kinds(kind):
         if typing.get_origin(option) is typing.Literal:
             if found in typing.get_args(option):
                 return found
@@ -95,9 +93,3 @@ def value(settings: Any, name: str, text: str) -> Any:
         if type(found) is plain:
             return found
     raise ValueError(f"setting {name} is {text!r}; expected {getattr(kind, '__name__', kind)}")
-
-
-def _is_union(kind: Any) -> bool:
-    import types
-
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["flag", "mapping", "number", "shown", "text", "whole"]
+from polgrad._ranges import Range
 
-# Positions and ids of tokens are int32.
-LARGEST = 2**31 - 1
-_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+__all__ = ["flag", "mapping", "number", "shown", "text", "whole"]
 
 
 def shown(value: Any) -> str:
@@ -29,14 +27,13 @@ def shown(value: Any) -> str:
     return told if len(told) <= 60 else f"{told[:57]}..."
 
 
-def whole(name: str, value: Any, *, least: int = 1, most: int = LARGEST) -> int:
-    """A whole number.
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    """A whole number that int32 can hold, as positions and ids of tokens are.
 
     Args:
         name: of the entry, for the message.
         value: what the file holds.
         least: the smallest number allowed.
-        most: the largest number allowed.
 
     Returns:
         The number, as Python's int.
@@ -44,17 +41,16 @@ def whole(name: str, value: Any, *, least: int = 1, most: int = LARGEST) -> int:
     Raises:
         ValueError: another type (true and 2.0 are no whole numbers), or out of range.
     """
-    fits = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not fits or not least <= value <= most:
-        end = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
-        if fits and value > most == LARGEST:
-            end = f"from {least} to {most}"
-        raise ValueError(f"{name} is {shown(value)}; expected a whole number {end}")
-    return int(value)
+    return int(_inside(name, value, Range(at_least=least), whole=True))
 
 
 def number(
-    name: str, value: Any, *, least: float = -_HUGE, most: float = _HUGE, positive: bool = False
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    positive: bool = False,
 ) -> float:
     """A finite number that float32 can hold.
 
@@ -63,23 +59,22 @@ def number(
         value: what the file holds.
         least: the smallest number allowed.
         most: the largest number allowed.
-        positive: the number must be above 0, and not so small that float32 makes it 0.
+        positive: the number must be above 0.
 
     Returns:
         The number, as Python's float.
 
     Raises:
-        ValueError: another type, not finite, or out of range.
+        ValueError: another type, not finite, out of range, or so small that float32 makes it 0.
     """
-    fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    low = max(least, _TINY) if positive else least
-    # Comparing, not converting: an integer of 400 digits has no float.
-    if not fits or not low <= value <= most:
-        end = " above 0" if positive and least <= 0 else ""
-        if least > -_HUGE and not end:
-            end = f" of at least {least:g}" if most == _HUGE else f" from {least:g} to {most:g}"
-        raise ValueError(f"{name} is {shown(value)}; expected a finite number{end}")
-    return float(value)
+    bounds = Range(at_least=least, at_most=most, above=0 if positive else None)
+    return float(_inside(name, value, bounds, whole=False))
+
+
+def _inside(name: str, value: Any, bounds: Range, *, whole: bool) -> Any:
+    if expected := bounds.problem(value, whole=whole):
+        raise ValueError(f"{name} is {shown(value)}; expected {expected}")
+    return value
 
 
 def flag(name: str, value: Any) -> bool:

@@ -23,10 +23,10 @@ class Data:
 
     Attributes:
       parameters: `key=value` settings of a reasoning-gym task, e.g. `max_terms=2`.
-      train_size: training problems generated.
-      test_size: held-out problems generated.
-      seed: seed of the generator; the test set has its own.
-      held_out: share of a user's own file kept for evaluation.
+      train_size: how many training problems a reasoning-gym task generates.
+      test_size: how many held-out problems it generates.
+      seed: seed of the training problems; the held-out problems have another.
+      held_out: share of a file's rows that is kept for evaluation.
       distinct: give each training problem once (held-out problems always are distinct).
       prompt_pattern: regular expression whose first group replaces the prompt, so that a small
         policy need not read the task's instructions.
@@ -53,8 +53,8 @@ class Small:
 
     Attributes:
       layers: number of blocks.
-      width: of the residual stream.
-      heads: of attention.
+      width: numbers that stand for a token between the blocks.
+      heads: attention heads of a block.
       mlp: width of the gated MLP.
     """
 
@@ -70,22 +70,25 @@ class Rollouts:
     """How samples are drawn.
 
     Attributes:
-      prompts: prompts a step (of a data file: rows a step). When left out 64 for a small policy;
-        for pretrained weights 16, and 32 of a file.
+      prompts: prompts in a step; rows in a step where the algorithm learns from a data file. When
+        left out 64 for a small policy; for pretrained weights 16, and 32 rows.
       group_size: samples of each prompt.
       max_tokens: longest completion, in tokens. When left out 8 for a small policy and 256 for
         pretrained weights; the longest completion of the data where the algorithm reads
         completions.
-      temperature: divides the logits, in the sampler and in the trainer.
+      temperature: divides the logits, in the sampler and in the trainer; a higher one makes samples
+        more random.
       slots: sequences decoded at once; when left out all of them, up to 128 a device.
-      stop: characters that end a completion, besides the policy's own stop tokens: any token
-        that holds one ends it, and is not part of its text.
-      weights: `"int8"` samples with matrices rounded to eight bits, which halves what decoding reads
-        next to bfloat16. That is another policy than the one that is trained: strictly on-policy
-        the algorithm's `sampler_correction` must be set; off-policy its ratio corrects.
+      stop: characters that end a completion, besides the policy's own stop tokens. A token with such
+        a character ends the completion and is not part of its text.
+      weights: `"int8"` samples with matrices rounded to eight bits. Decoding then reads half as many
+        bytes as in bfloat16. The samples come from a slightly different policy than the one that is
+        trained. With one update a rollout, the algorithm's `sampler_correction` must be set; with
+        more, the importance ratio corrects for it.
       gather: `"always"` gathers the weights over the mesh's `fsdp` axis once before a rollout, in the
-        type of the products; `"never"` a layer at a time, for every token, which is far slower and
-        needs no memory; `"auto"` gathers where they take at most a third of a TPU's or GPU's memory.
+        type of the products. `"never"` gathers one layer at a time for every token, which needs less
+        memory and is far slower. `"auto"` gathers once where the weights take at most a third of the
+        memory of a TPU or GPU.
     """
 
     prompts: Annotated[int | None, COUNT] = None
@@ -104,18 +107,19 @@ class Update:
     """How a batch becomes optimiser updates.
 
     Attributes:
-      epochs: passes over a rollout.
-      mini_batches: optimiser updates a pass.
-      micro_batches: parts an update is accumulated from, to save memory.
-      remat: what the backward pass recomputes.
-      attention: how whole sequences are attended to: `"xla"`; `"splash"`, the TPU kernel; `"cudnn"`, on
+      epochs: passes over each rollout.
+      mini_batches: optimiser updates in a pass.
+      micro_batches: parts of a batch that are computed one after the other, to save memory.
+      remat: what the backward pass computes again to save memory: nothing, all but products, or all.
+      attention: the program that computes attention: `"xla"`; `"splash"`, the TPU kernel; `"cudnn"`, on
         NVIDIA GPUs, in bfloat16; or `"auto"`, the kernel of the mesh's devices where it can.
-      chunk: positions of the vocabulary head handled at once; chosen by size when left out.
+      chunk: positions whose logits are computed at once; chosen by size when left out.
       compute_dtype: dtype of the network's products; parameters stay float32.
-      packing: lay several sequences into one row.
+      packing: put several sequences into one row of a batch, so that less of it is padding.
       share_prompts: read a prompt once for all its samples, where they lie together in a batch; not in
         the update of an algorithm that selects from its batch.
-      max_skipped: updates in a row whose loss or gradient was not finite before the run stops.
+      max_skipped: an update whose loss or gradient is not finite is skipped; after this many in a
+        row the run stops.
     """
 
     epochs: Annotated[int, COUNT] = 1
@@ -171,8 +175,8 @@ class WarmStart:
     Attributes:
       steps: updates; 0 skips the warm start.
       demonstrations: how many solved training problems it may see.
-      batch: demonstrations an update.
-      optimizer: its own optimiser; that of the run starts afresh after it.
+      batch: demonstrations in an update.
+      optimizer: the optimiser of the warm start; the run's own starts anew after it.
     """
 
     steps: Annotated[int, Range(at_least=0)] = 0
@@ -189,7 +193,7 @@ class Evaluation:
     Attributes:
       every: steps between evaluations; 0 evaluates before the first and after the last only.
       problems: held-out problems used.
-      samples: samples a problem at the training temperature for pass@k; 0 leaves it out.
+      samples: samples of each problem at the training temperature, for pass@k; 0 leaves pass@k out.
     """
 
     every: Annotated[int, Range(at_least=0)] = 0
@@ -229,9 +233,9 @@ class Hosts:
       coordinator: `host:port` of the first process; `JAX_COORDINATOR_ADDRESS` when left out.
       processes: how many there are; `JAX_NUM_PROCESSES` when left out.
       process: which one this is, from 0; `JAX_PROCESS_ID` when left out.
-      auto: let JAX find the three, as it can on TPU pods, under Slurm and Open MPI. Where their
-        environment variables tell of several processes, that is done anyway.
-      deadline: seconds that a process waits for the others where all must come together.
+      auto: let JAX find the three settings above, as it can on TPU pods, under Slurm and Open MPI.
+        Where environment variables of these name several processes, JAX does so without this flag.
+      deadline: seconds that a process waits for the others.
     """
 
     coordinator: Annotated[str | None, FILLED] = None
@@ -244,33 +248,37 @@ class Hosts:
 @documented
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `config.json` in its directory holds these settings.
+    """Train a policy. `config.json` in the run's directory keeps these settings.
 
     Attributes:
       task: a reasoning-gym task, or a `.jsonl` or `.parquet` file.
       policy: `small`, `smollm2-135m-instruct`, a directory in Hugging Face form, or a `.gguf` file.
-      algorithm: a name from `polgrad list algorithms`, or `file.py:NAME`.
+      algorithm: a name from `polgrad list algorithms`, or `file.py:NAME` for a class of your own.
       settings: the algorithm's own settings.
-      steps: rollouts, or batches where the algorithm reads data.
-      seed: root of all randomness of the run.
+      steps: how many steps; each trains on one rollout, or on one batch of data for algorithms that
+        learn from data.
+      seed: all random numbers of the run follow from it.
       out: directory of the run.
-      resume: go on from the newest checkpoint in `out`. The command takes flags that are left out
-        from its `config.json`.
-      resume_from: go on from this checkpoint instead; what the run did after it is discarded.
-      allow_changed: settings that may differ from those of the run that goes on, by name, such as
-        `optimizer.learning_rate`; without a name, one that decides the run's numbers is refused.
-      mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
-      parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
-        log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products
+      resume: go on from the newest checkpoint in `out`. A flag that you leave out has the value that
+        it has in the run's `config.json`.
+      resume_from: go on from the checkpoint of this step instead; what the run did after it is
+        discarded.
+      allow_changed: names of settings that you change when a run goes on, such as
+        `optimizer.learning_rate`. A change of a setting that the results depend on is refused if its
+        name is not given here.
+      mesh: how many devices each axis has, e.g. `data=2,fsdp=2,tensor=2`; when left out, all devices
+        are on `data`.
+      parity_tolerance: the sampler and the trainer compute the log-probability of each token. If the
+        two differ by more than this, in nats, the run stops. When left out 0.01; 0.5 where products
         are computed in bfloat16, whose logits of size 16 to 32 lie 0.125 apart; 1 where the
         sampler's weights are rounded to eight bits.
-      probe: compare the gradient of the first batch, computed whole, with that of a scan of two
-        parts, and stop where the compiler makes them differ. When left out, `"on"` on TPUs and for
-        versions of jaxlib that are known to return wrong numbers.
+      probe: test the compiler before the first step: compute the gradient of the first batch whole
+        and in two parts, and stop if the two differ. When left out, `"on"` on TPUs and for versions
+        of jaxlib that are known to return wrong numbers.
       profile: write a trace of steps 5 to 7 to `profile` in the run's directory, for XProf or
         Perfetto.
-      track_kl: hold the initial policy and report `kl_reference` also where the algorithm does
-        not need it.
+      track_kl: report `kl_reference`, the divergence from the initial policy, also where the
+        algorithm does not need it. The initial policy then stays in memory.
     """
 
     task: Annotated[str, FILLED] = "chain_sum"

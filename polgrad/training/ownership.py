@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from etils import epath
 
-import polgrad
 from polgrad import _files, _outside
+from polgrad._versions import versions
 from polgrad.training import identity
 from polgrad.training.checkpoints import place_of, steps_in
 from polgrad.training.config import TrainConfig
@@ -249,15 +248,12 @@ def _entry(parts: Any, step: int) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """What the numbers of a run also depend on."""
-    return {"polgrad": polgrad.__version__, "jax": jax.__version__}
-
-
 def version_note(parts: Any) -> str | None:
     """A line for the user where a run goes on with another version than it began with."""
     then = parts.stored.record.get("versions") if parts.stored else None
-    if not then or then == versions():
+    # An earlier version of polgrad wrote down fewer of them.
+    other = {n: v for n, v in versions().items() if then and n in then and then[n] != v}
+    if not other:
         return None
-    both = ", ".join(f"{n} {then.get(n)} then and {v} now" for n, v in versions().items())
+    both = ", ".join(f"{name} {then[name]} then and {now} now" for name, now in other.items())
     return f"note: the run goes on with other versions ({both}); its numbers may differ"

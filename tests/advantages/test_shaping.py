@@ -58,7 +58,7 @@ def test_bad_arguments_are_named():
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=0)
     with pytest.raises(ValueError, match="buffer is 11, expected at most max_length = 10"):
         advantages.overlong_penalty(jnp.ones(2), max_length=10, buffer=11)
-    with pytest.raises(ValueError, match=r"max_length is 0.5, expected a number in \[1, inf\]"):
+    with pytest.raises(ValueError, match="max_length is 0.5, expected a number of at least 1$"):
         advantages.overlong_penalty(jnp.ones(2), max_length=0.5, buffer=1)
     with pytest.raises(ValueError, match=r"valid has shape \[3\]"):
         advantages.dynamic_sampling_filter(jnp.ones((1, 2)), valid=jnp.ones(3))

@@ -329,8 +329,8 @@ def test_the_command_runs_lists_and_keeps_the_ledger(world, capsys, monkeypatch)
         (("run", "walk", "--seeds", "0"), "seeds is 0"),
         (("run", "walk", "--smoke", "--commit"), "full size"),
     ]:
-        code, _, error = polgrad(*arguments)
-        assert code == 2 and message in error and error.count("\n") == 1
+        code, out, error = polgrad(*arguments)
+        assert code == 2 and message in error and error.count("\n") == 1 and not out
     code, out, _ = polgrad("run", "walk", "--smoke", "--arms", "still", "--seeds", "1")
     assert code == 0 and "not all arms ran" in out
 

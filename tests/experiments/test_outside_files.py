@@ -7,76 +7,21 @@ import shutil
 
 import numpy as np
 import pytest
+from worlds import WORLD
 
 from polgrad import _files, cli, experiments
 from polgrad.experiments import cells, command, discovery, ledger, pages, running, training_report
 
-TEXT = """
-import dataclasses, os, sys
-import numpy as np
-from polgrad import experiments
-
-
-class Own(BaseException):
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    kind: str = "good"
-
-
-def arm(seed, settings, directory):
-    if settings.kind == "raises":
-        raise KeyError("no such world")
-    if settings.kind == "leaves":
-        sys.exit(0)
-    if settings.kind == "own":
-        raise Own("enough")
-    if settings.kind == "objects":
-        return {"step": np.arange(2), "score": np.array([None, None])}
-    if settings.kind == "seconds":
-        return {"step": np.arange(2), "score": np.arange(2), "seconds": np.arange(2)}
-    if settings.kind == "shapes":
-        return {"step": np.arange(2 + seed), "score": np.arange(2 + seed)}
-    if settings.kind == "scalar":
-        return 5
-    return {"step": np.arange(2), "score": np.array([0.0, 1.0 + seed])}
-
-
-def holds(results):
-    if results.settings.kind == "check":
-        return 1 / 0
-    if results.settings.kind == "nothing":
-        return None
-    return experiments.verdict(experiments.at_least("x", results.final("only", "score"), 0))
-
-
-EXPERIMENT = experiments.Experiment(
-    paper=experiments.Paper("Worlds", "Nobody", 2020, "2001.00001"),
-    claim="Scores are positive.",
-    arms={"only": experiments.HostArm(arm)},
-    settings=Settings(),
-    smoke={},
-    metrics={"score": "of a seed"},
-    holds=holds,
-    baseline="only",
-    at_scale="no need",
-    axis="step",
-    seeds=2,
-)
-"""
-
 
 def line_of(text):
-    return 1 + next(i for i, line in enumerate(TEXT.splitlines()) if text in line)
+    return 1 + next(i for i, line in enumerate(WORLD.splitlines()) if text in line)
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     path = tmp_path / "worlds" / "world.py"
     path.parent.mkdir()
-    path.write_text(TEXT)
+    path.write_text(WORLD)
     monkeypatch.chdir(tmp_path)
     return path
 
@@ -98,11 +43,11 @@ def polgrad(*arguments):
         ("x = 1", "has EXPERIMENT of type NoneType; expected an Experiment"),
         ("EXPERIMENT = 5", "has EXPERIMENT of type int"),
         ("def __getattr__(name): return 1 / 0", "line 1: ZeroDivisionError"),
-        (TEXT.replace("2020", "'now'"), "ValueError: year is 'now', expected a whole number"),
-        (TEXT.replace("settings=Settings()", "settings={}"), "TypeError: "),
-        (TEXT.replace('{"only":', '{"../../only":'), "'../../only', which cannot name a file"),
-        (TEXT.replace("smoke={}", "smoke={'king': 1}"), "smoke changes ['king']"),
-        (TEXT.replace('kind: str = "good"', "kind: object = os"), "TypeError: "),
+        (WORLD.replace("2020", "'now'"), "ValueError: year is 'now', expected a whole number"),
+        (WORLD.replace("settings=Settings()", "settings={}"), "TypeError: "),
+        (WORLD.replace('{"only":', '{"../../only":'), "'../../only', which cannot name a file"),
+        (WORLD.replace("smoke={}", "smoke={'king': 1}"), "smoke changes ['king']"),
+        (WORLD.replace('kind: str = "good"', "kind: object = os"), "TypeError: "),
     ],
 )
 def test_a_file_that_fails_is_one_line_and_writes_nothing(world, capsys, name, text, message):
@@ -116,7 +61,7 @@ def test_a_file_that_fails_is_one_line_and_writes_nothing(world, capsys, name, t
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("raises", f"line {line_of('no such world')}: KeyError: 'no such world'"),
+        ("raises", f"line {line_of('no such world')}: RuntimeError: no such world at gain 1.0"),
         ("leaves", f"line {line_of('sys.exit(0)')}: called sys.exit(0)"),
         ("own", f"line {line_of('raise Own')}: Own: enough"),
         ("objects", "score is of type object, expected numbers"),
@@ -173,7 +118,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
     path = folder / "worlds" / "world.py"
     path.parent.mkdir()
-    path.write_text(TEXT)
+    path.write_text(WORLD)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert polgrad("run", path, "--out", "r") == 0
@@ -458,10 +403,10 @@ def lying(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     trap = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
     head = trap + "EXPERIMENT = experiments.Experiment("
-    (folder / "told.py").write_text(trap + TEXT)
+    (folder / "told.py").write_text(trap + WORLD)
     (folder / "hidden.py").write_text(head + "claim=f'{1 + 1}')\n")
     (folder / "escape.py").write_text(head + "claim='a\\x1b[31m\\nb')\n")
-    (folder / "nash_md.py").write_text(trap + TEXT)
+    (folder / "nash_md.py").write_text(trap + WORLD)
     (folder / "plotting.py").write_text(trap)
     (folder / "latin.py").write_bytes(b"# \xe9\nEXPERIMENT = 1\n")
     (folder / "folder.py").mkdir()

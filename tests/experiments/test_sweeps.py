@@ -65,10 +65,31 @@ def test_cells_cover_the_grid_once(world, tmp_path):
     plan = sweeping.plan(found, tmp_path / "s", {"gain": (1.0, 2.0), "kind": ("a", "b", "c")})
     assert [cell.name for cell in plan.cells][:2] == ["gain=1.0,kind=a", "gain=1.0,kind=b"]
     assert len({cell.name for cell in plan.cells}) == 6 == len(plan.open_cells())
-    with pytest.raises(ValueError, match="seeds 5, this one has 2"):
-        sweeping.plan(found, tmp_path / "s", plan.grid, seeds=2)
+    with pytest.raises(ValueError, match="seeds 2, this one has 3"):
+        sweeping.plan(found, tmp_path / "s", plan.grid, seeds=3)
     with pytest.raises(ValueError, match="something that is no sweep"):
         sweeping.plan(found, tmp_path, plan.grid)
+
+
+def test_a_sweep_ends_at_sigterm_with_one_line(world, tmp_path):
+    command = ["sweep", world, "--set", "pause=60,61", "--workers", "1", "--out", tmp_path / "s"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from polgrad.cli import main; main()", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    # Until every process that has the pipes has ended: what Python says of leaks comes last.
+    out, error = process.communicate()
+    assert process.returncode == 0 and error == ""
+    assert out.splitlines()[1:] == [
+        "",  # where the bar was
+        "stopped by SIGTERM; the same command goes on where the sweep stood",
+    ]
 
 
 def test_a_sweep_killed_in_the_middle_runs_every_cell_once(world, tmp_path, capsys):
@@ -211,13 +232,10 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     world = folder / "worlds" / "world.py"
     world.parent.mkdir()
-    world.write_text(WORLD.replace("os.environ['RUNS_LOG']", repr(str(folder / "log"))))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNS_LOG", str(folder / "log"))
-        found = experiments.find(str(world))
-        plan = sweeping.plan(found, folder / "s", {"gain": (1.0, 2.0)}, seeds=2)
-        for cell in plan.cells:
-            assert cells.run(cell, str(plan.place(cell))) == ""
+    world.write_text(WORLD)
+    plan = sweeping.plan(experiments.find(str(world)), folder / "s", {"gain": (1.0, 2.0)}, seeds=2)
+    for cell in plan.cells:
+        assert cells.run(cell, str(plan.place(cell))) == ""
     return plan
 
 

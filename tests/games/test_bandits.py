@@ -80,5 +80,5 @@ def test_a_strength_that_is_not_positive_is_refused():
     for function in (bandits.kl_regularized_optimum, bandits.kl_regularized_value):
         with pytest.raises(ValueError, match="beta is 0.0"):
             function(*arrays, beta=0.0)
-    with pytest.raises(ValueError, match="betas is .*, expected a number in"):
+    with pytest.raises(ValueError, match="betas is .*, expected a number above 0$"):
         bandits.reward_kl_frontier(*arrays, jnp.array([0.1, -1.0]))

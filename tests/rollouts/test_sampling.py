@@ -18,7 +18,7 @@ JIT_DRAW = jax.jit(draw, static_argnames="sampling")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0, expected a number in"),
+        ({"max_tokens": 0}, "max_tokens is 0, expected a number of at least 1$"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"temperature": float("inf")}, "temperature is inf, expected a finite number"),
         ({"temperature": float("nan")}, "temperature must be at least 0"),

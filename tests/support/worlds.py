@@ -1,16 +1,22 @@
 """An experiment whose cells are cheap and can misbehave, as the text of its file."""
 
 # Arms on the host: a cell is a matter of milliseconds, and it can misbehave.
-WORLD = '''
+WORLD = '''"""A small experiment."""
+
 import dataclasses
 import os
 import pathlib
 import signal
+import sys
 import time
 
 import numpy as np
 
 from polgrad import experiments
+
+
+class Own(BaseException):
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +41,31 @@ def arm(seed, settings, directory):
         raise RuntimeError(f"no such world at gain {settings.gain}")
     if settings.kind == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
-    with pathlib.Path(os.environ["RUNS_LOG"]).open("a") as log:
-        log.write(f"{settings.gain},{settings.kind},{seed} {os.getpid()}\\n")
+    if settings.kind == "leaves":
+        sys.exit(0)
+    if settings.kind == "own":
+        raise Own("enough")
+    if settings.kind == "objects":
+        return {"step": np.arange(2), "score": np.array([None, None])}
+    if settings.kind == "seconds":
+        return {"step": np.arange(2), "score": np.arange(2), "seconds": np.arange(2)}
+    if settings.kind == "shapes":
+        return {"step": np.arange(2 + seed), "score": np.arange(2 + seed)}
+    if settings.kind == "scalar":
+        return 5
+    if place := os.environ.get("RUNS_LOG"):
+        with pathlib.Path(place).open("a") as log:
+            log.write(f"{settings.gain},{settings.kind},{seed} {os.getpid()}\\n")
     time.sleep(settings.pause)
     return {"step": np.arange(2), "score": np.array([0.0, settings.gain * (1 + seed)])}
+
+
+def holds(results):
+    if results.settings.kind == "check":
+        return 1 / 0
+    if results.settings.kind == "nothing":
+        return None
+    return experiments.verdict(experiments.at_least("x", results.final("only", "score"), 0))
 
 
 EXPERIMENT = experiments.Experiment(
@@ -48,9 +75,10 @@ EXPERIMENT = experiments.Experiment(
     settings=Settings(),
     smoke={},
     metrics={"score": "gain times seeds"},
-    holds=lambda r: experiments.verdict(experiments.at_least("x", r.final("only", "score"), 0)),
+    holds=holds,
     baseline="only",
     at_scale="no need",
     axis="step",
+    seeds=2,
 )
 '''

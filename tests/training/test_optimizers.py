@@ -117,10 +117,13 @@ def test_clipping_is_that_of_optax(size):
     [
         (
             {"learning_rate": 0.0},
-            r"optimizer.learning_rate is 0.0; expected in \(0, 100\] \(at 0 no update",
+            r"optimizer.learning_rate is 0.0; expected a number in \(0, 100\] \(at 0 no update",
         ),
         ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan"),
-        ({"learning_rate": 1.0, "warmup": -1}, "optimizer.warmup is -1; expected at least 0"),
+        (
+            {"learning_rate": 1.0, "warmup": -1},
+            "optimizer.warmup is -1; expected a whole number of at least 0",
+        ),
         ({}, "learning_rate is None"),
     ],
 )

@@ -23,6 +23,7 @@ import pytest
 from etils import epath
 
 from polgrad import _files, cli, data, training
+from polgrad._versions import versions
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
@@ -139,6 +140,22 @@ def quick(monkeypatch):
         return state._replace(step=state.step + 1), {"loss": 1.0, "gradient_norm": 1.0}
 
     monkeypatch.setattr(loop._Loop, "_step", step)
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ({}, None),
+        ({"polgrad": versions()["polgrad"]}, None),
+        (versions(), None),
+        (versions() | {"jax": "0.1"}, f"(jax 0.1 then and {jax.__version__} now)"),
+    ],
+)
+def test_a_note_names_the_versions_that_differ(then, told):
+    run = types.SimpleNamespace(stored=types.SimpleNamespace(record={"versions": then}))
+    note = ownership.version_note(run)
+    assert note is None if told is None else told in note
+    assert ownership.version_note(types.SimpleNamespace(stored=None)) is None
 
 
 # One owner.

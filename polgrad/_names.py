@@ -1,0 +1,44 @@
+"""The known names that somebody may have meant by an unknown one."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["hint", "nearest"]
+
+
+def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like a name, the likeliest first.
+
+    Args:
+      name: what was typed.
+      known: the names there are.
+      n: how many at most.
+      cutoff: likeness that is needed, from 0 to 1, as `difflib.get_close_matches` has it.
+
+    Returns:
+      The names, or an empty list.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, max(1, len(known)), cutoff)
+    # The commonest slip swaps two letters, which keeps all of them.
+    close.sort(key=lambda other: (_slips(name, other), sorted(name) != sorted(other)))
+    return close[:n]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name, or nothing where none is like it."""
+    close = nearest(name, known)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters to insert, to leave out, to replace, and neighbours to swap, until `a` is `b`."""
+    before, row = [], list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        earlier, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            steps = [before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y)]
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                steps.append(earlier[j - 2] + 1)
+            row.append(min(steps))
+    return row[-1]
