@@ -30,6 +30,7 @@ ON = {
     "clip": 0.1,
 }
 CHOSEN = {
+    "ppo_clip_sequence": {"clip_high": 5.0},
     "best_of_n": {"negative": "sum"},
     "reward_weighted": {"clip": (0.01, 50.0)},
     "tpo": {"third": "chosen"},
