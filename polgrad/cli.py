@@ -90,9 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 code = 0
         except KeyboardInterrupt:
             code = _fail("interrupted", _interrupt.CODE)
+        if code and _has_company():
+            _leave(code)
         if code == _interrupt.CODE:
             _interrupt.leave(code)
     sys.exit(code)
+
+
+def _has_company() -> bool:
+    """Whether this process is one of several of a run."""
+    hosts = sys.modules.get("polgrad.training.hosts")
+    return hosts is not None and hosts.joined()
 
 
 def _bounded(arguments: list[str], interrupted: Callable[[], bool]) -> int:
@@ -321,7 +329,7 @@ def _train_settings(arguments: list[str]) -> Any:
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except hosts.HostError as error:
-        _leave(_fail(error, 1))
+        return _fail(error, 1)
 
 
 def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list[str]]:
@@ -406,7 +414,7 @@ def _is_inside(place: str, source: str) -> bool:
 
 
 def _leave(code: int) -> None:
-    """Ends at once. An orderly end waits minutes for the host that is gone, and then aborts."""
+    """Ends one of several processes. An orderly end waits minutes for one that is gone."""
     from polgrad.training import hosts
 
     sys.stdout.flush()
@@ -421,10 +429,8 @@ def _train_parts(parts) -> int:
 
     try:
         result = loop.run(parts, afterwards=signal.SIG_DFL)
-    except (loop.TrainingError, RewardFailure) as error:
+    except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
-    except hosts.HostError as error:
-        _leave(_fail(error, 1))
     except (loop.StartError, checkpoints.ResumeError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -432,7 +438,9 @@ def _train_parts(parts) -> int:
     if not parts.processes.first:
         return 0
     if result.stopped:
-        print(f"stopped by SIGTERM and saved at step {int(result.state.step)}; go on with --resume")
+        print(
+            f"stopped by a signal and saved at step {int(result.state.step)}; go on with --resume"
+        )
         return 0
     print("\n".join(_summary(result)))
     return 0
