@@ -2,8 +2,9 @@
 
 Every end but success is one line on standard error. Exit codes: 2 for bad input; 1 for a run that
 cannot go on, out of memory among others; 130 after Ctrl-C; 70 for a fault of polgrad, whose
-traceback is kept in a file that the line names. SIGTERM saves and exits with 0. With
-POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
+traceback is kept in a file that the line names. In a step of a run SIGTERM and a first Ctrl-C save;
+SIGTERM exits with 0. With POLGRAD_TRACEBACK=1 in the environment the traceback is printed before
+the line.
 """
 
 import contextlib

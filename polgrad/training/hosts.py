@@ -391,8 +391,8 @@ class Processes:
 
 
 def joined() -> bool:
-    """Whether this process is one of several that JAX has brought together."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Whether JAX has brought this process together with others."""
+    return _client() is not None
 
 
 def end_together() -> None:

@@ -67,7 +67,7 @@ class Result(NamedTuple):
       after: held-out accuracy after the last.
       directory: the run's directory.
       parts: what the run was made of: policy, tokenizer, problems.
-      stopped: True when a SIGTERM ended the run early, with everything saved.
+      stopped: True when a signal to one of its processes ended the run early, with everything saved.
       warning: why the run has learned nothing, or None.
     """
 
