@@ -516,7 +516,7 @@ def misfit(root: epath.Path, step: int, wanted: dict[str, Any]) -> str | None:
     handler = ocp.PyTreeCheckpointHandler()
     try:
         saved = handler.metadata(root / str(step) / "default").tree
-        return shape_difference({name: saved[name] for name in wanted}, wanted)
+        return shape_difference({name: saved.get(name) for name in wanted}, wanted)
     except Exception:  # noqa: BLE001  (a damaged checkpoint raises whatever it likes)
         return None
     finally:

@@ -252,12 +252,14 @@ class TrainConfig:
       settings: the algorithm's own settings.
       steps: rollouts, or batches where the algorithm reads data.
       seed: root of all randomness of the run.
-      out: directory of the run.
+      out: directory of the run. One that holds a run is taken only with `resume`, or where that run
+        has saved no step.
       resume: go on from the newest checkpoint in `out`. The command takes flags that are left out
         from its `config.json`.
       resume_from: go on from this checkpoint instead; what the run did after it is discarded.
       allow_changed: settings that may differ from those of the run that goes on, by name, such as
-        `optimizer.learning_rate`; without a name, one that decides the run's numbers is refused.
+        `optimizer.learning_rate`; without a name, one that decides the run's numbers is refused. One
+        that gives the policy or the optimiser's state another shape always is.
       mesh: devices by axis, e.g. `data=2,fsdp=2,tensor=2`; all on `data` when left out.
       parity_tolerance: largest gap, in nats, allowed between the sampler's and the trainer's
         log-probability of a token; above it the run stops. When left out 0.01; 0.5 where products

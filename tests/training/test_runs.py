@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from polgrad import _files, _interrupt, cli, training
+from polgrad import _files, _interrupt, cli, policies, training
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
 from polgrad.training import (
@@ -42,6 +42,7 @@ from polgrad.training.checkpoints import (
     ResumeError,
     SavingError,
     ScoreJournal,
+    misfit,
     read_lines,
     restore_params,
     steps_in,
@@ -49,6 +50,7 @@ from polgrad.training.checkpoints import (
 from polgrad.training.config import (
     Data,
     Evaluation,
+    Optimizer,
     Rewards,
     Rollouts,
     Saving,
@@ -404,7 +406,11 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(sums, tmp_path, 
 
 
 def some_file(directory, part):
-    return max((directory / part).rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    """The largest file of a checkpoint, of those that hold parameters."""
+    paths = [path for path in (directory / part).rglob("*") if path.is_file()]
+    if held := ocdbt.files_of(directory / part / "default", "params"):
+        paths = [directory / part / "default" / name for name in held]
+    return max(paths, key=lambda path: path.stat().st_size)
 
 
 def flip(path, bit=4001):
@@ -567,6 +573,28 @@ def test_of_two_hundred_flipped_bits_each_is_noticed(copied):
         flip(path, chosen.randrange(8 * len(body)))
         assert any(checksums.fault(place, name) for name in names), path
         path.write_bytes(body)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_a_checkpoint_of_each_optimizer_fits_itself_and_no_other_width(tmp_path, method):
+    def state(width):
+        shape = {"vocab_size": 8, "layers": 1, "heads": 2, "kv_heads": 2, "mlp_width": 8}
+        network = policies.TransformerNetwork(
+            policies.TransformerConfig(**shape, width=width, max_length=8)
+        )
+        optimizer = Optimizer(method=method, learning_rate=0.1).build(1, network.logical_axes())
+        params = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
+        )
+        return {"params": params, "optimizer": optimizer.init(params), "algorithm": ()}
+
+    made = Checkpoints(tmp_path, 1)
+    made.save(3, state(4))
+    made.close()
+    assert misfit(epath.Path(tmp_path), 3, state(4)) is None
+    assert "has shape (8, 4) in the checkpoint, expected (8, 8)" in misfit(
+        epath.Path(tmp_path), 3, state(8)
+    )
 
 
 # Saving that fails.
@@ -1159,6 +1187,7 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     step = loop._Loop._step
 
     def stop(self, *rest):
+        monkeypatch.setattr(loop._Loop, "_step", step)
         signal.raise_signal(number)
         return step(self, *rest)
 
