@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
 from polgrad import _files, _outside
