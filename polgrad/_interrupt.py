@@ -3,7 +3,8 @@
 Python raises KeyboardInterrupt wherever the program happens to be. Inside an import it leaves half
 a module behind, which then fails in other ways; inside a destructor, or in the callback that JAX
 adds to the garbage collector, Python prints the exception and goes on. There it is put off until
-the place is left. A second Ctrl-C ends the process at once.
+the place is left. A block that must end in order, such as a step of a run, puts it off to its own
+end. A second Ctrl-C ends the process at once.
 """
 
 import contextlib
@@ -14,13 +15,15 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 
-__all__ = ["CODE", "caught", "check", "leave"]
+__all__ = ["CODE", "caught", "check", "leave", "postponed", "pressed"]
 
 CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
 _AGAIN = 0.05  # seconds until a place that cannot be left is looked at again
 _LOST = ("_xla_gc_callback", "__del__")
+_ENDING = b"\npolgrad: Ctrl-C: this step ends and the run saves; a second Ctrl-C ends it at once\n"
 _presses = 0
+_blocks = 0
 
 
 @contextlib.contextmanager
@@ -45,6 +48,9 @@ def caught() -> Iterator[Callable[[], bool]]:
         if _presses > 1:
             os.write(2, b"polgrad: interrupted\n")
             os._exit(CODE)
+        if _blocks:
+            os.write(2, _ENDING)
+            return
         if not _may_be_left(frame):
             put_off = True
             timer = threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT))
@@ -59,7 +65,7 @@ def caught() -> Iterator[Callable[[], bool]]:
     if ours:
         signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: _presses > 0
+        yield pressed
     finally:
         _presses = 0
         if ours:
@@ -74,6 +80,26 @@ def check() -> None:
     """
     if _presses:
         raise KeyboardInterrupt
+
+
+def pressed() -> bool:
+    """Whether Ctrl-C was pressed since `caught` was entered."""
+    return _presses > 0
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Callable[[], bool]]:
+    """A block that `caught` does not interrupt at the first Ctrl-C; call `check` after it.
+
+    Yields:
+      A function that tells whether Ctrl-C was pressed: the block is to end soon.
+    """
+    global _blocks
+    _blocks += 1
+    try:
+        yield pressed
+    finally:
+        _blocks -= 1
 
 
 def _may_be_left(frame: types.FrameType | None) -> bool:

@@ -2,8 +2,9 @@
 
 Every end but success is one line on standard error. Exit codes: 2 for bad input; 1 for a run that
 cannot go on, out of memory among others; 130 after Ctrl-C; 70 for a fault of polgrad, whose
-traceback is kept in a file that the line names. SIGTERM saves and exits with 0. With
-POLGRAD_TRACEBACK=1 in the environment the traceback is printed before the line.
+traceback is kept in a file that the line names. In a step of a run SIGTERM and a first Ctrl-C save;
+SIGTERM exits with 0. With POLGRAD_TRACEBACK=1 in the environment the traceback is printed before
+the line.
 """
 
 import contextlib
@@ -90,9 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 code = 0
         except KeyboardInterrupt:
             code = _fail("interrupted", _interrupt.CODE)
+        if code and _has_company():
+            _leave(code)
         if code == _interrupt.CODE:
             _interrupt.leave(code)
     sys.exit(code)
+
+
+def _has_company() -> bool:
+    """Whether this process is one of several of a run."""
+    hosts = sys.modules.get("polgrad.training.hosts")
+    return hosts is not None and hosts.joined()
 
 
 def _bounded(arguments: list[str], interrupted: Callable[[], bool]) -> int:
@@ -340,7 +349,7 @@ def _train_settings(arguments: list[str]) -> Any:
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except hosts.HostError as error:
-        _leave(_fail(error, 1))
+        return _fail(error, 1)
 
 
 def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list[str]]:
@@ -425,7 +434,7 @@ def _is_inside(place: str, source: str) -> bool:
 
 
 def _leave(code: int) -> None:
-    """Ends at once. An orderly end waits minutes for the host that is gone, and then aborts."""
+    """Ends one of several processes. An orderly end waits minutes for one that is gone."""
     from polgrad.training import hosts
 
     sys.stdout.flush()
@@ -440,10 +449,8 @@ def _train_parts(parts) -> int:
 
     try:
         result = loop.run(parts, afterwards=signal.SIG_DFL)
-    except (loop.TrainingError, RewardFailure) as error:
+    except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
-    except hosts.HostError as error:
-        _leave(_fail(error, 1))
     except (loop.StartError, checkpoints.ResumeError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -451,7 +458,9 @@ def _train_parts(parts) -> int:
     if not parts.processes.first:
         return 0
     if result.stopped:
-        print(f"stopped by SIGTERM and saved at step {int(result.state.step)}; go on with --resume")
+        print(
+            f"stopped by a signal and saved at step {int(result.state.step)}; go on with --resume"
+        )
         return 0
     print("\n".join(_summary(result)))
     return 0

@@ -237,7 +237,7 @@ def test_settings_of_ones_own_may_have_any_type():
 
         pair: tuple[int, int] = (1, 2)
         either: typing.Literal["auto"] | float = 1.0
-        hidden: "nowhere" = 3
+        hidden: "nowhere" = 3  # noqa: F821
 
     flags = list(_flags._flags(Own))
     assert [flag.name for flag in flags] == ["--pair", "--either", "--hidden"]

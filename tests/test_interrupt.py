@@ -76,6 +76,19 @@ def test_an_interrupt_that_went_lost_is_raised_again():
     _interrupt.check()
 
 
+def test_a_block_that_must_end_in_order_is_not_interrupted(capfd):
+    with _interrupt.caught():
+        with _interrupt.postponed() as pressed:
+            assert not pressed()
+            press()
+            assert pressed()
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt.check()
+    assert "a second Ctrl-C ends it at once" in capfd.readouterr().err
+    with _interrupt.caught(), pytest.raises(KeyboardInterrupt):
+        press()
+
+
 def test_where_it_is_ignored_it_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -115,12 +128,16 @@ def test_what_an_interrupt_breaks_is_an_interrupt_too(monkeypatch, capfd):
     assert stop.value.code == 130 and capfd.readouterr().err == "polgrad: interrupted\n"
 
 
-def test_a_second_interrupt_ends_the_process():
+@pytest.mark.parametrize("block", ["contextlib.nullcontext", "_interrupt.postponed"])
+def test_a_second_interrupt_ends_the_process(block):
     program = (
-        "import signal\nfrom polgrad import _interrupt\n"
-        "with _interrupt.caught():\n"
-        "    try:\n        signal.raise_signal(signal.SIGINT)\n"
-        "    except KeyboardInterrupt:\n        signal.raise_signal(signal.SIGINT)\n"
+        "import contextlib, signal\nfrom polgrad import _interrupt\n"
+        f"with _interrupt.caught(), {block}():\n"
+        "    with contextlib.suppress(KeyboardInterrupt):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('still there')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=os.environ)
-    assert done.returncode == 130 and done.stderr == b"polgrad: interrupted\n"
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == b"polgrad: interrupted"
+    assert done.stdout == b""

@@ -61,7 +61,17 @@ def _files(place: pathlib.Path, step: str) -> list[pathlib.Path]:
 def _damage(step: str, how: str, number: int, place: pathlib.Path) -> None:
     """Damages the file of a checkpoint whose number counts from the largest."""
     files = sorted(_files(place, step), key=lambda p: -p.stat().st_size)
-    path = files[number % len(files)]
+    _damage_file(files[number % len(files)], how)
+
+
+def _damage_arrays(step: str, how: str, place: pathlib.Path) -> None:
+    """Damages every file of a checkpoint that holds arrays: a policy is read from some of them."""
+    for path in _files(place, step):
+        if path.parent.name == "d":
+            _damage_file(path, how)
+
+
+def _damage_file(path: pathlib.Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     if how == "deleted":
         path.unlink()
@@ -133,9 +143,9 @@ def attacks() -> list[Attack]:
         for number in range(3):
             prepare = functools.partial(_damage, "4", how, number)
             found.append(Attack(f"runs: checkpoint, file {number} {how}, resumed", RESUME, prepare))
-            if number == 0:
-                found.append(Attack(f"runs: checkpoint, file 0 {how}, sampled", SAMPLE, prepare))
-                found.append(Attack(f"runs: checkpoint, file 0 {how}, exported", export, prepare))
+        prepare = functools.partial(_damage_arrays, "4", how)
+        found.append(Attack(f"runs: arrays {how}, sampled", SAMPLE, prepare))
+        found.append(Attack(f"runs: arrays {how}, exported", export, prepare))
         prepare = functools.partial(_damage, "initial", how, 0)
         found.append(Attack(f"runs: initial, file 0 {how}, resumed", RESUME, prepare))
     found += [

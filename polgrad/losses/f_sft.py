@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polgrad import _checks, divergences
+from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.losses.dpo import implicit_reward
 from polgrad.ratios import LIMIT

@@ -101,6 +101,8 @@ class Parts:
     """The settings that were filled in for the kind of policy, as a line for the user."""
     stored: identity.Stored | None = None
     """The run that goes on; None where it begins."""
+    replaced: identity.Stored | None = None
+    """A run in the directory that holds nothing, and whose place this one takes."""
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of what the run reads from outside."""
     changes: tuple[identity.Change, ...] = ()
@@ -171,7 +173,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
             f"update.compute_dtype is {config.update.compute_dtype!r}; expected float32 on a CPU, where "
             "XLA does not run products of bfloat16 that are summed in float32"
         )
-    _check_free(config, run)
+    replaced = _check_free(config, run)
     config = identity.filled(identity.absolute(config), run)
     ownership.check_room(config)
     footprint.check_small(config, footprint.memory(mesh))
@@ -215,6 +217,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
         directory=pathlib.Path(config.out),
         chosen=chosen,
         stored=run,
+        replaced=replaced,
     )
     _check_completions(parts, own, bounded)
     parts = _identified(parts)
@@ -231,13 +234,18 @@ OTHERS = {
 """Files by which a directory is known that something else than `train` has written."""
 
 
-def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
-    """A directory is refused before the policy is loaded where a run is in it that does not go on."""
+def _check_free(config: TrainConfig, run: identity.Stored | None) -> identity.Stored | None:
+    """A directory is refused before the policy is loaded where a run is in it that does not go on.
+
+    Returns:
+      A run that is in it and holds nothing, as one that failed before its first saved step.
+    """
     directory = pathlib.Path(config.out)
     for file, kind in OTHERS.items():
         if (directory / file).exists():
             raise ValueError(f"out {config.out!r} holds {kind} ({file}); give another --out")
-    if (directory / identity.CONFIG).exists() and not config.resume:
+    replaced = None if config.resume else identity.stored(directory)
+    if replaced is not None and not ownership.holds_nothing(replaced):
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
     if config.allow_changed and not config.resume:
         raise ValueError(
@@ -247,11 +255,12 @@ def _check_free(config: TrainConfig, run: identity.Stored | None) -> None:
     if run is None and config.resume_from is not None:
         raise ValueError(f"resume_from is {config.resume_from}, but {config.out!r} holds no run")
     _check_task_is_kept(config, directory)
-    if run is None and (found := _of_others(directory)):
+    if run is None and replaced is None and (found := _of_others(directory)):
         raise ValueError(
             f"out {config.out!r} holds {found}, which this run has not written and would write to; "
             "give another --out"
         )
+    return replaced
 
 
 WRITTEN = (
@@ -315,7 +324,7 @@ def _identified(parts: Parts) -> Parts:
     # The first process knows the run; what it raises ends the others, too.
     if parts.stored is not None and parts.processes.first:
         found = identity.changes(parts.stored, parts.config, prints)
-        identity.check(parts.stored, found, parts.config.allow_changed)
+        ownership.check_changes(parts, found)
     return dataclasses.replace(parts, fingerprints=prints, changes=tuple(found))
 
 

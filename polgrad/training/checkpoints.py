@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,9 +22,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from polgrad import _files, _outside
-from polgrad.training import checksums
+from polgrad.training import checksums, ocdbt
+from polgrad.training.hosts import HostError, Processes
+from polgrad.training.state import SCHEMA, TrainState, as_saved, assemble, from_saved
 
 INITIAL = "initial"
+PARAMETERS = {1: ("params",), 2: ("frozen", "trainable")}
+"""Where the parameters are in a checkpoint, by its form."""
 
 
 class ResumeError(ValueError):
@@ -51,13 +56,15 @@ class Checkpoints:
     Args:
       directory: where they are; of a bucket too, as in `gs://bucket/run`.
       keep: how many checkpoints to keep.
+      processes: of the run; this one alone when left out.
 
     Raises:
       SavingError: if the directory cannot be made.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int):
+    def __init__(self, directory: str | os.PathLike, keep: int, processes: Processes | None = None):
         _silence()
+        self._processes = Processes(index=0, count=1) if processes is None else processes
         self._root = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True
@@ -78,22 +85,29 @@ class Checkpoints:
         """The steps of all checkpoints, rising."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Starts saving; returns once the arrays may be overwritten.
 
         Raises:
           SavingError: if this checkpoint, or the one before it, cannot be saved.
         """
-        self._sealed()
+
+        def clear():
+            self._sealed()
+            checksums.forget(self._root, str(step))
+
         with _saving(f"checkpoint {step} in {self._root}"):
-            if jax.process_index() == 0:
-                checksums.forget(self._root, str(step))
-            started = self._manager.save(step, args=ocp.args.StandardSave(_own(state)))
+            self._processes.alone(f"checkpoint {step}", clear)
+            started = self._manager.save(
+                step,
+                args=ocp.args.StandardSave(_own(as_saved(state, SCHEMA))),
+                custom_metadata={"schema": SCHEMA},
+            )
         if not started:
             raise SavingError(
                 f"checkpoint {step} was not saved: {self._root} holds a newer one ({self.latest()})"
             )
-        if jax.process_index() == 0 and checksums.is_local(self._root):
+        if self._processes.first and checksums.is_local(self._root):
             self._sealing = _Sealing(self._manager, self._root, step)
             self._sealing.start()
 
@@ -102,43 +116,71 @@ class Checkpoints:
         sealing, self._sealing = self._sealing, None
         if sealing is None:
             return
-        sealing.join()
+        while sealing.is_alive():
+            sealing.join(1)
+            self._processes.working()
         if sealing.error is not None:
             raise _saving_error(f"checkpoint {sealing.step} in {self._root}", sealing.error)
 
-    def fault(self, step: int) -> str | None:
-        """What is wrong with the files of a checkpoint; None where they are as they were written.
+    def check(self, name: int | str) -> None:
+        """Compares the files of a checkpoint with its checksums; each process reads its share.
 
         Args:
-          step: of the checkpoint.
-
-        Returns:
-          One line that names the checkpoint, the newest whole one, and the flag that takes it.
-        """
-        why = checksums.fault(self._root, str(step))
-        return why and _damaged(self._root, step, why, "--resume-from")
-
-    def protected(self, step: int | str) -> bool:
-        """Whether the files of a checkpoint have been compared with checksums."""
-        return checksums.has(self._root, str(step)) or not checksums.is_local(self._root)
-
-    def seal(self, step: int | str) -> None:
-        """Computes the checksums of a checkpoint that has none and was read without an error."""
-        with _saving(f"the checksums of checkpoint {step} in {self._root}"):
-            checksums.write(self._root, str(step))
-
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, laid out as the abstract tree `like`.
+          name: the checkpoint's step, or `initial`.
 
         Raises:
-          ResumeError: if the checkpoint holds other arrays than `like`, or cannot be read.
+          DamagedError: if a file differs. The line names the checkpoint, the newest whole one, and
+            the flag that takes it.
+        """
+        processes = self._processes
+
+        def read():
+            share = (processes.index, processes.count)
+            return checksums.fault(self._root, str(name), share=share, working=processes.working)
+
+        found = processes.gather(f"the files of checkpoint {name}", read)
+        if why := next((w for w in found if w), None):
+            line = functools.partial(
+                _damaged, self._root, name, why, "--resume-from", processes.working
+            )
+            raise DamagedError(processes.alone("the newest whole checkpoint", line))
+
+    def seal(self, name: int | str) -> bool:
+        """Computes the checksums of a checkpoint that was read without an error and has none.
+
+        Returns:
+          Whether it had none.
+        """
+
+        def work():
+            if checksums.has(self._root, str(name)) or not checksums.is_local(self._root):
+                return False
+            checksums.write(self._root, str(name), self._processes.working)
+            return True
+
+        with _saving(f"the checksums of checkpoint {name} in {self._root}"):
+            return self._processes.alone(f"the checksums of checkpoint {name}", work)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of a step, laid out as the abstract state `like`.
+
+        Raises:
+          ResumeError: if the checkpoint holds other arrays than `like`, cannot be read, or was
+            written by a later version of polgrad.
         """
         with _reading(self._root, step, "--resume-from"):
             metadata = self._manager.item_metadata(step)
             if metadata is None:
                 raise ValueError("its metadata is missing")
-            _check_same_shapes(metadata, like, self._manager.directory)
-            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            schema = schema_of(self._root, step)
+            try:
+                saved = as_saved(like, schema)
+            except ValueError as error:
+                raise ResumeError(f"checkpoint {step} in {self._root}: {error}") from None
+            _check_same_shapes(metadata, saved, self._manager.directory)
+            return from_saved(
+                self._manager.restore(step, args=ocp.args.StandardRestore(saved)), schema
+            )
 
     def discard_after(self, step: int) -> None:
         """Removes the checkpoints after a step, so that the run can write them anew.
@@ -148,8 +190,8 @@ class Checkpoints:
         with _saving(f"checkpoints in {self._root}"):
             for later in sorted((s for s in self._manager.all_steps() if s > step), reverse=True):
                 self._manager.delete(later)
-                if jax.process_index() == 0:
-                    checksums.forget(self._root, str(later))
+            if self._processes.first and checksums.is_local(self._root):
+                checksums.forget_deleted(self._root)
 
     def save_initial(self, params: Any) -> None:
         """Saves the policy that training starts from; waits until it is on disk.
@@ -158,12 +200,12 @@ class Checkpoints:
           SavingError: if it cannot be saved.
         """
         with _saving(f"the starting policy in {self._root}"):
-            if jax.process_index() == 0:
-                checksums.forget(self._root, INITIAL)
+            forget = functools.partial(checksums.forget, self._root, INITIAL)
+            self._processes.alone("the starting policy", forget)
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(self._root / INITIAL, _own(params), force=True)
-            if jax.process_index() == 0:
-                checksums.write(self._root, INITIAL)
+            seal = functools.partial(checksums.write, self._root, INITIAL, self._processes.working)
+            self._processes.alone("the checksums of the starting policy", seal)
 
     def discard_initial(self) -> None:
         """Removes the policy that training started from; one process does it."""
@@ -187,14 +229,13 @@ class Checkpoints:
             _check_same_shapes(metadata, like, self._root / INITIAL)
             return checkpointer.restore(self._root / INITIAL, like)
 
-    def initial_fault(self) -> str | None:
-        """What is wrong with the files of the starting policy; None where nothing is."""
-        why = checksums.fault(self._root, INITIAL)
-        return why and _damaged(self._root, INITIAL, why, "")
-
     def has_initial(self) -> bool:
         """Whether the starting policy was saved completely."""
         return (self._root / INITIAL).exists()
+
+    def initial_is_whole(self) -> bool:
+        """Whether the files of the starting policy are as they were written; one process asks."""
+        return not checksums.fault(self._root, INITIAL, working=self._processes.working)
 
     def close(self) -> None:
         """Waits for what is being saved, and ends all threads. A second call does nothing.
@@ -205,18 +246,21 @@ class Checkpoints:
         if self._closed:
             return
         self._closed = True
-        errors = []
-        # After an error in its first call, the manager's second one ends the threads.
-        for act in (self._sealed, self._manager.close, self._manager.close):
-            try:
-                act()
-            except Exception as error:  # noqa: BLE001  (translated below)
-                errors.append(error)
-            else:
-                if act == self._manager.close:
-                    break
-        if errors:
-            raise _saving_error(f"the last checkpoint in {self._root}", errors[0])
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_saving(f"the last checkpoint in {self._root}"))
+            stack.callback(self._close_manager)
+            self._processes.alone("the last checkpoint", self._sealed)
+
+    def _close_manager(self) -> None:
+        if self._processes.failed:
+            return  # waiting for a part that another process does not write would not end
+        try:
+            self._manager.close()
+        except Exception:
+            # After an error in its first call, the second one ends the threads.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            raise
 
 
 class _Sealing(threading.Thread):
@@ -242,8 +286,8 @@ def _saving(what: str) -> Iterator[None]:
         yield
     except SavingError:
         raise
-    except jax.errors.JaxRuntimeError:
-        raise  # of a device, or of another host that is gone
+    except (HostError, jax.errors.JaxRuntimeError):
+        raise  # of another host, or of a device
     except Exception as error:
         raise _saving_error(what, error) from error
 
@@ -293,7 +337,9 @@ def _reading(root: epath.Path, name: int | str, flag: str) -> Iterator[None]:
         raise DamagedError(_damaged(root, name, why, flag)) from error
 
 
-def _damaged(root: epath.Path, name: int | str, why: str, flag: str) -> str:
+def _damaged(
+    root: epath.Path, name: int | str, why: str, flag: str, working: Callable[[], Any] = int
+) -> str:
     """A line that says which checkpoint is damaged and which is whole."""
     if name == INITIAL:
         return (
@@ -301,7 +347,8 @@ def _damaged(root: epath.Path, name: int | str, why: str, flag: str) -> str:
             "can go on without it where its algorithm needs no reference: give --no-track-kl"
         )
     others = sorted((s for s in steps_in(root) if s != name), reverse=True)
-    whole = next((s for s in others if checksums.fault(root, str(s)) is None), None)
+    intact = (s for s in others if checksums.fault(root, str(s), working=working) is None)
+    whole = next(intact, None)
     advice = "no other checkpoint is whole" if others else "there is no other checkpoint"
     if whole is not None:
         advice = f"the newest whole one is {whole}: give {flag} {whole}"
@@ -403,20 +450,52 @@ def restore_params(
         wanted = "a checkpoint" if step is None else f"checkpoint {step}"
         raise ValueError(f"{directory} has no {wanted} (found: {found or 'none'})")
     step = found[-1] if step is None else step
-    if why := checksums.fault(root, str(step)):
+    if why := checksums.fault(root, str(step), reads=_holds_params(root, step)):
         raise DamagedError(_damaged(root, step, why, "--step"))
     _silence()
     with _reading(root, step, "--step"):
-        return _numpy_tree(root / str(step) / "default")["params"], step
+        return _numpy_params(root, step), step
 
 
-def _numpy_tree(item: epath.Path) -> Any:
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(item).tree
+def _holds_params(root: epath.Path, step: int) -> Callable[[str], bool]:
+    """Tells the files of a checkpoint that are read for its parameters from the optimiser's."""
+    found = None
+    if checksums.is_local(root):
+        item = root / str(step) / "default"
+        parts = [ocdbt.files_of(item, part) for part in PARAMETERS[schema_of(root, step)]]
+        found = None if None in parts else set().union(*parts)
+    if found is None:
+        return lambda path: True
+    needed = {f"default/{path}" for path in found}
+    return lambda path: path in needed or not ocdbt.is_data(path)
+
+
+def schema_of(root: epath.Path, step: int) -> int:
+    """The form of a checkpoint (see `state.SCHEMA`); 1 where it names none.
+
+    Raises:
+      ResumeError: if a later version of polgrad has written it.
+    """
+    path = root / str(step) / "_CHECKPOINT_METADATA"
+    raw = json.loads(path.read_text()) if path.exists() else {}
+    schema = (raw.get("custom_metadata") or {}).get("schema", 1)
+    if schema not in range(1, SCHEMA + 1):
+        raise ResumeError(
+            f"checkpoint {step} in {root} has form {schema!r}, expected 1 to {SCHEMA}: a later "
+            "version of polgrad has written it"
         )
-        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return schema
+
+
+def _numpy_params(root: epath.Path, step: int) -> Any:
+    handler, item = ocp.PyTreeCheckpointHandler(), root / str(step) / "default"
+    try:
+        tree = handler.metadata(item).tree
+        like = {name: tree[name] for name in PARAMETERS[schema_of(root, step)]}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        args = ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=True)
+        # What is frozen comes before what is trained.
+        return functools.reduce(assemble, handler.restore(item, args=args).values())
     finally:
         handler.close()
 
@@ -429,17 +508,56 @@ def _own(tree: Any) -> Any:
 
 
 def _check_same_shapes(metadata: Any, like: Any, where: Any) -> None:
+    if difference := shape_difference(metadata, like):
+        raise ResumeError(f"the checkpoint in {where} does not fit this run: {difference}")
+
+
+def shape_difference(saved: Any, wanted: Any) -> str | None:
+    """Compares the shapes of two trees of arrays.
+
+    Args:
+      saved: what a checkpoint holds: arrays, or their metadata.
+      wanted: what it is to hold: arrays, or abstract ones.
+
+    Returns:
+      A clause about the first array that differs; None where all have the same shape.
+    """
+
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
         return {_name(path): tuple(x.shape) for path, x in leaves}
 
-    saved, wanted = shapes(metadata), shapes(like)
-    for name in sorted(saved.keys() | wanted.keys()):
-        if saved.get(name) != wanted.get(name):
-            raise ResumeError(
-                f"the checkpoint in {where} does not fit this run: {name} has shape "
-                f"{saved.get(name, 'none')} there and {wanted.get(name, 'none')} here"
+    there, here = shapes(saved), shapes(wanted)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            return (
+                f"{name} has shape {there.get(name, 'none')} in the checkpoint, expected "
+                f"{here.get(name, 'none')}"
             )
+    return None
+
+
+def misfit(root: epath.Path, step: int, wanted: TrainState) -> str | None:
+    """Whether a checkpoint has arrays of other shapes than a run, from its metadata alone.
+
+    Args:
+      root: where the checkpoints are.
+      step: of the checkpoint.
+      wanted: the run's abstract state.
+
+    Returns:
+      As `shape_difference`; None for a checkpoint that cannot be read, which is told on reading.
+    """
+    _silence()
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        saved = handler.metadata(root / str(step) / "default").tree
+        wanted = as_saved(wanted, schema_of(root, step))
+        return shape_difference({name: saved.get(name) for name in wanted}, wanted)
+    except Exception:  # noqa: BLE001  (a damaged checkpoint raises whatever it likes)
+        return None
+    finally:
+        handler.close()
 
 
 def _name(path) -> str:

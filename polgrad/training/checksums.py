@@ -13,9 +13,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 from polgrad import _files, _outside
 
@@ -42,12 +43,13 @@ def is_local(root: str | os.PathLike) -> bool:
     return "://" not in str(root)
 
 
-def write(root: str | os.PathLike, name: str) -> None:
+def write(root: str | os.PathLike, name: str, working: Callable[[], Any] = int) -> None:
     """Computes and keeps the checksums of a complete checkpoint.
 
     Args:
       root: where the checkpoints are; nothing is done for an address.
       name: of the checkpoint.
+      working: is called after every block that was read.
 
     Raises:
       OSError: if a file cannot be read, or the checksums cannot be written.
@@ -57,9 +59,10 @@ def write(root: str | os.PathLike, name: str) -> None:
     directory = Path(root) / name
     paths = list(_files_of(directory))
     with futures.ThreadPoolExecutor(READERS) as pool:
-        entries = dict(zip(paths, pool.map(lambda path: _entry(directory / path), paths)))
+        found = pool.map(lambda path: _entry(directory / path, working), paths)
+        entries = dict(zip(paths, found))
     _files.write(path_of(root, name), json.dumps({"sha256": entries}, separators=(",", ":")))
-    _forget_deleted(Path(root))
+    forget_deleted(root)
 
 
 def forget(root: str | os.PathLike, name: str) -> None:
@@ -68,12 +71,22 @@ def forget(root: str | os.PathLike, name: str) -> None:
         path_of(root, name).unlink(missing_ok=True)
 
 
-def fault(root: str | os.PathLike, name: str) -> str | None:
+def fault(
+    root: str | os.PathLike,
+    name: str,
+    *,
+    reads: Callable[[str], bool] = lambda path: True,
+    share: tuple[int, int] = (0, 1),
+    working: Callable[[], Any] = int,
+) -> str | None:
     """What is wrong with a checkpoint's files.
 
     Args:
       root: where the checkpoints are.
       name: of the checkpoint.
+      reads: which of its files are compared, by their paths in the checkpoint's directory.
+      share: number of this process, and of how many that read the files together.
+      working: is called after every block that was read.
 
     Returns:
       A sentence without a subject for the first file that differs; None where all are as they were
@@ -88,12 +101,15 @@ def fault(root: str | os.PathLike, name: str) -> str | None:
         return _missing_manifest(directory)
     try:
         entries = _outside.read_json(kept)["sha256"]
-        expected = {str(path): (size, digest) for path, (size, digest) in entries.items()}
+        expected = {str(path): (int(size), digest) for path, (size, digest) in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its checksums in {kept.name} cannot be read ({_outside.reason(error)})"
+    index, count = share
+    # Dealt out by size, so that all processes read about as much.
+    mine = sorted(filter(reads, expected), key=expected.__getitem__)[index::count]
     with futures.ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda item: _difference(directory / item[0], *item[1]), expected.items())
-        for path, difference in zip(expected, found):
+        found = pool.map(lambda p: _difference(directory / p, *expected[p], working), mine)
+        for path, difference in zip(mine, found):
             if difference:
                 return f"its file {path} {difference}"
     return None
@@ -110,21 +126,22 @@ def _files_of(directory: Path) -> Iterator[str]:
             yield os.path.relpath(os.path.join(folder, name), directory)
 
 
-def _entry(path: Path) -> tuple[int, str]:
+def _entry(path: Path, working: Callable[[], Any]) -> tuple[int, str]:
     """Size and SHA-256 of a file, read in blocks."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
             size += len(block)
+            working()
     return size, digest.hexdigest()
 
 
-def _difference(path: Path, size: int, digest: str) -> str | None:
+def _difference(path: Path, size: int, digest: str, working: Callable[[], Any]) -> str | None:
     try:
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} bytes; expected {size}"
-        return None if _entry(path)[1] == digest else "has other bytes than were written"
+        return None if _entry(path, working)[1] == digest else "has other bytes than were written"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -142,9 +159,9 @@ def _missing_manifest(directory: Path) -> str | None:
     return None
 
 
-def _forget_deleted(root: Path) -> None:
-    """Checksums of checkpoints that are no longer kept go, too."""
-    for path in root.glob("*.checksums.json"):
-        if not (root / path.name.removesuffix(".checksums.json")).is_dir():
+def forget_deleted(root: str | os.PathLike) -> None:
+    """Removes the checksums of checkpoints that are no longer kept."""
+    for path in Path(root).glob("*.checksums.json"):
+        if not (Path(root) / path.name.removesuffix(".checksums.json")).is_dir():
             with contextlib.suppress(OSError):
                 path.unlink()

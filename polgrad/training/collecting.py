@@ -82,6 +82,7 @@ class Collector:
     ):
         self._parts, self._pool, self._journal = parts, pool, journal
         self._for_sampling = for_sampling
+        self._scored: list[tuple] = []
         self._make = self._rollouts if parts.algorithm.samples else self._answers
 
     def __call__(
@@ -176,8 +177,13 @@ class Collector:
         check_failures(reasons, len(scores), self._parts.config.rewards.failure_limit)
         if computed:
             # Only now: failures that stop the run must not stop it again when it goes on.
-            self._journal.put(step, name, own.rows, own.tokens, computed)
+            self._scored.append((step, name, own.rows, own.tokens, computed))
         return scores
+
+    def keep(self) -> None:
+        """Writes the scores of the step to the journal, before its update."""
+        while self._scored:
+            self._journal.put(*self._scored.pop(0))
 
     def _answers(self, step, indices, params, held):
         """The answers in the data: one of a row, or one for each role of a pair."""

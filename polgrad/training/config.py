@@ -258,14 +258,15 @@ class TrainConfig:
       steps: how many steps; each trains on one rollout, or on one batch of data for algorithms that
         learn from data.
       seed: all random numbers of the run follow from it.
-      out: directory of the run.
+      out: directory of the run. A directory that holds a run is accepted only with `resume`, or if
+        that run has saved no step.
       resume: go on from the newest checkpoint in `out`. A flag that you leave out has the value that
         it has in the run's `config.json`.
       resume_from: go on from the checkpoint of this step instead; what the run did after it is
         discarded.
       allow_changed: names of settings that you change when a run goes on, such as
         `optimizer.learning_rate`. A change of a setting that the results depend on is refused if its
-        name is not given here.
+        name is not given here. A change of the policy's or the optimiser's shape is always refused.
       mesh: how many devices each axis has, e.g. `data=2,fsdp=2,tensor=2`; when left out, all devices
         are on `data`.
       parity_tolerance: the sampler and the trainer compute the log-probability of each token. If the

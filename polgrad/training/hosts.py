@@ -176,7 +176,8 @@ class Processes:
     """What the processes of a run tell each other.
 
     Args:
-      deadline: seconds that one waits for the others.
+      deadline: seconds that one waits for the others, counted anew when one of them says that it
+        is still at work (`working`).
       client: JAX's coordination client; that of `jax.distributed` when left out.
       index: this process's number.
       count: of all processes.
@@ -186,7 +187,10 @@ class Processes:
         self.index = jax.process_index() if index is None else index
         self.count = jax.process_count() if count is None else count
         self.deadline = deadline
+        self.failed = False
+        """Whether a process of the run has failed, so that not all will meet again."""
         self._round = 0
+        self._said = 0.0
         if self.count > 1:
             self._client = _client() if client is None else client
             self._names = ["?"] * self.count
@@ -217,43 +221,99 @@ class Processes:
         """
         if self.count == 1:
             return [work()]
-        message: dict[str, Any] = {"name": name}
-        error = None
         try:
-            message["value"] = work()
-        except Exception as caught:  # noqa: BLE001  (told to the others, then raised)
-            error = caught
-            message["error"] = f"{type(caught).__name__}: {caught}"
-        self._round += 1
+            value = work()
+        except Exception as error:
+            self.fail(error, name)
+            raise
+        self._say({"name": name, "value": value})
         place = f"polgrad/{self._round}"
-        self._client.key_value_set(f"{place}/{self.index}", json.dumps(message))
-        if error is not None:
-            raise error
         messages = self._collect(place, name)
         if self._round > 1:
             # Who has come to this round has read the one before it.
             self._client.key_value_delete(f"polgrad/{self._round - 1}/{self.index}")
         for index, other in enumerate(messages):
             if "error" in other:
-                raise HostError(f"{self.who(index)} failed at {other['name']}: {other['error']}")
+                raise self._failure(index, other)
             if other["name"] != name:
+                self.failed = True
                 raise HostError(
                     f"{self.who(index)} is at {other['name']!r}, {self.who(self.index)} at "
                     f"{name!r}: their runs are not the same"
                 )
         return [other["value"] for other in messages]
 
+    def alone(self, name: str, work: Callable[[], Any]) -> Any:
+        """Does `work` on the first process alone, while the others wait for it.
+
+        Args:
+          name: as for `gather`.
+          work: as for `gather`.
+
+        Returns:
+          What `work` gave, on every process.
+
+        Raises:
+          HostError: as `gather`.
+        """
+        return self.gather(name, lambda: work() if self.first else None)[0]
+
+    def fail(self, error: BaseException, name: str = "") -> None:
+        """Tells the others, at their next meeting, that this process will not come to it.
+
+        Args:
+          error: why.
+          name: what was being done, for their message.
+        """
+        if self.count == 1 or self.failed:
+            return
+        self.failed = True
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone
+            self._say({"name": name, "error": text})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        text = json.dumps(message)
+        self._round += 1
+        self._client.key_value_set(f"polgrad/{self._round}/{self.index}", text)
+
+    def working(self) -> None:
+        """Says that this process is still at work: the others go on waiting for it.
+
+        To be called again and again by work that may take longer than the deadline.
+        """
+        now = time.monotonic()
+        if self.count > 1 and now - self._said > self.deadline / 20:
+            self._said = now
+            self._client.key_value_set(
+                f"polgrad/working/{self.index}", str(now), allow_overwrite=True
+            )
+
+    def _signs(self) -> list[tuple[str, str]] | None:
+        """What processes have said of their work; None where the coordinator is gone."""
+        try:
+            return sorted(self._client.key_value_dir_get("polgrad/working"))
+        except jax.errors.JaxRuntimeError:
+            return None
+
     def _collect(self, place: str, name: str) -> list[dict[str, Any]]:
-        ends = time.monotonic() + self.deadline
-        messages = []
-        for index in range(self.count):
-            left = max(1, int(1000 * (ends - time.monotonic())))
+        ends, signs = time.monotonic() + self.deadline, None
+        messages: list[dict[str, Any]] = []
+        while len(messages) < self.count:
+            key, left = f"{place}/{len(messages)}", max(0.001, ends - time.monotonic())
+            # Asked in parts, so that a sign of work within the last part counts.
+            part = max(1, int(1000 * min(left, self.deadline / 5)))
             try:
-                messages.append(
-                    json.loads(self._client.blocking_key_value_get(f"{place}/{index}", left))
-                )
+                messages.append(json.loads(self._client.blocking_key_value_get(key, part)))
+                continue
             except jax.errors.JaxRuntimeError as error:
-                raise HostError(self._missing(place, name, error)) from None
+                missed = error
+            before, signs = signs, self._signs()
+            if signs and before is not None and signs != before:
+                ends = time.monotonic() + self.deadline
+            elif signs is None or time.monotonic() >= ends:
+                self.failed = True
+                raise HostError(self._missing(place, name, missed))
         return messages
 
     def _missing(self, place: str, name: str, error: Exception) -> str:
@@ -277,6 +337,8 @@ class Processes:
         place = "polgrad/lost"
         came = {self.index}
         with contextlib.suppress(jax.errors.JaxRuntimeError):
+            if told := self._told():
+                return told
             self._client.key_value_set(f"{place}/{self.index}", "")
             ends = time.monotonic() + wait
             while len(came) < self.count and time.monotonic() < ends:
@@ -288,6 +350,19 @@ class Processes:
             f"a program of all hosts failed ({reason}); no answer from: {absent or 'none missing'}. "
             "Start all again with --resume"
         )
+
+    def _told(self) -> HostError | None:
+        """The failure that a process has told where all would have met next."""
+        for key, text in self._client.key_value_dir_get(f"polgrad/{self._round + 1}"):
+            message = json.loads(text)
+            if "error" in message:
+                return self._failure(int(key.rpartition("/")[2]), message)
+        return None
+
+    def _failure(self, index: int, message: Mapping[str, Any]) -> HostError:
+        self.failed = True
+        at = f" at {message['name']}" if message["name"] else ""
+        return HostError(f"{self.who(index)} failed{at}: {message['error']}")
 
     def _present(self, place: str) -> set[int]:
         return {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(place)}
@@ -313,6 +388,17 @@ class Processes:
                     f"{name} differs between hosts: {_short(values[0])} on {self.who(0)}, "
                     f"{_short(other)} on {self.who(index)}"
                 )
+
+
+def joined() -> bool:
+    """Whether JAX has brought this process together with others."""
+    return _client() is not None
+
+
+def end_together() -> None:
+    """Waits until all processes end in order. After that, this one may leave at once."""
+    if joined():
+        jax.distributed.shutdown()
 
 
 def part(wait: float = 5.0) -> None:

@@ -92,6 +92,18 @@ FINGERPRINTS = {
 }
 """What a run reads from outside, and what to say where it is not what it was."""
 
+BEHIND = {
+    "train_problems": "task",
+    "test_problems": "task",
+    "train_prompts": "task",
+    "test_prompts": "task",
+    "tokenizer": "policy",
+    "network": "policy",
+    "reward_source": "rewards.functions",
+    "algorithm_source": "algorithm",
+}
+"""The flag that names where a fingerprint is taken."""
+
 RETIRED = {"rollouts.top_k": 0, "rollouts.top_p": 1.0, "rollouts.min_p": 0.0}
 """Settings of earlier versions with the only value that they could have."""
 
@@ -323,7 +335,11 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         if self.name in FINGERPRINTS:
             return f"{self.name} ({FINGERPRINTS[self.name]})"
-        return f"{self.name} ({_shown(self.there)} there, {_shown(self.here)} here)"
+        return f"{self.name} ({self.values()})"
+
+    def values(self) -> str:
+        """Both values of a setting, for messages."""
+        return f"{_shown(self.there)} there, {_shown(self.here)} here"
 
 
 def _shown(value: Any) -> str:
@@ -402,19 +418,28 @@ def _within(name: str, names: Iterable[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in names)
 
 
-def check(run: Stored, found: list[Change], allowed: tuple[str, ...]) -> None:
+def check(
+    run: Stored, found: list[Change], allowed: tuple[str, ...], misfit: str | None = None
+) -> None:
     """Refuses a run that would go on as another one.
 
     Args:
       run: what is known of it.
       found: what differs.
       allowed: names that may differ; a section's name allows all of it.
+      misfit: the array of the run's checkpoint that has another shape now, if there is one.
 
     Raises:
-      ValueError: one line that lists every difference that decides numbers and is not allowed.
+      ValueError: one line that lists every difference that decides numbers and is not allowed. With
+        a misfit no difference is.
     """
     names = tuple(name.replace("-", "_") for name in allowed)
     _check_names(names, run, found)
+    if misfit:
+        raise ValueError(
+            f"the run in {run.place} cannot be resumed with {_typed(found)}: {misfit}. Give the run's "
+            "own, or another --out for a new run"
+        )
     refused = [c for c in found if decides(c.name) and not _within(c.name, names)]
     if refused:
         raise ValueError(
@@ -422,6 +447,18 @@ def check(run: Stored, found: list[Change], allowed: tuple[str, ...]) -> None:
             f"{'; '.join(map(str, refused))}. Give the run's own, or allow the change: "
             f"--allow-changed {' '.join(c.name for c in refused)}"
         )
+
+
+def _typed(found: list[Change]) -> str:
+    """What decides the numbers and has changed, as flags of the command line."""
+    decisive = [c for c in found if decides(c.name)]
+    settings = [c for c in decisive if c.name not in FINGERPRINTS]
+    if settings:
+        return "; ".join(f"--{c.name.replace('_', '-')} ({c.values()})" for c in settings)
+    # Where the problems are others, so may be the alphabet, and with it the network.
+    flags = {BEHIND[c.name]: FINGERPRINTS[c.name] for c in reversed(decisive)}
+    flags = {"task": flags["task"]} if "task" in flags else flags
+    return "; ".join(f"--{flag} ({text})" for flag, text in flags.items())
 
 
 def _check_names(names: tuple[str, ...], run: Stored, found: list[Change]) -> None:

@@ -30,7 +30,6 @@ from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (
     INITIAL,
     Checkpoints,
-    DamagedError,
     ResumeError,
     SavingError,
     ScoreJournal,
@@ -67,7 +66,7 @@ class Result(NamedTuple):
       after: held-out accuracy after the last.
       directory: the run's directory.
       parts: what the run was made of: policy, tokenizer, problems.
-      stopped: True when a SIGTERM ended the run early, with everything saved.
+      stopped: True when a signal to one of its processes ended the run early, with everything saved.
       warning: why the run has learned nothing, or None.
     """
 
@@ -116,9 +115,17 @@ def run(parts: Parts, *, quiet: bool = False, afterwards: Any = None) -> Result:
 
     Returns:
       As `train`, which also tells the exceptions.
+
+    Raises:
+      KeyboardInterrupt: after Ctrl-C; everything is saved where a command handles Ctrl-C
+        (`_interrupt`) and a step was being computed.
     """
     try:
-        return _run(parts, quiet, afterwards)
+        result = _run(parts, quiet, afterwards)
+        if _interrupt.pressed():
+            hosts.end_together()
+        _interrupt.check()
+        return result
     except (SavingError, _outside.OutsideError) as error:
         raise TrainingError(str(error)) from error
     except BrokenPipeError:
@@ -128,24 +135,25 @@ def run(parts: Parts, *, quiet: bool = False, afterwards: Any = None) -> Result:
 
 
 def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _telling(parts.processes):
         stop = stack.enter_context(_stop_signal(afterwards))
         stack.enter_context(mesh_lib.entered(parts.mesh))
         with _starting():
             number = _claimed(parts, stack)
             reporter = _reporter(parts, quiet)
             stack.callback(reporter.close)
+            if parts.replaced is not None:
+                reporter.say(f"takes over {parts.directory}, whose run had saved no step")
             _say_missing_template(parts, reporter)
             pools = _pools(parts, stack)
             _check_answers(parts, pools.reward, reporter)
-            checkpoints = Checkpoints(
-                place_of(parts.directory, parts.config.saving.checkpoints), parts.config.saving.keep
-            )
+            place = place_of(parts.directory, parts.config.saving.checkpoints)
+            checkpoints = Checkpoints(place, parts.config.saving.keep, parts.processes)
 
         @stack.push
         def close_checkpoints(kind, error, traceback):
             # With a host gone, waiting for its part of a save would not end.
-            if isinstance(error, hosts.HostError):
+            if parts.processes.failed:
                 return
             with contextlib.suppress(SavingError) if error else contextlib.nullcontext():
                 checkpoints.close()
@@ -156,6 +164,18 @@ def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
             if parts.processes.count == 1:
                 raise
             raise parts.processes.lost(error) from error
+
+
+@contextlib.contextmanager
+def _telling(processes: hosts.Processes):
+    """Tells the other processes of an error of this one, which they would wait for otherwise."""
+    try:
+        yield
+    except (TrainingError, RewardFailure):
+        raise  # all processes find it, and still meet to save what they have
+    except BaseException as error:
+        processes.fail(error)
+        raise
 
 
 @contextlib.contextmanager
@@ -186,17 +206,21 @@ def _claimed(parts: Parts, stack: contextlib.ExitStack) -> str:
 
 def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
     """The run's reporter, on the process that writes its files."""
-    config = parts.config
-    if not parts.processes.first:
-        return SilentReporter()
-    return Reporter(
-        parts.directory,
-        config.steps,
-        tensorboard=config.saving.tensorboard,
-        wandb=config.saving.wandb,
-        config=identity.plain(config),
-        quiet=quiet,
-    )
+    config, made = parts.config, []
+
+    def work():
+        reporter = Reporter(
+            parts.directory,
+            config.steps,
+            tensorboard=config.saving.tensorboard,
+            wandb=config.saving.wandb,
+            config=identity.plain(config),
+            quiet=quiet,
+        )
+        made.append(reporter)
+
+    parts.processes.alone("the reports of the run", work)
+    return made[0] if made else SilentReporter()
 
 
 class _Pools(NamedTuple):
@@ -252,10 +276,10 @@ def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
     limit = parts.config.rewards.failure_limit
 
     def work():
-        # One process tries them: the others would find the same, and may not fail alone.
-        return pool.check_answers(chosen, limit=limit) if parts.processes.first else []
+        return pool.check_answers(chosen, limit=limit)
 
-    if reasons := parts.processes.gather("answers that cannot be scored", work)[0]:
+    # One process tries them: the others would find the same.
+    if reasons := parts.processes.alone("answers that cannot be scored", work):
         reporter.say(
             f"{len(reasons)} of {tried} answers cannot be compared, and samples of their problems "
             f"count as invalid; a step with more than {limit:.0%} of them stops the run: take these "
@@ -301,47 +325,83 @@ class _Loop:
         self.watch = Watch(self.config)
         self.platform = parts.mesh.devices.flat[0].platform
         self.probing = probe.wanted(self.config.probe, self.platform)
+        self.samples: list[dict] = []
+        self.covered = 0
 
     def run(self) -> Result:
         """Everything, in order."""
         for line in [*planning.plan(self.parts), *self._first_example()]:
             self.reporter.say(line)
         state, initial, before = self._start()
-        metrics, row, stop = {}, {}, False
+        start = int(state.step)
+        with _interrupt.postponed() as pressed:
+            state, row, stop = self._steps(state, initial, pressed)
+            if not stop:
+                self._check_learned(state, start)
+            after = self._last_accuracy(state)
+            self.checkpoints.close()
+            self.parts.processes.gather("the end of the run", self._end)
+        stopped = stop and int(state.step) != self.config.steps
+        warning = self.watch.end()
+        return Result(state, row, before, after, self.parts.directory, self.parts, stopped, warning)
+
+    def _steps(self, state: TrainState, initial, pressed) -> tuple[TrainState, dict, bool]:
+        """All steps: the state and the metrics after the last one, and whether it was told to stop."""
+        row, stop = {}, False
         start, saved = int(state.step), self.checkpoints.latest()
         with self.reporter.live(start):
             for step in range(start + 1, self.config.steps + 1):
                 with self._profiled(step):
                     state, metrics = self._step(step, state, initial)
-                _interrupt.check()
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
-                self.reporter.metrics(step, row)
-                for line in self.watch.lines(step, row):
-                    self.reporter.say(line)
-                last, stop = step == self.config.steps, self._stopping(step)
+                last, stop = step == self.config.steps, self._ended(step, row, pressed)
                 if stop or last or step % self.config.saving.every == 0:
                     # A save first waits for the one before it, so only that one is sure to be
                     # complete, and only its scores will never be asked for again.
                     self.checkpoints.save(step, state)
-                    self.journal.cut(saved or 0)
-                    saved = step
+                    self.covered, saved = saved or 0, step
                 if stop:
                     break
-        if not stop:
-            self._check_learned(state, start)
-        after = self._last_accuracy(state)
-        self.checkpoints.close()
+        return state, row, stop
+
+    def _ended(self, step: int, row: Mapping[str, float], pressed) -> bool:
+        """Reports a step; whether any host was told to stop.
+
+        A pod is preempted host by host, but saves as one.
+        """
+
+        def work():
+            if self.samples:
+                self.reporter.samples(self.samples)
+                self.samples = []
+            self.reporter.metrics(step, row)
+            for line in self.watch.lines(step, row):
+                self.reporter.say(line)
+            return bool(self.stop or pressed())
+
+        return any(self.parts.processes.gather(f"the end of step {step}", work))
+
+    def _end(self) -> None:
+        """What is written last."""
+        self.journal.cut(self.covered)
         if self.parts.processes.first:
             plot(self.parts.directory)
-        stopped = stop and saved != self.config.steps
-        warning = self.watch.end()
-        return Result(state, row, before, after, self.parts.directory, self.parts, stopped, warning)
+
+    def _settled(self, experience: Any) -> dict[str, str]:
+        """Writes the scores of a step, before its update; the shapes of its batch."""
+        if self.covered:
+            self.journal.cut(self.covered)
+            self.covered = 0
+        self.collect.keep()
+        return hosts.shapes(experience)
 
     def _first_example(self) -> list[str]:
         """The first problem as the policy reads it, and what its known answer scores."""
         # The other processes print nothing.
-        return planning.first_example(self.parts, *self.pools) if self.parts.processes.first else []
+        return self.parts.processes.alone(
+            "the first example", lambda: planning.first_example(self.parts, *self.pools)
+        )
 
     @contextlib.contextmanager
     def _profiled(self, step: int):
@@ -356,25 +416,26 @@ class _Loop:
             if inside and (step == min(last, self.config.steps) or sys.exc_info()[0]):
                 jax.profiler.stop_trace()
 
-    def _stopping(self, step: int) -> bool:
-        """Whether any host was told to stop: a pod is preempted host by host, but saves as one."""
-        return any(self.parts.processes.gather(f"end of step {step}", lambda: bool(self.stop)))
-
     def _start(self) -> tuple[TrainState, Any, Accuracy | None]:
         """The first state, or the newest checkpoint's; the reference; the accuracy before."""
-        like = self.programs.abstract_state
-        with _starting():
-            before = self._read_before()
+        like, found = self.programs.abstract_state, []
+
+        def read():
+            found.append(self._read_before())
             if self.config.resume:
                 self.reporter.read()
+
+        with _starting():
+            self.parts.processes.gather("what an earlier start has written", read)
+        before = found[0]
         step = self._checkpoint()
         if step is None:
             return self._begin(like)
         state = self.checkpoints.restore(step, like)
         initial = self._initial(like) if self.programs.needs_initial else None
         self._record(step)
-        self.reporter.say(f"resuming from step {step}")
-        for line in self._notes(step):
+        self.reporter.say(f"resumes after step {step} of {self.config.steps}")
+        for line in self._notes(step, self.checkpoints.seal(step)):
             self.reporter.say(line)
         return state, initial, before
 
@@ -391,27 +452,17 @@ class _Loop:
                     f"({', '.join(map(str, found)) or 'there is none'})"
                 )
         if step is not None:
-            self._agree(f"the files of checkpoint {step}", lambda: self.checkpoints.fault(step))
+            self.checkpoints.check(step)
         return step
 
-    def _agree(self, name: str, fault) -> None:
-        """The first process reads the files; the others end with what it found."""
-
-        def work():
-            if self.parts.processes.first and (why := fault()):
-                raise DamagedError(why)
-
-        self.parts.processes.gather(name, work)
-
     def _initial(self, like: TrainState) -> Any:
-        self._agree("the files of the starting policy", self.checkpoints.initial_fault)
+        self.checkpoints.check(INITIAL)
         return self.programs.hold(self._restored_initial(like))
 
     def _restored_initial(self, like: TrainState) -> Any:
         """The policy that training started from; it gets the checksums that a kill kept from it."""
         params = self.checkpoints.restore_initial(like.params)
-        if self.parts.processes.first and not self.checkpoints.protected(INITIAL):
-            self.checkpoints.seal(INITIAL)
+        self.checkpoints.seal(INITIAL)
         return params
 
     def _begin(self, like: TrainState) -> tuple[TrainState, Any, Accuracy | None]:
@@ -419,8 +470,9 @@ class _Loop:
         whole = False
         if self.config.resume:
             self.reporter.say("there is no checkpoint yet; the run begins with its first step")
-
-            whole = self.parts.processes.gather("the starting policy", self._initial_is_kept)[0]
+            whole = self.parts.processes.alone("the starting policy", self._initial_is_kept)
+        else:
+            self.parts.processes.alone("what an earlier run has left", self._clear)
         self._record(0)
         if whole:
             params = self._restored_initial(like)
@@ -431,19 +483,27 @@ class _Loop:
         initial = self.programs.hold(params) if self.programs.needs_initial else None
         return self.programs.first_state(params), initial, self._before(params)
 
+    def _clear(self) -> None:
+        """Removes what a run that is taken over has left and that would be read as this one's."""
+        if self.parts.replaced is None:
+            return
+        self.checkpoints.discard_initial()
+        for path in (self.before_path, self.parts.directory / identity.CHANGES):
+            path.unlink(missing_ok=True)
+
     def _initial_is_kept(self) -> bool:
         """Whether the starting policy is there, whole, and the one that these settings give.
 
         One that other settings gave is removed before the settings are written: after a kill in
         between it would be taken for theirs.
         """
-        if not (self.parts.processes.first and self.checkpoints.has_initial()):
+        if not self.checkpoints.has_initial():
             return False
         decided = [c.name for c in self.parts.changes if identity.decides_start(c.name)]
         if self.parts.stored is None or decided:
             self.checkpoints.discard_initial()
             return False
-        return not self.checkpoints.initial_fault()
+        return self.checkpoints.initial_is_whole()
 
     def _record(self, step: int) -> None:
         """The run is what its files say from now on; what it did after `step` is forgotten.
@@ -453,12 +513,15 @@ class _Loop:
         """
         if self.config.resume:
             self.checkpoints.discard_after(step)
-        if self.parts.processes.first:
+
+        def write():
             ownership.record(self.parts, self.number, step)
             serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
-        self.reporter.begin(step, self.number)
+            self.reporter.begin(step, self.number)
 
-    def _notes(self, step: int) -> list[str]:
+        self.parts.processes.alone("the settings of the run", write)
+
+    def _notes(self, step: int, sealed: bool) -> list[str]:
         """What the user should know of a run that goes on."""
         if not self.parts.processes.first:
             return []
@@ -468,12 +531,11 @@ class _Loop:
             notes.append(ownership.version_note(self.parts))
         if step >= self.config.steps:
             notes.append(f"checkpoint {step} is the end: steps is {self.config.steps}")
-        if not self.checkpoints.protected(step):
+        if sealed:
             notes.append(
                 f"note: checkpoint {step} has no checksums, as where a run was killed before they "
                 "were written; it could be read"
             )
-            self.checkpoints.seal(step)
         return [note for note in notes if note]
 
     def _read_before(self) -> Accuracy | None:
@@ -491,8 +553,10 @@ class _Loop:
         if self.pools.task is None:
             return None
         accuracy = self._accuracy(params, 0)
-        if self.parts.processes.first:
-            _files.write(self.before_path, json.dumps(accuracy._asdict()))
+        text = json.dumps(accuracy._asdict())
+        self.parts.processes.alone(
+            "the accuracy before", lambda: _files.write(self.before_path, text)
+        )
         self.reporter.say(f"held-out accuracy before: {accuracy.value:.3f}")
         return accuracy
 
@@ -533,7 +597,7 @@ class _Loop:
         experience, metrics, rows = self.collect(step, state.params, held)
         tokens = metrics.pop("tokens", None)
         # Host-side work ends here: from now on the processes run the same programs in step.
-        self.parts.processes.agree(f"batch of step {step}", lambda: hosts.shapes(experience))
+        self.parts.processes.agree(f"batch of step {step}", lambda: self._settled(experience))
         experience = self.programs.complete(experience, state.params, held)
         algorithm_state, batch, prepared = self.programs.prepare(
             state.algorithm, experience, randomness.address(config.seed, randomness.PREPARE, step)
@@ -542,7 +606,7 @@ class _Loop:
         state, updates = self._updates(step, state, batch)
         state = state._replace(step=state.step + 1)
         if rows and config.saving.samples_every and (step - 1) % config.saving.samples_every == 0:
-            self.reporter.samples(rows[: 2 * config.rollouts.group_size])
+            self.samples = rows[: 2 * config.rollouts.group_size]
         metrics = {**metrics, **prepared, **updates}
         metrics = {k: float(v) for k, v in metrics.items()}
         state = self.programs.after_updates(state, metrics)

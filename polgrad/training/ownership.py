@@ -15,13 +15,16 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 
 from polgrad import _files, _outside
 from polgrad._versions import versions
-from polgrad.training import identity
-from polgrad.training.checkpoints import place_of, steps_in
+from polgrad.training import identity, named_policies
+from polgrad.training.checkpoints import misfit, place_of, steps_in
 from polgrad.training.config import TrainConfig
+from polgrad.training.state import TrainState
 
 OWNER = "polgrad_run.json"
 
@@ -93,15 +96,69 @@ def held(parts: Any) -> Iterator[None]:
             place.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_files.alone(os.fspath(place)))
         now = identity.stored(parts.directory)
-        known = (
-            parts.stored if parts.stored and parts.stored.place == str(parts.directory) else None
-        )
-        if (now and now.config) != (known and known.config):
+        known = parts.replaced
+        if parts.stored and parts.stored.place == str(parts.directory):
+            known = parts.stored
+        begun = parts.replaced is not None and not holds_nothing(parts.replaced)
+        if begun or (now and now.config) != (known and known.config):
             raise ValueError(
                 f"another run has written to {parts.directory} since this one was started; give "
                 "--resume or another --out"
             )
         yield
+
+
+def holds_nothing(run: identity.Stored) -> bool:
+    """Whether a run has saved no step and written no metrics, so that nothing is lost with it.
+
+    Args:
+      run: what its directory says of it.
+    """
+    kept = run.config.get("saving", {}).get("checkpoints")
+    if kept is not None and (not isinstance(kept, str) or "://" in kept):
+        return False  # an address that nobody typed is not opened
+    metrics = pathlib.Path(run.place) / "metrics.jsonl"
+    written = metrics.is_symlink() or (metrics.exists() and metrics.stat().st_size > 0)
+    return not written and not steps_in(place_of(run.place, kept))
+
+
+def check_changes(parts: Any, found: list[identity.Change]) -> None:
+    """Refuses a run that would go on as another one, or that cannot go on at all.
+
+    Args:
+      parts: the run.
+      found: what differs from the run that it goes on from.
+
+    Raises:
+      ValueError: as `identity.check`.
+    """
+    decisive = any(identity.decides(c.name) for c in found)
+    identity.check(
+        parts.stored, found, parts.config.allow_changed, _misfit(parts) if decisive else None
+    )
+
+
+def _misfit(parts: Any) -> str | None:
+    """The array that has another shape in the run's newest checkpoint, if there is one."""
+    place = place_of(parts.directory, parts.config.saving.checkpoints)
+    steps = steps_in(place)
+    if not steps:
+        return None
+    config, algorithm = parts.config, parts.algorithm
+    optimizer = config.optimizer.build(1, parts.network.logical_axes())
+    policies = named_policies.wanted(algorithm, track_kl=config.track_kl)
+
+    def first(key):
+        params = parts.network.init(key)
+        zero = jnp.zeros((), jnp.int32)
+        moving = named_policies.first(policies, params)
+        return TrainState(
+            params, {}, moving, optimizer.init(params), algorithm.init(key), zero, zero
+        )
+
+    state = jax.eval_shape(first, jax.random.key(0))
+    step = config.resume_from
+    return misfit(place, steps[-1] if step is None else step, state)
 
 
 def run_id(parts: Any) -> str:

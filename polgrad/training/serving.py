@@ -18,7 +18,7 @@ from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
 from polgrad.training import building, config, footprint, hosts, identity, randomness
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.checkpoints import restore_params
+from polgrad.training.checkpoints import restore_params, shape_difference
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 
 POLICY_FILE = "policy.json"
@@ -63,8 +63,9 @@ def load(
     with _outside.reading(path):
         network, tokenizer, text = _described(_outside.read_json(path))
     params, _ = restore_params(directory, step, remote=remote)
-    with _outside.reading(path):
-        _check_params(network, params)
+    expected = jax.eval_shape(network.init, jax.random.key(0))
+    if difference := shape_difference(params, expected):
+        raise _outside.OutsideError(f"{path}: describes another network: {difference}")
     return policies.Policy(network, params, text), tokenizer
 
 
@@ -78,23 +79,6 @@ def _described(
         return network, tokenizer, character_assets(tokenizer)
     text = assets.from_fields(description["text"])
     return network, data.from_assets(text, rows=network.config.vocab_size), text
-
-
-def _check_params(network: policies.Network, params: Any) -> None:
-    """The parameters of the checkpoint are those of the network that is described."""
-    expected = jax.eval_shape(network.init, jax.random.key(0))
-
-    def shapes(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in leaves}
-
-    here, there = shapes(expected), shapes(params)
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            raise ValueError(
-                f"describes parameters {name} of shape {here.get(name)}, and the checkpoint has "
-                f"{there.get(name)}"
-            )
 
 
 def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:

@@ -176,3 +176,15 @@ def test_the_distance_from_plain_fine_tuning_is_linear_in_beta():
     u = jnp.array([0.7, -0.3])
     gap = [np.abs(losses.f_sft(u, 0 * u, beta=b) + u).max() for b in (1e-2, 1e-3)]
     np.testing.assert_allclose(gap[0] / gap[1], 10.0, rtol=1e-6)
+
+
+def test_the_guard_can_be_swept_where_it_acts():
+    v, guards = jnp.array([-0.9, 0.3]), jnp.array([-0.3, -0.6])
+
+    def loss(guard):
+        return losses.f_sft(v, 0 * v, divergence=divergences.squared_hellinger, guard=guard)
+
+    together = jax.jit(jax.vmap(loss))(guards)
+    alone = jnp.stack([loss(float(guard)) for guard in guards])
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert abs(together[0, 0] - together[1, 0]) > 0.1

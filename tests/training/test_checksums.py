@@ -1,5 +1,6 @@
 """Checksums of a checkpoint: whatever happens to its files is noticed."""
 
+import itertools
 import json
 import os
 import shutil
@@ -107,6 +108,29 @@ def test_checksums_go_with_their_checkpoint_and_follow_no_link(place, tmp_path_f
     assert other.read_text() == "work" and checksums.fault(place, "6") is None
     assert not checksums.path_of(place, "4").exists()
     assert set(json.loads(checksums.path_of(place, "6").read_text())["sha256"]) == set(FILES)
+
+
+def test_each_file_is_in_the_share_of_one_process(place):
+    for name in FILES:
+        before = (place / "4" / name).read_bytes()
+        (place / "4" / name).write_bytes(before + b"x")
+        found = [checksums.fault(place, "4", share=(index, 3)) for index in range(3)]
+        assert sum(f is not None for f in found) == 1, name
+        (place / "4" / name).write_bytes(before)
+
+
+def test_only_the_files_that_are_read_are_compared(place):
+    flip(place / "4" / "default/d/0abc", 3)
+    assert "0abc" in checksums.fault(place, "4")
+    assert checksums.fault(place, "4", reads=lambda path: not path.startswith("default/d")) is None
+
+
+def test_work_is_announced_while_files_are_read(place, monkeypatch):
+    monkeypatch.setattr(checksums, "BLOCK", 256)
+    for act in (checksums.fault, checksums.write):
+        told = itertools.count()
+        act(place, "4", working=told.__next__)
+        assert next(told) > len(FILES)
 
 
 def test_an_address_has_no_checksums_of_ours():

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from polgrad.training import hosts
+from polgrad.training import checksums, hosts
+from polgrad.training.checkpoints import Checkpoints, DamagedError
 from polgrad.training.config import Hosts
 from polgrad.training.hosts import HostError, Processes
 
@@ -30,7 +32,7 @@ class Service:
     def __init__(self):
         self.values, self.changed = {}, threading.Condition()
 
-    def key_value_set(self, key, value):
+    def key_value_set(self, key, value, allow_overwrite=False):
         with self.changed:
             self.values[key] = value
             self.changed.notify_all()
@@ -113,6 +115,81 @@ def test_a_failure_is_raised_where_it_happened_and_told_to_the_others():
     for other in (first, second):
         assert isinstance(other, HostError)
         assert "process 2" in str(other) and "ValueError: no such file" in str(other)
+
+
+def test_what_the_first_does_alone_is_known_to_all_and_so_is_its_failure():
+    done = []
+
+    def program(processes):
+        assert processes.alone("a", lambda: done.append(processes.index) or "said") == "said"
+        return processes.alone("metrics", lambda: open("/nowhere/metrics.jsonl"))
+
+    failed, *others = together(program)
+    assert done == [0] and isinstance(failed, FileNotFoundError)
+    for other in others:
+        assert isinstance(other, HostError)
+        assert "process 0" in str(other) and "failed at metrics: FileNotFoundError" in str(other)
+
+
+def test_a_failure_between_two_meetings_is_told_at_the_next():
+    def program(processes):
+        processes.gather("a", int)
+        if processes.index == 1:
+            processes.fail(OSError(28, "No space left on device"))
+            return processes.failed
+        with pytest.raises(HostError, match=r"process 1 .* failed: OSError: .*No space left"):
+            processes.gather("b", int)
+        return processes.failed
+
+    assert together(program) == [True] * 3
+
+
+def test_a_failure_explains_the_program_that_fails_with_it():
+    def program(processes):
+        if processes.index == 1:
+            return processes.fail(OSError("no space left"))
+        ends = time.monotonic() + 20
+        while not (told := processes._told()) and time.monotonic() < ends:
+            time.sleep(0.01)
+        return told and processes.lost(RuntimeError("connection reset"), wait=0.1)
+
+    first, _, third = together(program)
+    assert "process 1" in str(first) and "OSError: no space left" in str(first) == str(third)
+
+
+def test_who_says_that_it_works_is_waited_for_beyond_the_deadline():
+    def program(processes):
+        def work():
+            ends = time.monotonic() + 2.5
+            while processes.index == 1 and time.monotonic() < ends:
+                time.sleep(0.02)
+                processes.working()
+            return processes.index
+
+        return processes.gather("files", work)
+
+    assert together(program, deadline=1.0) == [[0, 1, 2]] * 3
+
+
+def test_processes_read_a_checkpoint_together_and_end_alike(tmp_path):
+    for step in ("2", "4"):
+        for name in ("_METADATA", "manifest.ocdbt", "d/a", "d/b"):
+            path = tmp_path / step / "default" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        checksums.write(tmp_path, step)
+
+    def program(processes):
+        checkpoints = Checkpoints.__new__(Checkpoints)
+        checkpoints._root, checkpoints._processes = epath.Path(tmp_path), processes
+        return checkpoints.check(4)
+
+    assert together(program) == [None] * 3
+    (tmp_path / "4" / "default" / "d" / "b").write_text("x")
+    lines = together(program)
+    assert all(isinstance(line, DamagedError) for line in lines)
+    assert len({str(line) for line in lines}) == 1
+    assert "d/b has 1 bytes" in str(lines[0]) and "give --resume-from 2" in str(lines[0])
 
 
 def test_processes_at_different_places_are_told_so():

@@ -139,6 +139,28 @@ def test_what_is_read_from_outside_is_compared(name):
 
 
 @pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["network", "small.width"], "--small.width (1 there, 2 here): x"),
+        (["rollouts.max_tokens", "steps"], "--rollouts.max-tokens (1 there, 2 here): x"),
+        (
+            ["train_problems", "tokenizer", "network"],
+            "--task (the training problems are others): x",
+        ),
+        (["network"], "--policy (the policy's network computes something else): x"),
+        (["algorithm_source"], "--algorithm (a file of the algorithm has another text): x"),
+    ],
+)
+def test_what_cannot_be_resumed_is_named_as_it_was_typed(names, shown):
+    found = [identity.Change(name, 1, 2) for name in names]
+    for allowed in ((), tuple(names)):
+        with pytest.raises(ValueError) as error:
+            identity.check(run_of(BASE), found, allowed, "x")
+        assert f"cannot be resumed with {shown}. Give the run's own" in str(error.value)
+    assert {*identity.BEHIND} == {*identity.FINGERPRINTS}
+
+
+@pytest.mark.parametrize(
     ("given", "hint"),
     [("optimizer.learning_rat", "did you mean optimizer.learning_rate"), ("zzz", "no setting")],
 )

@@ -181,10 +181,16 @@ def test_scores_of_steps_that_are_run_again_come_from_the_journal(sums, tmp_path
 def test_a_checkpoint_of_another_shape_is_refused(sums, result):
     wider = dataclasses.replace(TINY, width=32)
     settings = config(sums, result.directory, small=wider, resume=True, steps=5)
-    with pytest.raises(ValueError, match=r"small.width \(16 there, 32 here\)"):
-        training.train(settings, quiet=True)
-    settings = dataclasses.replace(settings, allow_changed=("small", "network"))
-    with pytest.raises(ValueError, match=r"does not fit this run: .* has shape"):
+    words = (
+        r"cannot be resumed with --small.width \(16 there, 32 here\): .* has shape .*another --out"
+    )
+    for allowed in ((), ("small", "network")):
+        with pytest.raises(ValueError, match=words) as error:
+            training.train(dataclasses.replace(settings, allow_changed=allowed), quiet=True)
+        assert "network" not in str(error.value) and "allow" not in str(error.value)
+    # What has the same shape, may go on.
+    settings = config(sums, result.directory, seed=7, resume=True)
+    with pytest.raises(ValueError, match="allow the change: --allow-changed seed$"):
         training.train(settings, quiet=True)
 
 

@@ -1,5 +1,6 @@
 """`polgrad train` as several processes of one machine: gradient, a kill, other hosts, a notice."""
 
+import contextlib
 import json
 import os
 import signal
@@ -141,22 +142,44 @@ def test_two_processes_go_on_where_four_were(four):
     before = read_lines(out / "metrics.jsonl")[:saved]
     codes, printed = finish(start(2, out, "--steps", str(saved + 3), "--resume"))
     assert codes == [0, 0], printed
-    assert f"resuming from step {saved}" in printed[0]
+    assert f"resumes after step {saved} of {saved + 3}" in printed[0]
     rows = read_lines(out / "metrics.jsonl")
     assert [r["step"] for r in rows] == list(range(1, saved + 4)) and rows[:saved] == before
     assert (out / "checkpoints" / str(saved + 3)).is_dir()
 
 
-def test_a_notice_to_one_process_saves_the_run_of_both(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_notice_to_one_process_saves_the_run_of_both(tmp_path, number):
+    out = tmp_path / "run"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:  # a shell starts what runs in the background, these tests too, with Ctrl-C ignored
+        processes = start(2, out, "--steps", "100000", "--saving.every", "100000")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_for(out / "metrics.jsonl", processes)
+    processes[1].send_signal(number)
+    codes, printed = finish(processes)
+    assert codes == [0, 130 if number == signal.SIGINT else 0], printed
+    step = read_lines(out / "metrics.jsonl")[-1]["step"]
+    assert f"stopped by a signal and saved at step {step}" in printed[0]
+    assert (out / "checkpoints" / str(step)).is_dir()
+
+
+def test_what_the_first_process_cannot_write_ends_both_soon(tmp_path):
     out = tmp_path / "run"
     processes = start(2, out, "--steps", "100000", "--saving.every", "100000")
-    wait_for(out / "metrics.jsonl", processes)
-    processes[1].send_signal(signal.SIGTERM)
-    codes, printed = finish(processes)
-    assert codes == [0, 0], printed
-    step = read_lines(out / "metrics.jsonl")[-1]["step"]
-    assert f"stopped by SIGTERM and saved at step {step}" in printed[0]
-    assert (out / "checkpoints" / str(step)).is_dir()
+    metrics = out / "metrics.jsonl"
+    wait_for(metrics, processes)
+    while not metrics.is_dir():
+        metrics.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            metrics.mkdir()
+    codes, printed = finish(processes, timeout=120)
+    assert codes == [1, 1], printed
+    lines = [[x for x in text.splitlines() if x.startswith("polgrad: ")] for text in printed]
+    assert len(lines[0]) == len(lines[1]) == 1, printed
+    assert lines[0][0].endswith("metrics.jsonl: Is a directory"), printed
+    assert "process 0" in lines[1][0] and "failed at the end of step" in lines[1][0], printed
 
 
 def test_hosts_with_other_problems_are_refused_before_anything_is_computed(tmp_path):

@@ -8,7 +8,6 @@ import logging
 import os
 import pathlib
 import random
-import re
 import resource
 import shutil
 import signal
@@ -19,10 +18,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from polgrad import _files, cli, data, training
+from polgrad import _files, _interrupt, cli, data, policies, training
 from polgrad._versions import versions
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
@@ -31,8 +31,10 @@ from polgrad.training import (
     building,
     checksums,
     collecting,
+    hosts,
     identity,
     loop,
+    ocdbt,
     ownership,
     reporting,
     serving,
@@ -43,6 +45,7 @@ from polgrad.training.checkpoints import (
     ResumeError,
     SavingError,
     ScoreJournal,
+    misfit,
     read_lines,
     restore_params,
     steps_in,
@@ -50,6 +53,7 @@ from polgrad.training.checkpoints import (
 from polgrad.training.config import (
     Data,
     Evaluation,
+    Optimizer,
     Rewards,
     Rollouts,
     Saving,
@@ -58,6 +62,7 @@ from polgrad.training.config import (
     WarmStart,
 )
 
+ALONE = hosts.Processes(index=0, count=1)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
 
 
@@ -158,6 +163,51 @@ def test_a_note_names_the_versions_that_differ(then, told):
     assert ownership.version_note(types.SimpleNamespace(stored=None)) is None
 
 
+def test_what_one_process_writes_it_writes_where_all_meet(sums, tmp_path, quick, monkeypatch):
+    """Elsewhere an error of the first one would leave the others waiting for it."""
+    settings = sampled(sums, tmp_path / "a", track_kl=True, evaluation=Evaluation(problems=2))
+    meetings, alone = [], []
+
+    class Watched(hosts.Processes):
+        def gather(self, name, work):
+            meetings.append(name)
+            try:
+                return super().gather(name, work)
+            finally:
+                meetings.append(None)
+
+    def watch(owner, name):
+        function = getattr(owner, name)
+
+        def watched(*given, **named):
+            inside = meetings and meetings[-1]
+            if not inside and threading.current_thread() is threading.main_thread():
+                alone.append((name, given))
+            return function(*given, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in [
+        (_files, "write"),
+        (_files, "append"),
+        (reporting.Events, "_write"),
+        (reporting.Reporter, "read"),
+        (checksums, "write"),
+        (checksums, "forget"),
+        (checksums, "fault"),
+        (ownership, "record"),
+        (os, "unlink"),
+    ]:
+        watch(owner, name)
+    for steps, resume in ((3, False), (5, True)):
+        changed = dataclasses.replace(settings, steps=steps, resume=resume)
+        parts = dataclasses.replace(building.build(changed), processes=Watched(index=0, count=1))
+        alone.clear()  # what `build` writes is none of this
+        loop.run(parts, quiet=True)
+        assert not alone, alone
+    assert {"checkpoint 3", "the end of step 5", "the end of the run"} <= {*meetings}
+
+
 # One owner.
 
 
@@ -165,6 +215,77 @@ def test_a_directory_in_use_is_refused(sums, copied):
     with _files.alone(copied):
         refused(config(sums, copied, resume=True, steps=6), "in use by process", loop.StartError)
     refused(config(sums, copied), "holds a run already")
+
+
+def fails(monkeypatch, error):
+    def step(*rest):
+        raise error
+
+    monkeypatch.setattr(loop._Loop, "_step", step)
+
+
+def test_a_run_that_holds_nothing_is_taken_over(sums, tmp_path, quick, monkeypatch, capsys):
+    settings = sampled(sums, tmp_path / "a", steps=1, evaluation=Evaluation(problems=2))
+    good = loop._Loop._step
+    fails(monkeypatch, loop.TrainingError("not finite"))
+    with pytest.raises(loop.TrainingError):
+        training.train(dataclasses.replace(settings, seed=1), quiet=True)
+    before = json.loads((tmp_path / "a" / "before.json").read_text())
+    old = restored_initial(tmp_path / "a")
+    (tmp_path / "a" / "before.json").write_text(json.dumps(before | {"value": 9.0}))
+    # A refused command changes nothing of it.
+    refused(dataclasses.replace(settings, rewards=Rewards(functions=("none.py:f",))), "none.py")
+    # A kill right after its settings are written: the old policy must not be taken for the new one.
+    fails(monkeypatch, loop.TrainingError("not finite"))
+    monkeypatch.setattr(Checkpoints, "save_initial", lambda *rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.train(settings, quiet=True)
+    assert not (tmp_path / "a" / "checkpoints" / "initial").exists()
+    assert not (tmp_path / "a" / "before.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(loop._Loop, "_step", good)
+    training.train(settings)
+    line = f"takes over {tmp_path / 'a'}, whose run had saved no step\n"
+    assert capsys.readouterr().out.count(line) == 1
+    assert not same(restored_initial(tmp_path / "a"), old)
+    assert identity.stored(tmp_path / "a").config["seed"] == 0
+    refused(settings, "holds a run already")
+
+
+def restored_initial(directory):
+    handler = ocp.PyTreeCheckpointHandler()
+    tree = handler.restore(directory / "checkpoints" / "initial")
+    handler.close()
+    return jax.tree.map(np.asarray, tree)
+
+
+@pytest.mark.parametrize("kept", ["metrics", "a step", "a step elsewhere", "an address", "a link"])
+def test_a_run_that_holds_something_is_not_taken_over(tmp_path, kept):
+    place = {"a step elsewhere": str(tmp_path / "ck"), "an address": "gs://b/run"}.get(kept)
+    run = identity.Stored({"saving": {"checkpoints": place}}, {}, str(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert ownership.holds_nothing(run) == (kept != "an address")
+    if kept == "metrics":
+        (tmp_path / "metrics.jsonl").write_text("{")
+    elif kept == "a link":
+        (tmp_path / "metrics.jsonl").unlink()
+        os.symlink(tmp_path / "none", tmp_path / "metrics.jsonl")
+    elif kept != "an address":
+        (tmp_path / ("ck" if place else "checkpoints") / "2").mkdir(parents=True)
+    assert not ownership.holds_nothing(run)
+
+
+def test_a_run_that_is_at_work_is_not_taken_over(sums, tmp_path):
+    settings = config(sums, tmp_path / "a")
+    ownership.record(building.build(settings), "ab", 0)
+    parts = building.build(dataclasses.replace(settings, seed=2))
+    with _files.alone(tmp_path / "a"), pytest.raises(loop.StartError, match="in use by process"):
+        loop.run(parts, quiet=True)
+    # It has written something, and has ended since the settings were checked.
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(loop.StartError, match="another run has written to"):
+        loop.run(parts, quiet=True)
+    assert identity.stored(tmp_path / "a").config["seed"] == 0
 
 
 def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sums, tmp_path):
@@ -177,10 +298,7 @@ def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sum
 
 def test_the_default_place_of_checkpoints_is_held_too(tmp_path):
     parts = types.SimpleNamespace(
-        processes=types.SimpleNamespace(first=True),
-        config=TrainConfig(),
-        directory=tmp_path,
-        stored=None,
+        processes=ALONE, config=TrainConfig(), directory=tmp_path, stored=None, replaced=None
     )
     (tmp_path / "checkpoints").mkdir()
     place, words = tmp_path / "checkpoints", "checkpoints is in use"
@@ -307,7 +425,11 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(sums, tmp_path, 
 
 
 def some_file(directory, part):
-    return max((directory / part).rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    """The largest file of a checkpoint, of those that hold parameters."""
+    paths = [path for path in (directory / part).rglob("*") if path.is_file()]
+    if held := ocdbt.files_of(directory / part / "default", "params"):
+        paths = [directory / part / "default" / name for name in held]
+    return max(paths, key=lambda path: path.stat().st_size)
 
 
 def flip(path, bit=4001):
@@ -345,6 +467,22 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(sums, copied, d
     assert capfd.readouterr().err == ""
 
 
+def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
+    place = copied / "checkpoints" / "4"
+    needed = ocdbt.files_of(place / "default", "params")
+    data = [p for p in place.rglob("*") if p.is_file() and ocdbt.is_data(p)]
+    others = [p for p in data if str(p.relative_to(place / "default")) not in needed]
+    assert others
+    for path in others:
+        flip(path)
+    assert checksums.fault(copied / "checkpoints", "4")
+    whole, _ = restore_params(copied)
+    flip(place / "default" / sorted(needed)[0])
+    with pytest.raises(DamagedError, match="has other bytes"):
+        restore_params(copied)
+    assert jax.tree.leaves(whole)
+
+
 def test_going_on_from_an_earlier_checkpoint_ends_as_the_whole_run(sums, copied, first):
     DAMAGE["cut, no checksums"](copied / "checkpoints")
     settings = config(sums, copied, resume=True)
@@ -363,7 +501,9 @@ def test_a_damaged_starting_policy_is_named_and_not_read_where_it_is_not_needed(
     flip(some_file(copied / "checkpoints", "initial"))
     checkpoints = Checkpoints(copied / "checkpoints", 2)
     words = "that the run started from, .*initial, is damaged: .*give --no-track-kl"
-    assert re.match(f"the policy {words}", checkpoints.initial_fault())
+    assert not checkpoints.initial_is_whole()
+    with pytest.raises(DamagedError, match=f"^the policy {words}"):
+        checkpoints.check("initial")
     (copied / "checkpoints" / "initial" / "_METADATA").write_text("{")
     with pytest.raises(DamagedError, match=words) as error:
         checkpoints.restore_initial(STATE["params"])
@@ -385,12 +525,10 @@ def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_fir
     done = []
     manager = types.SimpleNamespace(all_steps=lambda: [2, 6, 4], delete=done.append)
     checkpoints = Checkpoints.__new__(Checkpoints)
-    checkpoints._manager, checkpoints._root = manager, tmp_path
+    checkpoints._manager, checkpoints._root, checkpoints._processes = manager, tmp_path, ALONE
     monkeypatch.setattr(ownership, "record", lambda *rest: done.append("settings"))
     monkeypatch.setattr(serving, "save_description", lambda *rest: None)
-    parts = types.SimpleNamespace(
-        processes=types.SimpleNamespace(first=True), directory=tmp_path, policy=0, tokenizer=0
-    )
+    parts = types.SimpleNamespace(processes=ALONE, directory=tmp_path, policy=0, tokenizer=0)
     run = types.SimpleNamespace(
         parts=parts,
         config=TrainConfig(resume=True),
@@ -405,11 +543,9 @@ def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_fir
 def starting(place, *names, stored=True):
     """What the loop knows where it decides whether to take the starting policy that is there."""
     checkpoints = Checkpoints.__new__(Checkpoints)
-    checkpoints._root = epath.Path(place)
+    checkpoints._root, checkpoints._processes = epath.Path(place), ALONE
     changes = [identity.Change(name, 1, 2) for name in names]
-    parts = types.SimpleNamespace(
-        processes=types.SimpleNamespace(first=True), changes=changes, stored=stored or None
-    )
+    parts = types.SimpleNamespace(processes=ALONE, changes=changes, stored=stored or None)
     return types.SimpleNamespace(parts=parts, checkpoints=checkpoints)
 
 
@@ -456,6 +592,28 @@ def test_of_two_hundred_flipped_bits_each_is_noticed(copied):
         flip(path, chosen.randrange(8 * len(body)))
         assert any(checksums.fault(place, name) for name in names), path
         path.write_bytes(body)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_a_checkpoint_of_each_optimizer_fits_itself_and_no_other_width(tmp_path, method):
+    def state(width):
+        shape = {"vocab_size": 8, "layers": 1, "heads": 2, "kv_heads": 2, "mlp_width": 8}
+        network = policies.TransformerNetwork(
+            policies.TransformerConfig(**shape, width=width, max_length=8)
+        )
+        optimizer = Optimizer(method=method, learning_rate=0.1).build(1, network.logical_axes())
+        params = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
+        )
+        return {"params": params, "optimizer": optimizer.init(params), "algorithm": ()}
+
+    made = Checkpoints(tmp_path, 1)
+    made.save(3, state(4))
+    made.close()
+    assert misfit(epath.Path(tmp_path), 3, state(4)) is None
+    assert "has shape (8, 4) in the checkpoint, expected (8, 8)" in misfit(
+        epath.Path(tmp_path), 3, state(8)
+    )
 
 
 # Saving that fails.
@@ -645,6 +803,13 @@ def test_scores_of_a_step_that_fails_are_not_kept(tmp_path):
     with pytest.raises(RewardFailure):
         collect._score(1, "reward", own, [{"prompt": "p"}] * 40)
     assert not (tmp_path / "scores.jsonl").exists()
+    # Those of a step that goes on are kept where all processes meet, before the update.
+    score.valid = True
+    collect._score(1, "reward", own, [{"prompt": "p"}] * 40)
+    assert not (tmp_path / "scores.jsonl").exists()
+    collect.keep()
+    collect.keep()
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 1
 
 
 BROKEN = {
@@ -1027,7 +1192,8 @@ def command(capsys, *arguments):
 def test_resume_alone_reads_the_settings_and_flags_are_compared(copied, quick, capsys):
     code, said, error = command(capsys, "train", "--resume", "--out", copied, "--steps", "5")
     assert code == 0, error
-    assert "resuming from step 4" in said and "changed: steps (4 there, 5 here)" in said
+    assert 0 <= said.find("resumes after step 4 of 5\n") < said.find("step 5/5")
+    assert "changed: steps (4 there, 5 here)" in said
     kept = identity.stored(copied)
     assert kept.config["steps"] == 5 and kept.config["rollouts"]["prompts"] == 4
     (line,) = (copied / "changes.jsonl").read_text().splitlines()
@@ -1101,6 +1267,7 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     step = loop._Loop._step
 
     def stop(self, *rest):
+        monkeypatch.setattr(loop._Loop, "_step", step)
         signal.raise_signal(number)
         return step(self, *rest)
 
@@ -1117,15 +1284,18 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
             command(capsys, *arguments)
         found, (said, error) = 0, capsys.readouterr()
     else:
-        found, said, error = command(capsys, *arguments)
+        monkeypatch.setattr(_interrupt, "_presses", 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with _interrupt.caught():
+            found, said, error = command(capsys, *arguments)
     assert found == code and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     line = (error if number == signal.SIGINT else said).strip().splitlines()[-1]
     if moment == "building":
         assert "nothing is lost" in line
     elif number == signal.SIGINT:
-        assert line.startswith("polgrad: interrupted; checkpoint 4 is the newest; go on with --res")
+        assert line.startswith("polgrad: interrupted; checkpoint 5 is the newest; go on with --res")
     else:
-        assert line == "stopped by SIGTERM and saved at step 5; go on with --resume"
+        assert line == "stopped by a signal and saved at step 5; go on with --resume"
     assert error.count("\n") == (number == signal.SIGINT)
     # Nothing is lost: the lock is free, and the run goes on.
     with _files.alone(copied):
