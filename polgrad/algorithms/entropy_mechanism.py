@@ -75,7 +75,7 @@ class ClipCov(GroupRelative):
         """The tokens that PPO's clip stops."""
         return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))
 
-    def applied(self, outputs, batch, behavior_logp):
+    def batch_loss(self, outputs, batch, behavior_logp):
         """`losses.clip_cov` with the tokens selected for this update."""
         return losses.clip_cov(
             outputs.logp,
@@ -123,7 +123,7 @@ class KLCov(GroupRelative):
         nothing = jnp.zeros(logp.shape, bool)
         return losses.kl_cov(logp, behavior_logp, advantages, nothing)
 
-    def applied(self, outputs, batch, behavior_logp):
+    def batch_loss(self, outputs, batch, behavior_logp):
         """`losses.kl_cov` with the tokens selected for this update."""
         return losses.kl_cov(
             outputs.logp,

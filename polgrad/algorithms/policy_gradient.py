@@ -170,7 +170,9 @@ class OnSamples:
             lengths, max_length=context.max_tokens, buffer=buffer
         )
 
-    def applied(self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]) -> Array:
+    def batch_loss(
+        self, outputs: Outputs, batch: Batch, behavior_logp: Float[Array, "B T"]
+    ) -> Array:
         """The surrogate on a batch; a subclass whose surrogate reads more of it overrides this."""
         loss = self.surrogate(outputs.logp, behavior_logp, batch["advantages"], batch["mask"])
         wanted = batch["weights"].shape
@@ -185,7 +187,7 @@ class OnSamples:
         """Surrogate, KL and entropy terms, weighted."""
         behavior = common.behavior_logp(outputs, batch, context.on_policy)
         mask = batch["mask"]
-        loss, terms = self.applied(outputs, batch, behavior), []
+        loss, terms = self.batch_loss(outputs, batch, behavior), []
         if common.is_on(self.sampler_correction) and context.on_policy:
             loss *= self.correction(outputs.logp, batch["sampler_logp"], mask)
         if self._kl_in("k2", "k3"):

@@ -335,7 +335,7 @@ class _Loop:
             if count == 1:
                 parts = jax.tree.map(lambda x: x[None], batch)
             else:
-                parts = step.mini_batches(batch, shuffle, count)
+                parts = step.in_mini_batches(batch, shuffle, count)
             state, metrics = jax.lax.scan(update, state, (parts, jax.random.split(select, count)))
             return state, jax.tree.map(jnp.mean, metrics)
 

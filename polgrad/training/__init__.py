@@ -3,20 +3,20 @@
 import importlib
 
 _NAMES = {
-    "Algorithm": "types",
-    "Context": "types",
-    "Outputs": "types",
-    "TrainState": "state",
-    "Scoring": "scoring",
-    "score": "scoring",
-    "make_gradient": "step",
-    "make_update": "step",
-    "Optimizer": "optimizers",
-    "TrainConfig": "config",
-    "Result": "loop",
-    "TrainingError": "loop",
-    "train": "loop",
-    "plot": "reporting",
+    "Algorithm": "polgrad.contract",
+    "Context": "polgrad.contract",
+    "Outputs": "polgrad.contract",
+    "TrainState": "polgrad.training.state",
+    "Scoring": "polgrad.training.scoring",
+    "score": "polgrad.training.scoring",
+    "make_gradient": "polgrad.training.step",
+    "make_update": "polgrad.training.step",
+    "Optimizer": "polgrad.training.optimizers",
+    "TrainConfig": "polgrad.training.config",
+    "Result": "polgrad.training.loop",
+    "TrainingError": "polgrad.training.loop",
+    "train": "polgrad.training.loop",
+    "plot": "polgrad.training.reporting",
 }
 
 __all__ = list(_NAMES)
@@ -24,5 +24,5 @@ __all__ = list(_NAMES)
 
 def __getattr__(name: str):
     if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

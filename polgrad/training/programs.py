@@ -15,6 +15,7 @@ from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
 from polgrad.training.state import TrainState, assemble
 from polgrad.training.step import (
+    in_mini_batches,
     make_gradient,
     make_scorer,
     make_selection,
@@ -135,7 +136,7 @@ class Programs:
         self._holds_as_they_are = sampling_weights.same(self.abstract_state.params, as_held)
         self._held = sampling_weights.converter(self.abstract_state.params, as_held)
         self._one_prompt = jax.jit(one_prompt, static_argnums=1)
-        self._shuffle = jax.jit(functools.partial(mini_batches, count=self._mini))
+        self._shuffle = jax.jit(functools.partial(in_mini_batches, count=self._mini))
 
     def _layout(self, *, rounded: bool = False, gather: sampling_weights.Gather, memory) -> Any:
         """Types and shardings of weights that are only read."""

@@ -112,7 +112,7 @@ def gradient_of(forward: Forward, algorithm: Algorithm, *, micro_batches: int = 
     return gradient
 
 
-def mini_batches(batch: Batch, key: Any, count: int) -> Batch:
+def in_mini_batches(batch: Batch, key: Any, count: int) -> Batch:
     """A batch in its optimiser batches, `[count, B / count, ...]`: units in random order.
 
     Weights are multiplied by the number of mini-batches: each then is an unbiased estimate of the

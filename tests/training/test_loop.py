@@ -349,7 +349,7 @@ class ReadsEntropy(algorithms.GRPO):
 class ReadsReference(algorithms.GRPO):
     """Uses a reference that it did not require."""
 
-    def token_loss(self, outputs, batch, behavior_logp):
+    def batch_loss(self, outputs, batch, behavior_logp):
         return outputs.logp - batch["reference_logp"]
 
 

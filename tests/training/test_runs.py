@@ -61,6 +61,7 @@ from polgrad.training.config import (
     TrainConfig,
     WarmStart,
 )
+from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
@@ -135,6 +136,12 @@ def refused(config, words, kind=ValueError):
 
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def as_state(params, optimizer=()):
+    """A state of these parameters before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(params, {}, {}, optimizer, (), zero, zero)
 
 
 @pytest.fixture
@@ -469,7 +476,7 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(sums, copied, d
 
 def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
     place = copied / "checkpoints" / "4"
-    needed = ocdbt.files_of(place / "default", "params")
+    needed = ocdbt.files_of(place / "default", "trainable")
     data = [p for p in place.rglob("*") if p.is_file() and ocdbt.is_data(p)]
     others = [p for p in data if str(p.relative_to(place / "default")) not in needed]
     assert others
@@ -506,7 +513,7 @@ def test_a_damaged_starting_policy_is_named_and_not_read_where_it_is_not_needed(
         checkpoints.check("initial")
     (copied / "checkpoints" / "initial" / "_METADATA").write_text("{")
     with pytest.raises(DamagedError, match=words) as error:
-        checkpoints.restore_initial(STATE["params"])
+        checkpoints.restore_initial(STATE.params)
     assert "\n" not in str(error.value)
     checkpoints.close()
     training.train(config(sums, copied, resume=True), quiet=True)
@@ -605,7 +612,7 @@ def test_a_checkpoint_of_each_optimizer_fits_itself_and_no_other_width(tmp_path,
         params = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(network.init, jax.random.key(0))
         )
-        return {"params": params, "optimizer": optimizer.init(params), "algorithm": ()}
+        return as_state(params, optimizer.init(params))
 
     made = Checkpoints(tmp_path, 1)
     made.save(3, state(4))
@@ -619,10 +626,7 @@ def test_a_checkpoint_of_each_optimizer_fits_itself_and_no_other_width(tmp_path,
 # Saving that fails.
 
 # Several arrays: where one write has failed, the others fail after nobody waits for them.
-STATE = {
-    "params": {f"w{i}": jnp.arange(10_000.0) + i for i in range(8)},
-    "step": jnp.int32(1),
-}
+STATE = as_state({f"w{i}": jnp.arange(10_000.0) + i for i in range(8)})
 
 
 def without_room(limit=2000):
@@ -648,7 +652,7 @@ def test_saving_that_fails_is_one_line_and_never_hangs(tmp_path, capfd, caplog, 
     said = "File too large" if kind == "no room" else "Not a directory"
     try:
         with pytest.raises(SavingError, match=f"starting policy in .* cannot be saved: {said}"):
-            checkpoints.save_initial(STATE["params"])
+            checkpoints.save_initial(STATE.params)
         with pytest.raises(
             SavingError, match=f"checkpoint 2 in .* cannot be saved: {said}"
         ) as error:
