@@ -148,20 +148,39 @@ def check_record(record: Any, fields: tuple[str, ...] | None) -> tuple[str, ...]
                 f"field {field!r} is {absent}; expected {' and '.join(map(repr, fields))}, found "
                 f"{_listed(sorted(record))}{_how_to_fill(field, record)}"
             )
-        if not isinstance(record[field], str):
-            raise ValueError(
-                f"field {field!r} must be a string, got {_kind(record[field])}"
-                f"{_how_to_convert(field, record[field])}"
-            )
-        # No tokenizer has ids for half of a surrogate pair, and no file can hold it.
-        try:
-            record[field].encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"field {field!r} holds U+{ord(record[field][error.start]):04X}, half of a "
-                "surrogate pair, which is no character"
-            ) from None
+        check_text(field, record[field])
     return fields
+
+
+def check_text(field: str, value: Any) -> None:
+    """Checks that a field is text that a tokenizer can read.
+
+    Raises:
+      ValueError: another type, or half of a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise ValueError(
+            f"field {field!r} must be a string, got {_kind(value)}{_how_to_convert(field, value)}"
+        )
+    # No tokenizer has ids for half of a surrogate pair, and no file can hold it.
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"field {field!r} holds U+{ord(value[error.start]):04X}, half of a "
+            "surrogate pair, which is no character"
+        ) from None
+
+
+def column(example: Mapping[str, Any], name: str) -> Any:
+    """A field of an example, as its file has it: the further fields are in `metadata`.
+
+    Returns:
+      The value; None where the example has no such field.
+    """
+    metadata = example.get("metadata")
+    further = metadata.get(name) if isinstance(metadata, Mapping) else None
+    return example.get(name, further)
 
 
 def _kind(value: Any) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import polgrad
 from polgrad import _outside, _ranges, _user_files, data, policies
 from polgrad.contract import Algorithm, Context
-from polgrad.data import codec
+from polgrad.data import codec, sources
 from polgrad.data.sources import TooFew
 from polgrad.policies import exporting
 from polgrad.rewards import compose, verifiers
@@ -64,13 +64,14 @@ class Texts:
     """
 
     def __init__(self, source: data.Source, columns: tuple[str, ...] = ()):
-        names = dict.fromkeys((*FIELDS, *columns))
         self.source, self.columns, self.rows, self._sizes = source, columns, [], {}
         digest = hashlib.sha256()
         for index in range(len(source)):
             example = source[index]
             digest.update(_text_of(example, source, index))
-            self.rows.append({name: example[name] for name in names if name in example})
+            row = {name: example[name] for name in FIELDS if name in example}
+            further = {name: sources.column(example, name) for name in columns}
+            self.rows.append(row | {k: text for k, text in further.items() if text is not None})
         self.digest = digest.hexdigest()[:32]
 
     def size(self, index: int, field: str, tokenizer: data.Tokenizer) -> int:
@@ -462,7 +463,7 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: Texts) -> N
     """The file holds what the algorithm reads, and no completion in it is empty."""
     fields = algorithm.collect.columns
     for field in fields:
-        if field not in train.rows[0]:
+        if all(field not in row for row in train.rows):
             wanted = " and ".join(map(repr, ("prompt", *fields)))
             raise ValueError(
                 f"algorithm {config.algorithm} reads {wanted}; task {config.task} lacks {field!r} "
@@ -470,11 +471,13 @@ def _check_columns(config: TrainConfig, algorithm: Algorithm, train: Texts) -> N
             )
     for index, row in enumerate(train.rows):
         for field in fields:
-            text = row.get(field)
-            if not isinstance(text, str) or not text.strip():
-                came = "is empty" if isinstance(text, str) else f"is {text!r:.60}"
+            try:
+                sources.check_text(field, row.get(field))
+            except ValueError as error:
+                raise ValueError(f"{train.source.place(index)}: {error}") from None
+            if not row[field].strip():
                 raise ValueError(
-                    f"{train.source.place(index)}: field {field!r} {came}, expected text "
+                    f"{train.source.place(index)}: field {field!r} is empty, expected text "
                     f"(prompt {row['prompt'][:60]!r})"
                 )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from polgrad import data
 from polgrad.contract import Batch, Pair
+from polgrad.data import sources
 from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
 from polgrad.training import hosts, randomness
@@ -214,7 +215,7 @@ def encode_completions(
     lengths = np.zeros(len(indices), np.int32)
     for row, index in enumerate(indices):
         example = problems.source[int(index)]
-        ids = tokenizer.completion_ids(example["prompt"], example[field])
+        ids = tokenizer.completion_ids(example["prompt"], sources.column(example, field))
         if len(ids) > max_tokens:
             raise ValueError(
                 f"{field} of example {index} has {len(ids)} tokens; rollouts.max_tokens is {max_tokens}"

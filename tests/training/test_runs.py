@@ -1366,3 +1366,34 @@ def test_code_that_a_file_of_settings_names_is_told_before_it_is_run(tmp_path, c
     base, raw, place, rest = cli._base_settings(["--config", str(source)])
     cli._say_code(base, raw, place, rest)
     assert capsys.readouterr().out == f"{source} names the code {outside}, which is run\n"
+
+
+# A third answer.
+
+
+def test_a_third_answer_is_read_from_its_column(sums, tmp_path):
+    rows = [
+        {"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": "0", "gold": f"{i + 1}!"}
+        for i in range(4)
+    ]
+    task = tmp_path / "triples.jsonl"
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = config(sums, tmp_path / "a", task=str(task), algorithm="tpo", steps=2)
+    settings = dataclasses.replace(settings, data=Data(held_out=0.0))
+    result = training.train(settings, quiet=True)
+    batch, _, _ = collecting.Collector(result.parts, None, None, None)(1, None, {})
+    assert batch["completions"].shape == (4, 3, 3)
+    texts = {result.parts.tokenizer.decode(r[r != 0].tolist()) for r in batch["completions"][:, 2]}
+    assert {text[-1] for text in texts} == {"!"}
+    for gold, words in (
+        (None, "reads 'prompt' and 'chosen' and 'rejected' and 'gold'; .* lacks 'gold'"),
+        (3, "line 3: field 'gold' must be a string, got int"),
+        (" ", "line 3: field 'gold' is empty, expected text"),
+    ):
+        wrong = [dict(row) for row in rows]
+        if gold is None:
+            wrong = [{k: x for k, x in row.items() if k != "gold"} for row in rows]
+        else:
+            wrong[2]["gold"] = gold
+        task.write_text("".join(json.dumps(row) + "\n" for row in wrong))
+        refused(dataclasses.replace(settings, out=str(tmp_path / "b")), words)
