@@ -11,11 +11,11 @@ ROOT = pathlib.Path(polgrad.__file__).parent
 # From the top down; what is not named here (checks, number types) is a helper of all.
 FLOORS = (
     {"ratios", "divergences", "masking", "selection", "diagnostics", "statistics", "frontiers"},
-    {"advantages", "losses", "games"},
+    {"advantages", "losses", "games", "contract"},
     {"policies", "data", "rewards", "environments"},
     {"rollouts", "curricula"},
     {"training"},
-    {"algorithms"},
+    {"algorithms", "small"},
     {"experiments"},
     {"cli"},
 )

@@ -22,9 +22,10 @@ from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving,
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
 
-def block(heading):
-    """The first Python block below a heading."""
-    return re.search(rf"##+ {heading}\n.*?```python\n(.*?)```", README, re.DOTALL)[1]
+def block(heading, number=0):
+    """A Python block of a section, the first one by default."""
+    section = re.search(rf"##+ {heading}\n(.*?)(?=\n## |\Z)", README, re.DOTALL)[1]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
 
 
 def lines(code):
@@ -66,6 +67,41 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     )
     assert outcome.parts.config.settings.width == 0.2
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
+
+
+def test_the_pair_loss_of_the_readme_trains_and_is_its_function(tmp_path):
+    code = block("Add a loss in ten lines", 1)
+    assert len(lines(code)) <= 10
+    (tmp_path / "pairs.py").write_text(code)
+    rows = [{"prompt": f"{i}=", "chosen": str(i), "rejected": "x"} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = training.train(
+        TrainConfig(
+            task=str(tmp_path / "pairs.jsonl"),
+            algorithm=f"{tmp_path / 'pairs.py'}:SquaredHinge",
+            steps=2,
+            out=str(tmp_path / "run"),
+            mesh="data=1",
+            data=Data(held_out=0.0),
+            small=Small(layers=1, width=16, heads=2, mlp=32),
+            rollouts=Rollouts(prompts=4),
+            evaluation=Evaluation(problems=0),
+            saving=Saving(tensorboard=False),
+        ),
+        quiet=True,
+    )
+    assert outcome.parts.config.settings.beta == 0.1
+    assert outcome.metrics["gradient_norm"] > 0
+    # At the initial policy every log-ratio is 0.
+    first = json.loads((outcome.directory / "metrics.jsonl").read_text().splitlines()[0])
+    assert abs(first["loss"] - 1.0) < 1e-5
+
+
+def test_the_run_in_one_program_learns(capsys):
+    code = block("A whole run in one program")
+    exec(compile(code.replace(", 16)", ", 2)"), "README.md", "exec"), {})
+    rewards = np.array(re.findall(r"nan|\d+\.\d+", capsys.readouterr().out)[-5:], float)
+    assert np.isnan(rewards[0]) and rewards[-1] > rewards[1] + 0.05
 
 
 def mine(**settings):

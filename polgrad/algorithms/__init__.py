@@ -7,6 +7,7 @@ from polgrad import _names
 from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG
+from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.groups import (
     P3OV1,
     P3OV2,
@@ -185,6 +186,7 @@ __all__ = [
     "TOPR",
     "TPO",
     "find",
+    "settings_of",
     "splits",
     "whole_batch",
 ]

@@ -24,12 +24,14 @@ def settings_of(
 ) -> type:
     """A frozen dataclass with a field for each keyword-only number of a loss.
 
-    The fields have the defaults and the texts of the loss, so that the two cannot differ.
+    Use it to train a loss of your own that is a function of arrays and numbers. The fields have the
+    defaults and the texts of the loss, so that the two cannot differ.
 
     Args:
       function: the loss.
       name: of the class.
-      base: the class that builds the algorithm; it reads `function` and `attributes`.
+      base: what the loss is a number of: `PairLoss`, `GroupLoss` or `SequenceLoss`, whose
+        docstrings tell what the loss's arrays may be called.
       choices: the texts that a field of text may have, by name.
       defaults: values for the arguments that have none, by name.
       attributes: class attributes for the base.
@@ -50,7 +52,8 @@ def settings_of(
         frozen=True,
         namespace={"function": staticmethod(function), **attributes},
     )
-    made.__module__ = base.__module__
+    # A run that goes on compares the file that the loss stands in.
+    made.__module__ = function.__module__
     made.__doc__ = _docstring(function, [field[0] for field in fields], base)
     return made
 
@@ -82,7 +85,8 @@ def _docstring(function: Callable, names: list[str], base: type) -> str:
     names = [*(f.name for f in dataclasses.fields(base)), *names]
     parts = [summary, "", f"The loss is `losses.{function.__name__}`."]
     if names:
-        parts += ["", "Attributes:", *(f"  {name}: {texts[name]}" for name in names)]
+        told = [f"  {name}: {texts.get(name, 'an argument of the loss')}" for name in names]
+        parts += ["", "Attributes:", *told]
     if source:
         parts += ["", "References:", source[1].rstrip()]
     return "\n".join(parts)
