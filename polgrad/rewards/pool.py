@@ -39,7 +39,7 @@ from typing import Annotated, Any, NamedTuple
 from polgrad import _compilers, _ranges
 from polgrad.data import codec
 from polgrad.rewards import compose, verifiers, worker
-from polgrad.rewards.score import Score
+from polgrad.rewards.score import Failure, Score
 
 # -c and not -m: the caller's search path then comes first and whole, so that a worker finds what
 # the caller can import, and no module beside worker.py shadows one of the same name.
@@ -225,11 +225,12 @@ def _reply(message: Any) -> tuple[str, Score, bool]:
     Raises:
         _Unreadable: the message has another form.
     """
-    kinds = [str, float, bool, str, bool]
+    kinds = [str, float, bool, str, bool, bool]
     if not isinstance(message, list) or [type(part) for part in message] != kinds:
         raise _Unreadable("a reply of another form")
-    token, value, valid, reason, last = message
-    return token, compose.as_score(Score(value, valid, reason)), last
+    token, value, valid, reason, failed, last = message
+    score = compose.as_score(Score(value, valid, reason))
+    return token, Failure(*score) if failed and not score.valid else score, last
 
 
 def _kill_all(workers: list[_Worker], pool: str) -> None:
@@ -246,11 +247,11 @@ class _Numbers:
     """The numbers that a pool is given.
 
     Attributes:
-        workers: processes.
-        timeout: seconds of a sample.
-        failure_limit: share of a call's samples.
-        start_timeout: seconds of an import.
-        memory: bytes of a worker.
+        workers: how many worker processes run.
+        timeout: seconds after which a sample that is being scored becomes invalid.
+        failure_limit: share of invalid samples above which a call of `score` raises.
+        start_timeout: seconds that a worker may take until it has imported the rewards.
+        memory: bytes of memory that one worker may take; None for no limit.
     """
 
     workers: Annotated[int, _ranges.COUNT]
@@ -313,7 +314,7 @@ class RewardPool:
         specs = [compose.RewardSpec(*spec) for spec in specs]
         compose.check_specs(specs)
         _ranges.check(_Numbers(workers, timeout, failure_limit, start_timeout, memory))
-        self.specs = [spec._replace(target=compose.absolute(spec.target)) for spec in specs]
+        self.specs = [spec._replace(target=compose.full_target(spec.target)) for spec in specs]
         self.timeout = float(timeout)
         self.failure_limit = failure_limit
         self._start_timeout = start_timeout
@@ -446,14 +447,15 @@ class RewardPool:
         reasons: list[str] = []
         for item in items:
             score = self._run([item], {}, limit=1.0)[0]
-            if not compose.fails(score):
+            if not isinstance(score, Failure):
                 return
             reasons.append(score.reason)
         if reasons:
+            slow = "give --rewards.timeout more seconds, " if _is_late(reasons) else ""
             raise RewardFailure(
                 f"the reward fails on each of the {len(reasons)} right answers of the data that "
-                f"were tried: on {items[0][1]!r:.80} with {reasons[0]!r:.300}; mend the reward, or "
-                "give --rewards.failure-limit 1 to run it as it is"
+                f"were tried: on {items[0][1]!r:.80} with {reasons[0]!r:.300}; mend the reward, "
+                f"{slow}or give --rewards.failure-limit 1 to run it as it is"
             )
 
     def _run(
@@ -571,8 +573,13 @@ class RewardPool:
         self._replace(slot)
         if index is None:
             return False
-        results[index] = Score(0.0, False, reason)
+        results[index] = Failure(0.0, False, reason)
         return True
+
+
+def _is_late(reasons: Sequence[str]) -> bool:
+    """Whether a sample of these reasons was cut at its deadline."""
+    return any("timeout after " in reason for reason in reasons)
 
 
 def check_failures(
@@ -609,8 +616,7 @@ def check_failures(
         )
         rest = f" (of {total}; the others were not scored)" if early else ""
         ((reason, count),) = collections.Counter(reasons).most_common(1)
-        late = any("timeout after " in reason for reason in reasons)
-        slow = "--rewards.timeout gives each sample more seconds, " if late else ""
+        slow = "--rewards.timeout gives each sample more seconds, " if _is_late(reasons) else ""
         raise RewardFailure(
             f"{share}{rest} have no reward; more than a share of {limit:g} stops the run. "
             f"The most common reason ({count} of {failed}): {reason!r:.300}. {slow}"

@@ -4,7 +4,6 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 
 import polgrad
-from polgrad import _outside, _ranges, _user_files, data, policies
+from polgrad import _names, _outside, _ranges, _user_files, data, policies
 from polgrad.data import codec
 from polgrad.data.sources import TooFew
 from polgrad.policies import exporting
@@ -566,8 +565,8 @@ def find_algorithm(name: str) -> Any:
 def _what_came(module: types.ModuleType, attribute: str, found: Any) -> str:
     """What stands in somebody's module where an algorithm was expected."""
     if found is None:
-        close = difflib.get_close_matches(attribute, vars(module), n=1)
-        return f"missing{f' (did you mean {close[0]!r}?)' if close else ''}"
+        close = _names.nearest(attribute, vars(module))
+        return f"missing{f' (did you mean {close[0]}?)' if close else ''}"
     if isinstance(found, type):
         return f"the class {found.__name__}"
     if callable(found):

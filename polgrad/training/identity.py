@@ -7,7 +7,6 @@ for each start with other settings, which keeps the settings that held before.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.machinery
 import inspect
@@ -17,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from polgrad import _outside, policies
+from polgrad import _names, _outside, policies
 from polgrad.rewards import compose
 from polgrad.training.config import TrainConfig, as_json
 from polgrad.training.defaults import SMALL_POLICY
@@ -251,8 +250,8 @@ def absolute(config: TrainConfig) -> TrainConfig:
     """
     rewards = dataclasses.replace(
         config.rewards,
-        functions=tuple(compose.absolute(target) for target in config.rewards.functions),
-        preference=config.rewards.preference and compose.absolute(config.rewards.preference),
+        functions=tuple(compose.full_target(target) for target in config.rewards.functions),
+        preference=config.rewards.preference and compose.full_target(config.rewards.preference),
     )
     kept = config.saving.checkpoints
     if kept is not None and "://" not in kept:
@@ -466,8 +465,7 @@ def _check_names(names: tuple[str, ...], run: Stored, found: list[Change]) -> No
     known |= {name.rpartition(".")[0] for name in known if "." in name}
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _names.hint(name, sorted(known))
             raise ValueError(
                 f"allow_changed has {name!r}, which is no setting{hint} (expected names such as "
                 f"optimizer.learning_rate, or one of {', '.join(FINGERPRINTS)})"
