@@ -25,6 +25,7 @@ the trainer's environment do not reach a reward, or its log, by accident.
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 import selectors
@@ -33,7 +34,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from polgrad import _compilers, _ranges
@@ -79,6 +80,8 @@ ALWAYS = {
 
 MEMORY = 4 << 30
 """Bytes of memory that a worker may take."""
+
+_PAUSE = 1.0  # seconds after which `working` is called again, where nothing else happens
 
 TRIED = 4
 """Right answers on which a reward is tried that may make anything of them."""
@@ -414,7 +417,13 @@ class RewardPool:
                     f"the reward gave {got}, expected {wanted}"
                 )
 
-    def check_answers(self, examples: Sequence[Mapping[str, Any]], *, limit: float) -> list[str]:
+    def check_answers(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        limit: float,
+        working: Callable[[], None] | None = None,
+    ) -> list[str]:
         """Score examples' own answers, before training meets one that has no reward.
 
         Where a component is one of `verifiers.READS_ANSWERS`, every answer is scored. What another
@@ -424,6 +433,8 @@ class RewardPool:
         Args:
             examples: of a `data.load_task` source.
             limit: share of invalid answers above which the check fails.
+            working: called every few seconds: many answers may take longer than other processes
+                wait without a sign.
 
         Returns:
             The reasons of the answers that cannot be compared, one each.
@@ -436,17 +447,18 @@ class RewardPool:
         items = [(e["prompt"], e["answer"], e) for e in examples if "answer" in e]
         if not own & {spec.target for spec in self.specs}:
             if limit < 1:
-                self._check_fails(items[:: max(1, len(items) // TRIED)][:TRIED])
+                self._check_fails(items[:: max(1, len(items) // TRIED)][:TRIED], working)
             return []
-        reasons = [s.reason for s in self._run(items, {}, limit=1.0) if not s.valid]
+        scores = self._run(items, {}, limit=1.0, working=working)
+        reasons = [score.reason for score in scores if not score.valid]
         check_failures(reasons, len(items), limit, "answers")
         return reasons
 
-    def _check_fails(self, items: Sequence[Item]) -> None:
+    def _check_fails(self, items: Sequence[Item], working: Callable[[], None] | None) -> None:
         """Raises where the reward fails on every right answer, as it then will on others."""
         reasons: list[str] = []
         for item in items:
-            score = self._run([item], {}, limit=1.0)[0]
+            score = self._run([item], {}, limit=1.0, working=working)[0]
             if not isinstance(score, Failure):
                 return
             reasons.append(score.reason)
@@ -459,7 +471,12 @@ class RewardPool:
             )
 
     def _run(
-        self, items: Sequence[Item], replayed: dict[int, Score], *, limit: float
+        self,
+        items: Sequence[Item],
+        replayed: dict[int, Score],
+        *,
+        limit: float,
+        working: Callable[[], None] | None = None,
     ) -> list[Score]:
         self._check_open()
         results: dict[int, Score] = dict(replayed)
@@ -467,7 +484,9 @@ class RewardPool:
         try:
             while len(results) < len(items):
                 self._assign(waiting, items)
-                if self._turn(results):
+                if working is not None:
+                    working()
+                if self._turn(results, math.inf if working is None else _PAUSE):
                     # Every death costs seconds: do not run to the end of a batch that is lost.
                     self._check(results, len(items), limit)
         finally:
@@ -506,7 +525,7 @@ class RewardPool:
         self._workers[slot].kill()
         self._workers[slot] = self._start()
 
-    def _turn(self, results: dict[int, Score]) -> bool:
+    def _turn(self, results: dict[int, Score], longest: float = math.inf) -> bool:
         """Wait for something to happen, and take it in; whether a sample became invalid."""
         active = [w for w in self._workers if w.index is not None or not w.ready]
         if not active:
@@ -517,7 +536,7 @@ class RewardPool:
                 if one.sending:
                     selector.register(one.requests, selectors.EVENT_WRITE, one)
             pause = min(one.deadline for one in active) - time.monotonic()
-            selector.select(max(0.0, pause))
+            selector.select(max(0.0, min(pause, longest)))
         failed = [
             self._attend(slot, one, results)
             for slot, one in enumerate(self._workers)

@@ -273,11 +273,12 @@ def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
         return
     source = parts.train.source
     tried = min(len(source), ANSWERS_TRIED)
-    chosen = [source[i * len(source) // tried] for i in range(tried)]
+    rows = [source[i * len(source) // tried] for i in range(tried)]
+    chosen = [planning.with_opponent(parts.algorithm, row) for row in rows]
     limit = parts.config.rewards.failure_limit
 
     def work():
-        return pool.check_answers(chosen, limit=limit)
+        return pool.check_answers(chosen, limit=limit, working=parts.processes.working)
 
     # One process tries them: the others would find the same.
     if reasons := parts.processes.alone("answers that cannot be scored", work):

@@ -371,6 +371,37 @@ def test_a_reward_that_fails_on_every_right_answer_stops_at_the_start(pool, answ
         assert f"on '{answers[0]}' with '{first}" in str(caught.value)
 
 
+READS = """
+import pathlib, time
+
+def reward(prompt, completion, example):
+    place = pathlib.Path(completion)
+    while not place.exists():
+        time.sleep(0.01)
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize("also", [[], ["exact_match"]], ids=["a_few_answers", "all_answers"])
+def test_the_check_of_answers_tells_that_it_is_at_work(tmp_path, monkeypatch, also):
+    """The answer gets its score when the check has told so three times during that one sample."""
+    monkeypatch.setattr(pool_module, "_PAUSE", 0.01)
+    (tmp_path / "reads.py").write_text(READS)
+    monkeypatch.setattr(pool_module.verifiers, "READS_ANSWERS", tuple(also))
+    specs = [RewardSpec(name) for name in (f"{tmp_path / 'reads.py'}:reward", *also)]
+    place, signs = tmp_path / "there", []
+
+    def working():
+        signs.append(pool._workers[0].index)
+        if signs.count(0) == 3:
+            place.touch()
+
+    with RewardPool(specs, timeout=20.0) as pool:
+        pool.wait_ready()
+        examples = [{"prompt": "p", "answer": str(place)}]
+        assert pool.check_answers(examples, limit=0.1, working=working) == []
+
+
 def test_too_many_failures_stop_with_counts_and_reasons(target):
     with RewardPool([RewardSpec(target)], failure_limit=0.1) as pool:
         assert sum(not s.valid for s in score(pool, *["a"] * 18, "nan", "nan")) == 2
