@@ -98,11 +98,16 @@ def test_inside_a_destructor_sigterm_is_put_off():
 
 def test_sigterm_that_is_put_off_beyond_the_block_harms_nobody(monkeypatch):
     monkeypatch.setattr(_interrupt, "_may_be_left", lambda frame: False)
-    with _interrupt.terminated() as stopped:
-        terminate()
-        (timer,) = [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
-    timer.join()
-    assert not stopped()
+    late = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: late.append(number))
+    try:
+        with _interrupt.terminated() as stopped:
+            terminate()
+            (timer,) = [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+        timer.join()
+        assert late == [] and not stopped()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
