@@ -195,11 +195,7 @@ class Checkpoints:
     def discard_initial(self) -> None:
         """Removes the policy that training started from; one process does it."""
         with _saving(f"the starting policy in {self._root}"):
-            checksums.forget(self._root, INITIAL)
-            if self.has_initial():
-                # The first to go: without it the rest of a removal that is killed is no policy.
-                (self._root / INITIAL / "_METADATA").unlink(missing_ok=True)
-                (self._root / INITIAL).rmtree()
+            discard_initial(self._root)
 
     def restore_initial(self, like: Any) -> Any:
         """The policy that training started from.
@@ -246,6 +242,15 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.close()
             raise
+
+
+def discard_initial(root: epath.Path) -> None:
+    """Removes the policy that a run started from, where there is one."""
+    checksums.forget(root, INITIAL)
+    if (root / INITIAL).exists():
+        # The first to go: without it the rest of a removal that is killed is no policy.
+        (root / INITIAL / "_METADATA").unlink(missing_ok=True)
+        (root / INITIAL).rmtree()
 
 
 class _Sealing(threading.Thread):

@@ -473,7 +473,8 @@ class _Loop:
             self.reporter.say("there is no checkpoint yet; the run begins with its first step")
             whole = self.parts.processes.alone("the starting policy", self._initial_is_kept)
         else:
-            self.parts.processes.alone("what an earlier run has left", self._clear)
+            with _starting():
+                self.parts.processes.alone("what an earlier run has left", self._clear)
         self._record(0)
         if whole:
             params = self._restored_initial(like)
@@ -489,6 +490,7 @@ class _Loop:
         """Removes what a run that is taken over has left and that would be read as this one's."""
         if self.parts.replaced is None:
             return
+        ownership.clear_replaced(self.parts)
         self.checkpoints.discard_initial()
         for path in (self.before_path, self.parts.directory / identity.CHANGES):
             path.unlink(missing_ok=True)

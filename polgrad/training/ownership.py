@@ -21,7 +21,7 @@ from etils import epath
 from polgrad import _files, _outside
 from polgrad._versions import versions
 from polgrad.training import identity
-from polgrad.training.checkpoints import misfit, place_of, steps_in
+from polgrad.training.checkpoints import INITIAL, discard_initial, misfit, place_of, steps_in
 from polgrad.training.config import TrainConfig
 
 OWNER = "polgrad_run.json"
@@ -109,6 +109,8 @@ def held(parts: Any) -> Iterator[None]:
 def holds_nothing(run: identity.Stored) -> bool:
     """Whether a run has saved no step and written no metrics, so that nothing is lost with it.
 
+    A starting policy that a warm start has trained is something: it may have taken hours.
+
     Args:
       run: what its directory says of it.
     """
@@ -117,7 +119,48 @@ def holds_nothing(run: identity.Stored) -> bool:
         return False  # an address that nobody typed is not opened
     metrics = pathlib.Path(run.place) / "metrics.jsonl"
     written = metrics.is_symlink() or (metrics.exists() and metrics.stat().st_size > 0)
-    return not written and not steps_in(place_of(run.place, kept))
+    place = place_of(run.place, kept)
+    return not (written or steps_in(place) or _warmed_up(run, place))
+
+
+def _warmed_up(run: identity.Stored, place: epath.Path) -> bool:
+    """Whether a warm start has ended; what a removal was killed at has no metadata any more."""
+    steps = run.config.get("warm_start", {}).get("steps")
+    return bool(steps) and (place / INITIAL / "_METADATA").exists()
+
+
+def clear_replaced(parts: Any) -> None:
+    """Removes what a run whose directory is taken over has left where it kept its checkpoints.
+
+    Args:
+      parts: the run that takes over.
+
+    Raises:
+      ValueError: if somebody else uses that place now, or its file cannot be read.
+      OSError: if something cannot be removed.
+    """
+    place = place_of(parts.directory, parts.replaced.config.get("saving", {}).get("checkpoints"))
+    here = place_of(parts.directory, parts.config.saving.checkpoints)
+    owner = _owner(place)
+    # An earlier version did not write whose place it is; below its directory it is the run's.
+    its = _is_replaced(owner, parts) if owner else place == place_of(parts.directory, None)
+    if place == here or not its or not place.exists():
+        return
+    with _files.alone(os.fspath(place)):
+        discard_initial(place)
+        (place / OWNER).unlink(missing_ok=True)
+
+
+def _is_replaced(owner: dict[str, Any], parts: Any) -> bool:
+    """Whether the run that a place belongs to is the one whose directory is taken over.
+
+    After a kill during an earlier takeover the two numbers may differ.
+    """
+    run = parts.replaced
+    if run is None:
+        return False
+    same = owner["directory"] == str(parts.directory.resolve())
+    return same or owner["id"] == run.record.get("id")
 
 
 def check_changes(parts: Any, found: list[identity.Change]) -> None:
@@ -154,9 +197,15 @@ def _misfit(parts: Any) -> str | None:
 
 
 def run_id(parts: Any) -> str:
-    """The number of the run: the one that its directory holds, or a new one."""
+    """The number of the run: the one that its directory holds, or a new one.
+
+    A run that takes a directory over has a new number: what the other run has left elsewhere must
+    not be taken for its own.
+    """
     if parts.stored and parts.stored.record:
         return parts.stored.record["id"]
+    if parts.replaced is not None:
+        return secrets.token_hex(8)
     path = parts.directory / identity.IDENTITY
     if path.exists():  # an earlier start was killed before it wrote its settings
         return identity.checked_record(_outside.read_json(path), path)["id"]
@@ -176,7 +225,7 @@ def check_place(parts: Any, number: str) -> None:
     place = place_of(parts.directory, parts.config.saving.checkpoints)
     owner, steps = _owner(place), steps_in(place)
     if owner is not None:
-        if owner["id"] != number:
+        if owner["id"] != number and not _is_replaced(owner, parts):
             raise ValueError(
                 f"{place} holds the checkpoints of another run (that of {owner['directory']}); "
                 "give another --saving.checkpoints"

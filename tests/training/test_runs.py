@@ -259,6 +259,74 @@ def restored_initial(directory):
     return jax.tree.map(np.asarray, tree)
 
 
+def test_what_a_replaced_run_has_left_elsewhere_is_never_taken_for_the_new_ones(
+    sums, tmp_path, quick, monkeypatch
+):
+    good, place = loop._Loop._step, tmp_path / "ck"
+    away = Saving(checkpoints=str(place), tensorboard=False)
+    settings = config(sums, tmp_path / "a", steps=1, saving=Saving(tensorboard=False))
+    fails(monkeypatch, loop.TrainingError("not finite"))
+
+    def failed(**changes):
+        with pytest.raises(loop.TrainingError, match="not finite"):
+            training.train(dataclasses.replace(settings, **changes), quiet=True)
+        return identity.stored(tmp_path / "a").record["id"]
+
+    numbers = [failed(seed=1, saving=away)]
+    assert (place / "initial").exists()
+    numbers.append(failed(seed=2))
+    assert not (place / "initial").exists() and not (place / ownership.OWNER).exists()
+    # The place is free again, and the default one is cleared in its turn.
+    numbers.append(failed(seed=3, saving=away))
+    assert not (tmp_path / "a" / "checkpoints" / "initial").exists()
+    # The same place again, also after a kill that left a new number in the directory alone.
+    record = json.loads((tmp_path / "a" / "identity.json").read_text())
+    (tmp_path / "a" / "identity.json").write_text(json.dumps(record | {"id": "ab"}))
+    numbers.append(failed(seed=4, saving=away))
+    assert len({*numbers}) == 4
+    monkeypatch.setattr(loop._Loop, "_step", good)
+    again = dataclasses.replace(settings, seed=4, saving=away, resume=True)
+    started = training.train(again, quiet=True).state.params
+    network = building.build(dataclasses.replace(again, out=str(tmp_path / "b"), resume=False))
+    assert same(started, network.policy.params)
+    assert identity.stored(tmp_path / "a").record["id"] == numbers[-1]
+
+
+@pytest.mark.parametrize("state", ["of another run", "in use"])
+def test_a_place_that_is_no_longer_the_replaced_runs_stays_as_it_is(tmp_path, state):
+    place = tmp_path / "ck"
+    place_with(place, owner="other" if state == "of another run" else "ab")
+    (place / "initial").mkdir()
+    run = identity.Stored({"saving": {"checkpoints": str(place)}}, {"id": "ab"}, str(tmp_path))
+    parts = types.SimpleNamespace(directory=tmp_path / "a", replaced=run, config=TrainConfig())
+    if state == "in use":
+        with _files.alone(place), pytest.raises(ValueError, match="ck is in use by process"):
+            ownership.clear_replaced(parts)
+    else:
+        ownership.clear_replaced(parts)
+    assert (place / "initial").exists() and (place / ownership.OWNER).exists()
+
+
+@pytest.mark.parametrize("where", [None, "ck"])
+def test_a_warm_start_that_has_ended_is_not_taken_over(sums, tmp_path, quick, monkeypatch, where):
+    good, place = loop._Loop._step, where and str(tmp_path / where)
+    settings = config(
+        sums,
+        tmp_path / "a",
+        steps=1,
+        warm_start=WarmStart(steps=1, demonstrations=4, batch=4),
+        saving=Saving(tensorboard=False, checkpoints=place),
+    )
+    monkeypatch.setattr(loop, "warm_start", lambda parts, params, reporter: params)
+    fails(monkeypatch, loop.TrainingError("not finite"))
+    with pytest.raises(loop.TrainingError):
+        training.train(settings, quiet=True)
+    refused(dataclasses.replace(settings, seed=2), "holds a run already; give --resume")
+    monkeypatch.setattr(loop, "warm_start", lambda *rest: pytest.fail("it was trained again"))
+    monkeypatch.setattr(loop._Loop, "_step", good)
+    training.train(dataclasses.replace(settings, resume=True), quiet=True)
+
+
 @pytest.mark.parametrize("kept", ["metrics", "a step", "a step elsewhere", "an address", "a link"])
 def test_a_run_that_holds_something_is_not_taken_over(tmp_path, kept):
     place = {"a step elsewhere": str(tmp_path / "ck"), "an address": "gs://b/run"}.get(kept)
