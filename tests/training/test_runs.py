@@ -1371,6 +1371,27 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     assert restore_params(copied)[1] in (4, 5)
 
 
+@pytest.mark.parametrize("moment", ["the last step", "the last evaluation"])
+def test_ctrl_c_at_the_end_leaves_a_complete_run(copied, quick, capsys, monkeypatch, moment):
+    name = {"the last step": "_step", "the last evaluation": "_last_accuracy"}[moment]
+    work = getattr(loop._Loop, name)
+
+    def press(self, *rest):
+        signal.raise_signal(signal.SIGINT)
+        return work(self, *rest)
+
+    monkeypatch.setattr(loop._Loop, name, press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _interrupt.caught() as pressed:
+            found, said, _ = command(capsys, "train", "--resume", "--out", copied, "--steps", "5")
+            assert pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == 0 and said.rstrip().endswith("reward.png") and "interrupted" not in said
+    assert steps_in(copied / "checkpoints")[-1] == 5
+
+
 def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
