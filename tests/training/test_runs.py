@@ -548,6 +548,16 @@ def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
     flip(place / "default" / sorted(needed)[0])
     with pytest.raises(DamagedError, match="has other bytes"):
         restore_params(copied)
+    # So it is for the checkpoint that the line advises.
+    other = copied / "checkpoints" / "2"
+    used = ocdbt.files_of(other / "default", "params")
+    for path in other.rglob("*"):
+        if ocdbt.is_data(path) and str(path.relative_to(other / "default")) not in used:
+            flip(path)
+    assert checksums.fault(copied / "checkpoints", "2")
+    with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2"):
+        restore_params(copied)
+    assert restore_params(copied, 2)[1] == 2
     assert jax.tree.leaves(whole)
 
 
