@@ -526,7 +526,7 @@ def shape_difference(saved: Any, wanted: Any) -> str | None:
 def misfit(root: epath.Path, step: int, wanted: dict[str, Any]) -> str | None:
     """The first array that has another shape in a checkpoint than in a run, if there is one.
 
-    The checkpoint's metadata alone are read.
+    Only the checkpoint's metadata are read.
 
     Args:
       root: where the checkpoints are.

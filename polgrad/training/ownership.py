@@ -35,44 +35,42 @@ def check_room(config: TrainConfig) -> None:
     Raises:
       ValueError: if one of them cannot.
     """
-    kept = config.saving.checkpoints
-    places = [("out", config.out, config.out)]
-    if kept is not None and "://" not in kept:
-        places.append(("saving.checkpoints", kept, place_of(config.out, kept)))
-    for name, given, place in places:
-        path = pathlib.Path(place)
-        try:
-            there = next(folder for folder in (path, *path.parents) if folder.exists())
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"{name} {given!r} cannot be written: {_outside.reason(error)}"
-            ) from None
+    for name, given in _places(config).items():
+        _check_writable(name, given, make=False)
 
 
-def check_writable(config: TrainConfig) -> None:
-    """Sees to it that checkpoints can be written where `saving.checkpoints` says.
+def make_directories(config: TrainConfig) -> None:
+    """Makes a run's directories, and sees to it that files can be written there.
 
     Raises:
-      ValueError: if they cannot.
+      ValueError: if one of them cannot be made or written.
     """
-    given = config.saving.checkpoints
-    if given is None:
-        return
+    for name, given in _places(config).items():
+        _check_writable(name, given, make=True)
+
+
+def _places(config: TrainConfig) -> dict[str, str]:
+    """The places that settings name; the run's own directory is the last one to be made."""
+    kept = config.saving.checkpoints
+    return ({} if kept is None else {"saving.checkpoints": kept}) | {"out": config.out}
+
+
+def _check_writable(name: str, given: str, *, make: bool) -> None:
     try:
-        place = place_of(config.out, given)
-        if "://" in given:
-            place.exists()  # names a missing package or bucket here, and not at the first save
+        if "://" in given and name != "out":
+            if make:
+                epath.Path(
+                    given
+                ).exists()  # names a missing package or bucket before the first save
             return
-        directory = pathlib.Path(place)
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        path = pathlib.Path(given).resolve()
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except Exception as error:  # noqa: BLE001  (libraries of buckets raise what they like)
-        raise ValueError(
-            f"saving.checkpoints {given!r} cannot be written: {_outside.reason(error)}"
-        ) from None
+        raise ValueError(f"{name} {given!r} cannot be written: {_outside.reason(error)}") from None
 
 
 @contextlib.contextmanager

@@ -147,6 +147,22 @@ def quick(monkeypatch):
     monkeypatch.setattr(loop._Loop, "_step", step)
 
 
+def test_hosts_with_other_versions_are_not_of_one_run(sums, tmp_path, monkeypatch):
+    settings = config(sums, tmp_path / "a")
+    parts = building.build(settings)
+
+    def told(**other):
+        monkeypatch.setattr(
+            building, "versions", lambda: {**versions(), "python": "3.12.1", **other}
+        )
+        return building._fingerprint(parts, settings)
+
+    assert told() == told(python="3.12.4")
+    for name in ("polgrad", "jax", "numpy", "optax"):
+        assert told(**{name: "0.0"}) != told()
+    assert told(python="3.13.1") != told()
+
+
 @pytest.mark.parametrize(
     ("then", "told"),
     [
@@ -325,6 +341,16 @@ def test_a_warm_start_that_has_ended_is_not_taken_over(sums, tmp_path, quick, mo
     monkeypatch.setattr(loop, "warm_start", lambda *rest: pytest.fail("it was trained again"))
     monkeypatch.setattr(loop._Loop, "_step", good)
     training.train(dataclasses.replace(settings, resume=True), quiet=True)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_removal_that_was_killed_leaves_no_warm_start(tmp_path, steps):
+    run = identity.Stored({"warm_start": {"steps": steps}}, {}, str(tmp_path))
+    initial = tmp_path / "checkpoints" / "initial"
+    initial.mkdir(parents=True)
+    assert ownership.holds_nothing(run)
+    (initial / "_METADATA").write_text("{}")
+    assert ownership.holds_nothing(run) == (steps == 0)
 
 
 @pytest.mark.parametrize("kept", ["metrics", "a step", "a step elsewhere", "an address", "a link"])
@@ -558,6 +584,10 @@ def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
     with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2"):
         restore_params(copied)
     assert restore_params(copied, 2)[1] == 2
+    checksums.forget(copied / "checkpoints", "4")
+    (place / "default" / "_METADATA").write_text("{")
+    with pytest.raises(DamagedError, match="cannot be read: .*newest whole one is 2"):
+        restore_params(copied)
     assert jax.tree.leaves(whole)
 
 
