@@ -58,10 +58,8 @@ def _places(config: TrainConfig) -> dict[str, str]:
 def _check_writable(name: str, given: str, *, make: bool) -> None:
     try:
         if "://" in given and name != "out":
-            if make:
-                epath.Path(
-                    given
-                ).exists()  # names a missing package or bucket before the first save
+            if make:  # a missing package or bucket is named here, and not at the first save
+                epath.Path(given).exists()
             return
         path = pathlib.Path(given).resolve()
         if make:
