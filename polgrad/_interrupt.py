@@ -112,8 +112,8 @@ def _send_later(number: signal.Signals) -> threading.Timer:
 def check() -> None:
     """Raises KeyboardInterrupt again where Ctrl-C was pressed and the exception went lost.
 
-    A library that calls Python from compiled code may swallow it, as during a compilation. Loops of
-    many steps call this function once a step.
+    A library that calls Python from compiled code may swallow it, as during a compilation. In a
+    `postponed` block it is not raised at all: this function is called after the block.
     """
     if _presses:
         raise KeyboardInterrupt

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import types
 import zlib
 from typing import Any, NamedTuple
@@ -18,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import polgrad
 from polgrad import _names, _outside, _ranges, _user_files, data, policies
+from polgrad._versions import versions
 from polgrad.data import codec
 from polgrad.data.sources import TooFew
 from polgrad.policies import exporting
@@ -155,9 +154,11 @@ def _fingerprint(parts: "Parts", given: TrainConfig) -> dict[str, Any]:
     same = dataclasses.replace(
         parts.config, hosts=Hosts(), out="", **{name: getattr(given, name) for name in names}
     )
+    found = versions()
+    # Corrections of Python itself change no numbers, and machines get them at different times.
+    found["python"] = ".".join(found["python"].split(".")[:2])
     return {
-        "polgrad": polgrad.__version__,
-        "jax": jax.__version__,
+        "versions": found,
         "settings": zlib.crc32(json.dumps(identity.plain(same)).encode()),
         "problems": [zlib.crc32(p.tokens.tobytes()) for p in (parts.train, parts.test) if p],
     }
@@ -218,8 +219,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     )
     _check_completions(parts, own, bounded)
     parts = _identified(parts)
-    ownership.check_writable(config)
-    _make_directory(config)
+    ownership.make_directories(config)
     return parts
 
 
@@ -867,14 +867,3 @@ def worker_settings(settings: Rewards) -> dict[str, Any]:
         "memory": None if settings.memory is None else settings.memory * 2**20,
         "environment": settings.environment,
     }
-
-
-def _make_directory(config: TrainConfig) -> None:
-    """The run's directory, made and seen to be writable."""
-    directory = pathlib.Path(config.out)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise ValueError(f"out {config.out!r} cannot be written: {error.strerror}") from None

@@ -210,6 +210,9 @@ def test_a_sampler_that_disagrees_with_the_trainer_stops_the_run(sums, tmp_path)
     settings = config(sums, tmp_path, parity_tolerance=1e-12)
     with pytest.raises(training.TrainingError, match="parity_tolerance"):
         training.train(settings, quiet=True)
+    # The samples of the step may tell why; a step that has not ended has no line of metrics.
+    assert {row["step"] for row in read_lines(tmp_path / "samples.jsonl")} == {1}
+    assert read_lines(tmp_path / "metrics.jsonl") == []
 
 
 def test_peoples_own_algorithm_and_reward_by_path(sums, tmp_path):
