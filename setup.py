@@ -22,6 +22,7 @@ CORE = [
     "optax>=0.2.5",
     "chex>=0.1.91",
     "orbax-checkpoint>=0.11.30",
+    "tensorstore>=0.1.84",
     "einops>=0.8",
     "tensorflow-datasets>=4.9.9",
     "array-record>=0.8",

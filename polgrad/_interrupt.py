@@ -4,7 +4,7 @@ Python raises KeyboardInterrupt wherever the program happens to be. Inside an im
 a module behind, which then fails in other ways; inside a destructor, or in the callback that JAX
 adds to the garbage collector, Python prints the exception and goes on. There it is put off until
 the place is left. A block that must end in order, such as a step of a run, puts it off to its own
-end. A second Ctrl-C ends the process at once.
+end. A second Ctrl-C ends the process at once. `terminated` raises at SIGTERM in the same way.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 
-__all__ = ["CODE", "caught", "check", "leave", "postponed", "pressed"]
+__all__ = ["CODE", "caught", "check", "leave", "postponed", "pressed", "terminated"]
 
 CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -53,13 +53,10 @@ def caught() -> Iterator[Callable[[], bool]]:
             return
         if not _may_be_left(frame):
             put_off = True
-            timer = threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT))
-            timer.daemon = True
-            timer.start()
+            _send_later(signal.SIGINT)
             return
         raise KeyboardInterrupt
 
-    main = threading.get_ident()
     here = threading.current_thread() is threading.main_thread()
     ours = here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
@@ -72,11 +69,51 @@ def caught() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextlib.contextmanager
+def terminated() -> Iterator[Callable[[], bool]]:
+    """Raises KeyboardInterrupt at the first SIGTERM, so that the block ends what it started.
+
+    A second SIGTERM does nothing: it would break off this ending. Outside the main thread, where
+    Python delivers no signals, SIGTERM ends the process as before.
+
+    Yields:
+      A function that tells whether SIGTERM raised the exception.
+    """
+    raised, waiting = False, None
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        nonlocal raised, waiting
+        if raised:
+            return
+        if _may_be_left(frame):
+            raised = True
+            raise KeyboardInterrupt
+        waiting = _send_later(signal.SIGTERM)
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, handle) if here else None
+    try:
+        yield lambda: raised
+    finally:
+        if here:
+            if waiting is not None:
+                waiting.cancel()  # the block is at its end, and its result counts
+            signal.signal(signal.SIGTERM, before)
+
+
+def _send_later(number: signal.Signals) -> threading.Timer:
+    """Sends a signal to this thread again, when the place that it came in may have been left."""
+    timer = threading.Timer(_AGAIN, signal.pthread_kill, (threading.get_ident(), number))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def check() -> None:
     """Raises KeyboardInterrupt again where Ctrl-C was pressed and the exception went lost.
 
-    A library that calls Python from compiled code may swallow it, as during a compilation. Loops of
-    many steps call this function once a step.
+    A library that calls Python from compiled code may swallow it, as during a compilation. In a
+    `postponed` block it is not raised at all: this function is called after the block.
     """
     if _presses:
         raise KeyboardInterrupt

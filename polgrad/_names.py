@@ -20,15 +20,31 @@ def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, max(1, len(known)), cutoff)
-    # The commonest slip swaps two letters, which keeps all of them.
-    close.sort(key=lambda other: (_slips(name, other), sorted(name) != sorted(other)))
+    close.sort(key=lambda other: _order(name, other))
     return close[:n]
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name, or nothing where none is like it."""
-    close = nearest(name, known)
-    return f"; did you mean {close[0]}?" if close else ""
+def hint(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> str:
+    """The end of a message on an unknown name, or nothing where none is like it.
+
+    Args:
+      name: as for `nearest`, and so are the others.
+      known: the names there are.
+      n: how many names the message suggests at most.
+      cutoff: likeness that is needed.
+
+    Returns:
+      Such as "; did you mean grpo or gspo?", or "".
+    """
+    close = nearest(name, known, n, cutoff)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _order(name: str, other: str) -> tuple[bool, int, bool]:
+    """How far a known name is from what was typed: the smallest is the likeliest."""
+    # The rest of a long name is often left out, and counts as many slips.
+    # The commonest slip swaps two letters, which keeps all of them.
+    return not other.startswith(name), _slips(name, other), sorted(name) != sorted(other)
 
 
 def _slips(a: str, b: str) -> int:

@@ -102,7 +102,11 @@ class Range:
             return self.expected(noun)
         kept = value if whole else _rounded(value)
         if not whole and not math.isfinite(kept):
-            return self.expected() if not _inside_bounds(self, value) else "a finite number"
+            if not _inside_bounds(self, value):
+                return self.expected()
+            if value in (math.inf, -math.inf):
+                return "a finite number"
+            return "a number that float32 can hold (up to 3.4e38)"
         # A bound that is not allowed itself may be what float32 makes of a number beside it.
         reached = (self.above is not None and kept <= self.above) or (
             self.below is not None and kept >= self.below

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -282,32 +282,6 @@ def _ending_on_sigterm():
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is _early_end else previous)
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """Raises KeyboardInterrupt at SIGTERM, so that the block ends the processes that it started.
-
-    Yields:
-      A function that tells whether SIGTERM came.
-    """
-    stopped = False
-
-    def stop(number, frame):
-        nonlocal stopped
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break off the ending
-        stopped = True
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: stopped
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _train_settings(arguments: list[str]) -> Any:
@@ -718,16 +692,16 @@ def _sweep(arguments: list[str]) -> int:
     options = _flags.parsed(Sweep, arguments, "polgrad sweep")
     from polgrad.experiments import command
 
-    with _interrupted_by_sigterm() as stopped:
+    with _interrupt.terminated() as stopped:
         try:
             failed = command.sweep(**dataclasses.asdict(options))
-        except BaseException as error:
-            if stopped():
-                print("stopped by SIGTERM; the same command goes on where the sweep stood")
-                return 0
-            if isinstance(error, (ValueError, OSError)):
-                return _fail(error, 2)
-            raise
+        except KeyboardInterrupt:
+            if not stopped():
+                raise
+            print("stopped by SIGTERM; the same command goes on where the sweep stood")
+            return 0
+        except (ValueError, OSError) as error:
+            return _fail(error, 2)
     return _fail(f"{failed} cells failed; their error.txt tells why", 1) if failed else 0
 
 

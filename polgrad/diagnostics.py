@@ -349,13 +349,13 @@ class EntropyLaw(NamedTuple):
 
 
 def fit_entropy_law(
-    entropy: Float[np.ndarray, "n"], performance: Float[np.ndarray, "n"]
+    entropy: Float[np.ndarray, "M"], performance: Float[np.ndarray, "M"]
 ) -> EntropyLaw:
     """Fits the exchange of entropy for performance: R = -a exp(H) + b, by least squares.
 
     Args:
-      entropy: policy entropy at n moments of a run, in nats, [n].
-      performance: validation performance at the same moments, [n].
+      entropy: policy entropy at M moments of a run, in nats, [M].
+      performance: validation performance at the same moments, [M].
 
     Returns:
       (a, b, rmse).
@@ -370,7 +370,7 @@ def fit_entropy_law(
     x, y = np.exp(np.asarray(entropy, np.float64)), np.asarray(performance, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
-            f"performance has shape {list(y.shape)}, entropy {list(x.shape)}, expected [n] for both"
+            f"performance has shape {list(y.shape)}, entropy {list(x.shape)}, expected [M] for both"
         )
     if x.size < 3 or np.ptp(x) == 0:
         raise ValueError(

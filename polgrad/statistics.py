@@ -340,18 +340,18 @@ class PowerLaw(NamedTuple):
     r_squared: float
 
 
-def fit_power_law(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> PowerLaw:
+def fit_power_law(x: Float[np.ndarray, "M"], y: Float[np.ndarray, "M"]) -> PowerLaw:
     """Fits y = coefficient x^exponent by least squares of the logarithms: scaling laws.
 
     Args:
-      x: sizes, compute or numbers of samples, [n], positive.
-      y: losses at them, [n], positive. Subtract an irreducible loss first, if it is known.
+      x: sizes, compute or numbers of samples, [M], positive.
+      y: losses at them, [M], positive. Subtract an irreducible loss first, if it is known.
 
     Returns:
       `PowerLaw(coefficient, exponent, r_squared)`; r_squared is 1 for a constant y.
 
     Raises:
-      ValueError: shapes other than [n] for both; fewer than two different sizes; numbers that
+      ValueError: shapes other than [M] for both; fewer than two different sizes; numbers that
         are not positive.
 
     References:
@@ -361,7 +361,7 @@ def fit_power_law(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> Power
     x, y = _samples("x", x), _samples("y", y)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
-            f"x has shape {list(x.shape)} and y {list(y.shape)}; expected [n] for both"
+            f"x has shape {list(x.shape)} and y {list(y.shape)}; expected [M] for both"
         )
     if not (np.all(x > 0) and np.all(y > 0)) or np.ptp(x) == 0:
         raise ValueError("x and y must be positive, and x have at least two different values")

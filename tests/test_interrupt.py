@@ -66,6 +66,75 @@ def test_inside_an_import_it_is_put_off(tmp_path, monkeypatch):
         wait()
 
 
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_is_raised_once_and_then_does_nothing():
+    before = signal.getsignal(signal.SIGTERM)
+    with _interrupt.terminated() as stopped:
+        assert not stopped()
+        with pytest.raises(KeyboardInterrupt):
+            terminate()
+        terminate()
+        assert stopped()
+        # A handler of Python's own does not reach programs that are started now; SIG_IGN would.
+        assert callable(signal.getsignal(signal.SIGTERM))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_inside_a_destructor_sigterm_is_put_off():
+    class Held:
+        def __del__(self):
+            terminate()
+            seen.append("whole")
+
+    seen = []
+    with _interrupt.terminated() as stopped, pytest.raises(KeyboardInterrupt):
+        Held()
+        assert seen == ["whole"] and not stopped()
+        wait()
+
+
+def test_sigterm_that_is_put_off_beyond_the_block_harms_nobody(monkeypatch):
+    monkeypatch.setattr(_interrupt, "_may_be_left", lambda frame: False)
+    late = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: late.append(number))
+    try:
+        with _interrupt.terminated() as stopped:
+            terminate()
+            (timer,) = [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+        timer.join()
+        assert late == [] and not stopped()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no such world"), "no such world"),
+        (OSError(28, "No space left"), "No space left"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_an_error_of_a_sweep_after_sigterm_is_told(monkeypatch, capfd, error, line):
+    from polgrad.experiments import command
+
+    def sweep(**_):
+        with contextlib.suppress(KeyboardInterrupt):
+            terminate()
+        raise error
+
+    monkeypatch.setattr(command, "sweep", sweep)
+    code = cli._sweep(["some.py", "--set", "gain=1", "--out", "s"])
+    out, told = capfd.readouterr()
+    if line is None:
+        assert code == 0 and out.startswith("stopped by SIGTERM") and told == ""
+    else:
+        assert code == 2 and out == "" and line in told
+
+
 def test_an_interrupt_that_went_lost_is_raised_again():
     _interrupt.check()
     with _interrupt.caught():

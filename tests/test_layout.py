@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import tomllib
 
 import pytest
 
@@ -45,3 +46,9 @@ def test_imports_go_up(room):
         names = {name for name in imported(path) if (path, name) != LOOKUP}
         below = {name for name in names if FLOOR.get(name, 0) > FLOOR[room]}
         assert not below, f"{path.relative_to(ROOT)} imports {below}, which lies below {room}"
+
+
+def test_the_linter_knows_no_lowercase_name_that_nothing_defines():
+    """The names of axes count as defined in every file, so a variable must not share one."""
+    tool = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]
+    assert [name for name in tool["ruff"]["builtins"] if name != name.upper()] == []

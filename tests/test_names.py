@@ -1,5 +1,7 @@
 """The name that is suggested is the one that was meant."""
 
+import pathlib
+
 import pytest
 
 from polgrad import _names, algorithms
@@ -53,3 +55,21 @@ def test_slips_are_counted(a, b, slips):
 def test_what_is_like_nothing_has_no_suggestion():
     assert _names.nearest("zzz", algorithms.NAMES) == [] and _names.hint("zzz", []) == ""
     assert _names.nearest("gpro", ["gspo", "nash", "grpo"], n=5) == ["grpo", "gspo"]
+
+
+def test_a_hint_may_name_several():
+    assert _names.hint("gpro", ["gspo", "nash", "grpo"], n=2) == "; did you mean grpo or gspo?"
+    assert _names.hint("gpro", ["g12o"]) == ""
+    assert _names.hint("gpro", ["g12o"], cutoff=0.4) == "; did you mean g12o?"
+
+
+def test_the_beginning_of_a_name_means_that_name():
+    known = ["masscart", "total_mass", "max_steps_in_episode"]
+    assert _names.nearest("max_steps", known, cutoff=0.4) == ["max_steps_in_episode"]
+
+
+def test_no_other_module_looks_for_names_itself():
+    """One measure of likeness: `difflib` ranks a swap of two letters below other slips."""
+    root = pathlib.Path(_names.__file__).parent
+    found = {p.name for p in root.rglob("*.py") if "get_close_matches(" in p.read_text()}
+    assert found == {"_names.py"}

@@ -180,8 +180,8 @@ def test_a_noisy_power_law_by_regression(seed):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ([1.0, 2.0], [1.0], "expected .n. for both"),
-        ([[1.0, 2.0]], [[1.0, 2.0]], "expected .n. for both"),
+        ([1.0, 2.0], [1.0], "expected .M. for both"),
+        ([[1.0, 2.0]], [[1.0, 2.0]], "expected .M. for both"),
         ([1.0, 1.0], [1.0, 2.0], "two different values"),
         ([0.0, 1.0], [1.0, 2.0], "positive"),
         ([1.0, 2.0], [0.0, 2.0], "positive"),

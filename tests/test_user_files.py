@@ -36,7 +36,7 @@ def mine(tmp_path, monkeypatch):
         ("class Own(BaseException): pass\nraise Own('no')", "mine.py, line 2: Own: no"),
         (
             "Xx = 1",
-            r"is missing \(did you mean 'Xx'\?\); expected an Algorithm, or a dataclass with build"
+            r"is missing \(did you mean Xx\?\); expected an Algorithm, or a dataclass with build"
             r"\(context\): derive a dataclass from one of polgrad.algorithms, such as",
         ),
         ("X = 5", "is of type int; expected an Algorithm, or a dataclass with build.*: derive"),

@@ -1,7 +1,6 @@
 """`load_task`: a reasoning-gym task by name, or a user's own file by path, as a source."""
 
 import dataclasses
-import difflib
 import json
 import os
 import typing
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from polgrad import _names
 from polgrad.data import sources
 
 
@@ -37,11 +37,6 @@ def task_names() -> list[str]:
     return sorted(_registry())
 
 
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-
-
 def _check_parameters(task: str, config_class: type, parameters: Mapping[str, Any]) -> None:
     """Raise ValueError for a parameter that the task lacks, or of a wrong type or value."""
     hints = typing.get_type_hints(config_class)
@@ -53,7 +48,7 @@ def _check_parameters(task: str, config_class: type, parameters: Mapping[str, An
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(
-                f"task {task!r} has no parameter {name!r}{_suggest(name, known)} "
+                f"task {task!r} has no parameter {name!r}{_names.hint(name, known, n=3)} "
                 f"(it has: {', '.join(known) or 'none'})"
             )
         expected = hints.get(name)
@@ -145,7 +140,7 @@ def load_task(
     registry = _registry()
     if name not in registry:
         raise ValueError(
-            f"unknown task {name!r}{_suggest(name, list(registry))} "
+            f"unknown task {name!r}{_names.hint(name, list(registry), n=3)} "
             "(a reasoning-gym task, or the path of a .jsonl or .parquet file)"
         )
     if size is None:

@@ -6,13 +6,14 @@ result is the same, number for number.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from polgrad import _names
 
 __all__ = ["Transition", "World", "make"]
 
@@ -137,8 +138,7 @@ def adapt(source: Any, parameters: Any, *, name: str) -> World:
 
 def _known(what: str, name: str, names: list[str]) -> None:
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = _names.hint(name, names, n=3, cutoff=0.4)
         raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(sorted(names))})")
 
 

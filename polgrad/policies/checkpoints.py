@@ -1,10 +1,10 @@
 """Loading and exporting policies: the one door to every format."""
 
-import difflib
 import importlib.util
 import os
 from pathlib import Path
 
+from polgrad import _names
 from polgrad._outside import reading
 from polgrad.policies.assets import Policy, TextAssets
 
@@ -60,10 +60,10 @@ def load(
         raise ValueError(
             "policy small has no weights before `polgrad train`; give a run's directory"
         )
-    close = difflib.get_close_matches(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"the one known name is {_SMOLLM2!r}"
+    hint = _names.hint(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
     raise ValueError(
-        f"unknown policy {str(name_or_path)!r}: neither a run, nor a model directory, nor a .gguf file; {hint}"
+        f"unknown policy {str(name_or_path)!r}: neither a run, nor a model directory, nor a .gguf "
+        f"file{hint or f'; the one known name is {_SMOLLM2}'}"
     )
 
 

@@ -1,25 +1,21 @@
 """Rewards by name, with weights: from `RewardSpec`s to one function."""
 
-import difflib
 import inspect
 import math
 import numbers
-import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polgrad import _outside, _user_files
+from polgrad import _names, _outside, _user_files
 from polgrad.rewards import verifiers
-from polgrad.rewards.score import Score
+from polgrad.rewards.score import Failure, Score
 
 Reward = Callable[..., Score | float | bool]
 
 EXHAUSTED = "out of memory: "
 """Part of an invalid sample's reason after a MemoryError: the process should be replaced."""
-
-_PLACE = re.compile(r", line \d+: ")
 
 ARGUMENTS = ("prompt", "completion", "example")
 
@@ -47,8 +43,8 @@ class RewardSpec(NamedTuple):
     parameters: Mapping[str, Any] = {}
 
 
-def absolute(target: str) -> str:
-    """The target in full: with an absolute path of its file, so that another process finds it.
+def full_target(target: str) -> str:
+    """The target as every process finds it: with its module's name or its file's absolute path.
 
     Args:
         target: as in `RewardSpec`.
@@ -64,11 +60,10 @@ def absolute(target: str) -> str:
         return f"{verifiers.__name__}:{target}"
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name.isidentifier():
-        close = difflib.get_close_matches(target, verifiers.NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"reward {target!r} must have the form 'package.module:function' or "
-            f"'file.py:function', or be one of {', '.join(verifiers.NAMES)}{hint}"
+            f"'file.py:function', or be one of {', '.join(verifiers.NAMES)}"
+            f"{_names.hint(target, verifiers.NAMES)}"
         )
     if not place.endswith(".py"):
         return target
@@ -93,13 +88,12 @@ def resolve(target: str, parameters: Mapping[str, Any] | None = None) -> Reward:
             that is no function, or a function that takes other arguments; one line with the file,
             and with its line where there is one.
     """
-    target = absolute(target)
+    target = full_target(target)
     place, _, name = target.rpartition(":")
     module = _user_files.module(place, f"reward {target!r}")
     with _outside.calling(place, f"reward {target!r}"):
         if not hasattr(module, name):
-            close = difflib.get_close_matches(name, dir(module), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = _names.hint(name, dir(module))
             raise _outside.OutsideError(f"reward {target!r}: {place} has no {name!r}{hint}")
         function = getattr(module, name)
         if not callable(function):
@@ -213,23 +207,23 @@ def call(
         parameters: keyword arguments.
 
     Returns:
-        The score. Where the function fails, by an exception or by what it returns, the reason
-        begins with its file and line.
+        The score. Where the function fails, by an exception or by what it returns, it is a
+        `Failure`, and the reason begins with the file and line if these are known.
     """
     try:
         result = function(prompt, completion, example, **parameters)
         score = as_score(result)
-        line = _user_files.line_of(function)
         # What the reward itself has marked as invalid keeps its own words.
-        if line and not score.valid and (not isinstance(result, Score) or result.valid):
-            score = score._replace(reason=f"{line}: {score.reason}")
-        return score
+        if score.valid or (isinstance(result, Score) and not result.valid):
+            return score
+        line = _user_files.line_of(function)
+        return Failure(0.0, False, f"{line}: {score.reason}" if line else score.reason)
     except KeyboardInterrupt:
         raise
     # A blind except: any failure of the user's code is recorded, with its name, as an invalid
     # sample, which is counted and in number stops the run.
     except BaseException as error:  # noqa: BLE001
-        return Score(0.0, False, _failure(function, error)[:500])
+        return Failure(0.0, False, _failure(function, error)[:500])
 
 
 def _failure(function: Reward, error: BaseException) -> str:
@@ -238,18 +232,6 @@ def _failure(function: Reward, error: BaseException) -> str:
     path = Path(code.co_filename if code else getattr(function, "__name__", "reward"))
     told = _outside.told(path, error).removeprefix(f"{path.parent}/")
     return f"{EXHAUSTED if isinstance(error, MemoryError) else ''}{told}{environment_hint(error)}"
-
-
-def fails(score: Score) -> bool:
-    """Whether a score is invalid because a reward raised, or returned what is no number.
-
-    Args:
-        score: what `call` or `compose`'s function returned.
-
-    Returns:
-        False for a valid score, and for one that the reward itself has marked as invalid.
-    """
-    return not score.valid and _PLACE.search(score.reason) is not None
 
 
 def environment_hint(error: BaseException) -> str:
@@ -286,13 +268,14 @@ def combine(scores: Sequence[Score], weights: Sequence[float]) -> Score:
         weights: as many numbers.
 
     Returns:
-        The sum (0 where invalid), with the components' reasons joined. A sum beyond float32 is
-        invalid too.
+        The sum (0 where invalid), with the components' reasons joined; a `Failure` where a
+        component is one. A sum beyond float32 is invalid too.
     """
     reasons = [score.reason for score in scores if score.reason]
     if not all(score.valid for score in scores):
         reasons = [score.reason for score in scores if not score.valid]
-        return Score(0.0, False, "; ".join(reasons))
+        kind = Failure if any(isinstance(score, Failure) for score in scores) else Score
+        return kind(0.0, False, "; ".join(reasons))
     value = sum(weight * score.value for score, weight in zip(scores, weights, strict=True))
     total = _finite(value, "; ".join(reasons))
     return total if total.valid else total._replace(reason=f"the weighted sum {total.reason}")
@@ -351,4 +334,4 @@ def check_specs(specs: Sequence[RewardSpec]) -> None:
             raise ValueError(
                 f"weight of reward {spec.target!r} must be a finite number, got {spec.weight!r}"
             )
-        absolute(spec.target)
+        full_target(spec.target)

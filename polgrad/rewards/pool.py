@@ -25,6 +25,7 @@ the trainer's environment do not reach a reward, or its log, by accident.
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 import selectors
@@ -33,13 +34,13 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from polgrad import _compilers, _ranges
 from polgrad.data import codec
 from polgrad.rewards import compose, verifiers, worker
-from polgrad.rewards.score import Score
+from polgrad.rewards.score import Failure, Score
 
 # -c and not -m: the caller's search path then comes first and whole, so that a worker finds what
 # the caller can import, and no module beside worker.py shadows one of the same name.
@@ -79,6 +80,8 @@ ALWAYS = {
 
 MEMORY = 4 << 30
 """Bytes of memory that a worker may take."""
+
+_PAUSE = 1.0  # seconds after which `working` is called again, where nothing else happens
 
 TRIED = 4
 """Right answers on which a reward is tried that may make anything of them."""
@@ -225,11 +228,12 @@ def _reply(message: Any) -> tuple[str, Score, bool]:
     Raises:
         _Unreadable: the message has another form.
     """
-    kinds = [str, float, bool, str, bool]
+    kinds = [str, float, bool, str, bool, bool]
     if not isinstance(message, list) or [type(part) for part in message] != kinds:
         raise _Unreadable("a reply of another form")
-    token, value, valid, reason, last = message
-    return token, compose.as_score(Score(value, valid, reason)), last
+    token, value, valid, reason, failed, last = message
+    score = compose.as_score(Score(value, valid, reason))
+    return token, Failure(*score) if failed and not score.valid else score, last
 
 
 def _kill_all(workers: list[_Worker], pool: str) -> None:
@@ -246,11 +250,11 @@ class _Numbers:
     """The numbers that a pool is given.
 
     Attributes:
-        workers: processes.
-        timeout: seconds of a sample.
-        failure_limit: share of a call's samples.
-        start_timeout: seconds of an import.
-        memory: bytes of a worker.
+        workers: how many worker processes run.
+        timeout: seconds after which a sample that is being scored becomes invalid.
+        failure_limit: share of invalid samples above which a call of `score` raises.
+        start_timeout: seconds that a worker may take until it has imported the rewards.
+        memory: bytes of memory that one worker may take; None for no limit.
     """
 
     workers: Annotated[int, _ranges.COUNT]
@@ -313,7 +317,7 @@ class RewardPool:
         specs = [compose.RewardSpec(*spec) for spec in specs]
         compose.check_specs(specs)
         _ranges.check(_Numbers(workers, timeout, failure_limit, start_timeout, memory))
-        self.specs = [spec._replace(target=compose.absolute(spec.target)) for spec in specs]
+        self.specs = [spec._replace(target=compose.full_target(spec.target)) for spec in specs]
         self.timeout = float(timeout)
         self.failure_limit = failure_limit
         self._start_timeout = start_timeout
@@ -413,7 +417,13 @@ class RewardPool:
                     f"the reward gave {got}, expected {wanted}"
                 )
 
-    def check_answers(self, examples: Sequence[Mapping[str, Any]], *, limit: float) -> list[str]:
+    def check_answers(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        limit: float,
+        working: Callable[[], None] | None = None,
+    ) -> list[str]:
         """Score examples' own answers, before training meets one that has no reward.
 
         Where a component is one of `verifiers.READS_ANSWERS`, every answer is scored. What another
@@ -423,6 +433,8 @@ class RewardPool:
         Args:
             examples: of a `data.load_task` source.
             limit: share of invalid answers above which the check fails.
+            working: called every few seconds: many answers may take longer than other processes
+                wait without a sign.
 
         Returns:
             The reasons of the answers that cannot be compared, one each.
@@ -435,29 +447,36 @@ class RewardPool:
         items = [(e["prompt"], e["answer"], e) for e in examples if "answer" in e]
         if not own & {spec.target for spec in self.specs}:
             if limit < 1:
-                self._check_fails(items[:: max(1, len(items) // TRIED)][:TRIED])
+                self._check_fails(items[:: max(1, len(items) // TRIED)][:TRIED], working)
             return []
-        reasons = [s.reason for s in self._run(items, {}, limit=1.0) if not s.valid]
+        scores = self._run(items, {}, limit=1.0, working=working)
+        reasons = [score.reason for score in scores if not score.valid]
         check_failures(reasons, len(items), limit, "answers")
         return reasons
 
-    def _check_fails(self, items: Sequence[Item]) -> None:
+    def _check_fails(self, items: Sequence[Item], working: Callable[[], None] | None) -> None:
         """Raises where the reward fails on every right answer, as it then will on others."""
         reasons: list[str] = []
         for item in items:
-            score = self._run([item], {}, limit=1.0)[0]
-            if not compose.fails(score):
+            score = self._run([item], {}, limit=1.0, working=working)[0]
+            if not isinstance(score, Failure):
                 return
             reasons.append(score.reason)
         if reasons:
+            slow = "give --rewards.timeout more seconds, " if _is_late(reasons) else ""
             raise RewardFailure(
                 f"the reward fails on each of the {len(reasons)} right answers of the data that "
-                f"were tried: on {items[0][1]!r:.80} with {reasons[0]!r:.300}; mend the reward, or "
-                "give --rewards.failure-limit 1 to run it as it is"
+                f"were tried: on {items[0][1]!r:.80} with {reasons[0]!r:.300}; mend the reward, "
+                f"{slow}or give --rewards.failure-limit 1 to run it as it is"
             )
 
     def _run(
-        self, items: Sequence[Item], replayed: dict[int, Score], *, limit: float
+        self,
+        items: Sequence[Item],
+        replayed: dict[int, Score],
+        *,
+        limit: float,
+        working: Callable[[], None] | None = None,
     ) -> list[Score]:
         self._check_open()
         results: dict[int, Score] = dict(replayed)
@@ -465,7 +484,9 @@ class RewardPool:
         try:
             while len(results) < len(items):
                 self._assign(waiting, items)
-                if self._turn(results):
+                if working is not None:
+                    working()
+                if self._turn(results, math.inf if working is None else _PAUSE):
                     # Every death costs seconds: do not run to the end of a batch that is lost.
                     self._check(results, len(items), limit)
         finally:
@@ -504,7 +525,7 @@ class RewardPool:
         self._workers[slot].kill()
         self._workers[slot] = self._start()
 
-    def _turn(self, results: dict[int, Score]) -> bool:
+    def _turn(self, results: dict[int, Score], longest: float = math.inf) -> bool:
         """Wait for something to happen, and take it in; whether a sample became invalid."""
         active = [w for w in self._workers if w.index is not None or not w.ready]
         if not active:
@@ -515,7 +536,7 @@ class RewardPool:
                 if one.sending:
                     selector.register(one.requests, selectors.EVENT_WRITE, one)
             pause = min(one.deadline for one in active) - time.monotonic()
-            selector.select(max(0.0, pause))
+            selector.select(max(0.0, min(pause, longest)))
         failed = [
             self._attend(slot, one, results)
             for slot, one in enumerate(self._workers)
@@ -571,8 +592,13 @@ class RewardPool:
         self._replace(slot)
         if index is None:
             return False
-        results[index] = Score(0.0, False, reason)
+        results[index] = Failure(0.0, False, reason)
         return True
+
+
+def _is_late(reasons: Sequence[str]) -> bool:
+    """Whether a sample of these reasons was cut at its deadline."""
+    return any("timeout after " in reason for reason in reasons)
 
 
 def check_failures(
@@ -609,8 +635,7 @@ def check_failures(
         )
         rest = f" (of {total}; the others were not scored)" if early else ""
         ((reason, count),) = collections.Counter(reasons).most_common(1)
-        late = any("timeout after " in reason for reason in reasons)
-        slow = "--rewards.timeout gives each sample more seconds, " if late else ""
+        slow = "--rewards.timeout gives each sample more seconds, " if _is_late(reasons) else ""
         raise RewardFailure(
             f"{share}{rest} have no reward; more than a share of {limit:g} stops the run. "
             f"The most common reason ({count} of {failed}): {reason!r:.300}. {slow}"

@@ -17,3 +17,9 @@ class Score(NamedTuple):
     value: float
     valid: bool = True
     reason: str = ""
+
+
+class Failure(Score):
+    """An invalid score that the reward did not give: it raised, gave no number, or did not end."""
+
+    __slots__ = ()

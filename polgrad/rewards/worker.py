@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from polgrad import _outside
 from polgrad.data import _renderer, codec
 from polgrad.rewards.compose import EXHAUSTED, RewardSpec, compose, environment_hint
-from polgrad.rewards.score import Score
+from polgrad.rewards.score import Failure
 
 HEADER = struct.Struct(">Q")
 REPLY_LIMIT = 1 << 20
@@ -214,13 +214,14 @@ def _serve() -> None:
         try:
             score = reward(prompt, completion, example)
         except KeyboardInterrupt:  # raised by the reward: Ctrl-C does not reach this process
-            score = Score(0.0, False, "KeyboardInterrupt")
+            score = Failure(0.0, False, "KeyboardInterrupt")
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a reward left behind
         # What has filled the memory may be there still, and would be the next sample's fault.
         last = not score.valid and EXHAUSTED in score.reason
         reason = score.reason[:_REASON] + (limit_text(setup["memory"]) if last else "")
-        reply([token, score.value, score.valid, reason, last])
+        failed = isinstance(score, Failure)
+        reply([token, score.value, score.valid, reason, failed, last])
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ Whatever is wrong with the settings raises a ValueError before anything is compu
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
-import tempfile
 import types
 import zlib
 from typing import Any, NamedTuple
@@ -19,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import polgrad
-from polgrad import _outside, _ranges, _user_files, data, policies
+from polgrad import _names, _outside, _ranges, _user_files, data, policies
+from polgrad._versions import versions
 from polgrad.contract import Algorithm, Context
 from polgrad.data import codec, sources
 from polgrad.data.sources import TooFew
@@ -159,9 +157,11 @@ def _fingerprint(parts: "Parts", given: TrainConfig) -> dict[str, Any]:
     same = dataclasses.replace(
         parts.config, hosts=Hosts(), out="", **{name: getattr(given, name) for name in names}
     )
+    found = versions()
+    # Corrections of Python itself change no numbers, and machines get them at different times.
+    found["python"] = ".".join(found["python"].split(".")[:2])
     return {
-        "polgrad": polgrad.__version__,
-        "jax": jax.__version__,
+        "versions": found,
         "settings": zlib.crc32(json.dumps(identity.plain(same)).encode()),
         "problems": [zlib.crc32(p.tokens.tobytes()) for p in (parts.train, parts.test) if p],
     }
@@ -222,8 +222,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     )
     _check_completions(parts, own, bounded)
     parts = _identified(parts)
-    ownership.check_writable(config)
-    _make_directory(config)
+    ownership.make_directories(config)
     return parts
 
 
@@ -568,8 +567,8 @@ def find_algorithm(name: str) -> Any:
 def _what_came(module: types.ModuleType, attribute: str, found: Any) -> str:
     """What stands in somebody's module where an algorithm was expected."""
     if found is None:
-        close = difflib.get_close_matches(attribute, vars(module), n=1)
-        return f"missing{f' (did you mean {close[0]!r}?)' if close else ''}"
+        close = _names.nearest(attribute, vars(module))
+        return f"missing{f' (did you mean {close[0]}?)' if close else ''}"
     if isinstance(found, type):
         return f"the class {found.__name__}"
     if callable(found):
@@ -870,14 +869,3 @@ def worker_settings(settings: Rewards) -> dict[str, Any]:
         "memory": None if settings.memory is None else settings.memory * 2**20,
         "environment": settings.environment,
     }
-
-
-def _make_directory(config: TrainConfig) -> None:
-    """The run's directory, made and seen to be writable."""
-    directory = pathlib.Path(config.out)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise ValueError(f"out {config.out!r} cannot be written: {error.strerror}") from None

@@ -30,6 +30,9 @@ INITIAL = "initial"
 PARAMETERS = {1: ("params",), 2: ("frozen", "trainable")}
 """Where the parameters are in a checkpoint, by its form."""
 
+Reads = Callable[[epath.Path, int], Callable[[str], bool]]
+"""Of a place and a step: a function that chooses files of the checkpoint by their paths."""
+
 
 class ResumeError(ValueError):
     """A checkpoint that the run cannot go on from."""
@@ -210,11 +213,7 @@ class Checkpoints:
     def discard_initial(self) -> None:
         """Removes the policy that training started from; one process does it."""
         with _saving(f"the starting policy in {self._root}"):
-            checksums.forget(self._root, INITIAL)
-            if self.has_initial():
-                # The first to go: without it the rest of a removal that is killed is no policy.
-                (self._root / INITIAL / "_METADATA").unlink(missing_ok=True)
-                (self._root / INITIAL).rmtree()
+            discard_initial(self._root)
 
     def restore_initial(self, like: Any) -> Any:
         """The policy that training started from.
@@ -261,6 +260,15 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.close()
             raise
+
+
+def discard_initial(root: epath.Path) -> None:
+    """Removes the policy that a run started from, where there is one."""
+    checksums.forget(root, INITIAL)
+    if (root / INITIAL).exists():
+        # The first to go: without it the rest of a removal that is killed is no policy.
+        (root / INITIAL / "_METADATA").unlink(missing_ok=True)
+        (root / INITIAL).rmtree()
 
 
 class _Sealing(threading.Thread):
@@ -326,7 +334,9 @@ def _short(text: str, limit: int = 200) -> str:
 
 
 @contextlib.contextmanager
-def _reading(root: epath.Path, name: int | str, flag: str) -> Iterator[None]:
+def _reading(
+    root: epath.Path, name: int | str, flag: str, reads: Reads | None = None
+) -> Iterator[None]:
     """Turns what reading a damaged checkpoint raises into one line."""
     try:
         yield
@@ -334,21 +344,33 @@ def _reading(root: epath.Path, name: int | str, flag: str) -> Iterator[None]:
         raise
     except Exception as error:
         why = f"it cannot be read: {_short(_cause(error), 160)}"
-        raise DamagedError(_damaged(root, name, why, flag)) from error
+        raise DamagedError(_damaged(root, name, why, flag, reads=reads)) from error
 
 
 def _damaged(
-    root: epath.Path, name: int | str, why: str, flag: str, working: Callable[[], Any] = int
+    root: epath.Path,
+    name: int | str,
+    why: str,
+    flag: str,
+    working: Callable[[], Any] = int,
+    reads: Reads | None = None,
 ) -> str:
-    """A line that says which checkpoint is damaged and which is whole."""
+    """A line that says which checkpoint is damaged and which is whole.
+
+    With `reads`, a checkpoint is whole where the files are that `reads` chooses.
+    """
     if name == INITIAL:
         return (
             f"the policy that the run started from, {root / INITIAL}, is damaged: {why}. The run "
             "can go on without it where its algorithm needs no reference: give --no-track-kl"
         )
     others = sorted((s for s in steps_in(root) if s != name), reverse=True)
-    intact = (s for s in others if checksums.fault(root, str(s), working=working) is None)
-    whole = next(intact, None)
+
+    def is_whole(step: int) -> bool:
+        chosen = {"reads": reads(root, step)} if reads else {}
+        return checksums.fault(root, str(step), working=working, **chosen) is None
+
+    whole = next(filter(is_whole, others), None)
     advice = "no other checkpoint is whole" if others else "there is no other checkpoint"
     if whole is not None:
         advice = f"the newest whole one is {whole}: give {flag} {whole}"
@@ -451,9 +473,9 @@ def restore_params(
         raise ValueError(f"{directory} has no {wanted} (found: {found or 'none'})")
     step = found[-1] if step is None else step
     if why := checksums.fault(root, str(step), reads=_holds_params(root, step)):
-        raise DamagedError(_damaged(root, step, why, "--step"))
+        raise DamagedError(_damaged(root, step, why, "--step", reads=_holds_params))
     _silence()
-    with _reading(root, step, "--step"):
+    with _reading(root, step, "--step", _holds_params):
         return _numpy_params(root, step), step
 
 
@@ -538,7 +560,9 @@ def shape_difference(saved: Any, wanted: Any) -> str | None:
 
 
 def misfit(root: epath.Path, step: int, wanted: TrainState) -> str | None:
-    """Whether a checkpoint has arrays of other shapes than a run, from its metadata alone.
+    """The first array that has another shape in a checkpoint than in a run, if there is one.
+
+    Only the checkpoint's metadata are read.
 
     Args:
       root: where the checkpoints are.

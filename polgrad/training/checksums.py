@@ -111,6 +111,8 @@ def fault(
         found = pool.map(lambda p: _difference(directory / p, *expected[p], working), mine)
         for path, difference in zip(mine, found):
             if difference:
+                # Leaving the block would wait for the files that no reader has begun.
+                pool.shutdown(cancel_futures=True)
                 return f"its file {path} {difference}"
     return None
 

@@ -259,7 +259,7 @@ class TrainConfig:
         learn from data.
       seed: all random numbers of the run follow from it.
       out: directory of the run. A directory that holds a run is accepted only with `resume`, or if
-        that run has saved no step.
+        that run failed before the end of its first step and has trained no warm start.
       resume: go on from the newest checkpoint in `out`. A flag that you leave out has the value that
         it has in the run's `config.json`.
       resume_from: go on from the checkpoint of this step instead; what the run did after it is

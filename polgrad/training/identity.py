@@ -7,7 +7,6 @@ for each start with other settings, which keeps the settings that held before.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.machinery
 import inspect
@@ -17,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from polgrad import _outside, policies
+from polgrad import _names, _outside, policies
 from polgrad.contract import Algorithm
 from polgrad.rewards import compose
 from polgrad.training.config import TrainConfig, as_json
@@ -92,7 +91,7 @@ FINGERPRINTS = {
 }
 """What a run reads from outside, and what to say where it is not what it was."""
 
-BEHIND = {
+FLAG_OF = {
     "train_problems": "task",
     "test_problems": "task",
     "train_prompts": "task",
@@ -103,6 +102,30 @@ BEHIND = {
     "algorithm_source": "algorithm",
 }
 """The flag that names where a fingerprint is taken."""
+
+SHAPES = (
+    "task",
+    "policy",
+    "algorithm",
+    "settings",
+    "data",
+    "small",
+    "rollouts.group_size",
+    "rollouts.max_tokens",
+    "optimizer.method",
+    "optimizer.max_gradient_norm",
+)
+"""Settings that may give the arrays of a run another shape, or sections of such settings."""
+
+_PROBLEMS = ("task", "data", "train_problems", "test_problems")
+FOLLOWS = {
+    "train_problems": ("task", "data"),
+    "test_problems": ("task", "data", "train_problems"),
+    "tokenizer": ("policy", *_PROBLEMS),
+    "network": ("policy", "algorithm", "settings", "small", "tokenizer", *_PROBLEMS),
+    "algorithm_source": ("algorithm",),
+}
+"""Fingerprints that may go with other shapes, each with the changes that explain it."""
 
 RETIRED = {"rollouts.top_k": 0, "rollouts.top_p": 1.0, "rollouts.min_p": 0.0}
 """Settings of earlier versions with the only value that they could have."""
@@ -251,8 +274,8 @@ def absolute(config: TrainConfig) -> TrainConfig:
     """
     rewards = dataclasses.replace(
         config.rewards,
-        functions=tuple(compose.absolute(target) for target in config.rewards.functions),
-        preference=config.rewards.preference and compose.absolute(config.rewards.preference),
+        functions=tuple(compose.full_target(target) for target in config.rewards.functions),
+        preference=config.rewards.preference and compose.full_target(config.rewards.preference),
     )
     kept = config.saving.checkpoints
     if kept is not None and "://" not in kept:
@@ -431,7 +454,7 @@ def check(
 
     Raises:
       ValueError: one line that lists every difference that decides numbers and is not allowed. With
-        a misfit no difference is.
+        a misfit nothing can be allowed; the line lists the differences that may explain it.
     """
     names = tuple(name.replace("-", "_") for name in allowed)
     _check_names(names, run, found)
@@ -450,15 +473,20 @@ def check(
 
 
 def _typed(found: list[Change]) -> str:
-    """What decides the numbers and has changed, as flags of the command line."""
+    """The changes that may explain another shape, as flags of the command line."""
     decisive = [c for c in found if decides(c.name)]
-    settings = [c for c in decisive if c.name not in FINGERPRINTS]
-    if settings:
-        return "; ".join(f"--{c.name.replace('_', '-')} ({c.values()})" for c in settings)
-    # Where the problems are others, so may be the alphabet, and with it the network.
-    flags = {BEHIND[c.name]: FINGERPRINTS[c.name] for c in reversed(decisive)}
-    flags = {"task": flags["task"]} if "task" in flags else flags
-    return "; ".join(f"--{flag} ({text})" for flag, text in flags.items())
+    shaping = [c for c in decisive if _within(c.name, (*SHAPES, *FOLLOWS))]
+    causes = [
+        c for c in shaping if not any(_within(o.name, FOLLOWS.get(c.name, ())) for o in shaping)
+    ]
+    return "; ".join(_flag(c) for c in causes or decisive)
+
+
+def _flag(change: Change) -> str:
+    name = change.name
+    if name in FINGERPRINTS:
+        return f"--{FLAG_OF[name]} ({FINGERPRINTS[name]})"
+    return f"--{name.replace('_', '-')} ({change.values()})"
 
 
 def _check_names(names: tuple[str, ...], run: Stored, found: list[Change]) -> None:
@@ -466,8 +494,7 @@ def _check_names(names: tuple[str, ...], run: Stored, found: list[Change]) -> No
     known |= {name.rpartition(".")[0] for name in known if "." in name}
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _names.hint(name, sorted(known))
             raise ValueError(
                 f"allow_changed has {name!r}, which is no setting{hint} (expected names such as "
                 f"optimizer.learning_rate, or one of {', '.join(FINGERPRINTS)})"

@@ -118,13 +118,15 @@ def run(parts: Parts, *, quiet: bool = False, afterwards: Any = None) -> Result:
 
     Raises:
       KeyboardInterrupt: after Ctrl-C; everything is saved where a command handles Ctrl-C
-        (`_interrupt`) and a step was being computed.
+        (`_interrupt`) and a step was being computed. After Ctrl-C in the last step the run is
+        complete, and its result is returned.
     """
     try:
         result = _run(parts, quiet, afterwards)
-        if _interrupt.pressed():
-            hosts.end_together()
-        _interrupt.check()
+        if result.stopped:
+            if _interrupt.pressed():
+                hosts.end_together()
+            _interrupt.check()
         return result
     except (SavingError, _outside.OutsideError) as error:
         raise TrainingError(str(error)) from error
@@ -272,11 +274,12 @@ def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
         return
     source = parts.train.source
     tried = min(len(source), ANSWERS_TRIED)
-    chosen = [source[i * len(source) // tried] for i in range(tried)]
+    rows = [source[i * len(source) // tried] for i in range(tried)]
+    chosen = [planning.with_opponent(parts.algorithm, row) for row in rows]
     limit = parts.config.rewards.failure_limit
 
     def work():
-        return pool.check_answers(chosen, limit=limit)
+        return pool.check_answers(chosen, limit=limit, working=parts.processes.working)
 
     # One process tries them: the others would find the same.
     if reasons := parts.processes.alone("answers that cannot be scored", work):
@@ -351,7 +354,7 @@ class _Loop:
         start, saved = int(state.step), self.checkpoints.latest()
         with self.reporter.live(start):
             for step in range(start + 1, self.config.steps + 1):
-                with self._profiled(step):
+                with self._profiled(step), self._keeping_samples(step):
                     state, metrics = self._step(step, state, initial)
                 metrics |= self._evaluation(step, state)
                 row = {k: float(v) for k, v in metrics.items()}
@@ -372,15 +375,27 @@ class _Loop:
         """
 
         def work():
-            if self.samples:
-                self.reporter.samples(self.samples)
-                self.samples = []
+            self._write_samples()
             self.reporter.metrics(step, row)
             for line in self.watch.lines(step, row):
                 self.reporter.say(line)
             return bool(self.stop or pressed())
 
         return any(self.parts.processes.gather(f"the end of step {step}", work))
+
+    @contextlib.contextmanager
+    def _keeping_samples(self, step: int):
+        """Writes the samples of a step that ends the run: they may tell why it could not go on."""
+        try:
+            yield
+        except TrainingError:
+            self.parts.processes.gather(f"the samples of step {step}", self._write_samples)
+            raise
+
+    def _write_samples(self) -> None:
+        samples, self.samples = self.samples, []
+        if samples:
+            self.reporter.samples(samples)
 
     def _end(self) -> None:
         """What is written last."""
@@ -472,7 +487,8 @@ class _Loop:
             self.reporter.say("there is no checkpoint yet; the run begins with its first step")
             whole = self.parts.processes.alone("the starting policy", self._initial_is_kept)
         else:
-            self.parts.processes.alone("what an earlier run has left", self._clear)
+            with _starting():
+                self.parts.processes.alone("what an earlier run has left", self._clear)
         self._record(0)
         if whole:
             params = self._restored_initial(like)
@@ -487,6 +503,7 @@ class _Loop:
         """Removes what a run that is taken over has left and that would be read as this one's."""
         if self.parts.replaced is None:
             return
+        ownership.clear_replaced(self.parts)
         self.checkpoints.discard_initial()
         for path in (self.before_path, self.parts.directory / identity.CHANGES):
             path.unlink(missing_ok=True)
@@ -603,10 +620,10 @@ class _Loop:
             state.algorithm, experience, randomness.address(config.seed, randomness.PREPARE, step)
         )
         state = state._replace(algorithm=algorithm_state)
-        state, updates = self._updates(step, state, batch)
-        state = state._replace(step=state.step + 1)
         if rows and config.saving.samples_every and (step - 1) % config.saving.samples_every == 0:
             self.samples = rows[: 2 * config.rollouts.group_size]
+        state, updates = self._updates(step, state, batch)
+        state = state._replace(step=state.step + 1)
         metrics = {**metrics, **prepared, **updates}
         metrics = {k: float(v) for k, v in metrics.items()}
         state = self.programs.after_updates(state, metrics)

@@ -19,12 +19,10 @@ def files_of(item: str | os.PathLike, name: str) -> set[str] | None:
       name: the first key of the part, such as `params`.
 
     Returns:
-      Paths relative to `item`; None where the nodes cannot be read.
+      Paths relative to `item`; None where the nodes cannot be read, or name no such part.
     """
-    import tensorstore
-
-    base = tensorstore.KvStore.open({"driver": "file", "path": f"{item}{os.sep}"}).result()
-    wanted, found = f"{name}.".encode(), set()
+    # The key of a part that is a single array ends with its name.
+    wanted, found, matches = (f"{name}.".encode(), f"{name}/".encode()), set(), []
 
     def walk(location: str, prefix: bytes) -> None:
         found.add(_file(location))
@@ -32,15 +30,22 @@ def files_of(item: str | os.PathLike, name: str) -> set[str] | None:
             if "location" in entry:
                 # Keys below a node lack the beginning that they share.
                 walk(entry["location"], prefix + entry["subtree_common_prefix"])
-            elif "indirect_value" in entry and (prefix + entry["key"]).startswith(wanted):
-                found.add(_file(entry["indirect_value"]))
+            elif (key := prefix + entry["key"]).startswith(wanted):
+                matches.append(key)
+                if "indirect_value" in entry:
+                    found.add(_file(entry["indirect_value"]))
 
     try:
+        import tensorstore
+
+        base = tensorstore.KvStore.open({"driver": "file", "path": f"{item}{os.sep}"}).result()
         newest = tensorstore.ocdbt.dump(base).result()["versions"][-1]
         walk(newest["root"]["location"], b"")
     except (ValueError, LookupError, TypeError, RecursionError, OSError):
         return None
-    return found
+    except (ImportError, AttributeError):  # a version of tensorstore without this function
+        return None
+    return found if matches else None
 
 
 def is_data(path: str) -> bool:

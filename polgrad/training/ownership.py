@@ -22,7 +22,7 @@ from etils import epath
 from polgrad import _files, _outside
 from polgrad._versions import versions
 from polgrad.training import identity, named_policies
-from polgrad.training.checkpoints import misfit, place_of, steps_in
+from polgrad.training.checkpoints import INITIAL, discard_initial, misfit, place_of, steps_in
 from polgrad.training.config import TrainConfig
 from polgrad.training.state import TrainState
 
@@ -37,44 +37,40 @@ def check_room(config: TrainConfig) -> None:
     Raises:
       ValueError: if one of them cannot.
     """
-    kept = config.saving.checkpoints
-    places = [("out", config.out, config.out)]
-    if kept is not None and "://" not in kept:
-        places.append(("saving.checkpoints", kept, place_of(config.out, kept)))
-    for name, given, place in places:
-        path = pathlib.Path(place)
-        try:
-            there = next(folder for folder in (path, *path.parents) if folder.exists())
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"{name} {given!r} cannot be written: {_outside.reason(error)}"
-            ) from None
+    for name, given in _places(config).items():
+        _check_writable(name, given, make=False)
 
 
-def check_writable(config: TrainConfig) -> None:
-    """Sees to it that checkpoints can be written where `saving.checkpoints` says.
+def make_directories(config: TrainConfig) -> None:
+    """Makes a run's directories, and sees to it that files can be written there.
 
     Raises:
-      ValueError: if they cannot.
+      ValueError: if one of them cannot be made or written.
     """
-    given = config.saving.checkpoints
-    if given is None:
-        return
+    for name, given in _places(config).items():
+        _check_writable(name, given, make=True)
+
+
+def _places(config: TrainConfig) -> dict[str, str]:
+    """The places that settings name; the run's own directory is the last one to be made."""
+    kept = config.saving.checkpoints
+    return ({} if kept is None else {"saving.checkpoints": kept}) | {"out": config.out}
+
+
+def _check_writable(name: str, given: str, *, make: bool) -> None:
     try:
-        place = place_of(config.out, given)
-        if "://" in given:
-            place.exists()  # names a missing package or bucket here, and not at the first save
+        if "://" in given and name != "out":
+            if make:  # a missing package or bucket is named here, and not at the first save
+                epath.Path(given).exists()
             return
-        directory = pathlib.Path(place)
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        path = pathlib.Path(given).resolve()
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except Exception as error:  # noqa: BLE001  (libraries of buckets raise what they like)
-        raise ValueError(
-            f"saving.checkpoints {given!r} cannot be written: {_outside.reason(error)}"
-        ) from None
+        raise ValueError(f"{name} {given!r} cannot be written: {_outside.reason(error)}") from None
 
 
 @contextlib.contextmanager
@@ -111,6 +107,8 @@ def held(parts: Any) -> Iterator[None]:
 def holds_nothing(run: identity.Stored) -> bool:
     """Whether a run has saved no step and written no metrics, so that nothing is lost with it.
 
+    A starting policy that a warm start has trained is something: it may have taken hours.
+
     Args:
       run: what its directory says of it.
     """
@@ -119,7 +117,48 @@ def holds_nothing(run: identity.Stored) -> bool:
         return False  # an address that nobody typed is not opened
     metrics = pathlib.Path(run.place) / "metrics.jsonl"
     written = metrics.is_symlink() or (metrics.exists() and metrics.stat().st_size > 0)
-    return not written and not steps_in(place_of(run.place, kept))
+    place = place_of(run.place, kept)
+    return not (written or steps_in(place) or _warmed_up(run, place))
+
+
+def _warmed_up(run: identity.Stored, place: epath.Path) -> bool:
+    """Whether a warm start has ended; what a removal was killed at has no metadata any more."""
+    steps = run.config.get("warm_start", {}).get("steps")
+    return bool(steps) and (place / INITIAL / "_METADATA").exists()
+
+
+def clear_replaced(parts: Any) -> None:
+    """Removes what a run whose directory is taken over has left where it kept its checkpoints.
+
+    Args:
+      parts: the run that takes over.
+
+    Raises:
+      ValueError: if somebody else uses that place now, or its file cannot be read.
+      OSError: if something cannot be removed.
+    """
+    place = place_of(parts.directory, parts.replaced.config.get("saving", {}).get("checkpoints"))
+    here = place_of(parts.directory, parts.config.saving.checkpoints)
+    owner = _owner(place)
+    # An earlier version did not write whose place it is; below its directory it is the run's.
+    its = _is_replaced(owner, parts) if owner else place == place_of(parts.directory, None)
+    if place == here or not its or not place.exists():
+        return
+    with _files.alone(os.fspath(place)):
+        discard_initial(place)
+        (place / OWNER).unlink(missing_ok=True)
+
+
+def _is_replaced(owner: dict[str, Any], parts: Any) -> bool:
+    """Whether the run that a place belongs to is the one whose directory is taken over.
+
+    After a kill during an earlier takeover the two numbers may differ.
+    """
+    run = parts.replaced
+    if run is None:
+        return False
+    same = owner["directory"] == str(parts.directory.resolve())
+    return same or owner["id"] == run.record.get("id")
 
 
 def check_changes(parts: Any, found: list[identity.Change]) -> None:
@@ -162,9 +201,15 @@ def _misfit(parts: Any) -> str | None:
 
 
 def run_id(parts: Any) -> str:
-    """The number of the run: the one that its directory holds, or a new one."""
+    """The number of the run: the one that its directory holds, or a new one.
+
+    A run that takes a directory over has a new number: what the other run has left elsewhere must
+    not be taken for its own.
+    """
     if parts.stored and parts.stored.record:
         return parts.stored.record["id"]
+    if parts.replaced is not None:
+        return secrets.token_hex(8)
     path = parts.directory / identity.IDENTITY
     if path.exists():  # an earlier start was killed before it wrote its settings
         return identity.checked_record(_outside.read_json(path), path)["id"]
@@ -184,7 +229,7 @@ def check_place(parts: Any, number: str) -> None:
     place = place_of(parts.directory, parts.config.saving.checkpoints)
     owner, steps = _owner(place), steps_in(place)
     if owner is not None:
-        if owner["id"] != number:
+        if owner["id"] != number and not _is_replaced(owner, parts):
             raise ValueError(
                 f"{place} holds the checkpoints of another run (that of {owner['directory']}); "
                 "give another --saving.checkpoints"

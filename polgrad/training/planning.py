@@ -11,6 +11,7 @@ from polgrad.contract import Initial
 from polgrad.rewards.pool import RewardPool
 from polgrad.training import defaults, named_policies, sampling_weights
 from polgrad.training.building import Parts
+from polgrad.training.types import Algorithm
 
 
 def plan(parts: Parts) -> list[str]:
@@ -96,10 +97,28 @@ def first_example(parts: Parts, reward: RewardPool | None, task: RewardPool | No
         lines.append(f"preferences: {_names(reward)}")
     elif reward is not None:
         both = "reward and held-out accuracy" if task is reward else "reward"
-        lines += _known_answer(f"{both}: {_names(reward)}", reward, example)
+        against = with_opponent(parts.algorithm, example)
+        lines += _known_answer(f"{both}: {_names(reward)}", reward, against)
     if task is not None and task is not reward:
         lines += _known_answer(f"held-out accuracy: {_names(task)}", task, example)
     return lines
+
+
+def with_opponent(algorithm: Algorithm, example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An example as the reward gets it before a policy has sampled anything.
+
+    Args:
+      algorithm: what is trained.
+      example: of a `data.load_task` source.
+
+    Returns:
+      The example; where the algorithm samples an opponent, whose completion the reward may read,
+      with the right answer in the opponent's place.
+    """
+    versus = algorithm.collect.samples and algorithm.collect.samples.versus
+    if versus is None or "answer" not in example:
+        return example
+    return {**example, "opponent": example["answer"]}
 
 
 def _names(pool: RewardPool) -> str:

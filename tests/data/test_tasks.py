@@ -7,7 +7,7 @@ from polgrad.data.tasks import default_data_dir
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("chain_sm", {}, "unknown task 'chain_sm'; did you mean 'chain_sum'"),
+        ("chain_sm", {}, "unknown task 'chain_sm'; did you mean chain_sum"),
         ("composite", {}, "unknown task 'composite'"),
         ("chain_sum", {"size": None}, "size must be given"),
         ("chain_sum", {"parameters": {"min_term": 2}}, "no parameter 'min_term'; did you mean"),

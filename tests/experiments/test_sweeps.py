@@ -80,11 +80,15 @@ def test_a_sweep_ends_at_sigterm_with_one_line(world, tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    # Until every process that has the pipes has ended: what Python says of leaks comes last.
-    out, error = process.communicate()
+    try:
+        while not (tmp_path / "log").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        # Until every process that has the pipes has ended: what Python says of leaks comes last.
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0 and error == ""
     assert out.splitlines()[1:] == [
         "",  # where the bar was

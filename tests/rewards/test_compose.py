@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from polgrad.rewards import RewardSpec, Score, resolve, verifiers
-from polgrad.rewards.compose import absolute, as_score, combine, compose, fails
+from polgrad.rewards.compose import as_score, call, combine, compose, full_target
+from polgrad.rewards.score import Failure
 
 VERIFIERS = "polgrad.rewards.verifiers"
 
@@ -106,17 +107,31 @@ def test_what_is_no_number_has_file_and_line_and_an_own_reason_stays(my):
     texts = ["my.py, line 4: returned nan", "my.py, line 4: returned str, expected Score, float or"]
     for completion, text in zip(["nan", "text"], texts):
         score = reward("", completion, {})
-        assert score.reason.startswith(text) and fails(score)
+        assert score.reason.startswith(text) and isinstance(score, Failure)
     own = reward("", "own", {})
-    assert own == Score(0.0, False, "no judge") and not fails(own)
-    assert fails(reward("", "a key that is not there", {}))
+    assert own == Score(0.0, False, "no judge") and not isinstance(own, Failure)
+    assert isinstance(reward("", "a key that is not there", {}), Failure)
+
+
+def test_whether_a_reward_failed_is_not_read_out_of_its_words():
+    def judge(prompt, completion, example):
+        return Score(0.0, False, "program.py, line 1: invalid syntax")
+
+    assert type(call(judge, "", "", {}, {})) is Score
+    # Compiled code has no line, and its failure is one nevertheless.
+    failed = call(math.hypot, "", "", {}, {})
+    assert isinstance(failed, Failure) and not failed.valid
+    for scores, kind in [([Score(1.0), failed], Failure), ([Score(0.0, False, "own")], Score)]:
+        assert type(combine(scores, [1.0] * len(scores))) is kind
+    compiled = RewardSpec("math:hypot")
+    assert isinstance(compose([compiled, RewardSpec("exact_match")])("", "", {}), Failure)
 
 
 def test_a_reward_of_polgrad_may_go_by_its_bare_name():
-    assert absolute("math_verify") == f"{VERIFIERS}:math_verify"
+    assert full_target("math_verify") == f"{VERIFIERS}:math_verify"
     assert resolve("exact_match") is verifiers.exact_match
-    with pytest.raises(ValueError, match="one of exact_match, .*; did you mean 'math_verify'"):
-        absolute("math_verfy")
+    with pytest.raises(ValueError, match="one of exact_match, .*; did you mean math_verify"):
+        full_target("math_verfy")
 
 
 def test_what_a_reward_raises_is_its_reason(my):
@@ -193,7 +208,7 @@ def test_two_files_of_one_name_do_not_collide(tmp_path, my):
         (f"{VERIFIERS}:", "must have the form"),
         ("nowhere.py:fn", "no such file: nowhere.py"),
         ("no_such_module_here:fn", "no module named 'no_such_module_here'"),
-        (f"{VERIFIERS}:exact_mach", "has no 'exact_mach'; did you mean 'exact_match'"),
+        (f"{VERIFIERS}:exact_mach", "has no 'exact_mach'; did you mean exact_match"),
         ("{my}:LIMIT", "is of type int, expected a function"),
         ("{my}:two", "too many positional arguments"),
         (f"{VERIFIERS}:regex_match", "missing a required .*'pattern'"),

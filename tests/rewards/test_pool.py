@@ -21,6 +21,7 @@ from polgrad.rewards import (
     worker,
 )
 from polgrad.rewards import pool as pool_module
+from polgrad.rewards.score import Failure
 
 MY = """
 import mmap, multiprocessing, os, random, signal, sys, time
@@ -36,8 +37,8 @@ JUNK = [
     b"x",
     b"hello\\n" * 10,
     frame(b"[0, 63.0, true, ''"),
-    frame(b'[0, 63.0, true, "", false]'),
-    frame(b'["0123456789abcdef", 63.0, true, "", false]'),
+    frame(b'[0, 63.0, true, "", false, false]'),
+    frame(b'["0123456789abcdef", 63.0, true, "", false, false]'),
     frame(b'{"ready": 1}'),
     frame(b"[" * 100_000),
     b"\\xff" * 100,
@@ -94,7 +95,7 @@ def reward(prompt, completion, example):
     if word == "environment":
         return Score(0.0, True, repr(sorted(os.environ)))
     if word == "judge":
-        return Score(0.0, False, "the judge is busy")
+        return Score(0.0, False, rest)
     if word == "nan":
         return float("nan")
     if word == "none":
@@ -180,6 +181,7 @@ def test_scores_come_in_the_order_of_the_items(pool):
 def test_a_failure_is_invalid_with_its_reason_and_harms_no_other(pool, completion, reason):
     scores = score(pool, "a", completion, "bb", "ccc")
     assert scores[1] == Score(0.0, False, reason.replace("LINE", str(line_of(completion))))
+    assert isinstance(scores[1], Failure)
     assert [scores[i] for i in (0, 2, 3)] == [Score(1.0), Score(2.0), Score(3.0)]
 
 
@@ -353,7 +355,9 @@ def test_samples_that_take_too_long_name_the_flag_of_the_timeout():
         (["raise 1"], 0.1, True),
         (["raise 1", "nan", "none", "raise 2"], 1.0, False),  # the user wants it so
         (["raise 1", "right"], 0.1, False),  # it can score some
-        (["judge busy"] * 4, 0.1, False),  # marked by the reward itself
+        (["judge program.py, line 1: invalid syntax"] * 4, 0.1, False),  # the reward says so itself
+        (["raise 1", "exit"], 0.1, True),
+        (["exit"], 0.1, True),
         ([], 0.1, False),
     ],
 )
@@ -363,7 +367,39 @@ def test_a_reward_that_fails_on_every_right_answer_stops_at_the_start(pool, answ
         assert pool.check_answers(examples, limit=limit) == []
     if stops:
         assert f"each of the {len(answers)} right answers" in str(caught.value)
-        assert f"on 'raise 1' with 'my.py, line {line_of('raise')}: " in str(caught.value)
+        first = f"my.py, line {line_of('raise')}: " if answers[0] == "raise 1" else "worker died ("
+        assert f"on '{answers[0]}' with '{first}" in str(caught.value)
+
+
+READS = """
+import pathlib, time
+
+def reward(prompt, completion, example):
+    place = pathlib.Path(completion)
+    while not place.exists():
+        time.sleep(0.01)
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize("also", [[], ["exact_match"]], ids=["a_few_answers", "all_answers"])
+def test_the_check_of_answers_tells_that_it_is_at_work(tmp_path, monkeypatch, also):
+    """The answer gets its score when the check has told so three times during that one sample."""
+    monkeypatch.setattr(pool_module, "_PAUSE", 0.01)
+    (tmp_path / "reads.py").write_text(READS)
+    monkeypatch.setattr(pool_module.verifiers, "READS_ANSWERS", tuple(also))
+    specs = [RewardSpec(name) for name in (f"{tmp_path / 'reads.py'}:reward", *also)]
+    place, signs = tmp_path / "there", []
+
+    def working():
+        signs.append(pool._workers[0].index)
+        if signs.count(0) == 3:
+            place.touch()
+
+    with RewardPool(specs, timeout=20.0) as pool:
+        pool.wait_ready()
+        examples = [{"prompt": "p", "answer": str(place)}]
+        assert pool.check_answers(examples, limit=0.1, working=working) == []
 
 
 def test_too_many_failures_stop_with_counts_and_reasons(target):
@@ -504,7 +540,7 @@ def test_a_worker_in_a_sample_dies_with_its_trainer(target):
 @pytest.mark.parametrize(
     ("source", "name", "error", "message"),
     [
-        ("def fn(p, c, e): return 1.0", "fnn", ValueError, "has no 'fnn'; did you mean 'fn'"),
+        ("def fn(p, c, e): return 1.0", "fnn", ValueError, "has no 'fnn'; did you mean fn"),
         ("def fn(p): return 1.0", "fn", ValueError, r"my\.py, line 1\) .*too many positional"),
         ("1 / 0", "fn", ValueError, r"my\.py, line 1: ZeroDivisionError"),
         ("raise KeyboardInterrupt", "fn", ValueError, "KeyboardInterrupt"),

@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import shutil
+import threading
+from concurrent import futures
 
 import pytest
 
@@ -123,6 +125,38 @@ def test_only_the_files_that_are_read_are_compared(place):
     flip(place / "4" / "default/d/0abc", 3)
     assert "0abc" in checksums.fault(place, "4")
     assert checksums.fault(place, "4", reads=lambda path: not path.startswith("default/d")) is None
+
+
+def test_after_the_first_difference_no_other_file_is_begun(tmp_path, monkeypatch):
+    (tmp_path / "4").mkdir()
+    for name in "abcdefgh":
+        (tmp_path / "4" / name).write_text(name)
+    checksums.write(tmp_path, "4")
+    begun, ending = [], threading.Event()
+
+    def compare(path, *rest):
+        begun.append(path.name)
+        if path.name != "a":
+            ending.wait(20)
+        return f"differs {path.name}" if path.name == "a" else None
+
+    class Pool(futures.ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            ending.set()
+            super().shutdown(wait)
+
+    monkeypatch.setattr(checksums, "_difference", compare)
+    monkeypatch.setattr(checksums, "READERS", 2)
+    monkeypatch.setattr(checksums.futures, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(checksums, "_missing_manifest", lambda directory: None)
+    path = checksums.path_of(tmp_path, "4")
+    kept = json.loads(path.read_text())["sha256"]
+    # The files are compared in the order of their sizes and digests: the wrong one is the first.
+    kept["a"][0] = 0
+    path.write_text(json.dumps({"sha256": kept}))
+    assert checksums.fault(tmp_path, "4") == "its file a differs a"
+    assert len(begun) <= 3
 
 
 def test_work_is_announced_while_files_are_read(place, monkeypatch):

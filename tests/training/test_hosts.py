@@ -34,6 +34,8 @@ class Service:
 
     def key_value_set(self, key, value, allow_overwrite=False):
         with self.changed:
+            if key in self.values and not allow_overwrite:
+                raise jax.errors.JaxRuntimeError(f"ALREADY_EXISTS: key {key} already exists.")
             self.values[key] = value
             self.changed.notify_all()
 

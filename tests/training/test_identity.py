@@ -147,6 +147,25 @@ def test_what_is_read_from_outside_is_compared(name):
             ["train_problems", "tokenizer", "network"],
             "--task (the training problems are others): x",
         ),
+        (
+            ["optimizer.learning_rate", "train_problems", "tokenizer", "network"],
+            "--task (the training problems are others): x",
+        ),
+        (
+            ["seed", "network", "data.held_out", "test_problems", "small.width"],
+            "--data.held-out (1 there, 2 here); --small.width (1 there, 2 here): x",
+        ),
+        (
+            ["algorithm", "network", "tokenizer"],
+            "--algorithm (1 there, 2 here); --policy (the policy has another tokenizer or chat "
+            "template): x",
+        ),
+        (["optimizer.b1", "optimizer.method"], "--optimizer.method (1 there, 2 here): x"),
+        (
+            ["reward_source", "seed"],
+            "--rewards.functions (a file of the reward has another text); "
+            "--seed (1 there, 2 here): x",
+        ),
         (["network"], "--policy (the policy's network computes something else): x"),
         (["algorithm_source"], "--algorithm (a file of the algorithm has another text): x"),
     ],
@@ -157,7 +176,13 @@ def test_what_cannot_be_resumed_is_named_as_it_was_typed(names, shown):
         with pytest.raises(ValueError) as error:
             identity.check(run_of(BASE), found, allowed, "x")
         assert f"cannot be resumed with {shown}. Give the run's own" in str(error.value)
-    assert {*identity.BEHIND} == {*identity.FINGERPRINTS}
+    assert {*identity.FLAG_OF} == {*identity.FINGERPRINTS}
+
+
+@pytest.mark.parametrize("name", identity.SHAPES)
+def test_what_may_change_a_shape_decides(name):
+    assert identity.decides(name) and any(leaf.startswith(name) for leaf in LEAVES)
+    assert {*identity.FOLLOWS} < {*identity.FINGERPRINTS}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 
 from polgrad import algorithms, data, policies, training
 from polgrad.policies import assets
-from polgrad.rewards.pool import RewardPool
-from polgrad.training import building, collecting, loop, planning, serving
+from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
+from polgrad.training import building, collecting, hosts, loop, planning, serving
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -210,6 +210,9 @@ def test_a_sampler_that_disagrees_with_the_trainer_stops_the_run(sums, tmp_path)
     settings = config(sums, tmp_path, parity_tolerance=1e-12)
     with pytest.raises(training.TrainingError, match="parity_tolerance"):
         training.train(settings, quiet=True)
+    # The samples of the step may tell why; a step that has not ended has no line of metrics.
+    assert {row["step"] for row in read_lines(tmp_path / "samples.jsonl")} == {1}
+    assert read_lines(tmp_path / "metrics.jsonl") == []
 
 
 def test_peoples_own_algorithm_and_reward_by_path(sums, tmp_path):
@@ -484,6 +487,34 @@ def test_answers_that_the_reward_cannot_read_are_told_before_the_first_step(tmp_
         loop._check_answers(few, pool, reporter)
     assert len(reporter.lines) == 1 and "1 of 37 answers cannot be compared" in reporter.lines[0]
     assert "more than 10% of them stops the run" in reporter.lines[0]
+
+
+COMPARES = """
+def reward(prompt, completion, example):
+    return float(completion > example["opponent"])
+"""
+
+
+def test_the_check_of_answers_gives_a_reward_an_opponent(tmp_path):
+    (tmp_path / "compares.py").write_text(COMPARES)
+    target = f"{tmp_path / 'compares.py'}:reward"
+    lines = [*LINES, {"prompt": "p", "chosen": "a", "rejected": "b"}]
+    parts = types.SimpleNamespace(
+        config=TrainConfig(rewards=Rewards(functions=(target,))),
+        algorithm=types.SimpleNamespace(opponent=0.1),
+        train=types.SimpleNamespace(source=lines, tokens=np.zeros((1, 1), int), lengths=[1]),
+        tokenizer=types.SimpleNamespace(shown=str),
+        processes=hosts.Processes(60.0),
+    )
+    signs = []
+    parts.processes.working = lambda: signs.append("at work")
+    with RewardPool([RewardSpec(target)]) as pool:
+        loop._check_answers(parts, pool, Said())
+        assert signs
+        assert planning.first_example(parts, pool, None)[1].endswith("'0' scores 0")
+        parts.algorithm.opponent = None
+        with pytest.raises(RewardFailure, match="KeyError: 'opponent'"):
+            loop._check_answers(parts, pool, Said())
 
 
 def test_a_first_answer_that_cannot_be_scored_does_not_stop_the_run(tmp_path):

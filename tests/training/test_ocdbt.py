@@ -1,5 +1,8 @@
 """The files that hold a part of a checkpoint."""
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 import tensorstore
@@ -45,3 +48,34 @@ def test_of_nodes_that_cannot_be_read_nothing_is_told(tmp_path, damage):
         if path.parent == tmp_path:
             assert ocdbt.files_of(tmp_path, "params") is None
     assert ocdbt.files_of(tmp_path, "params") is None
+
+
+def test_a_part_that_is_one_array_is_found_and_an_unknown_part_is_not(tmp_path):
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{tmp_path}/"}).result()
+    for name in ("params/0", "params_too/0", "other.k/0"):
+        store[name] = name.encode() * 300
+    files = [ocdbt.files_of(tmp_path, name) for name in ("params", "params_too", "other")]
+    assert all(files) and len({*map(frozenset, files)}) == 3
+    assert ocdbt.files_of(tmp_path, "param") is None
+    # A short value lies in a node, and not in a file of its own.
+    store["short.k/0"] = b"x"
+    assert ocdbt.files_of(tmp_path, "short")
+
+
+@pytest.mark.parametrize("lacking", ["the package", "the function", "the store"])
+def test_without_the_library_that_reads_nodes_nothing_is_told(tmp_path, monkeypatch, lacking):
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{tmp_path}/"}).result()
+    store["params.k/0"] = b"x" * 2000
+    if lacking == "the package":
+        monkeypatch.setitem(sys.modules, "tensorstore", None)
+    elif lacking == "the function":
+        monkeypatch.delattr(tensorstore.ocdbt, "dump")
+    else:
+
+        def refuse(*given):
+            raise ValueError("NOT_FOUND")
+
+        monkeypatch.setattr(tensorstore.KvStore, "open", refuse)
+    assert ocdbt.files_of(tmp_path, "params") is None
+    setup = (pathlib.Path(__file__).parents[2] / "setup.py").read_text()
+    assert '"tensorstore>=' in setup

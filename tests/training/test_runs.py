@@ -154,6 +154,22 @@ def quick(monkeypatch):
     monkeypatch.setattr(loop._Loop, "_step", step)
 
 
+def test_hosts_with_other_versions_are_not_of_one_run(sums, tmp_path, monkeypatch):
+    settings = config(sums, tmp_path / "a")
+    parts = building.build(settings)
+
+    def told(**other):
+        monkeypatch.setattr(
+            building, "versions", lambda: {**versions(), "python": "3.12.1", **other}
+        )
+        return building._fingerprint(parts, settings)
+
+    assert told() == told(python="3.12.4")
+    for name in ("polgrad", "jax", "numpy", "optax"):
+        assert told(**{name: "0.0"}) != told()
+    assert told(python="3.13.1") != told()
+
+
 @pytest.mark.parametrize(
     ("then", "told"),
     [
@@ -264,6 +280,84 @@ def restored_initial(directory):
     tree = handler.restore(directory / "checkpoints" / "initial")
     handler.close()
     return jax.tree.map(np.asarray, tree)
+
+
+def test_what_a_replaced_run_has_left_elsewhere_is_never_taken_for_the_new_ones(
+    sums, tmp_path, quick, monkeypatch
+):
+    good, place = loop._Loop._step, tmp_path / "ck"
+    away = Saving(checkpoints=str(place), tensorboard=False)
+    settings = config(sums, tmp_path / "a", steps=1, saving=Saving(tensorboard=False))
+    fails(monkeypatch, loop.TrainingError("not finite"))
+
+    def failed(**changes):
+        with pytest.raises(loop.TrainingError, match="not finite"):
+            training.train(dataclasses.replace(settings, **changes), quiet=True)
+        return identity.stored(tmp_path / "a").record["id"]
+
+    numbers = [failed(seed=1, saving=away)]
+    assert (place / "initial").exists()
+    numbers.append(failed(seed=2))
+    assert not (place / "initial").exists() and not (place / ownership.OWNER).exists()
+    # The place is free again, and the default one is cleared in its turn.
+    numbers.append(failed(seed=3, saving=away))
+    assert not (tmp_path / "a" / "checkpoints" / "initial").exists()
+    # The same place again, also after a kill that left a new number in the directory alone.
+    record = json.loads((tmp_path / "a" / "identity.json").read_text())
+    (tmp_path / "a" / "identity.json").write_text(json.dumps(record | {"id": "ab"}))
+    numbers.append(failed(seed=4, saving=away))
+    assert len({*numbers}) == 4
+    monkeypatch.setattr(loop._Loop, "_step", good)
+    again = dataclasses.replace(settings, seed=4, saving=away, resume=True)
+    started = training.train(again, quiet=True).state.params
+    network = building.build(dataclasses.replace(again, out=str(tmp_path / "b"), resume=False))
+    assert same(started, network.policy.params)
+    assert identity.stored(tmp_path / "a").record["id"] == numbers[-1]
+
+
+@pytest.mark.parametrize("state", ["of another run", "in use"])
+def test_a_place_that_is_no_longer_the_replaced_runs_stays_as_it_is(tmp_path, state):
+    place = tmp_path / "ck"
+    place_with(place, owner="other" if state == "of another run" else "ab")
+    (place / "initial").mkdir()
+    run = identity.Stored({"saving": {"checkpoints": str(place)}}, {"id": "ab"}, str(tmp_path))
+    parts = types.SimpleNamespace(directory=tmp_path / "a", replaced=run, config=TrainConfig())
+    if state == "in use":
+        with _files.alone(place), pytest.raises(ValueError, match="ck is in use by process"):
+            ownership.clear_replaced(parts)
+    else:
+        ownership.clear_replaced(parts)
+    assert (place / "initial").exists() and (place / ownership.OWNER).exists()
+
+
+@pytest.mark.parametrize("where", [None, "ck"])
+def test_a_warm_start_that_has_ended_is_not_taken_over(sums, tmp_path, quick, monkeypatch, where):
+    good, place = loop._Loop._step, where and str(tmp_path / where)
+    settings = config(
+        sums,
+        tmp_path / "a",
+        steps=1,
+        warm_start=WarmStart(steps=1, demonstrations=4, batch=4),
+        saving=Saving(tensorboard=False, checkpoints=place),
+    )
+    monkeypatch.setattr(loop, "warm_start", lambda parts, params, reporter: params)
+    fails(monkeypatch, loop.TrainingError("not finite"))
+    with pytest.raises(loop.TrainingError):
+        training.train(settings, quiet=True)
+    refused(dataclasses.replace(settings, seed=2), "holds a run already; give --resume")
+    monkeypatch.setattr(loop, "warm_start", lambda *rest: pytest.fail("it was trained again"))
+    monkeypatch.setattr(loop._Loop, "_step", good)
+    training.train(dataclasses.replace(settings, resume=True), quiet=True)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_removal_that_was_killed_leaves_no_warm_start(tmp_path, steps):
+    run = identity.Stored({"warm_start": {"steps": steps}}, {}, str(tmp_path))
+    initial = tmp_path / "checkpoints" / "initial"
+    initial.mkdir(parents=True)
+    assert ownership.holds_nothing(run)
+    (initial / "_METADATA").write_text("{}")
+    assert ownership.holds_nothing(run) == (steps == 0)
 
 
 @pytest.mark.parametrize("kept", ["metrics", "a step", "a step elsewhere", "an address", "a link"])
@@ -486,6 +580,20 @@ def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
     whole, _ = restore_params(copied)
     flip(place / "default" / sorted(needed)[0])
     with pytest.raises(DamagedError, match="has other bytes"):
+        restore_params(copied)
+    # So it is for the checkpoint that the line advises.
+    other = copied / "checkpoints" / "2"
+    used = ocdbt.files_of(other / "default", "params")
+    for path in other.rglob("*"):
+        if ocdbt.is_data(path) and str(path.relative_to(other / "default")) not in used:
+            flip(path)
+    assert checksums.fault(copied / "checkpoints", "2")
+    with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2"):
+        restore_params(copied)
+    assert restore_params(copied, 2)[1] == 2
+    checksums.forget(copied / "checkpoints", "4")
+    (place / "default" / "_METADATA").write_text("{")
+    with pytest.raises(DamagedError, match="cannot be read: .*newest whole one is 2"):
         restore_params(copied)
     assert jax.tree.leaves(whole)
 
@@ -1305,6 +1413,27 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     with _files.alone(copied):
         assert identity.stored(copied) is not None
     assert restore_params(copied)[1] in (4, 5)
+
+
+@pytest.mark.parametrize("moment", ["the last step", "the last evaluation"])
+def test_ctrl_c_at_the_end_leaves_a_complete_run(copied, quick, capsys, monkeypatch, moment):
+    name = {"the last step": "_step", "the last evaluation": "_last_accuracy"}[moment]
+    work = getattr(loop._Loop, name)
+
+    def press(self, *rest):
+        signal.raise_signal(signal.SIGINT)
+        return work(self, *rest)
+
+    monkeypatch.setattr(loop._Loop, name, press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _interrupt.caught() as pressed:
+            found, said, _ = command(capsys, "train", "--resume", "--out", copied, "--steps", "5")
+            assert pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == 0 and said.rstrip().endswith("reward.png") and "interrupted" not in said
+    assert steps_in(copied / "checkpoints")[-1] == 5
 
 
 def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
