@@ -21,7 +21,8 @@ def shortened(name):
 @pytest.mark.parametrize("name", sorted(algorithms.NAMES))
 def test_swapped_letters_suggest_the_algorithm(name):
     for slip in swapped(name):
-        if slip not in algorithms.NAMES:
+        # What begins another name may mean that one.
+        if not any(other.startswith(slip) for other in algorithms.NAMES):
             with pytest.raises(
                 ValueError, match=f"unknown algorithm '{slip}'; did you mean {name}\\?"
             ):

@@ -484,8 +484,9 @@ def _holds_params(root: epath.Path, step: int) -> Callable[[str], bool]:
     found = None
     if checksums.is_local(root):
         item = root / str(step) / "default"
-        parts = [ocdbt.files_of(item, part) for part in PARAMETERS[schema_of(root, step)]]
-        found = None if None in parts else set().union(*parts)
+        *frozen, trained = (ocdbt.files_of(item, p) for p in PARAMETERS[schema_of(root, step)])
+        # Most policies have no frozen part, and so no file of one.
+        found = trained and trained.union(*filter(None, frozen))
     if found is None:
         return lambda path: True
     needed = {f"default/{path}" for path in found}

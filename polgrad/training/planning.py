@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polgrad.contract import Initial
+from polgrad.contract import Algorithm, Initial
 from polgrad.rewards.pool import RewardPool
 from polgrad.training import defaults, named_policies, sampling_weights
 from polgrad.training.building import Parts
-from polgrad.training.types import Algorithm
 
 
 def plan(parts: Parts) -> list[str]:

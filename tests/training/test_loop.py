@@ -501,7 +501,7 @@ def test_the_check_of_answers_gives_a_reward_an_opponent(tmp_path):
     lines = [*LINES, {"prompt": "p", "chosen": "a", "rejected": "b"}]
     parts = types.SimpleNamespace(
         config=TrainConfig(rewards=Rewards(functions=(target,))),
-        algorithm=types.SimpleNamespace(opponent=0.1),
+        algorithm=algorithms.NashMD().build(training.Context(4, 3, 4, True)),
         train=types.SimpleNamespace(source=lines, tokens=np.zeros((1, 1), int), lengths=[1]),
         tokenizer=types.SimpleNamespace(shown=str),
         processes=hosts.Processes(60.0),
@@ -512,7 +512,7 @@ def test_the_check_of_answers_gives_a_reward_an_opponent(tmp_path):
         loop._check_answers(parts, pool, Said())
         assert signs
         assert planning.first_example(parts, pool, None)[1].endswith("'0' scores 0")
-        parts.algorithm.opponent = None
+        parts.algorithm = algorithms.GRPO().build(training.Context(4, 3, 4, True))
         with pytest.raises(RewardFailure, match="KeyError: 'opponent'"):
             loop._check_answers(parts, pool, Said())
 

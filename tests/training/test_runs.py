@@ -583,7 +583,7 @@ def test_who_reads_the_parameters_alone_needs_no_other_file(copied):
         restore_params(copied)
     # So it is for the checkpoint that the line advises.
     other = copied / "checkpoints" / "2"
-    used = ocdbt.files_of(other / "default", "params")
+    used = ocdbt.files_of(other / "default", "trainable")
     for path in other.rglob("*"):
         if ocdbt.is_data(path) and str(path.relative_to(other / "default")) not in used:
             flip(path)
