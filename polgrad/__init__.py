@@ -14,6 +14,7 @@ _SUBMODULES = (
     "advantages",
     "algorithms",
     "conformance",
+    "contract",
     "curricula",
     "data",
     "diagnostics",
@@ -28,6 +29,7 @@ _SUBMODULES = (
     "rewards",
     "rollouts",
     "selection",
+    "small",
     "statistics",
     "training",
 )

@@ -1,0 +1,47 @@
+"""docs/algorithms.md: its example runs, and it names every part of the contract."""
+
+import dataclasses
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+
+from polgrad import algorithms, contract
+from polgrad.contract import Outputs
+
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "algorithms.md").read_text()
+
+
+def test_the_example_splits():
+    names = {}
+    exec(compile(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], "page", "exec"), names)
+    keys = jax.random.split(jax.random.key(0), 2)
+    batch = {
+        "mask": jnp.ones((4, 3)),
+        "rewards": jax.random.normal(keys[0], (4,)),
+        "weights": jnp.full(4, 0.25),
+    }
+    logp = -1.0 + jax.random.normal(keys[1], (4, 3))
+    chosen = names["select"](Outputs(logp), batch, keys[0])
+    halves = [jax.tree.map(lambda x, i=i: x[i::2], chosen) for i in range(2)]
+
+    def of_parts(x):
+        return sum(names["loss"](Outputs(x[i::2]), halves[i])[0] for i in range(2))
+
+    whole = jax.grad(lambda x: names["whitened"](Outputs(x), batch)[0])(logp)
+    assert jnp.abs(whole).max() > 1e-3
+    assert jnp.allclose(jax.grad(of_parts)(logp), whole, atol=1e-6)
+
+
+def test_every_part_of_the_contract_is_named():
+    functions = {"init", "prepare", "select", "loss", "observe"}
+    named = set(re.findall(r"\b(\w+)\(", PAGE)) | set(re.findall(r"(\w+)=", PAGE))
+    fields = {*contract.Algorithm._fields} - {"reuse", "warnings", "unit"}
+    assert functions <= fields and fields <= named
+    kinds = [contract.Initial, contract.Previous, contract.Average, contract.Mixture]
+    kinds += [contract.Sequence, contract.Pair, contract.Group, contract.List]
+    assert {kind.__name__ for kind in kinds} <= named
+    assert all(dataclasses.is_dataclass(kind) for kind in kinds)
+    for name in re.findall(r"`([A-Z]\w+)`", PAGE.partition("## What the loss reads")[0]):
+        assert hasattr(algorithms, name), name
