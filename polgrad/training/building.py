@@ -393,7 +393,7 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
         if not place:
             return settings.build(context)
         with _outside.calling(place, f"algorithm {name!r}"):
-            found = _built(settings, context)
+            found = _built(name, settings, context)
     except NotImplementedError as error:
         raise ValueError(f"algorithm {name}: {error}") from None
     if not isinstance(found, Algorithm):
@@ -404,10 +404,12 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
     return found
 
 
-def _built(settings: Any, context: Context) -> Any:
+def _built(name: str, settings: Any, context: Context) -> Any:
     """What `build` returns; polgrad's own traces a surrogate to see what it does."""
     try:
         return settings.build(context)
+    except _outside.OutsideError as error:
+        raise _outside.OutsideError(f"algorithm {name!r}: {error}") from error
     except abstract.TRACED as error:
         told = ValueError(abstract.reason(error))
         raise told.with_traceback(error.__traceback__) from error
