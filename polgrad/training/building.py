@@ -29,7 +29,7 @@ from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.rollouts import Sampling
 from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.config import Hosts, Rewards, TrainConfig
+from polgrad.training.config import Hosts, Rewards, Small, TrainConfig
 
 FIELDS = ("prompt", "answer", "chosen", "rejected")
 """The texts that problems usually have."""
@@ -428,6 +428,8 @@ def _context(config: TrainConfig, train: data.Source) -> Context:
 def _check(config: TrainConfig) -> None:
     """Every setting has its type and lies in its range, and what it names is installed."""
     _ranges.check(config)
+    if config.policy == "small":
+        _check_heads(config.small)
     place, package = config.saving.checkpoints or "", None
     if "://" in place:
         packages = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
@@ -441,6 +443,17 @@ def _check(config: TrainConfig) -> None:
     other = "tensorflow" if package == "gcsfs" else None
     _check_installed("saving.checkpoints", place, package, other)
     _check_installed("saving.wandb", config.saving.wandb, "wandb")
+
+
+def _check_heads(shape: Small) -> None:
+    """The heads of the small policy share its width, and the rotary halves share that of a head."""
+    unit = 2 * shape.heads
+    if shape.width % unit:
+        raise ValueError(
+            f"small.width {shape.width} / small.heads {shape.heads} leaves "
+            f"{shape.width / shape.heads:.4g} numbers a head; expected an even whole number, such as "
+            f"with --small.width {-(-shape.width // unit) * unit}"
+        )
 
 
 def _check_installed(
