@@ -5,6 +5,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import weakref
@@ -184,7 +185,11 @@ def column(example: Mapping[str, Any], name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+    """What a value is, in words that need no knowledge of Python."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = ((str, "a string"), (int | float, "a number"), (list, "a list"), (Mapping, "an object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 
 
 def _is_chat(value: Any) -> bool:
@@ -240,6 +245,8 @@ def _how_to_convert(field: str, value: Any) -> str:
     """How a value becomes the text that is expected."""
     if _is_chat(value):
         return f" (a chat): {_how_to_take(field, value)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f" ({value}): write the {field} as text, or take this example out of the file"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f': write "{str(value):.40}", in quotes'
     return ""

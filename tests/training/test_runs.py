@@ -1516,7 +1516,7 @@ def test_a_third_answer_is_read_from_its_column(sums, tmp_path):
     assert {text[-1] for text in texts} == {"!"}
     for gold, words in (
         (None, "reads 'prompt' and 'chosen' and 'rejected' and 'gold'; .* lacks 'gold'"),
-        (3, "line 3: field 'gold' must be a string, got int"),
+        (3, "line 3: field 'gold' must be a string, got a number"),
         (" ", "line 3: field 'gold' is empty, expected text"),
     ):
         wrong = [dict(row) for row in rows]
