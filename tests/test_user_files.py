@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_used(mine, text, message):
         ("nowhere.py:X", "no such file: nowhere.py"),
         (":X", "'' is no name of a module"),
         ("no_such_module:X", "no module named 'no_such_module'"),
-        ("polgrad.algorithms:Nothing", "is missing; expected an Algorithm"),
+        ("polgrad.algorithms:Zzz", "is missing; expected an Algorithm"),
         ("a b:X", "'a b' is no name of a module"),
     ],
 )

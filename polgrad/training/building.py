@@ -204,11 +204,13 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     )
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
+    problems = _tokenized(own, tokenizer, limit)
+    algorithm = algorithm._replace(warnings=(*algorithm.warnings, *_outlier(problems)))
     parts = Parts(
         config=dataclasses.replace(config, settings=settings),
         policy=policy,
         tokenizer=tokenizer,
-        train=_tokenized(own, tokenizer, limit),
+        train=problems,
         test=_tokenized(held, tokenizer, limit) if held and task else None,
         algorithm=algorithm,
         mesh=mesh,
@@ -809,6 +811,26 @@ def _tokenized(texts: Texts, tokenizer: data.Tokenizer, limit: int) -> Problems:
     for row, ids in zip(tokens, rows):
         row[: len(ids)] = ids
     return Problems(texts.source, tokens, lengths, texts.digest)
+
+
+def _outlier(problems: Problems) -> tuple[str, ...]:
+    """A sentence on a prompt that is far longer than the others, which are padded to its length."""
+    count, lengths = len(problems.lengths), np.sort(problems.lengths)
+    beyond = max(1, count // 100)
+    if count <= beyond:
+        return ()
+    usual, longest = lengths[-beyond - 1], lengths[-1]
+    if longest < _LONG or longest <= 4 * usual:
+        return ()
+    return (
+        f"{problems.source.place(int(problems.lengths.argmax()))}: the prompt has {longest} tokens, "
+        f"and {count - beyond} of {count} prompts have at most {usual}; every prompt is padded to "
+        "the longest one, which costs time and memory: shorten it, or take it out of the data",
+    )
+
+
+_LONG = 64
+"""Tokens of a prompt below which padding costs next to nothing."""
 
 
 def _room(found: int, limit: int) -> str:
