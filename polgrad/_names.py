@@ -19,8 +19,12 @@ def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
       The names, or an empty list.
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, max(1, len(known)), cutoff)
-    close.sort(key=lambda other: _order(name, other))
+    # Capital letters tell no names apart: GRPO is how papers write grpo.
+    lower = name.lower()
+    small = dict.fromkeys(other.lower() for other in known)
+    likely = difflib.get_close_matches(lower, small, max(1, len(small)), cutoff)
+    close = [other for one in likely for other in known if other.lower() == one]
+    close.sort(key=lambda other: (_order(lower, other.lower()), _slips(name, other)))
     return close[:n]
 
 

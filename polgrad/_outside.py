@@ -72,8 +72,11 @@ def calling(path: str | os.PathLike, what: str = "") -> Iterator[None]:
         raise
     # An exception class of somebody's own may derive from BaseException alone.
     except BaseException as error:
-        subject = f"{what}: " if what else ""
-        raise OutsideError(f"{subject}{told(path, error)}") from error
+        place = told(path, error)
+        # A long path stands in the line once.
+        if what and str(path) in what:
+            place = Path(path).name + place.removeprefix(str(path))
+        raise OutsideError(f"{what}: {place}" if what else place) from error
 
 
 def told(path: str | os.PathLike, error: BaseException) -> str:

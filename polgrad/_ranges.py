@@ -25,6 +25,7 @@ __all__ = [
     "SEED",
     "Filled",
     "Range",
+    "called",
     "check",
     "documented",
     "hints",
@@ -195,8 +196,7 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         return
     fitting = [option for option in options if _is_of(value, option)]
     if not fitting:
-        wanted = " or ".join(_called(option) for option in options)
-        raise ValueError(f"{name} is {_shown(value)}; expected {wanted}")
+        raise ValueError(f"{name} is {_shown(value)}; expected {called(kind)}")
     if dataclasses.is_dataclass(value):
         check(value, name)
     for mark in marked:
@@ -221,11 +221,23 @@ def _is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, origin or kind)
 
 
+def called(annotation: Any) -> str:
+    """A type in words, for messages.
+
+    Args:
+      annotation: a type without marks, or a union.
+
+    Returns:
+      Such as "a whole number or None".
+    """
+    return " or ".join(map(_called, kinds(annotation)))
+
+
 def _called(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
-        return "a tuple of texts"
+        return "a tuple of texts" if typing.get_args(kind)[:1] == (str,) else "a tuple"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
     return names.get(
         kind, "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind))

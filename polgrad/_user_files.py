@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polgrad import _outside
 
-__all__ = ["code_of", "line_of", "load", "module"]
+__all__ = ["code_of", "line_of", "load", "misfit", "module"]
 
 
 def load(path: str | os.PathLike) -> types.ModuleType:
@@ -110,6 +110,33 @@ def line_of(function: Callable) -> str:
     """
     code = code_of(function)
     return f"{Path(code.co_filename).name}, line {code.co_firstlineno}" if code else ""
+
+
+def misfit(function: Callable, name: str, arguments: tuple[str, ...]) -> str:
+    """Why a function cannot be called with some arguments by position.
+
+    Args:
+      function: what can be called.
+      name: of the function, for the message.
+      arguments: names of the arguments.
+
+    Returns:
+      "mine.py, line 3: loss takes (outputs); expected loss(outputs, batch): too many positional
+      arguments"; "" where the function can be called so, or where that cannot be known.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""  # compiled code may not tell what it takes; what is called later is told then
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        line = line_of(function)
+        return (
+            f"{f'{line}: ' if line else ''}{name} takes {signature}; expected "
+            f"{name}({', '.join(arguments)}): {error}"
+        )
+    return ""
 
 
 def _file(error: BaseException) -> str | None:

@@ -64,6 +64,12 @@ def test_a_hint_may_name_several():
     assert _names.hint("gpro", ["g12o"], cutoff=0.4) == "; did you mean g12o?"
 
 
+def test_capital_letters_tell_no_names_apart():
+    assert _names.hint("GRPO", algorithms.NAMES) == "; did you mean grpo?"
+    assert _names.nearest("Dr_GRPO", algorithms.NAMES) == ["dr_grpo"]
+    assert _names.nearest("mass", ["MASS", "Mass"], n=2) == ["Mass", "MASS"]
+
+
 def test_the_beginning_of_a_name_means_that_name():
     known = ["masscart", "total_mass", "max_steps_in_episode"]
     assert _names.nearest("max_steps", known, cutoff=0.4) == ["max_steps_in_episode"]

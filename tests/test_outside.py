@@ -103,3 +103,14 @@ def test_peoples_code_is_told_with_its_line(tmp_path, code, text):
     with told as caught, _outside.calling(path, "reward f"):
         _user_files.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_path_stands_in_a_line_once(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("y = = 2")
+    with (
+        pytest.raises(_outside.OutsideError) as caught,
+        _outside.calling(path, f"reward '{path}:f'"),
+    ):
+        _user_files.load(path)
+    assert str(caught.value) == f"reward '{path}:f': mine.py, line 1: SyntaxError: invalid syntax"

@@ -375,6 +375,29 @@ def test_what_no_memory_holds_is_refused_before_it_is_made(changes, expected, tm
     assert "GiB" in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [
+        (30, "small.width 30 / small.heads 4 leaves 7.5 numbers a head; .*such as .*width 32$"),
+        (33, "small.width 33 / small.heads 4 leaves 8.25 numbers a head; .*such as .*width 40$"),
+        (12, "leaves 3 numbers a head; expected an even whole number"),
+    ],
+)
+def test_the_heads_of_the_small_policy_share_its_width(width, told, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "1=", "answer": "1"}\n')
+    settings = TrainConfig(
+        task=str(path),
+        data=config.Data(held_out=0.0),
+        out=str(tmp_path / "run"),
+        mesh="data=1",
+        small=config.Small(width=width, layers=1, mlp=8),
+    )
+    with pytest.raises(ValueError, match=told):
+        building.build(settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_memory_of_the_machine_is_that_of_its_container(tmp_path, monkeypatch):
     limit = tmp_path / "memory.max"
     limit.write_text("1048576\n")

@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_used(mine, text, message):
         ("nowhere.py:X", "no such file: nowhere.py"),
         (":X", "'' is no name of a module"),
         ("no_such_module:X", "no module named 'no_such_module'"),
-        ("polgrad.algorithms:Nothing", "is missing; expected an Algorithm"),
+        ("polgrad.algorithms:Zzz", "is missing; expected an Algorithm"),
         ("a b:X", "'a b' is no name of a module"),
     ],
 )
@@ -183,3 +183,64 @@ def test_a_loss_that_reads_a_value_while_jax_traces_is_told_with_its_line(mine):
     told = r"^algorithm mine.py:X: mine.py, line 2: .*use jnp.where$"
     with pytest.raises(ValueError, match=told):
         abstract.check(algorithm, CONTEXT, "mine.py:X")
+
+
+def build_and_check(mine, method):
+    mine.write_text(f"{GOOD}    {method}\n")
+    settings = building.find_algorithm("mine.py:X")()
+    with pytest.raises(ValueError, match="mine.py, line 8: ") as caught:
+        algorithm = building.build_algorithm("mine.py:X", settings, CONTEXT)
+        abstract.check(algorithm, CONTEXT, "mine.py:X")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (
+            "def surrogate(self, logp, behavior_logp, advantages, mask): pass",
+            "algorithm 'mine.py:X': mine.py, line 8: X.surrogate returned nothing, expected an "
+            "array of losses (does its last line say return?)",
+        ),
+        (
+            "def surrogate(self, logp, behavior_logp, advantages, mask): return logp, {}",
+            "algorithm 'mine.py:X': mine.py, line 8: X.surrogate returned tuple, expected an "
+            "array of losses",
+        ),
+        (
+            "def surrogate(self, logp, behavior_logp, advantages, mask): return logp.sum()",
+            "mine.py, line 8: X.surrogate returned shape [], expected [8, 8]: one loss a token",
+        ),
+        (
+            "def advantages(self, rewards, valid): pass",
+            "mine.py, line 8: X.advantages returned nothing, expected [2, 4]: one number a sample "
+            "(does its last line say return?)",
+        ),
+        (
+            "def advantages(self, rewards, valid): return rewards.mean()",
+            "mine.py, line 8: X.advantages returned shape [], expected [2, 4]: one number a sample",
+        ),
+    ],
+)
+def test_a_method_that_returns_something_else(mine, method, told):
+    assert build_and_check(mine, method) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (
+            "def surrogate(self, logp, behavior_logp, advantages): return logp",
+            "surrogate takes (logp, behavior_logp, advantages); expected surrogate(logp, "
+            "behavior_logp, advantages, mask): too many positional arguments",
+        ),
+        (
+            "def advantages(self, rewards): return rewards",
+            "advantages takes (rewards); expected advantages(rewards, valid): too many positional "
+            "arguments",
+        ),
+    ],
+)
+def test_a_method_with_other_arguments_shows_both_signatures(mine, method, told):
+    assert build_and_check(mine, method) == f"algorithm 'mine.py:X': mine.py, line 8: {told}"

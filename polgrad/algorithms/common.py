@@ -7,7 +7,7 @@ import jax
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from polgrad import masking
+from polgrad import _outside, _user_files, masking
 from polgrad.contract import Batch, Context, Outputs
 from polgrad.ratios import importance_ratio
 
@@ -89,6 +89,50 @@ def ppo_clipped(
     if dual_clip is None:
         return stopped
     return stopped | ((advantages < 0) & (ratio > dual_clip))
+
+
+def check_arguments(settings: Any, arguments: dict[str, tuple[str, ...]]) -> None:
+    """Refuses methods that cannot be called as the settings call them.
+
+    Args:
+      settings: their methods.
+      arguments: of each method, the names of its arguments.
+
+    Raises:
+      OutsideError: with the line of the method, what it takes and what was expected.
+    """
+    for name, names in arguments.items():
+        told = _user_files.misfit(getattr(settings, name), name, names)
+        if told:
+            raise _outside.OutsideError(told)
+
+
+def check_returned(
+    settings: Any, name: str, value: Any, shape: tuple[int, ...] | None, each: str
+) -> None:
+    """Refuses what a method returned if it is no array, or one of another shape.
+
+    Args:
+      settings: the object with the method.
+      name: of the method.
+      value: what it returned.
+      shape: that was expected; None for any shape.
+      each: what stands in the array, for the message.
+
+    Raises:
+      OutsideError: with the line of the method, what it returned and what was expected.
+    """
+    found = getattr(value, "shape", None)
+    if found is not None and shape in (None, tuple(found)):
+        return
+    line = _user_files.line_of(getattr(settings, name))
+    came = type(value).__name__ if found is None else f"shape {list(found)}"
+    raise _outside.OutsideError(
+        f"{f'{line}: ' if line else ''}{type(settings).__name__}.{name} returned "
+        f"{'nothing' if value is None else came}, expected "
+        f"{each if shape is None else f'{list(shape)}: {each}'}"
+        f"{' (does its last line say return?)' if value is None else ''}"
+    )
 
 
 def need_group(settings: Any, context: Context, least: int) -> None:

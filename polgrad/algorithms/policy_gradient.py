@@ -15,6 +15,14 @@ from polgrad.contract import Algorithm, Batch, Context, Initial, Needs, Outputs
 Aggregation = Literal["sequence", "token", "sequence_sum", "constant"]
 
 
+ARGUMENTS = {
+    "advantages": ("rewards", "valid"),
+    "surrogate": ("logp", "behavior_logp", "advantages", "mask"),
+    "clipped": ("logp", "behavior_logp", "advantages", "mask"),
+}
+"""What the methods that a user may write are called with."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OnSamples:
     """A loss on sampled answers with one reward each: what losses of tokens and of answers share.
@@ -91,8 +99,10 @@ class OnSamples:
         """The functions for a run of this size.
 
         Raises:
-          ValueError: if every gradient would be 0 by construction.
+          ValueError: if every gradient would be 0 by construction, or if a method takes other
+            arguments or returns no array.
         """
+        common.check_arguments(self, ARGUMENTS)
         self.check()
         if self.group_statistics or self.drop_uniform_groups:
             common.need_group(self, context, 2)
@@ -152,7 +162,9 @@ class OnSamples:
         rewards, valid = (
             common.by_group(x, context.group_size) for x in (rewards, experience["valid"])
         )
-        return self.shaped_advantages(self.advantages(rewards, valid).reshape(-1, 1))
+        found = self.advantages(rewards, valid)
+        common.check_returned(self, "advantages", found, rewards.shape, "one number a sample")
+        return self.shaped_advantages(found.reshape(-1, 1))
 
     def shaped_advantages(self, advantages: Float[Array, "B 1"]) -> Array:
         """Advantages as `surrogate` takes them."""
@@ -176,11 +188,8 @@ class OnSamples:
         """The surrogate on a batch; a subclass whose surrogate reads more of it overrides this."""
         loss = self.surrogate(outputs.logp, behavior_logp, batch["advantages"], batch["mask"])
         wanted = batch["weights"].shape
-        if jnp.shape(loss) != wanted:
-            raise ValueError(
-                f"{type(self).__name__}.surrogate returned shape {list(jnp.shape(loss))}, expected "
-                f"{list(wanted)}: one loss {'a token' if len(wanted) == 2 else 'an answer'}"
-            )
+        each = "one loss a token" if len(wanted) == 2 else "one loss an answer"
+        common.check_returned(self, "surrogate", loss, wanted, each)
         return loss
 
     def loss(self, outputs: Outputs, batch: Batch, context: Context) -> tuple[Array, dict]:
@@ -233,7 +242,10 @@ class OnSamples:
 
         def total(x):
             advantages = self.shaped_advantages(jnp.full(shifts.shape, advantage))
-            return self.surrogate(x, logp + shifts, advantages, jnp.ones_like(logp)).sum()
+            loss = self.surrogate(x, logp + shifts, advantages, jnp.ones_like(logp))
+            # These sizes are none of the run's: a wrong shape is told with those of a batch.
+            common.check_returned(self, "surrogate", loss, None, "an array of losses")
+            return loss.sum()
 
         slopes = jax.grad(total)(logp)
         # Rows of one program may differ in the last bit.

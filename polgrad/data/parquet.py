@@ -43,7 +43,7 @@ class ParquetSource(sources._FileSource):
         super().__init__(path, **settings)
 
     def _named(self, number):
-        return f"{self.path} row {number}"
+        return f"{self.path} row {number + 1}"
 
     def _kept_columns(self, schema) -> list[str]:
         """The columns to read: those that are needed, seen to be text, and the others."""
@@ -53,7 +53,7 @@ class ParquetSource(sources._FileSource):
         if "prompt" not in names or len(wanted) < 2:
             raise ValueError(
                 f"{self.path} has the columns {listed}, expected prompt and answer, or prompt, "
-                "chosen and rejected"
+                f"chosen and rejected{sources.how_to_name(names)}"
             )
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -226,7 +226,7 @@ def _how_to_convert(name: str, kind) -> str:
 
     is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
     if is_list and pyarrow.types.is_struct(kind.value_type):
-        return f"; this is a chat: {sources.CHAT.format(name=name)}"
+        return f"; this is a chat: {sources.CHAT.format(name=name, place=-1)}"
     return ""
 
 

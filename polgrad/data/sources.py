@@ -5,10 +5,11 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,7 +185,11 @@ def column(example: Mapping[str, Any], name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+    """What a value is, in words that need no knowledge of Python."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = ((str, "a string"), (int | float, "a number"), (list, "a list"), (Mapping, "an object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 
 
 def _is_chat(value: Any) -> bool:
@@ -199,25 +204,64 @@ def _is_chat(value: Any) -> bool:
 def _how_to_fill(field: str, record: Mapping[str, Any]) -> str:
     """What to do about a field that is not there or null."""
     if field == "prompt" and _is_chat(record.get("messages")):
-        return f"; 'messages' is a chat: {CHAT.format(name='messages')}"
+        return f"; 'messages' is a chat: {_how_to_take('messages', record['messages'])}"
     if field in record:
         return f"; write the {field} as text, or take this example out of the file"
-    return ""
+    return how_to_name(record)
+
+
+_MEANT = {
+    "prompt": ("question", "problem", "instruction", "query"),
+    "answer": ("ground_truth", "solution", "target", "label", "response", "completion", "output"),
+}
+"""Names that other libraries and public files have for the fields."""
+
+
+def how_to_name(names: Iterable[str]) -> str:
+    """The end of a message on a field that is missing: which of the fields there may be meant.
+
+    Args:
+        names: of the fields or columns that there are.
+
+    Returns:
+        A text, or "" where no name is known.
+    """
+    names = list(names)
+    if "answer" not in names and "reward_model" in names:
+        return (
+            "; this is verl's layout: write row['prompt'][-1]['content'] as prompt and "
+            "row['reward_model']['ground_truth'] as answer (docs/porting.md)"
+        )
+    meant = {
+        field: [name for name in others if name in names]
+        for field, others in _MEANT.items()
+        if field not in names
+    }
+    renamed = [f"{others[0]!r} as {field!r}" for field, others in meant.items() if others]
+    return f"; write {' and '.join(renamed)}, if that is meant" if renamed else ""
 
 
 def _how_to_convert(field: str, value: Any) -> str:
     """How a value becomes the text that is expected."""
     if _is_chat(value):
-        return f" (a chat): {CHAT.format(name=field)}"
+        return f" (a chat): {_how_to_take(field, value)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f" ({value}): write the {field} as text, or take this example out of the file"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f': write "{str(value):.40}", in quotes'
     return ""
 
 
 CHAT = (
-    "write the last user's message alone as text, row['prompt'] = row['{name}'][i]['content'] in "
-    "Python; the policy's own chat template is put around it"
+    "write the last user's message alone as text, row['prompt'] = row['{name}'][{place}]['content'] "
+    "in Python; the policy's own chat template is put around it"
 )
+
+
+def _how_to_take(name: str, chat: list[Mapping[str, Any]]) -> str:
+    """How the last user's message is taken out of a chat, which may end with another message."""
+    users = [i for i, message in enumerate(chat) if message.get("role") == "user"]
+    return CHAT.format(name=name, place=users[-1] - len(chat) if users else -1)
 
 
 def _listed(names: list[str]) -> str:
@@ -303,13 +347,13 @@ class _FileSource:
         return len(self._positions)
 
     def place(self, index: int) -> str:
-        """Where an example stands in the file: "a.jsonl line 7", "a.parquet row 6".
+        """Where an example stands in the file: "a.jsonl line 7", "a.parquet row 7".
 
         Args:
             index: of the example in this source.
 
         Returns:
-            The file and the line (from 1), or the row (from 0).
+            The file and the line or row, both counted from 1.
         """
         return self._named(int(self._numbers[index]))
 
@@ -461,7 +505,7 @@ def open_file(
 
     Raises:
         ValueError: no such file, another kind of file, an empty one, or a bad record, with its
-            line (from 1) or row (from 0).
+            line or row, both counted from 1.
     """
     path = Path(path)
     with reading(path):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polgrad import _names
+from polgrad import _names, _ranges
 from polgrad.data import sources
 
 
@@ -57,7 +57,8 @@ def _check_parameters(task: str, config_class: type, parameters: Mapping[str, An
             not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)
         ):
             raise ValueError(
-                f"parameter {name!r} of task {task!r} must be {expected.__name__}, got {value!r}"
+                f"parameter {name!r} of task {task!r} must be {_ranges.called(expected)}, got "
+                f"{value!r}"
             )
     try:
         config = config_class(**parameters)
@@ -141,7 +142,8 @@ def load_task(
     if name not in registry:
         raise ValueError(
             f"unknown task {name!r}{_names.hint(name, list(registry), n=3)} "
-            "(a reasoning-gym task, or the path of a .jsonl or .parquet file)"
+            "(expected a reasoning-gym task, which `polgrad list tasks` names, or the path of a "
+            ".jsonl or .parquet file)"
         )
     if size is None:
         raise ValueError(f"size must be given for the generated task {name!r}, got None")

@@ -71,9 +71,11 @@ class CharacterTokenizer:
             return [self._ids[character] for character in text]
         except KeyError as error:
             character = error.args[0]
+            shown = f"{text[:60]!r}{'...' if len(text) > 60 else ''}"
             raise ValueError(
-                f"character {character!r} at position {text.index(character)} of {text!r:.80} "
-                f"is not in the alphabet {self.alphabet!r}"
+                f"character {character!r} at position {text.index(character)} of {shown} is not in "
+                f"the alphabet {self.alphabet!r}: a small policy knows only the characters of its "
+                "own task; write the text in these, or train a policy on a task that has the others"
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:

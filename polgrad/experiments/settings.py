@@ -92,4 +92,4 @@ def value(settings: Any, name: str, text: str) -> Any:
             return tuple(found)
         if type(found) is plain:
             return found
-    raise ValueError(f"setting {name} is {text!r}; expected {getattr(kind, '__name__', kind)}")
+    raise ValueError(f"setting {name} is {text!r}; expected {_ranges.called(kind)}")

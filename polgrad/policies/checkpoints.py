@@ -60,10 +60,12 @@ def load(
         raise ValueError(
             "policy small has no weights before `polgrad train`; give a run's directory"
         )
-    hint = _names.hint(str(name_or_path).lower(), [_SMOLLM2], cutoff=0.4)
+    known = ("small", _SMOLLM2)
+    hint = _names.hint(str(name_or_path).lower(), known, n=2, cutoff=0.4)
+    names = hint or f"; the known names are {' and '.join(known)}"
     raise ValueError(
         f"unknown policy {str(name_or_path)!r}: neither a run, nor a model directory, nor a .gguf "
-        f"file{hint or f'; the one known name is {_SMOLLM2}'}"
+        f"file{names} (polgrad downloads nothing: download a model yourself, and give its directory)"
     )
 
 

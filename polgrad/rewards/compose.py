@@ -171,8 +171,8 @@ def as_score(result: Any) -> Score:
     if not isinstance(value, numbers.Real) and getattr(value, "shape", None) == ():
         value = value.item()
     if not isinstance(value, numbers.Real):
-        kind = type(value).__name__
-        return Score(0.0, False, f"returned {kind}, expected Score, float or bool")
+        kind = "nothing" if value is None else type(value).__name__
+        return Score(0.0, False, f"returned {kind}, expected a number, True, False or a Score")
     return _finite(value, str(reason))
 
 

@@ -1,6 +1,5 @@
 """The shapes of a run's batches, and an algorithm traced on them before anything is computed."""
 
-import inspect
 import pathlib
 import traceback
 
@@ -145,19 +144,9 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
 def _check_arguments(algorithm: Algorithm, name: str) -> None:
     """Refuses a function that cannot be called as the loop calls it."""
     for field, arguments in ARGUMENTS.items():
-        function = getattr(algorithm, field)
-        try:
-            signature = inspect.signature(function)
-        except (TypeError, ValueError):
-            continue  # compiled code may not tell what it takes; what is called later is told then
-        try:
-            signature.bind(*arguments)
-        except TypeError as error:
-            line = _user_files.line_of(function)
-            raise ValueError(
-                f"algorithm {name}: {f'{line}: ' if line else ''}{field} takes {signature}; expected "
-                f"{field}({', '.join(arguments)}): {error}"
-            ) from None
+        told = _user_files.misfit(getattr(algorithm, field), field, arguments)
+        if told:
+            raise ValueError(f"algorithm {name}: {told}")
 
 
 def reason(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.rollouts import Sampling
 from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.config import Hosts, Rewards, TrainConfig
+from polgrad.training.config import Hosts, Rewards, Small, TrainConfig
 
 FIELDS = ("prompt", "answer", "chosen", "rejected")
 """The texts that problems usually have."""
@@ -204,11 +204,13 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
     )
     _check_attention(config, policy.network, mesh)
     limit = policy.network.max_length - config.rollouts.max_tokens
+    problems = _tokenized(own, tokenizer, limit)
+    algorithm = algorithm._replace(warnings=(*algorithm.warnings, *_outlier(problems)))
     parts = Parts(
         config=dataclasses.replace(config, settings=settings),
         policy=policy,
         tokenizer=tokenizer,
-        train=_tokenized(own, tokenizer, limit),
+        train=problems,
         test=_tokenized(held, tokenizer, limit) if held and task else None,
         algorithm=algorithm,
         mesh=mesh,
@@ -393,7 +395,7 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
         if not place:
             return settings.build(context)
         with _outside.calling(place, f"algorithm {name!r}"):
-            found = _built(settings, context)
+            found = _built(name, settings, context)
     except NotImplementedError as error:
         raise ValueError(f"algorithm {name}: {error}") from None
     if not isinstance(found, Algorithm):
@@ -404,10 +406,12 @@ def build_algorithm(name: str, settings: Any, context: Context) -> Algorithm:
     return found
 
 
-def _built(settings: Any, context: Context) -> Any:
+def _built(name: str, settings: Any, context: Context) -> Any:
     """What `build` returns; polgrad's own traces a surrogate to see what it does."""
     try:
         return settings.build(context)
+    except _outside.OutsideError as error:
+        raise _outside.OutsideError(f"algorithm {name!r}: {error}") from error
     except abstract.TRACED as error:
         told = ValueError(abstract.reason(error))
         raise told.with_traceback(error.__traceback__) from error
@@ -426,6 +430,8 @@ def _context(config: TrainConfig, train: data.Source) -> Context:
 def _check(config: TrainConfig) -> None:
     """Every setting has its type and lies in its range, and what it names is installed."""
     _ranges.check(config)
+    if config.policy == "small":
+        _check_heads(config.small)
     place, package = config.saving.checkpoints or "", None
     if "://" in place:
         packages = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
@@ -439,6 +445,17 @@ def _check(config: TrainConfig) -> None:
     other = "tensorflow" if package == "gcsfs" else None
     _check_installed("saving.checkpoints", place, package, other)
     _check_installed("saving.wandb", config.saving.wandb, "wandb")
+
+
+def _check_heads(shape: Small) -> None:
+    """The heads of the small policy share its width, and the rotary halves share that of a head."""
+    unit = 2 * shape.heads
+    if shape.width % unit:
+        raise ValueError(
+            f"small.width {shape.width} / small.heads {shape.heads} leaves "
+            f"{shape.width / shape.heads:.4g} numbers a head; expected an even whole number, such as "
+            f"with --small.width {-(-shape.width // unit) * unit}"
+        )
 
 
 def _check_installed(
@@ -794,6 +811,26 @@ def _tokenized(texts: Texts, tokenizer: data.Tokenizer, limit: int) -> Problems:
     for row, ids in zip(tokens, rows):
         row[: len(ids)] = ids
     return Problems(texts.source, tokens, lengths, texts.digest)
+
+
+def _outlier(problems: Problems) -> tuple[str, ...]:
+    """A sentence on a prompt that is far longer than the others, which are padded to its length."""
+    count, lengths = len(problems.lengths), np.sort(problems.lengths)
+    beyond = max(1, count // 100)
+    if count <= beyond:
+        return ()
+    usual, longest = lengths[-beyond - 1], lengths[-1]
+    if longest < _LONG or longest <= 4 * usual:
+        return ()
+    return (
+        f"{problems.source.place(int(problems.lengths.argmax()))}: the prompt has {longest} tokens, "
+        f"and {count - beyond} of {count} prompts have at most {usual}; every prompt is padded to "
+        "the longest one, which costs time and memory: shorten it, or take it out of the data",
+    )
+
+
+_LONG = 64
+"""Tokens of a prompt below which padding costs next to nothing."""
 
 
 def _room(found: int, limit: int) -> str:

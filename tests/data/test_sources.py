@@ -3,6 +3,7 @@ import datetime
 import decimal
 import json
 import os
+import re
 import uuid
 
 import hypothesis
@@ -138,12 +139,12 @@ def test_what_a_line_may_be(tmp_path, name):
 
 
 def test_places_are_those_of_the_file(files):
-    for kind, first in (("jsonl", "line 1"), ("parquet", "row 0")):
+    for kind, first in (("jsonl", "line 1"), ("parquet", "row 1")):
         source = load_task(files[kind], split="all")
         assert source.place(0) == f"{files[kind]} {first}"
     assert load_task(files["jsonl"], split="all").place(1).endswith("line 3")  # line 2 is blank
     assert load_task(files["jsonl"], split="all").place(-1).endswith("line 301")
-    for kind, offset in (("jsonl", 2), ("parquet", 0)):
+    for kind, offset in (("jsonl", 2), ("parquet", 1)):
         test = load_task(files[kind], split="test", held_out=0.2)
         for i in (0, 7):
             number = int(test.place(i).rpartition(" ")[2])
@@ -156,7 +157,7 @@ def test_a_file_that_changes_while_it_is_used_is_named(files, kind, tmp_path):
     path.write_bytes(files[kind].read_bytes())
     source = load_task(path, split="all")
     path.write_bytes(files[kind].read_bytes()[:700])
-    with pytest.raises(ValueError, match=rf"{path.name} (line 301|row 299): ") as caught:
+    with pytest.raises(ValueError, match=rf"{path.name} (line 301|row 300): ") as caught:
         source[299]
     assert "\n" not in str(caught.value)
 
@@ -229,14 +230,18 @@ def test_any_bytes_are_examples_or_one_line(tmp_path_factory, lines):
         ([GOOD, "", "nonsense"], "line 3: malformed JSON"),
         (
             [GOOD, {"prompt": [{"role": "user", "content": "p"}], "answer": "a"}],
-            r"line 2: .*got list \(a chat\): .*row\['prompt'\] = row\['prompt'\]\[i\]\['content'\]",
+            r"line 2: .*got a list \(a chat\): .*row\['prompt'\] = row\['prompt'\]\[-1\]\['content'\]",
         ),
         ([{"messages": [{"role": "user", "content": "p"}]}], "line 1: .*'messages' is a chat: wri"),
         ([GOOD, {"prompt": "p", "answer": None}], "line 2: .*null.*answer as text, or take this"),
-        ([GOOD, {"prompt": "p", "answer": 7}], 'line 2: .*, got int: write "7", in quotes'),
+        ([GOOD, {"prompt": "p", "answer": 7}], 'line 2: .*, got a number: write "7", in quotes'),
+        (
+            [GOOD, {"prompt": "p", "answer": float("nan")}],
+            r"line 2: .* got a number \(nan\): write the answer as text, or take this example out",
+        ),
         ([GOOD, "null"], "line 2: expected an object, got null"),
-        ([GOOD, "12"], "line 2: expected an object, got int"),
-        ([GOOD, '"text"'], "line 2: expected an object, got str"),
+        ([GOOD, "12"], "line 2: expected an object, got a number"),
+        ([GOOD, '"text"'], "line 2: expected an object, got a string"),
         ([GOOD, '{"prompt": "p"'], "line 2: malformed JSON"),
         ([GOOD, "{'prompt': 'p'}"], "line 2: malformed JSON"),
         ([GOOD, json.dumps(GOOD) * 2], "line 2: malformed JSON: Extra data"),
@@ -258,30 +263,30 @@ def test_any_bytes_are_examples_or_one_line(tmp_path_factory, lines):
         ([r'{"prompt": "\udc00 a", "answer": ""}'], "line 1: field 'prompt' holds U\\+DC00, half"),
         (
             [GOOD, {"prompt": ["p"], "answer": "a"}],
-            "line 2: field 'prompt' must be a string, got li",
+            "line 2: field 'prompt' must be a string, got a list",
         ),
         (
             [GOOD, {"prompt": {}, "answer": "a"}],
-            "line 2: field 'prompt' must be a string, got dict",
+            "line 2: field 'prompt' must be a string, got an object",
         ),
         (
             [GOOD, {"prompt": "p", "answer": True}],
-            "line 2: field 'answer' must be a string, got bo",
+            "line 2: field 'answer' must be a string, got (true|false)",
         ),
         (
             [GOOD, {"prompt": "p", "answer": 0.5}],
-            "line 2: field 'answer' must be a string, got flo",
+            "line 2: field 'answer' must be a string, got a number",
         ),
         ([{"question": "q", "solution": "s"}], r"found \['question', 'solution'\]"),
         ([{str(i): 0 for i in range(99)}], r"line 1: field 'prompt' is missing; .* \.\.\.\]"),
         ([{"prompt": "p", "chosen": "c", "rejected": None}], "line 1: field 'rejected' is null"),
         (["version https://git-lfs.github.com/spec/v1", "oid x"], "is a Git LFS pointer and not"),
-        ([GOOD, [1]], "line 2: expected an object, got list"),
+        ([GOOD, [1]], "line 2: expected an object, got a list"),
         ([{"prompt": "p"}], "line 1: field 'answer' is missing"),
         ([GOOD, {"answer": "a"}], "line 2: field 'prompt' is missing"),
         ([GOOD, {"prompt": "p", "answer": None}], "line 2: field 'answer' is null"),
         ([{"prompt": "p", "chosen": "c"}], "line 1: field 'rejected' is missing"),
-        ([{"prompt": "p", "answer": 3}], "line 1: field 'answer' must be a string, got int"),
+        ([{"prompt": "p", "answer": 3}], "line 1: field 'answer' must be a string, got a number"),
         ([], "is empty"),
         (["", "  "], "is empty"),
     ],
@@ -328,7 +333,7 @@ def test_bad_parquet(tmp_path):
         load_task(path)
     table = pyarrow.Table.from_pylist([GOOD, {"prompt": "p", "answer": None}])
     pyarrow.parquet.write_table(table, path)
-    with pytest.raises(ValueError, match="row 1: field 'answer' is null"):
+    with pytest.raises(ValueError, match="row 2: field 'answer' is null"):
         load_task(path, split="all")
     renamed = pyarrow.Table.from_pylist([{"question": "q", "solution": "s"}])
     pyarrow.parquet.write_table(renamed, path)
@@ -427,17 +432,17 @@ def unicode_column(*texts):
         ({"answer": [b"a", b"b"]}, "column 'answer' must hold text, got binary"),
         (
             {"answer": ["a", None]},
-            r"row 1: field 'answer' is null; .* found \['answer', 'extra', 'pr",
+            r"row 2: field 'answer' is null; .* found \['answer', 'extra', 'pr",
         ),
-        ({"answer": pyarrow.nulls(2)}, "row 0: field 'answer' is null"),
+        ({"answer": pyarrow.nulls(2)}, "row 1: field 'answer' is null"),
         (
             {"answer": unicode_column(b"a", b"\xff")},
-            "row 1: column 'answer': not UTF-8 text: byte 0",
+            "row 2: column 'answer': not UTF-8 text: byte 0",
         ),
-        ({"extra": unicode_column(b"\xff", b"x")}, "row 0: column 'extra': not UTF-8 text: byte 0"),
+        ({"extra": unicode_column(b"\xff", b"x")}, "row 1: column 'extra': not UTF-8 text: byte 0"),
         (
             {"extra": pyarrow.array([0, 2**62], pyarrow.timestamp("ms"))},
-            "row 1: column 'extra': ",
+            "row 2: column 'extra': ",
         ),
     ],
 )
@@ -515,3 +520,41 @@ def test_another_split_is_had_without_reading_the_file_again(files, kind, monkey
     del train  # the file stays open
     assert [test[i] for i in range(len(test))] == [wanted[i] for i in range(len(wanted))]
     assert test.place(3) == wanted.place(3)
+
+
+def test_a_chat_that_ends_with_an_answer_is_cut_at_the_users_message(tmp_path):
+    chat = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    path = write(tmp_path / "chat.jsonl", [{"messages": chat, "answer": "1"}])
+    with pytest.raises(ValueError, match=r"row\['messages'\]\[-2\]\['content'\]"):
+        load_task(path)
+
+
+OTHERS_NAMES = [
+    ({"prompt": "p", "ground_truth": "a"}, "; write 'ground_truth' as 'answer', if that is meant"),
+    ({"prompt": "p", "solution": "a"}, "; write 'solution' as 'answer', if that is meant"),
+    (
+        {"question": "p", "target": "a"},
+        "; write 'question' as 'prompt' and 'target' as 'answer', if that is meant",
+    ),
+    (
+        {
+            "data_source": "gsm8k",
+            "prompt": [{"role": "user", "content": "p"}],
+            "reward_model": {"style": "rule", "ground_truth": "a"},
+        },
+        "; this is verl's layout: write row['prompt'][-1]['content'] as prompt and "
+        "row['reward_model']['ground_truth'] as answer (docs/porting.md)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), OTHERS_NAMES)
+def test_the_names_of_other_libraries_are_known(tmp_path, row, told):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=re.escape(told) + "$"):
+        load_task(tmp_path / "x.parquet")
+    if isinstance(row.get("prompt"), list):
+        row = {**row, "prompt": "p"}
+    path = write(tmp_path / "x.jsonl", [row])
+    with pytest.raises(ValueError, match=re.escape(told) + "$"):
+        load_task(path)

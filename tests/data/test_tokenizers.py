@@ -78,6 +78,11 @@ def test_an_unknown_character_is_named_with_the_alphabet():
         CharacterTokenizer("0123").encode("12x")
 
 
+def test_a_long_text_is_cut_behind_its_quote():
+    with pytest.raises(ValueError, match=r"'x' at position 0 of 'x{60}'\.\.\. is .*its own task; "):
+        CharacterTokenizer("0123").encode("x" * 99)
+
+
 @pytest.mark.parametrize("alphabet", ["", "aba"])
 def test_bad_alphabets_raise(alphabet):
     with pytest.raises(ValueError, match="alphabet must hold"):

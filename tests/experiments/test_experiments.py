@@ -250,7 +250,7 @@ def test_settings_have_the_types_of_their_fields(done):
     settings = done[0].experiment.settings
     assert parse(settings, ["steps=3", "drift=2"]) == {"steps": 3, "drift": 2.0}
     for bad, message in [
-        ("steps=1.5", "setting steps is '1.5'; expected int"),
+        ("steps=1.5", "setting steps is '1.5'; expected a whole number"),
         ("step=1", "'step' is unknown; did you mean steps"),
         ("steps", "expected key=value"),
     ]:
@@ -324,7 +324,7 @@ def test_the_command_runs_lists_and_keeps_the_ledger(world, capsys, monkeypatch)
     assert text.startswith("# It\n") and text.endswith("\nend\n")
     for arguments, message in [
         (("run", "wlk"), "did you mean walk"),
-        (("run", "walk", "--set", "drift=x"), "setting drift is 'x'; expected float"),
+        (("run", "walk", "--set", "drift=x"), "setting drift is 'x'; expected a number"),
         (("run", "walk", "--arms", "still,other"), "arms has ['other']"),
         (("run", "walk", "--seeds", "0"), "seeds is 0"),
         (("run", "walk", "--smoke", "--commit"), "full size"),

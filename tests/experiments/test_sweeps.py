@@ -52,7 +52,7 @@ def test_the_grid_has_the_types_of_its_settings(world):
     for bad, message in [
         (["gain"], "expected key=value"),
         (["gian=1"], "did you mean gain"),
-        (["gain=1,x"], "setting gain is 'x'; expected float"),
+        (["gain=1,x"], "setting gain is 'x'; expected a number"),
         (["gain=1,1.0"], "a value twice"),
         (["gain=1", "gain=2"], "gain twice"),
     ]:

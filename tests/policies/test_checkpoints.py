@@ -10,11 +10,18 @@ from polgrad import policies
 from polgrad.policies import checkpoints
 
 
-def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(ValueError, match="did you mean smollm2-135m-instruct"):
-        policies.load("smollm-135m")
-    with pytest.raises(ValueError, match="one known name is smollm2-135m-instruct"):
-        policies.load("zzz")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("smollm-135m", "did you mean .*smollm2-135m-instruct"),
+        ("SmolLM2", "did you mean smollm2-135m-instruct"),
+        ("smol", r"did you mean small\?"),
+        ("gpt2", "the known names are small and smollm2-135m-instruct .*downloads nothing: .*give"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(name, told):
+    with pytest.raises(ValueError, match=f"unknown policy {name!r}: .*{told}"):
+        policies.load(name)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pkl"])

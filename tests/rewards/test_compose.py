@@ -65,10 +65,16 @@ def my(tmp_path_factory):
         ),
         (math.nan, Score(0.0, False, "returned nan")),
         (-math.inf, Score(0.0, False, "returned -inf")),
-        (None, Score(0.0, False, "returned NoneType, expected Score, float or bool")),
-        ("1", Score(0.0, False, "returned str, expected Score, float or bool")),
-        ((1.0, True), Score(0.0, False, "returned tuple, expected Score, float or bool")),
-        (np.ones(2), Score(0.0, False, "returned ndarray, expected Score, float or bool")),
+        (None, Score(0.0, False, "returned nothing, expected a number, True, False or a Score")),
+        ("1", Score(0.0, False, "returned str, expected a number, True, False or a Score")),
+        (
+            (1.0, True),
+            Score(0.0, False, "returned tuple, expected a number, True, False or a Score"),
+        ),
+        (
+            np.ones(2),
+            Score(0.0, False, "returned ndarray, expected a number, True, False or a Score"),
+        ),
     ],
 )
 def test_what_a_reward_may_return(result, score):
@@ -104,7 +110,7 @@ def test_compose(my):
 
 def test_what_is_no_number_has_file_and_line_and_an_own_reason_stays(my):
     reward = compose([RewardSpec(f"{my}:nothing")])
-    texts = ["my.py, line 4: returned nan", "my.py, line 4: returned str, expected Score, float or"]
+    texts = ["my.py, line 4: returned nan", "my.py, line 4: returned str, expected a number"]
     for completion, text in zip(["nan", "text"], texts):
         score = reward("", completion, {})
         assert score.reason.startswith(text) and isinstance(score, Failure)

@@ -175,7 +175,10 @@ def test_scores_come_in_the_order_of_the_items(pool):
         ("own", "my.py, line LINE: Own: enough"),
         ("interrupt", "KeyboardInterrupt"),
         ("nan", f"my.py, line {BEGIN}: returned nan"),
-        ("none", f"my.py, line {BEGIN}: returned NoneType, expected Score, float or bool"),
+        (
+            "none",
+            f"my.py, line {BEGIN}: returned nothing, expected a number, True, False or a Score",
+        ),
     ],
 )
 def test_a_failure_is_invalid_with_its_reason_and_harms_no_other(pool, completion, reason):

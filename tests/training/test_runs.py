@@ -1516,7 +1516,7 @@ def test_a_third_answer_is_read_from_its_column(sums, tmp_path):
     assert {text[-1] for text in texts} == {"!"}
     for gold, words in (
         (None, "reads 'prompt' and 'chosen' and 'rejected' and 'gold'; .* lacks 'gold'"),
-        (3, "line 3: field 'gold' must be a string, got int"),
+        (3, "line 3: field 'gold' must be a string, got a number"),
         (" ", "line 3: field 'gold' is empty, expected text"),
     ):
         wrong = [dict(row) for row in rows]
@@ -1526,3 +1526,29 @@ def test_a_third_answer_is_read_from_its_column(sums, tmp_path):
             wrong[2]["gold"] = gold
         task.write_text("".join(json.dumps(row) + "\n" for row in wrong))
         refused(dataclasses.replace(settings, out=str(tmp_path / "b")), words)
+
+
+@pytest.mark.parametrize(
+    ("long", "count", "told"),
+    [
+        (
+            99,
+            1,
+            (
+                "line 4: the prompt has 99 tokens, and 5 of 6 prompts have at most 4; every prompt "
+                "is padded to the longest one",
+            ),
+        ),
+        (63, 1, ()),  # padding costs next to nothing
+        (99, 2, ()),  # no prompt stands out
+    ],
+)
+def test_a_prompt_that_is_far_longer_than_the_others_is_told(sums, tmp_path, long, count, told):
+    rows = LINES[: 6 - count]
+    rows[3:3] = [{"prompt": "1" * (long - 1) + "=", "answer": "1"}] * count
+    task = tmp_path / "rows.jsonl"
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = config(sums, tmp_path / "a", task=str(task), data=Data(held_out=0.0))
+    warnings = building.build(settings).algorithm.warnings
+    assert len(warnings) == len(told)
+    assert all(text in warning for text, warning in zip(told, warnings))
