@@ -246,7 +246,7 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
             _check_value(flag, value)
     missing = [f.name for f in flags.values() if f.required and f.name not in seen]
     if missing and needs_all:
-        raise FlagError(f"{prog} needs {', '.join(missing)}; polgrad {prog.split()[-1]} --help")
+        raise FlagError(f"{prog} needs {', '.join(missing)}; {prog} --help explains the flags")
 
 
 def _is_flag(token: str) -> bool:

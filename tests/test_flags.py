@@ -121,7 +121,11 @@ WRONG = [
     ("train", "--settings.clip-low nan", "settings.clip_low is nan"),
     ("train", ["--out", ""], "out is ''; expected a text that is not empty"),
     ("sample", "--prompt a", "polgrad sample needs --policy"),
-    ("sample", "", "polgrad sample needs --policy, --prompt"),
+    (
+        "sample",
+        "",
+        "polgrad sample needs --policy, --prompt; polgrad sample --help explains the flags",
+    ),
     ("sample", "--policy a --prompt b --top-p 2", "top_p is 2.0; expected a number in (0, 1]"),
     (
         "sample",

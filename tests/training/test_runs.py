@@ -36,6 +36,7 @@ from polgrad.training import (
     loop,
     ocdbt,
     ownership,
+    planning,
     reporting,
     serving,
 )
@@ -610,6 +611,15 @@ def test_going_on_from_an_earlier_checkpoint_ends_as_the_whole_run(sums, copied,
     assert [r["step"] for r in read_lines(copied / "metrics.jsonl")] == [1, 2, 3, 4]
     assert checksums.fault(copied / "checkpoints", "4") is None
     assert steps_in(copied / "checkpoints") == [2, 4]
+
+
+def test_the_plan_of_one_has_no_plural(sums, tmp_path):
+    settings = config(sums, tmp_path / "a", steps=1)
+    parts = building.build(settings)
+    text = "\n".join(planning.plan(parts))
+    assert "1 step x 1 update, each in 1 micro-batch; about 2 compiled programs\n" in text
+    assert "supervised: 4 demonstrations a step" in text
+    assert planning._count(2, "micro-batch", "es") == "2 micro-batches"
 
 
 def test_fewer_steps_than_the_run_has_done_are_refused(sums, copied, capsys, monkeypatch):
