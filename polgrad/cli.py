@@ -348,6 +348,8 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
                 )
             return default, {}, "", arguments
         source = os.path.join(out, identity.CONFIG)
+    else:
+        _check_source(source)
     raw = identity.read_settings(source)
     # Which process this is, and of how many, belongs to each start.
     base = identity.settings_of(raw, source)
@@ -358,6 +360,20 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
             left.append(argument)
         skip = argument == "--config"
     return base, raw, source, left
+
+
+def _check_source(source: str) -> None:
+    """Sees to it that `--config` names a file, or something that is read as one."""
+    from polgrad.training import identity
+
+    inside = os.path.join(source, identity.CONFIG)
+    if os.path.isdir(source):
+        hint = (
+            f"did you mean {inside}?" if os.path.isfile(inside) else "expected a file of settings"
+        )
+        raise ValueError(f"--config is the directory {source}; {hint}")
+    if not os.path.exists(source):
+        raise ValueError(f"--config is {source!r}, which does not exist")
 
 
 def _refuse_address(saving: Any, raw: dict, source: str, arguments: list[str]) -> None:
