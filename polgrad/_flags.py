@@ -23,7 +23,7 @@ from polgrad import _names, _ranges
 __all__ = ["FlagError", "Shown", "parsed"]
 
 # Names that other libraries use, and the flags that mean the same here. Of the flags those are
-# shown that the command has.
+# shown that the command has. docs/porting.md has a table for their users.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "lr learning-rate actor-lr policy-lr": ("--optimizer.learning-rate",),
     "batch-size train-batch-size per-device-train-batch-size rollout-batch-size bs": (
@@ -40,12 +40,19 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "--rollouts.max-tokens",
         "--max-tokens",
     ),
-    "model model-name model-name-or-path model-path pretrain checkpoint run": ("--policy",),
+    "model model-name model-name-or-path model-path actor-rollout-ref.model.path pretrain checkpoint run": (
+        "--policy",
+    ),
     "dataset dataset-name dataset-path data train-file train-files env environment": ("--task",),
-    "output-dir output save-dir save-path logdir log-dir output-path": ("--out",),
+    "output-dir output save-dir save-path logdir log-dir output-path default-local-dir": ("--out",),
     "epochs num-train-epochs num-epochs": ("--steps", "--update.epochs"),
     "ppo-epochs num-iterations num-ppo-epochs": ("--update.epochs",),
-    "max-steps num-steps total-steps train-steps training-steps iterations": ("--steps",),
+    "max-steps num-steps total-steps train-steps training-steps total-training-steps iterations": (
+        "--steps",
+    ),
+    "adv-estimator advantage-estimator": ("--algorithm",),
+    "loss-type": ("--algorithm", "--settings.aggregation"),
+    "scale-rewards": ("--settings.scale",),
     "max-grad-norm grad-clip gradient-clipping clip-grad-norm": ("--optimizer.max-gradient-norm",),
     "warmup-steps warmup-ratio lr-warmup-steps": ("--optimizer.warmup",),
     "lr-scheduler-type lr-scheduler scheduler lr-schedule": ("--optimizer.schedule",),
@@ -55,20 +62,19 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "wd": ("--optimizer.weight-decay",),
     "save-steps save-every save-freq save-interval": ("--saving.every",),
     "save-total-limit": ("--saving.keep",),
-    "eval-steps eval-every eval-freq": ("--evaluation.every",),
-    "reward reward-fn reward-funcs reward-function rewards-fn scorer verifier": (
-        "--rewards.functions",
-    ),
+    "eval-steps eval-every eval-freq test-freq": ("--evaluation.every",),
+    "reward reward-fn reward-funcs reward-function rewards-fn scorer verifier "
+    "custom-reward-function.path": ("--rewards.functions",),
     "bf16 fp16 dtype torch-dtype precision mixed-precision": (
         "--update.compute-dtype",
         "--compute-dtype",
     ),
     "gradient-checkpointing": ("--update.remat", "--remat"),
-    "wandb wandb-project report-to": ("--saving.wandb",),
+    "wandb wandb-project report-to project-name": ("--saving.wandb",),
     "resume-from-checkpoint": ("--resume",),
     "temp": ("--rollouts.temperature", "--temperature"),
     "tp tensor-parallel-size fsdp-size dp data-parallel-size": ("--mesh",),
-    "beta kl kl-coef kl-coeff kl-coefficient kl-beta init-kl-coef": (
+    "beta kl kl-coef kl-loss-coef kl-coeff kl-coefficient kl-beta init-kl-coef": (
         "--settings.reference-kl",
         "--settings.beta",
         "--settings.kl-coefficient",
@@ -84,6 +90,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "num-workers": ("--rewards.workers", "--workers"),
     "directory": ("--out",),
 }
+# Names that other libraries use, for which no flag here takes the same value.
+NOWHERE = "total-epochs n-gpus-per-node use-vllm max-prompt-length logging-steps"
+TRAIN = "polgrad train"
 _HELP = {"-h", "--help"}
 _WORDS = {int: "a whole number", float: "a number"}
 
@@ -246,7 +255,7 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
             _check_value(flag, value)
     missing = [f.name for f in flags.values() if f.required and f.name not in seen]
     if missing and needs_all:
-        raise FlagError(f"{prog} needs {', '.join(missing)}; polgrad {prog.split()[-1]} --help")
+        raise FlagError(f"{prog} needs {', '.join(missing)}; {prog} --help explains the flags")
 
 
 def _is_flag(token: str) -> bool:
@@ -293,7 +302,7 @@ def _unexpected(token: str, before: Flag | None, flags: dict[str, Flag], prog: s
             f"{_written(before, token)}"
         )
     behind = f" behind {before.name}, which takes one value" if before else ""
-    return f"unexpected {_short(token)}{behind}; flags begin with -- ({prog} --help lists them)"
+    return f"unexpected {_short(token)}{behind}; flags begin with -- ({_listed(prog, 'them')})"
 
 
 def _written(flag: Flag, value: str) -> str:
@@ -313,7 +322,13 @@ def _unknown(given: str, flags: dict[str, Flag], prog: str) -> str:
         return f"unknown flag {_short(given)}; did you mean {' or '.join(hints)}?"
     if group == "settings" and (own := [n for n in known if n.startswith("--settings.")]):
         return f"unknown flag {_short(given)}; the algorithm's settings are {', '.join(own)}"
-    return f"unknown flag {_short(given)}; {prog} --help lists the flags"
+    return f"unknown flag {_short(given)}; {_listed(prog, 'the flags')}"
+
+
+def _listed(prog: str, flags: str) -> str:
+    """Where the flags of a command, called `flags` in the line, can be read."""
+    others = ", and docs/porting.md says how those of TRL and verl are written"
+    return f"{prog} --help lists {flags}{others if prog == TRAIN else ''}"
 
 
 def _meant(name: str, known: list[str]) -> list[str]:
@@ -321,8 +336,13 @@ def _meant(name: str, known: list[str]) -> list[str]:
     group, _, plain = name[2:].rpartition(".")
     last = {flag: flag[2:].rpartition(".")[2] for flag in known}
     same = [flag for flag in known if last[flag] == plain]
+    if plain in NOWHERE.split() and not same:
+        return []
+    # Of `custom_reward_function.path` the last part alone tells nothing.
+    parts = name[2:].split(".")
+    ends = {".".join(parts[index:]) for index in range(len(parts))}
     for names, targets in ELSEWHERE.items():
-        if plain in names.split() and (found := [t for t in targets if t in known]):
+        if ends & {*names.split()} and (found := [t for t in targets if t in known]):
             # `--epsilon` of one library is the clip of another: both are shown.
             return found + [flag for flag in same if flag not in found][:2]
     if same:

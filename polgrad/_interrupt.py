@@ -4,7 +4,7 @@ Python raises KeyboardInterrupt wherever the program happens to be. Inside an im
 a module behind, which then fails in other ways; inside a destructor, or in the callback that JAX
 adds to the garbage collector, Python prints the exception and goes on. There it is put off until
 the place is left. A block that must end in order, such as a step of a run, puts it off to its own
-end. A second Ctrl-C ends the process at once. `terminated` raises at SIGTERM in the same way.
+end. A second Ctrl-C ends the process at once, and its line has what `telling` was given. `terminated` raises at SIGTERM in the same way.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 
-__all__ = ["CODE", "caught", "check", "leave", "postponed", "pressed", "terminated"]
+__all__ = ["CODE", "caught", "check", "leave", "postponed", "pressed", "telling", "terminated"]
 
 CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -24,6 +24,7 @@ _LOST = ("_xla_gc_callback", "__del__")
 _ENDING = b"\npolgrad: Ctrl-C: this step ends and the run saves; a second Ctrl-C ends it at once\n"
 _presses = 0
 _blocks = 0
+_advice: Callable[[], str] | None = None
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def caught() -> Iterator[Callable[[], bool]]:
             _presses += 1
         put_off = False
         if _presses > 1:
-            os.write(2, b"polgrad: interrupted\n")
+            os.write(2, f"polgrad: {_last_words()}\n".encode())
             os._exit(CODE)
         if _blocks:
             os.write(2, _ENDING)
@@ -67,6 +68,30 @@ def caught() -> Iterator[Callable[[], bool]]:
         _presses = 0
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def telling(advice: Callable[[], str]) -> Iterator[None]:
+    """A block in which the line of a second Ctrl-C tells how to go on.
+
+    Args:
+      advice: makes this text. It must not wait for anything: a third Ctrl-C ends it.
+    """
+    global _advice
+    before, _advice = _advice, advice
+    try:
+        yield
+    finally:
+        _advice = before
+
+
+def _last_words() -> str:
+    """What the line of a second Ctrl-C says; a third one comes while the text is being made."""
+    text = "interrupted"
+    if _advice is not None and _presses == 2:
+        with contextlib.suppress(Exception):  # the process ends, whatever its files are like
+            text = " ".join(f"{text}; {_advice()}".split())
+    return text
 
 
 @contextlib.contextmanager

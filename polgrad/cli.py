@@ -348,6 +348,8 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
                 )
             return default, {}, "", arguments
         source = os.path.join(out, identity.CONFIG)
+    else:
+        _check_source(source)
     raw = identity.read_settings(source)
     # Which process this is, and of how many, belongs to each start.
     base = identity.settings_of(raw, source)
@@ -358,6 +360,20 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
             left.append(argument)
         skip = argument == "--config"
     return base, raw, source, left
+
+
+def _check_source(source: str) -> None:
+    """Sees to it that `--config` names a file, or something that is read as one."""
+    from polgrad.training import identity
+
+    inside = os.path.join(source, identity.CONFIG)
+    if os.path.isdir(source):
+        hint = (
+            f"did you mean {inside}?" if os.path.isfile(inside) else "expected a file of settings"
+        )
+        raise ValueError(f"--config is the directory {source}; {hint}")
+    if not os.path.exists(source):
+        raise ValueError(f"--config is {source!r}, which does not exist")
 
 
 def _refuse_address(saving: Any, raw: dict, source: str, arguments: list[str]) -> None:
@@ -422,7 +438,8 @@ def _train_parts(parts) -> int:
     from polgrad.training import checkpoints, hosts, loop
 
     try:
-        result = loop.run(parts, afterwards=signal.SIG_DFL)
+        with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):
+            result = loop.run(parts, afterwards=signal.SIG_DFL)
     except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
     except (loop.StartError, checkpoints.ResumeError) as error:
@@ -440,13 +457,31 @@ def _train_parts(parts) -> int:
     return 0
 
 
-def _where_to_go_on(parts) -> str:
-    from polgrad.training import checkpoints
+def _where_to_go_on(parts, *, at_once: bool = False) -> str:
+    """What of an interrupted run is kept, and the command that goes on with it.
+
+    Args:
+      parts: the run.
+      at_once: open no address, whose answer may take minutes.
+    """
+    from polgrad.training import checkpoints, identity
 
     place = checkpoints.place_of(parts.directory, parts.config.saving.checkpoints)
-    steps = checkpoints.steps_in(place)
-    saved = f"checkpoint {steps[-1]} is the newest" if steps else "there is no checkpoint yet"
-    return f"{saved}; go on with --resume --out {parts.directory}"
+    unknown = at_once and "://" in str(place)
+    steps = [] if unknown else checkpoints.steps_in(place)
+    try:
+        there = identity.stored(parts.directory)
+    except ValueError:
+        there = None
+    # Before a run writes its settings, --resume would find none, or those of an earlier start.
+    written = there is not None and there.config == identity.plain(parts.config)
+    again = f"go on with --resume --out {parts.directory}"
+    again = again if written else "give the same command again"
+    if steps:
+        return f"checkpoint {steps[-1]} is the newest; {again}"
+    if unknown:
+        return f"the checkpoints are in {place}; {again}"
+    return f"{'there is no checkpoint yet' if written else 'nothing was saved'}; {again}"
 
 
 def _summary(result) -> list[str]:

@@ -414,3 +414,48 @@ def test_a_run_that_is_not_there_is_not_gone_on_with(capsys, tmp_path, flags, to
     code, _, error = run(capsys, "train", "--out", tmp_path / "none", *flags)
     assert code == 2 and told in error and error.count("\n") == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_of_settings_that_is_none_names_its_flag(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for given, told in [
+        (
+            tmp_path / "run",
+            f"--config is the directory {tmp_path}/run; did you mean {tmp_path}/run/",
+        ),
+        (tmp_path, f"--config is the directory {tmp_path}; expected a file of settings"),
+        (tmp_path / "nope.json", f"--config is '{tmp_path}/nope.json', which does not exist"),
+    ]:
+        code, said, error = run(capsys, "train", "--config", given)
+        assert (code, said) == (2, "") and error.startswith(f"polgrad: {told}"), error
+
+
+def test_a_wrong_value_in_a_file_of_settings_names_the_file(capsys, tmp_path):
+    path, whole = tmp_path / "c.json", {"task": "chain_sum", "algorithm": "grpo"}
+    for change, told in [
+        ({"steps": "30"}, "steps is '30'; expected a whole number"),
+        (
+            {"rollouts": {"prompts": 0}},
+            "rollouts.prompts is 0; expected a whole number of at least",
+        ),
+        ({"settings": {"clip_low": "0.2"}}, "settings.clip_low is '0.2'; expected a number"),
+        ({"stpes": 3}, "this version has no setting stpes; did you mean steps?"),
+        ({"rollouts": {"promts": 3}}, "no setting rollouts.promts; did you mean rollouts.prompts?"),
+        (
+            {"settings": {"clip_lwo": 1}},
+            "no setting clip_lwo in this version; did you mean clip_low?",
+        ),
+    ]:
+        path.write_text(json.dumps(whole | change))
+        code, _, error = run(capsys, "train", "--config", path)
+        assert code == 2 and error.count("\n") == 1, error
+        assert error.startswith(f"polgrad: {path}: ") and told in error, error
+
+
+@pytest.mark.parametrize("name", [".lock", "identity.json"])
+def test_a_run_that_saved_nothing_is_no_policy(capsys, tmp_path, name):
+    (tmp_path / name).touch()
+    code, _, error = run(capsys, "sample", "--no-cache", "--policy", tmp_path, "--prompt", "1")
+    assert code == 2
+    assert error == f"polgrad: policy {tmp_path}: this run holds no checkpoint; train it first\n"

@@ -1,8 +1,10 @@
 """A wrong command line ends in one line that says which flag was meant; a right one is read."""
 
 import dataclasses
+import re
 import typing
 
+import pages
 import pytest
 
 from polgrad import _flags, _ranges, algorithms, cli
@@ -79,6 +81,31 @@ UNKNOWN = [
 ]
 
 
+PORTED = re.compile(r"\| (?:`(\w+)`)? ?\| (?:`([\w.]+)`)? ?\| (?:`(--[\w.-]+)`|none: )")
+PORTS = [
+    (name, found[3])
+    for found in map(PORTED.match, pages.lines("porting"))
+    for name in (found.groups()[:2] if found else ())
+    if name
+]
+
+
+@pytest.mark.parametrize(("name", "flag"), PORTS)
+def test_a_name_of_another_library_names_its_flag(name, flag):
+    """Each row of the table in docs/porting.md."""
+    for line in (f"--{name} 1", f"{name}=1"):
+        with pytest.raises(_flags.FlagError) as caught:
+            parse("train", line)
+        found = re.findall(r"(?:mean|write|or) (--[\w.-]+)", str(caught.value))
+        assert found[:1] == ([flag] if flag else []), caught.value
+        assert bool(flag) or "docs/porting.md" in str(caught.value)
+
+
+def test_the_table_of_names_is_read():
+    assert len(PORTS) > 30 and ("scale_rewards", "--settings.scale") in PORTS
+    assert ("use_vllm", None) in PORTS
+
+
 @pytest.mark.parametrize(("command", "line", "meant"), UNKNOWN)
 def test_an_unknown_flag_tells_which_was_meant(command, line, meant):
     with pytest.raises(_flags.FlagError) as caught:
@@ -111,7 +138,12 @@ WRONG = [
     ("train", "data.chat_template=false", "write --data.chat-template or --data.no-chat-template"),
     ("train", ["out=a b"], "write --out 'a b'"),
     ("run", "nash_md seeds=3", "write --seeds 3"),
-    ("train", "trainer.nnodes=1", "flags begin with -- (polgrad train --help lists them)"),
+    (
+        "train",
+        "trainer.nnodes=1",
+        "flags begin with -- (polgrad train --help lists them, and docs/",
+    ),
+    ("sample", "trainer.nnodes=1", "flags begin with -- (polgrad sample --help lists them)"),
     ("train", "--steps 1 2", "unexpected '2' behind --steps, which takes one value"),
     ("train", "--steps 0", "steps is 0; expected a whole number of at least 1"),
     ("train", "--seed 4294967296", "seed is 4294967296; expected a whole number in [0, 2^32)"),
@@ -121,7 +153,11 @@ WRONG = [
     ("train", "--settings.clip-low nan", "settings.clip_low is nan"),
     ("train", ["--out", ""], "out is ''; expected a text that is not empty"),
     ("sample", "--prompt a", "polgrad sample needs --policy"),
-    ("sample", "", "polgrad sample needs --policy, --prompt"),
+    (
+        "sample",
+        "",
+        "polgrad sample needs --policy, --prompt; polgrad sample --help explains the flags",
+    ),
     ("sample", "--policy a --prompt b --top-p 2", "top_p is 2.0; expected a number in (0, 1]"),
     (
         "sample",

@@ -137,7 +137,9 @@ def find(name: str) -> Found:
         path = _named(name)
     module = _user_files.module(str(path), "experiment")
     with _outside.calling(path, "experiment"):
-        experiment = getattr(module, "EXPERIMENT", None)
+        experiment = getattr(module, "EXPERIMENT", missing := object())
+    if experiment is missing:
+        raise ValueError(f"{path} has no EXPERIMENT; expected an Experiment of that name")
     if not isinstance(experiment, Experiment):
         raise ValueError(
             f"{path} has EXPERIMENT of type {type(experiment).__name__}; expected an Experiment"

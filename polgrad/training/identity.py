@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from polgrad import _names, _outside, policies
+from polgrad import _names, _outside, _ranges, policies
 from polgrad.contract import Algorithm
 from polgrad.rewards import compose
 from polgrad.training.config import TrainConfig, as_json
@@ -207,18 +207,29 @@ def settings_of(raw: Mapping[str, Any], path: str | os.PathLike) -> TrainConfig:
       The settings; what an earlier version did not write has its default.
 
     Raises:
-      ValueError: for a setting that this version does not know.
+      ValueError: for a setting that this version does not know, or a value that a setting cannot
+        have; one line that names the file.
     """
     names = {f.name for f in dataclasses.fields(TrainConfig)}
     known = {k: v for k, v in raw.items() if k in names and k != "settings"}
     unknown = [k for k in raw if k not in names]
     config = _fill(TrainConfig(), known, "", unknown)
     if unknown:
+        every = flat(as_json(TrainConfig()))
+        advice = _names.hint(unknown[0], every) or "; take the file's other settings by hand"
         raise _outside.OutsideError(
-            f"{path}: this version has no setting {', '.join(unknown)}; take the file's other "
-            "settings by hand"
+            f"{path}: this version has no setting {', '.join(unknown)}{advice}"
         )
-    return config
+    return _checked(config, "", path)
+
+
+def _checked(settings: Any, name: str, path: str | os.PathLike) -> Any:
+    """Settings of a file, where each is of its type and in its range."""
+    try:
+        _ranges.check(settings, name)
+    except ValueError as error:
+        raise _outside.OutsideError(f"{path}: {error}") from None
+    return settings
 
 
 def _fill(settings: Any, raw: Mapping[str, Any], prefix: str, unknown: list[str]) -> Any:
@@ -250,20 +261,33 @@ def algorithm_settings_of(raw: Mapping[str, Any], found: Any, path: str | os.Pat
       Settings of that class; `found` itself where it is an object.
 
     Raises:
-      ValueError: for a setting that the algorithm does not have.
+      ValueError: as `settings_of`.
     """
     if not isinstance(found, type):
         return found
     values = raw.get("settings") or {}
     if not isinstance(values, dict):
         raise _outside.OutsideError(f"{path}: 'settings' is no object; expected settings")
-    names = {f.name for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else ()
+    names = [f.name for f in dataclasses.fields(found)] if dataclasses.is_dataclass(found) else []
     if unknown := [name for name in values if name not in names]:
         raise _outside.OutsideError(
             f"{path}: algorithm {raw.get('algorithm')} has no setting {', '.join(unknown)} in this "
-            "version"
+            f"version{_names.hint(unknown[0], names)}"
         )
-    return found(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in values.items():
+        if isinstance(value, str) and _is_number(found, name):
+            raise _outside.OutsideError(f"{path}: settings.{name} is {value!r}; expected a number")
+    with _outside.reading(path):
+        settings = found(**values)
+    return _checked(settings, "settings", path) if dataclasses.is_dataclass(settings) else settings
+
+
+def _is_number(schema: type, name: str) -> bool:
+    """Whether a field takes nothing but numbers, as far as its annotation tells."""
+    declared = _ranges.hints(schema)
+    kinds = () if declared is None else _ranges.kinds(_ranges.marks(declared[name])[0])
+    return bool(kinds) and all(kind in (int, float, type(None)) for kind in kinds)
 
 
 def absolute(config: TrainConfig) -> TrainConfig:

@@ -142,6 +142,9 @@ def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
         stack.enter_context(mesh_lib.entered(parts.mesh))
         with _starting():
             number = _claimed(parts, stack)
+            checkpoints = _opened(parts, stack)
+            # Before anything is said: a checkpoint that is not there ends the start.
+            step = _goes_on_from(parts.config, checkpoints)
             reporter = _reporter(parts, quiet)
             stack.callback(reporter.close)
             if parts.replaced is not None:
@@ -149,19 +152,8 @@ def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
             _say_missing_template(parts, reporter)
             pools = _pools(parts, stack)
             _check_answers(parts, pools.reward, reporter)
-            place = place_of(parts.directory, parts.config.saving.checkpoints)
-            checkpoints = Checkpoints(place, parts.config.saving.keep, parts.processes)
-
-        @stack.push
-        def close_checkpoints(kind, error, traceback):
-            # With a host gone, waiting for its part of a save would not end.
-            if parts.processes.failed:
-                return
-            with contextlib.suppress(SavingError) if error else contextlib.nullcontext():
-                checkpoints.close()
-
         try:
-            return _Loop(parts, reporter, checkpoints, pools, stop, number).run()
+            return _Loop(parts, reporter, checkpoints, pools, stop, number).run(step)
         except jax.errors.JaxRuntimeError as error:
             if parts.processes.count == 1:
                 raise
@@ -204,6 +196,48 @@ def _claimed(parts: Parts, stack: contextlib.ExitStack) -> str:
         return number
 
     return parts.processes.gather("whose run this is", work)[0]
+
+
+def _opened(parts: Parts, stack: contextlib.ExitStack) -> Checkpoints:
+    """The run's checkpoints, which are closed at the end."""
+    place = place_of(parts.directory, parts.config.saving.checkpoints)
+    checkpoints = Checkpoints(place, parts.config.saving.keep, parts.processes)
+
+    @stack.push
+    def close(kind, error, traceback):
+        # With a host gone, waiting for its part of a save would not end.
+        if parts.processes.failed:
+            return
+        with contextlib.suppress(SavingError) if error else contextlib.nullcontext():
+            checkpoints.close()
+
+    return checkpoints
+
+
+def _goes_on_from(config: TrainConfig, checkpoints: Checkpoints) -> int | None:
+    """The checkpoint that the run goes on from, whole as far as its files tell."""
+    if not config.resume:
+        return None
+    found, step = checkpoints.steps(), config.resume_from
+    if step is None:
+        step = checkpoints.latest()
+    elif step not in found:
+        raise ResumeError(
+            f"resume_from is {step}; expected one of the run's checkpoints "
+            f"({', '.join(map(str, found)) or 'there is none'})"
+        )
+    if step is None:
+        return None
+    if step > config.steps:
+        # The run would do nothing, and its settings would then deny the steps that it has done.
+        earlier = ", ".join(str(n) for n in found if n <= config.steps)
+        stands = "the run stands at step" if config.resume_from is None else "resume_from is"
+        raise ResumeError(
+            f"steps is {config.steps}, but {stands} {step}; give more steps"
+            + (f", or an earlier checkpoint with --resume-from ({earlier})" if earlier else "")
+        )
+    checkpoints.check(step)
+    return step
 
 
 def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
@@ -331,11 +365,11 @@ class _Loop:
         self.samples: list[dict] = []
         self.covered = 0
 
-    def run(self) -> Result:
-        """Everything, in order."""
+    def run(self, step: int | None) -> Result:
+        """Everything, in order, from checkpoint `step` or from the beginning."""
         for line in [*planning.plan(self.parts), *self._first_example()]:
             self.reporter.say(line)
-        state, initial, before = self._start()
+        state, initial, before = self._start(step)
         start = int(state.step)
         with _interrupt.postponed() as pressed:
             state, row, stop = self._steps(state, initial, pressed)
@@ -431,8 +465,8 @@ class _Loop:
             if inside and (step == min(last, self.config.steps) or sys.exc_info()[0]):
                 jax.profiler.stop_trace()
 
-    def _start(self) -> tuple[TrainState, Any, Accuracy | None]:
-        """The first state, or the newest checkpoint's; the reference; the accuracy before."""
+    def _start(self, step: int | None) -> tuple[TrainState, Any, Accuracy | None]:
+        """The first state, or a checkpoint's; the reference; the accuracy before."""
         like, found = self.programs.abstract_state, []
 
         def read():
@@ -443,7 +477,6 @@ class _Loop:
         with _starting():
             self.parts.processes.gather("what an earlier start has written", read)
         before = found[0]
-        step = self._checkpoint()
         if step is None:
             return self._begin(like)
         state = self.checkpoints.restore(step, like)
@@ -453,22 +486,6 @@ class _Loop:
         for line in self._notes(step, self.checkpoints.seal(step)):
             self.reporter.say(line)
         return state, initial, before
-
-    def _checkpoint(self) -> int | None:
-        """The checkpoint that the run goes on from, whole as far as its files tell."""
-        if not self.config.resume:
-            return None
-        step = self.checkpoints.latest()
-        if self.config.resume_from is not None:
-            step = self.config.resume_from
-            if step not in (found := self.checkpoints.steps()):
-                raise ResumeError(
-                    f"resume_from is {step}; expected one of the run's checkpoints "
-                    f"({', '.join(map(str, found)) or 'there is none'})"
-                )
-        if step is not None:
-            self.checkpoints.check(step)
-        return step
 
     def _initial(self, like: TrainState) -> Any:
         self.checkpoints.check(INITIAL)
@@ -546,7 +563,7 @@ class _Loop:
         if run := self.parts.stored:
             notes.append(identity.schedule_note(self.config, run, step))
             notes.append(ownership.version_note(self.parts))
-        if step >= self.config.steps:
+        if step == self.config.steps:
             notes.append(f"checkpoint {step} is the end: steps is {self.config.steps}")
         if sealed:
             notes.append(

@@ -27,28 +27,31 @@ def plan(parts: Parts) -> list[str]:
     policies = named_policies.wanted(algorithm, track_kl=config.track_kl)
     lines = [
         f"policy {config.policy}: {count:,} parameters; mesh {shape}",
-        f"task {config.task}: {len(parts.train.source):,} training problems, "
+        f"task {config.task}: {_count(len(parts.train.source), 'training problem')}, "
         f"{len(parts.test.source) if parts.test else 0:,} held out; "
-        f"prompts of at most {parts.train.tokens.shape[1]} tokens",
+        f"prompts of at most {_count(parts.train.tokens.shape[1], 'token')}",
     ]
     if algorithm.samples:
         samples = rollouts.prompts * rollouts.group_size
         lines.append(
-            f"{config.algorithm}: {rollouts.prompts} prompts x {rollouts.group_size} samples = "
-            f"{samples} sequences a step, at most {rollouts.max_tokens} tokens each"
+            f"{config.algorithm}: {_count(rollouts.prompts, 'prompt')} x "
+            f"{_count(rollouts.group_size, 'sample')} = {_count(samples, 'sequence')} a step, at "
+            f"most {_count(rollouts.max_tokens, 'token')} each"
         )
         # Prefill, decoding and drawing are one program; greedy evaluation is another.
         programs = 2 + 1 + (2 if algorithm.collect.samples.versus else 0)
     else:
-        lines.append(f"{config.algorithm}: {rollouts.prompts} {defaults.kind_of(algorithm)} a step")
+        kind = defaults.kind_of(algorithm).removesuffix("s")
+        lines.append(f"{config.algorithm}: {_count(rollouts.prompts, kind)} a step")
         programs = 1
     programs += 1 + bool(policies) + algorithm.needs.values
     policy = ""
     if algorithm.samples:
         policy = " (on-policy)" if updates == 1 else f" ({updates - 1} of them off-policy)"
     lines.append(
-        f"{config.steps} steps x {updates} updates{policy}, each in {update.micro_batches} "
-        f"micro-batches; about {programs} compiled programs"
+        f"{_count(config.steps, 'step')} x {_count(updates, 'update')}{policy}, each in "
+        f"{_count(update.micro_batches, 'micro-batch', 'es')}; about "
+        f"{_count(programs, 'compiled program')}"
     )
     lines.append(
         f"bytes held: parameters {_size(held)}, {config.optimizer.method} {_size(moments)}"
@@ -57,6 +60,11 @@ def plan(parts: Parts) -> list[str]:
     lines += [parts.chosen] if parts.chosen else []
     lines += [f"note: {sentence}" for sentence in algorithm.warnings]
     return lines
+
+
+def _count(number: int, noun: str, ending: str = "s") -> str:
+    """A number with its noun, such as "1 update" or "2 updates"."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def _held(parts: Parts, policies: Mapping[str, Any], params: Any) -> list[tuple[str, int]]:

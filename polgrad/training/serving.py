@@ -18,7 +18,7 @@ from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
 from polgrad.training import building, config, footprint, hosts, identity, randomness
 from polgrad.training import mesh as mesh_lib
-from polgrad.training.checkpoints import restore_params, shape_difference
+from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 
 POLICY_FILE = "policy.json"
@@ -55,6 +55,8 @@ def load(
     """
     directory = pathlib.Path(name).expanduser()
     if not (directory / POLICY_FILE).is_file():
+        if _is_begun(directory):
+            raise ValueError(f"policy {name}: this run holds no checkpoint; train it first")
         policy = policies.load(name)
         if policy.text is None:
             raise ValueError(f"policy {name} has no tokenizer (tokenizer.json)")
@@ -67,6 +69,13 @@ def load(
     if difference := shape_difference(params, expected):
         raise _outside.OutsideError(f"{path}: describes another network: {difference}")
     return policies.Policy(network, params, text), tokenizer
+
+
+def _is_begun(directory: pathlib.Path) -> bool:
+    """Whether a run has locked a directory and ended before it wrote its settings."""
+    if (directory / identity.CONFIG).exists() or steps_in(place_of(directory, None)):
+        return False
+    return any((directory / name).is_file() for name in (".lock", identity.IDENTITY))
 
 
 def _described(

@@ -36,6 +36,7 @@ from polgrad.training import (
     loop,
     ocdbt,
     ownership,
+    planning,
     reporting,
     serving,
 )
@@ -610,6 +611,32 @@ def test_going_on_from_an_earlier_checkpoint_ends_as_the_whole_run(sums, copied,
     assert [r["step"] for r in read_lines(copied / "metrics.jsonl")] == [1, 2, 3, 4]
     assert checksums.fault(copied / "checkpoints", "4") is None
     assert steps_in(copied / "checkpoints") == [2, 4]
+
+
+def test_the_plan_of_one_has_no_plural(sums, tmp_path):
+    settings = config(sums, tmp_path / "a", steps=1)
+    parts = building.build(settings)
+    text = "\n".join(planning.plan(parts))
+    assert "1 step x 1 update, each in 1 micro-batch; about 2 compiled programs\n" in text
+    assert "supervised: 4 demonstrations a step" in text
+    assert planning._count(2, "micro-batch", "es") == "2 micro-batches"
+
+
+def test_fewer_steps_than_the_run_has_done_are_refused(sums, copied, capsys, monkeypatch):
+    refused(
+        config(sums, copied, resume=True, steps=3),
+        r"^steps is 3, but the run stands at step 4; give more steps, or an earlier checkpoint with "
+        r"--resume-from \(2\)$",
+        ResumeError,
+    )
+    refused(
+        config(sums, copied, resume=True, steps=1, resume_from=2),
+        "^steps is 1, but resume_from is 2; give more steps$",
+        ResumeError,
+    )
+    # Nothing is said of a run that does not begin.
+    code, said, error = command(capsys, "train", "--resume-from", 3, "--out", copied)
+    assert (code, said) == (2, "") and error.startswith("polgrad: resume_from is 3; expected one")
 
 
 def test_a_damaged_starting_policy_is_named_and_not_read_where_it_is_not_needed(sums, copied):
@@ -1413,6 +1440,54 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     with _files.alone(copied):
         assert identity.stored(copied) is not None
     assert restore_params(copied)[1] in (4, 5)
+
+
+def test_ctrl_c_before_anything_is_written_says_so(sums, tmp_path, capsys, monkeypatch):
+    parts = building.build(config(sums, tmp_path / "a"))
+
+    def press(parts, **_):
+        (parts.directory / ".lock").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", press)
+        assert cli._train_parts(parts) == 130
+    words = "polgrad: interrupted; nothing was saved; give the same command again\n"
+    assert capsys.readouterr().err == words
+    again = f"go on with --resume --out {parts.directory}"
+    ownership.record(parts, "1", 0)
+    assert cli._where_to_go_on(parts) == f"there is no checkpoint yet; {again}"
+    # Settings of an earlier start, which --resume would read in the place of those typed now.
+    longer = dataclasses.replace(parts, config=dataclasses.replace(parts.config, steps=9))
+    assert cli._where_to_go_on(longer) == "nothing was saved; give the same command again"
+    (parts.directory / "checkpoints" / "3").mkdir()
+    assert cli._where_to_go_on(parts, at_once=True) == f"checkpoint 3 is the newest; {again}"
+    (parts.directory / "config.json").write_text("{")
+    told = "checkpoint 3 is the newest; give the same command again"
+    assert cli._where_to_go_on(parts) == told
+
+
+def test_a_second_ctrl_c_in_a_step_tells_how_to_go_on(copied, quick, capfd, monkeypatch):
+    def leave(code):
+        raise SystemExit(code)
+
+    def press(self, *_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop._Loop, "_step", press)
+    monkeypatch.setattr(os, "_exit", leave)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _interrupt.caught():
+            code = cli._run(["train", "--resume", "--out", str(copied), "--steps", "6"])
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    again = f"go on with --resume --out {copied}"
+    last = f"polgrad: interrupted; checkpoint 4 is the newest; {again}"
+    assert code == 130 and capfd.readouterr().err.splitlines()[-1] == last
 
 
 @pytest.mark.parametrize("moment", ["the last step", "the last evaluation"])
