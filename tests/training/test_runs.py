@@ -529,7 +529,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(sums, tmp_path, 
 def some_file(directory, part):
     """The largest file of a checkpoint, of those that hold parameters."""
     paths = [path for path in (directory / part).rglob("*") if path.is_file()]
-    if held := ocdbt.files_of(directory / part / "default", "params"):
+    if held := ocdbt.files_of(directory / part / "default", "trainable"):
         paths = [directory / part / "default" / name for name in held]
     return max(paths, key=lambda path: path.stat().st_size)
 
