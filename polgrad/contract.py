@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
+from polgrad._scalars import in_range
+
 Batch = dict[str, Array]
 """Arrays with one leading axis of units: sequences, pairs, groups or lists (see `Unit`).
 
@@ -144,28 +146,16 @@ class Average:
     After the updates of each rollout, average <- decay average + (1 - decay) parameters.
 
     Attributes:
-      decay: in [0, 1).
+      decay: in [0, 1]; at 1 the average stays the first policy.
     """
 
     decay: float
 
     def __post_init__(self):
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"decay is {self.decay!r}, expected a number in [0, 1)")
+        in_range("decay", self.decay, low=0.0, high=1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """Another policy with the same tokens, read from its files; it never changes.
-
-    Attributes:
-      path: a directory in Hugging Face form, a `.gguf` file, or the directory of a run.
-    """
-
-    path: str
-
-
-NamedPolicy = Initial | Previous | Average | Checkpoint
+NamedPolicy = Initial | Previous | Average
 """Each adds `<name>_logp` to the experience: it scores every rollout once."""
 
 
@@ -185,8 +175,7 @@ class Mixture:
     weight: float
 
     def __post_init__(self):
-        if not 0.0 <= self.weight <= 1.0:
-            raise ValueError(f"weight is {self.weight!r}, expected a number in [0, 1]")
+        in_range("weight", self.weight, low=0.0, high=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +280,31 @@ class Algorithm(NamedTuple):
     def without_selection(self) -> "Algorithm":
         """The same for batches from which `select` has selected."""
         return self._replace(select=_everything)
+
+    def check(self) -> None:
+        """Checks that the policies that the algorithm names can be had.
+
+        Raises:
+          ValueError: a policy of an unknown kind, a mixture with a policy that is not named, the
+            sampling policy in an algorithm that samples nothing.
+        """
+        for name, kind in self.policies.items():
+            if not isinstance(kind, NamedPolicy):
+                raise ValueError(
+                    f"policies has {kind!r} for {name!r}, expected Initial(), Previous(every) or "
+                    "Average(decay)"
+                )
+            if isinstance(kind, Previous) and kind.every == 1 and not self.samples:
+                raise ValueError(
+                    f"policies has Previous(every=1) for {name!r}, which is the sampling policy, but "
+                    "the algorithm reads its answers from the data"
+                )
+        versus = self.collect.samples and self.collect.samples.versus
+        if versus and versus.name not in self.policies:
+            known = ", ".join(self.policies) or "none"
+            raise ValueError(
+                f"collect mixes in policy {versus.name!r}, expected one of policies ({known})"
+            )
 
     def rows(self, prompts: int, group_size: int) -> int:
         """Units in the batch of a step.

@@ -1,6 +1,6 @@
 """Algorithms: how advantages, losses and rollouts make GRPO, PPO, f-DPG and their kin.
 
-Each is a frozen dataclass of settings with `build(context) -> Algorithm`, four pure functions.
+Each is a frozen dataclass of settings with `build(context) -> Algorithm`, pure functions.
 """
 
 from polgrad import _names

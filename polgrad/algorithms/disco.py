@@ -30,7 +30,7 @@ class DisCO:
     delta: float = 1e-4
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size; a row of the batch is a group."""
+        """The functions for a run of this size; a row of the batch is a group."""
         common.need_group(self, context, 2)
         in_range("beta", self.beta, low=0.0)
         in_range("delta", self.delta, low=0.0)

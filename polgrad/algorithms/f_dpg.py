@@ -48,7 +48,7 @@ class FDPG:
     baseline_window: int = 1024
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size."""
+        """The functions for a run of this size."""
         form = {
             "divergence": getattr(divergences, self.divergence),
             "log_ratio_clip": self.log_ratio_clip,

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from polgrad._catalogue import array_annotation
 
 # Keyword-only arguments that come from the batch and not from the user.
-_SUPPLIED = {"valid", "lengths"}
+_SUPPLIED = {"valid"}
 
 
 def settings_of(
@@ -20,6 +21,7 @@ def settings_of(
     *,
     choices: Mapping[str, tuple[str, ...]] | None = None,
     defaults: Mapping[str, float] | None = None,
+    depth: int = 1,
     **attributes: Any,
 ) -> type:
     """A frozen dataclass with a field for each keyword-only number of a loss.
@@ -34,6 +36,7 @@ def settings_of(
         docstrings tell what the loss's arrays may be called.
       choices: the texts that a field of text may have, by name.
       defaults: values for the arguments that have none, by name.
+      depth: how many calls above this function the class's module is; 1 is the caller.
       attributes: class attributes for the base.
 
     Returns:
@@ -52,8 +55,8 @@ def settings_of(
         frozen=True,
         namespace={"function": staticmethod(function), **attributes},
     )
-    # A run that goes on compares the file that the loss stands in.
-    made.__module__ = function.__module__
+    # A run that goes on compares the file that the class stands in.
+    made.__module__ = sys._getframe(depth).f_globals["__name__"]
     made.__doc__ = _docstring(function, [field[0] for field in fields], base)
     return made
 

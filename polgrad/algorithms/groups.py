@@ -57,7 +57,7 @@ class GroupLoss:
             loss=lambda outputs, batch: self.loss(outputs, batch, context),
             unit=Group(),
             policies={"reference": Initial()} if "logratio" in self._names() else {},
-            reuse=self.corrects,
+            reuse=self.reuses(),
             warnings=common.inert_on_policy(common.changed(self, self.ratio_settings))
             if context.on_policy
             else (),
@@ -77,6 +77,10 @@ class GroupLoss:
         given = {name: x for name, x in given.items() if name in names}
         loss = type(self).function(**given, **self._settings())
         return masking.weighted_sum(loss, batch["weights"]), {}
+
+    def reuses(self) -> bool:
+        """Whether a rollout may serve several updates."""
+        return self.corrects
 
     def scores(self, logp: Array, behavior_logp: Array, mask: Array) -> Array:
         """The score of each sample, for functions that rank samples by one."""
@@ -111,6 +115,10 @@ class ScoredGroupLoss(GroupLoss):
 
     score: Literal["log_l", "l_ratio"] = "log_l"
 
+    def reuses(self):
+        """Only the ratio corrects for samples of an earlier policy."""
+        return self.score == "l_ratio"
+
     def scores(self, logp, behavior_logp, mask):
         """`losses.sequence_score`."""
         flat = [x.reshape(-1, x.shape[-1]) for x in (logp, behavior_logp, mask)]
@@ -134,7 +142,6 @@ DisCOB = settings_of(
     "DisCOB",
     ScoredGroupLoss,
     choices={"surrogate": ("identity", "logistic", "hinge", "squared_hinge")},
-    corrects=True,
 )
 BestOfN = settings_of(
     losses.best_of_n,

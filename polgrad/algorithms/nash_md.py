@@ -29,7 +29,7 @@ class NashMD:
     reward_scale: float = 4.0
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size."""
+        """The functions for a run of this size."""
         in_range("tau", self.tau, low=0.0)
         in_range("mixture", self.mixture, low=0.0, high=1.0)
         in_range("reward_scale", self.reward_scale, low=0.0, above=True)

@@ -27,7 +27,7 @@ class NFT:
     aggregation: Literal["sequence", "token", "sequence_sum", "constant"] = "token"
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size."""
+        """The functions for a run of this size."""
         if self.like != "none":
             common.need_group(self, context, 2)
 

@@ -19,6 +19,7 @@ from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.whole import splits
 from polgrad.contract import Algorithm, Batch, Collect, Context, Initial, Outputs, Pair
 
+BEST_AND_WORST = ("chosen", "rejected")
 _INPUT = re.compile(r"(\w+?)_(logratio|reference_logp|logp|lengths)")
 
 
@@ -66,7 +67,8 @@ class PairLoss:
           ValueError: if pairs are to be made of samples, and there is no second sample, or the
             loss reads a third answer.
         """
-        needs_reference = any(kind != "logp" for _, kind in self.inputs().values())
+        kinds = {kind for _, kind in self.inputs().values()}
+        needs_reference = bool(kinds & {"logratio", "reference_logp"})
         algorithm = Algorithm(
             prepare=lambda state, experience, key: (state, *self.prepare(experience, context)),
             loss=self.loss,
@@ -77,10 +79,11 @@ class PairLoss:
         )
         if self.pairs == "samples":
             common.need_group(self, context, 2)
-            if len(self.roles()) > 2:
+            if set(self.roles()) != set(BEST_AND_WORST):
+                third = "; or set third to 'chosen'" if hasattr(self, "third") else ""
                 raise ValueError(
                     f"pairs is 'samples', expected 'data': {type(self).__name__} reads the answers "
-                    f"{', '.join(self.roles())}, and samples make pairs; or set third to 'chosen'"
+                    f"{', '.join(self.roles())}, and samples make chosen and rejected{third}"
                 )
         return splits(algorithm) if self.whole else algorithm
 
@@ -90,6 +93,8 @@ class PairLoss:
         usable = jnp.array(True)
         if self.pairs == "samples":
             experience, usable = best_and_worst(experience, context.group_size)
+            order = jnp.array([BEST_AND_WORST.index(role) for role in self.roles()])
+            experience = {name: x[:, order] for name, x in experience.items()}
             metrics = {"pairs": usable.mean()}
         # Every answer must have a token that counts.
         usable &= (experience["mask"] != 0).any(-1).all(-1)
@@ -106,11 +111,19 @@ class PairLoss:
         if "valid" in names:
             settings["valid"] = weights > 0
         loss = type(self).function(**given, **settings)
-        chosen, rejected = list(given.values())[:2]
-        return masking.weighted_sum(loss, weights), {
-            "margin": ((weights * (chosen - rejected)).sum(), weights.sum()),
-            "pair_accuracy": ((weights * (chosen > rejected)).sum(), weights.sum()),
-        }
+        return masking.weighted_sum(loss, weights), self.metrics(given, weights)
+
+    def metrics(self, given: dict[str, Array], weights: Array) -> dict:
+        """`margin` and `pair_accuracy` of the log-ratios, or else of the log-probabilities."""
+        for kind in ("logratio", "logp"):
+            names = [f"{role}_{kind}" for role in BEST_AND_WORST]
+            if all(name in given for name in names):
+                chosen, rejected = (given[name] for name in names)
+                return {
+                    "margin": ((weights * (chosen - rejected)).sum(), weights.sum()),
+                    "pair_accuracy": ((weights * (chosen > rejected)).sum(), weights.sum()),
+                }
+        return {}
 
     def _input(self, outputs: Outputs, batch: Batch, role: str, kind: str) -> Array:
         """What is read of the answer in a role, one number a row."""
@@ -170,7 +183,7 @@ def best_and_worst(experience: Batch, group_size: int) -> tuple[Batch, Array]:
 
 
 def _of(name: str, function: Callable, base: type = PairLoss, **attributes) -> type:
-    return settings_of(function, name, base, **attributes)
+    return settings_of(function, name, base, depth=2, **attributes)
 
 
 DPO = _of("DPO", losses.dpo)

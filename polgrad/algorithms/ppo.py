@@ -45,7 +45,7 @@ class PPO:
     whiten: bool = True
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size."""
+        """The functions for a run of this size."""
         for name in ("discount", "lambda_"):
             in_range(name, getattr(self, name), low=0.0, high=1.0)
         for name in ("value_coefficient", "value_clip", "reference_kl", "entropy_coefficient"):

@@ -28,7 +28,9 @@ class SequenceLoss(SequencePolicyGradient):
 
 
 def _of(name: str, function: Callable) -> type:
-    return settings_of(function, name, SequenceLoss, ratio_settings=("clip_low", "clip_high"))
+    return settings_of(
+        function, name, SequenceLoss, depth=2, ratio_settings=("clip_low", "clip_high")
+    )
 
 
 LUSPO = _of("LUSPO", losses.luspo)

@@ -19,7 +19,7 @@ class Supervised:
     aggregation: Literal["token", "sequence", "sequence_sum"] = "token"
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions; the sizes of rollouts do not matter here."""
+        """The functions; the sizes of rollouts do not matter here."""
 
         def prepare(state, experience, key):
             weights = masking.weights(experience["mask"], mode=self.aggregation)

@@ -27,7 +27,7 @@ class TOPR:
     negative: tuple[float, float] = (0.0, 1.0)
 
     def build(self, context: Context) -> Algorithm:
-        """The four functions for a run of this size."""
+        """The functions for a run of this size."""
         in_range("scale", self.scale, low=0.0, above=True)
 
         def prepare(state, experience, key):

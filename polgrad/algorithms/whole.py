@@ -72,7 +72,9 @@ def whole_batch(loss: Loss, *, select: Select | None = None) -> tuple[Select, Lo
         total = batch[_VALUE].sum()
         for name, x in outputs._asdict().items():
             if x is not None:
-                moved = x - jax.lax.stop_gradient(x)
+                # A token that the policy excludes has no slope, and minus infinity no difference.
+                finite = jnp.where(jnp.isfinite(x), x, 0.0)
+                moved = finite - jax.lax.stop_gradient(finite)
                 total += (jax.lax.stop_gradient(batch[_SLOPE + name]) * moved).sum()
         metrics = {
             name.removeprefix(_METRIC): (x[:, 0].sum(), x[:, 1].sum())

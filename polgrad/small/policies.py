@@ -47,11 +47,8 @@ class Policy(Protocol):
           The arrays of `rollouts.Rollout` by name, with N = Q samples rows.
         """
 
-    def forward(self, params: Any, batch: Batch, *, needs: Needs, samples: int = 1) -> Outputs:
-        """The policy's outputs for a batch; `samples` neighbouring rows have one prompt.
-
-        The entropy is always there, for the metrics.
-        """
+    def forward(self, params: Any, batch: Batch, *, needs: Needs) -> Outputs:
+        """The policy's outputs for a batch; the entropy is always there, for the metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +102,7 @@ class FeaturePolicy:
             "sample_ids": jnp.tile(jnp.arange(samples, dtype=jnp.uint32), count // samples),
         }
 
-    def forward(self, params, batch, *, needs, samples=1):
+    def forward(self, params, batch, *, needs):
         """Log-probabilities and entropies.
 
         Raises:
@@ -114,13 +111,8 @@ class FeaturePolicy:
         if needs.values:
             raise ValueError("a FeaturePolicy has no value head; take a NetworkPolicy")
         tokens, mask = batch["completions"], batch["mask"] > 0
-        features, shape = batch["prompts"], tokens.shape
-        if samples > 1 and tokens.ndim == 2:
-            # A prompt passes through the first layer once for all its samples.
-            features = features[::samples, None]
-            tokens = tokens.reshape(-1, samples, shape[-1])
-        logits = self.network.logits(params, features, tokens)
-        logp, entropy = (x.reshape(shape) for x in token_statistics(logits, tokens))
+        logits = self.network.logits(params, batch["prompts"], tokens)
+        logp, entropy = token_statistics(logits, tokens)
         return Outputs(jnp.where(mask, logp, 0.0), jnp.where(mask, entropy, 0.0))
 
 
@@ -170,7 +162,7 @@ class NetworkPolicy:
         )
         return rollout._asdict()
 
-    def forward(self, params, batch, *, needs, samples=1):
+    def forward(self, params, batch, *, needs):
         """`training.score`."""
         scoring = Scoring(
             temperature=self.sampling.temperature,

@@ -174,21 +174,15 @@ class _Loop:
         self.algorithm: Algorithm = settings.build(context)
         self.policies = dict(self.algorithm.policies)
         self._check(type(settings).__name__, updates)
-        rows = self.algorithm.rows(schedule.questions, schedule.group)
-        # Mini-batches are shuffled rows, which no longer lie by prompts.
-        grouped = schedule.mini_batches == 1 and rows > schedule.questions
-        self.update = step.update_of(
-            functools.partial(
-                policy.forward,
-                needs=self.algorithm.needs,
-                samples=schedule.group if grouped else 1,
-            ),
-            self.algorithm,
-            optimizer,
-        )
+        forward = functools.partial(policy.forward, needs=self.algorithm.needs)
+        self.update = step.update_of(forward, self.algorithm, optimizer)
 
     def _check(self, name: str, updates: int) -> None:
         schedule, algorithm = self.schedule, self.algorithm
+        algorithm.check()
+        for size in ("rollouts", "questions", "group", "epochs"):
+            if getattr(schedule, size) < 1:
+                raise ValueError(f"{size} is {getattr(schedule, size)}, expected at least 1")
         if schedule.points < 1 or schedule.rollouts % schedule.points:
             raise ValueError(
                 f"points is {schedule.points}, expected a divisor of rollouts = {schedule.rollouts}"
@@ -243,7 +237,7 @@ class _Loop:
         metrics = {**metrics, **prepared, **seen}
         state = state._replace(
             step=state.step + 1,
-            algorithm=self.algorithm.observe(state.algorithm, metrics),
+            algorithm=step.observed(self.algorithm, state.algorithm, metrics),
             policies=named_policies.after_updates(self.policies, state.policies, state.trainable),
         )
         return state, {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
@@ -290,8 +284,10 @@ class _Loop:
 
         experience, completions, mask = drawn(keys[0])
         rewards = self.task.reward(questions, completions, mask)
+        valid = jnp.isfinite(rewards)
         versus = self.algorithm.collect.samples.versus
         if versus is not None:
+            # A policy that is the sampling one itself is not held.
             other = Mixed(held.get(versus.name, params), versus.weight)
             _, others, others_mask = drawn(keys[1], other)
             if hasattr(self.task, "prefer"):
@@ -301,11 +297,21 @@ class _Loop:
             else:
                 against = self.task.reward(questions, others, others_mask)
                 experience["opponent_rewards"] = against.reshape(-1)
-        valid = jnp.isfinite(rewards)
+        for name in ("preferences", "opponent_rewards"):
+            if name in experience:
+                known = jnp.isfinite(experience[name])
+                experience[name] = jnp.where(known, experience[name], 0.0)
+                valid &= known.reshape(valid.shape)
         rewards = jnp.where(valid, rewards, 0.0)
         experience |= {"rewards": rewards.reshape(-1), "valid": valid.reshape(-1)}
         count = jnp.maximum(valid.sum(), 1)
-        return experience, {"reward_mean": rewards.sum() / count}
+        mean = rewards.sum() / count
+        spread = jnp.where(valid, jnp.square(rewards - mean), 0.0).sum() / count
+        return experience, {
+            "reward_mean": mean,
+            "reward_std": jnp.sqrt(spread),
+            "completion_length": mask.sum(-1).mean(),
+        }
 
     def _answers(self, questions, prompts) -> Batch:
         columns = self.algorithm.collect.columns

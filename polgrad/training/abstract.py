@@ -15,6 +15,7 @@ ARGUMENTS = {
     "loss": ("outputs", "batch"),
     "init": ("key",),
     "select": ("outputs", "batch", "key"),
+    "observe": ("state", "metrics"),
 }
 """What the loop calls an algorithm's functions with."""
 
@@ -73,8 +74,10 @@ def experience(
     }
 
 
-EVERY_STEP = ("loss", "gradient_norm", "entropy", "reward_mean", "reward_std", "completion_length")
-"""Metrics that `observe` finds in every step, besides the algorithm's own and `kl_NAME`."""
+UPDATES = ("loss", "gradient_norm", "entropy")
+SAMPLED = ("reward_mean", "reward_std", "completion_length")
+"""Metrics that `observe` finds in every step, and in every step that samples, besides the
+algorithm's own and `kl_NAME`."""
 
 
 def _check_units(algorithm: Algorithm, batch: Batch) -> None:
@@ -112,6 +115,7 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
         algorithm that reads what it did not require, or that takes other arguments.
     """
     _check_arguments(algorithm, name)
+    algorithm.check()
     key = jax.eval_shape(lambda: jax.random.key(0))
     given = experience(algorithm, context, prompts=2, prompt_length=1, preferences=preferences)
 
@@ -126,7 +130,8 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
             values if algorithm.needs.values else None,
         )
         loss, measured = algorithm.loss(outputs, algorithm.select(outputs, batch, key))
-        reported = {name: jnp.zeros(()) for name in (*EVERY_STEP, *metrics, *measured)}
+        every = (*UPDATES, *(SAMPLED if algorithm.samples else ()))
+        reported = {name: jnp.zeros(()) for name in (*every, *metrics, *measured)}
         reported |= {f"kl_{name}": jnp.zeros(()) for name in algorithm.policies}
         return loss, algorithm.observe(state, reported)
 

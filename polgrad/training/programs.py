@@ -20,6 +20,7 @@ from polgrad.training.step import (
     make_scorer,
     make_selection,
     make_update,
+    observed,
 )
 
 
@@ -126,7 +127,7 @@ class Programs:
             self.abstract_state.params, self.sampling_params
         )
         self.prepare = jax.jit(algorithm.prepare)
-        self._observe = jax.jit(algorithm.observe)
+        self._observe = jax.jit(functools.partial(observed, algorithm))
         self._moved = jax.jit(
             functools.partial(named_policies.after_updates, self.policies),
             donate_argnums=0,

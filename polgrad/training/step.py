@@ -1,6 +1,6 @@
 """The compiled parts of a run: scoring a batch, and one optimiser update on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -122,6 +122,17 @@ def in_mini_batches(batch: Batch, key: Any, count: int) -> Batch:
     order = jax.random.permutation(key, size)
     batch = {**batch, "weights": batch["weights"] * count}
     return jax.tree.map(lambda x: x[order].reshape(count, size // count, *x.shape[1:]), batch)
+
+
+def observed(algorithm: Algorithm, state: Any, metrics: Mapping[str, jax.Array]) -> Any:
+    """The algorithm's state after a step; the old one where the new one would not be finite.
+
+    A skipped update, or a rollout without a reward, has metrics that are no numbers.
+    """
+    new = algorithm.observe(state, metrics)
+    floats = [x for x in jax.tree.leaves(new) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    finite = jnp.stack([jnp.isfinite(x).all() for x in floats]).all() if floats else True
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
 
 
 def _asked_for(outputs: Outputs, algorithm: Algorithm) -> Outputs:

@@ -4,6 +4,7 @@ A dozen losses of pairs, answers and groups, one of each form.
 """
 
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -183,3 +184,54 @@ def test_a_third_answer_may_be_the_chosen_one():
     of_three = gradient(three, given, start)
     np.testing.assert_allclose(of_two[:, 0], of_three[:, 0] + of_three[:, 2], atol=1e-6)
     np.testing.assert_allclose(of_two[:, 1], of_three[:, 1], atol=1e-6)
+
+
+def reversed_roles(rejected_logp, chosen_logp):
+    """A loss whose arguments begin with the rejected answer."""
+    return -(chosen_logp - rejected_logp)
+
+
+def lengths_first(chosen_lengths, chosen_logp, rejected_logp, *, beta: float = 1.0):
+    """A loss that reads a length."""
+    return -beta * chosen_logp / chosen_lengths + rejected_logp
+
+
+def test_samples_take_their_roles_by_name():
+    settings = algorithms.settings_of(reversed_roles, "Reversed", algorithms.PairLoss)
+    algorithm = settings(pairs="samples").build(OFF)
+    given = experience(algorithm)
+    _, batch, _ = algorithm.prepare((), given, None)
+    pairs, usable = algorithms.pairs.best_and_worst(given, GROUP)
+    np.testing.assert_array_equal(batch["completions"][:, 1], pairs["completions"][:, 0])
+    np.testing.assert_array_equal(batch["completions"][:, 0], pairs["completions"][:, 1])
+    assert usable.any()
+    loss, metrics = algorithm.loss(Outputs(batch["behavior_logp"]), batch)
+    margin, count = metrics["margin"]
+    np.testing.assert_allclose(margin / count, -loss, rtol=1e-5)
+
+
+def test_a_loss_of_lengths_holds_no_reference_and_has_a_margin():
+    settings = algorithms.settings_of(lengths_first, "Lengths", algorithms.PairLoss)
+    algorithm = settings().build(OFF)
+    assert not algorithm.policies and settings().beta == 1.0
+    given = experience(algorithm)
+    _, batch, _ = algorithm.prepare((), given, None)
+    _, metrics = algorithm.loss(Outputs(batch["behavior_logp"]), batch)
+    chosen, rejected = columns(totals(batch["behavior_logp"], batch))
+    margin, count = metrics["margin"]
+    np.testing.assert_allclose(margin / count, (chosen - rejected).mean(), rtol=1e-5)
+
+
+def test_samples_make_no_other_roles():
+    with pytest.raises(ValueError, match="make chosen and rejected; or set third to 'chosen'"):
+        algorithms.TPO(pairs="samples").build(OFF)
+
+
+def test_settings_can_be_pickled():
+    for settings in (algorithms.DPO(beta=0.3), algorithms.CoPG(), algorithms.LUSPO()):
+        assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_disco_b_reuses_samples_only_with_a_ratio():
+    assert not algorithms.DisCOB().build(OFF).reuse
+    assert algorithms.DisCOB(score="l_ratio").build(OFF).reuse

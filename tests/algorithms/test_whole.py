@@ -131,3 +131,18 @@ def test_a_loss_that_is_no_number_is_refused():
     select, _ = algorithms.whole_batch(lambda outputs, batch: (outputs.logp.sum(-1), {}))
     with pytest.raises(ValueError, match=r"shape \[8\], expected \[\]"):
         select(outputs_of(x), given, jax.random.key(0))
+
+
+def test_a_token_that_the_policy_excludes_does_not_spoil_the_batch():
+    given, _ = batch()
+    logp = jnp.full((ROWS, T), -1.0).at[0, 0].set(-jnp.inf)
+
+    def loss(outputs, batch):
+        safe = jnp.where(jnp.isfinite(outputs.logp), outputs.logp, 0.0)
+        return (safe.sum(-1).mean() ** 2), {}
+
+    select, linear = algorithms.whole_batch(loss)
+    chosen = select(Outputs(logp), given, jax.random.key(0))
+    value, gradient = jax.value_and_grad(lambda x: linear(Outputs(x), chosen)[0])(logp)
+    np.testing.assert_allclose(value, loss(Outputs(logp), given)[0], rtol=1e-6)
+    assert np.isfinite(gradient).all() and gradient[0, 0] == 0.0

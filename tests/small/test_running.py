@@ -227,23 +227,90 @@ def test_named_policies_are_what_they_are_called():
 
 
 def test_nash_md_plays_against_its_mixture():
-    """With the initial policy as opponent at weight 1, an opponent that always loses is preferred to."""
+    """At weight 1 the opponent's completions are those of the initial policy, at 0 the policy's own."""
 
-    class Preferring(Counting):
+    class Recording(Counting):
         def prefer(self, questions, completions, others):
-            return jnp.ones(completions.shape[:2])
+            return others[..., 0] / 20.0
 
-    settings = algorithms.NashMD(mixture=1.0)
     policy = language_policy()
-    _, curves = jax.jit(lambda: run(settings, policy=policy, task=Preferring()))()
-    np.testing.assert_allclose(curves["preference"][1:], 1.0)
-    _, curves = jax.jit(lambda: run(settings, policy=policy, task=Counting()))()
-    assert (np.abs(curves["preference"][1:] - 0.5) < 0.3).all()
+    initial, params = (
+        jax.tree.map(lambda x: 3.0 * x, policy.init(jax.random.key(n))) for n in (1, 2)
+    )
+    for weight, opponent in ((1.0, initial), (0.0, params)):
+        settings = algorithms.NashMD(mixture=weight)
+        loop = small.running._Loop(settings, policy, Recording(), SCHEDULE, optax.sgd(0.1))
+        key = jax.random.key(5)
+        experience, _ = loop._experience(params, {"reference": initial}, key)
+        keys = [jax.random.fold_in(key, n) for n in range(3)]
+        questions = loop.task.draw(keys[0], SCHEDULE.questions)
+        prompts = policy.prompts(questions)
+        rows = policy.sample(opponent, prompts, questions, keys[2], samples=SCHEDULE.group)
+        np.testing.assert_allclose(
+            experience["preferences"], rows["completions"][:, 0] / 20.0, rtol=1e-6
+        )
+
+
+def test_an_opponent_without_a_reward_makes_the_sample_invalid():
+    class Sometimes(Counting):
+        calls = 0
+
+        def reward(self, questions, completions, mask):
+            self.calls += 1
+            rewards = super().reward(questions, completions, mask)
+            return rewards.at[0].set(jnp.nan) if self.calls == 2 else rewards
+
+    loop = small.running._Loop(
+        algorithms.NashMD(), language_policy(), Sometimes(), SCHEDULE, optax.sgd(0.1)
+    )
+    params = loop.policy.init(jax.random.key(1))
+    experience, _ = loop._experience(params, {"reference": params}, jax.random.key(5))
+    assert not experience["valid"][: SCHEDULE.group].any()
+    assert experience["valid"][SCHEDULE.group :].all()
+    assert np.isfinite(experience["opponent_rewards"]).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+    """Counts what `observe` sees; its loss is not a number once."""
+
+    def build(self, context):
+        def prepare(state, experience, key):
+            kept = {name: experience[name] for name in named(experience)}
+            bad = jnp.where(state[1] == 1, jnp.nan, 1.0)
+            rows = len(experience["rewards"])
+            batch = kept | {"weights": jnp.ones(rows), "bad": jnp.full(rows, bad)}
+            return (state[0], state[1] + 1), batch, {}
+
+        def loss(outputs, batch):
+            return (outputs.logp.sum(-1) * batch["bad"]).sum(), {}
+
+        return Algorithm(
+            init=lambda key: (jnp.zeros(()), jnp.zeros((), jnp.int32)),
+            prepare=prepare,
+            loss=loss,
+            observe=lambda state, metrics: (0.5 * state[0] + metrics["loss"], state[1]),
+        )
+
+
+def test_a_skipped_update_leaves_the_state_that_observes():
+    loop = small.running._Loop(Counter(), POLICY, WORLD, SCHEDULE, optax.sgd(1e-3))
+    state = loop.first(POLICY.init(jax.random.key(2)), jax.random.key(3))
+    seen = []
+    for number in range(3):
+        key = jax.random.fold_in(jax.random.key(4), number)
+        state, metrics = loop.step(state, state.trainable, key, number)
+        seen.append((float(state.algorithm[0]), float(metrics["loss"]), int(state.skipped)))
+    (first, loss, _), (second, bad, skipped), (third, last, _) = seen
+    assert first == pytest.approx(loss) and np.isnan(bad) and skipped == 1
+    assert second == first
+    assert third == pytest.approx(0.5 * second + last)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"schedule": SCHEDULE._replace(epochs=0)}, "epochs is 0, expected at least 1"),
         (
             {"schedule": SCHEDULE._replace(points=4)},
             "points is 4, expected a divisor of rollouts = 6",
