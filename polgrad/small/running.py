@@ -137,7 +137,9 @@ def program(
     def init(key, params=None):
         params = policy.init(jax.random.fold_in(key, 2)) if params is None else params
         state = loop.first(params, jax.random.fold_in(key, 3))
-        return state, params, loop.no_metrics(state, params)
+        # The carry may be donated, so that no two of its arrays may be one.
+        initial = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+        return state, initial, loop.no_metrics(state, params)
 
     def stretch(carry, key, point):
         rollout_key, evaluation_key = (jax.random.fold_in(key, n) for n in (0, 1))

@@ -123,7 +123,7 @@ def test_a_loop_on_the_host_gives_the_same_run():
         schedule=SCHEDULE,
         optimizer=optax.adam(1e-2),
     )
-    key, stretch = jax.random.key(1), jax.jit(parts.stretch)
+    key, stretch = jax.random.key(1), jax.jit(parts.stretch, donate_argnums=0)
     carry = parts.init(key)
     for point in range(parts.points + 1):
         carry, _ = stretch(carry, key, point)
