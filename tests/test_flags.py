@@ -6,9 +6,10 @@ import typing
 
 import pages
 import pytest
+from schemas import COMMANDS
 
 from polgrad import _flags, _ranges, algorithms, cli
-from polgrad.training import config, rehearsal
+from polgrad.training import config
 
 
 def of_train(name):
@@ -25,14 +26,7 @@ SCHEMAS = {
     "train": of_train("grpo"),
     "ppo": of_train("ppo"),
     "dpo": of_train("dpo"),
-    "sample": cli.Sample,
-    "evaluate": cli.Evaluate,
-    "export": cli.Export,
-    "run": cli.RunExperiment,
-    "sweep": cli.Sweep,
-    "report": cli.Report,
-    "compile": rehearsal.Rehearsal,
-    "list": cli.Listing,
+    **COMMANDS,
 }
 RATE = "--optimizer.learning-rate"
 

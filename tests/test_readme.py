@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from schemas import COMMANDS
 
 from polgrad import _flags, algorithms, cli, conformance, experiments, training
 from polgrad.experiments import settings, sweeping
-from polgrad.training import rehearsal
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
@@ -42,6 +42,23 @@ def test_the_notebook_example_runs_and_is_ten_lines(capsys):
     assert values.size == 12 and values[0] < 0 and values[2] == 0
 
 
+def short_run(tmp_path, task, algorithm, **changes):
+    """Two steps of an algorithm in a file, on a file of problems."""
+    config = TrainConfig(
+        task=str(tmp_path / task),
+        algorithm=str(tmp_path / algorithm),
+        steps=2,
+        out=str(tmp_path / "run"),
+        mesh="data=1",
+        data=Data(held_out=0.0),
+        small=Small(layers=1, width=16, heads=2, mlp=32),
+        evaluation=Evaluation(problems=0),
+        saving=Saving(tensorboard=False),
+        **changes,
+    )
+    return training.train(config, quiet=True)
+
+
 def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     code = block("Add a loss in ten lines")
     assert len(lines(code)) <= 10
@@ -49,21 +66,12 @@ def test_the_loss_of_ten_lines_is_ten_lines_and_trains(tmp_path):
     (tmp_path / "short.py").write_text("def f(p, completion, e):\n    return -len(completion)\n")
     rows = [{"prompt": f"{i}=", "answer": str(i)} for i in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    outcome = training.train(
-        TrainConfig(
-            task=str(tmp_path / "rows.jsonl"),
-            algorithm=f"{tmp_path / 'mine.py'}:SoftClip",
-            steps=2,
-            out=str(tmp_path / "run"),
-            mesh="data=1",
-            data=Data(held_out=0.0),
-            small=Small(layers=1, width=16, heads=2, mlp=32),
-            rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
-            rewards=Rewards(functions=(f"{tmp_path / 'short.py'}:f",)),
-            evaluation=Evaluation(problems=0),
-            saving=Saving(tensorboard=False),
-        ),
-        quiet=True,
+    outcome = short_run(
+        tmp_path,
+        "rows.jsonl",
+        "mine.py:SoftClip",
+        rollouts=Rollouts(prompts=4, group_size=4, max_tokens=3),
+        rewards=Rewards(functions=(f"{tmp_path / 'short.py'}:f",)),
     )
     assert outcome.parts.config.settings.width == 0.2
     assert outcome.metrics["gradient_norm"] > 0 and outcome.metrics["skipped_updates"] == 0
@@ -75,20 +83,8 @@ def test_the_pair_loss_of_the_readme_trains_and_is_its_function(tmp_path):
     (tmp_path / "pairs.py").write_text(code)
     rows = [{"prompt": f"{i}=", "chosen": str(i), "rejected": "x"} for i in range(8)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    outcome = training.train(
-        TrainConfig(
-            task=str(tmp_path / "pairs.jsonl"),
-            algorithm=f"{tmp_path / 'pairs.py'}:SquaredHinge",
-            steps=2,
-            out=str(tmp_path / "run"),
-            mesh="data=1",
-            data=Data(held_out=0.0),
-            small=Small(layers=1, width=16, heads=2, mlp=32),
-            rollouts=Rollouts(prompts=4),
-            evaluation=Evaluation(problems=0),
-            saving=Saving(tensorboard=False),
-        ),
-        quiet=True,
+    outcome = short_run(
+        tmp_path, "pairs.jsonl", "pairs.py:SquaredHinge", rollouts=Rollouts(prompts=4)
     )
     assert outcome.parts.config.settings.beta == 0.1
     assert outcome.metrics["gradient_norm"] > 0
@@ -171,14 +167,7 @@ def commands():
 
 SCHEMAS = {
     "train": TrainConfig,
-    "sample": cli.Sample,
-    "evaluate": cli.Evaluate,
-    "export": cli.Export,
-    "run": cli.RunExperiment,
-    "sweep": cli.Sweep,
-    "report": cli.Report,
-    "compile": rehearsal.Rehearsal,
-    "list": cli.Listing,
+    **COMMANDS,
 }
 
 

@@ -216,6 +216,14 @@ TPO = _of("TPO", losses.tpo, _GoldAnswer)
 
 @dataclasses.dataclass(frozen=True)
 class OnlineDPO(DPO):
-    __doc__ = DPO.__doc__.replace(DPO.__doc__.partition("\n")[0], "DPO on pairs of samples.", 1)
+    """DPO on the best and the worst sample of each prompt (Guo et al. 2024, arXiv:2402.04792).
+
+    The loss is `losses.dpo`. Prompts whose samples all have the same reward make no pair.
+
+    Attributes:
+      pairs: as in `DPO`; `"samples"` by default.
+      beta: strength of the KL to the initial policy, positive.
+      label_smoothing: probability that a label is wrong, in [0, 0.5].
+    """
 
     pairs: Literal["data", "samples"] = dataclasses.field(default="samples", kw_only=True)

@@ -77,11 +77,11 @@ class OnSamples:
 
     def weights(self, mask: Float[Array, "B T"], context: Context) -> Array:
         """The weight of each loss in the sum; of the shape of the surrogate."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method weights(mask, context)")
 
     def total(self, loss: Array, terms: list[Array], batch: Batch) -> Float[Array, ""]:
         """The weighted sum of the surrogate and of further terms, which have a number a token."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method total(loss, terms, batch)")
 
     def clipped(
         self,
@@ -304,11 +304,8 @@ class PolicyGradient(OnSamples):
 
 
 @dataclasses.dataclass(frozen=True)
-class SequencePolicyGradient(OnSamples):
-    """A loss of whole answers with GRPO's advantage; each answer counts the same.
-
-    A subclass gives `surrogate`, which takes advantages [B] and returns one loss an answer. The KL
-    and the entropy, if any, are means over the answer's tokens.
+class GroupAdvantage(OnSamples):
+    """GRPO's advantage: rewards less the mean of their group, scaled.
 
     Attributes:
       scale: divide the centred rewards by the deviation of the `group`, the `batch`, or nothing.
@@ -321,6 +318,15 @@ class SequencePolicyGradient(OnSamples):
     def advantages(self, rewards, valid):
         """`advantages.group_relative` of the groups."""
         return advantages.group_relative(rewards, scale=self.scale, valid=valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequencePolicyGradient(GroupAdvantage):
+    """A loss of whole answers with GRPO's advantage; each answer counts the same.
+
+    A subclass gives `surrogate`, which takes advantages [B] and returns one loss an answer. The KL
+    and the entropy, if any, are means over the answer's tokens.
+    """
 
     def weights(self, mask, context):
         """`masking.weights` of the answers that have a token that counts."""
@@ -370,19 +376,8 @@ class RatioClip(PolicyGradient):
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupRelative(PolicyGradient):
+class GroupRelative(GroupAdvantage, PolicyGradient):
     """A policy gradient with GRPO's advantage: rewards less the mean of their group, scaled.
 
     Use it as the base of a token loss of your own: give `surrogate` and the settings that it reads.
-
-    Attributes:
-      scale: divide the centred rewards by the deviation of the `group`, the `batch`, or nothing.
     """
-
-    group_statistics: ClassVar[bool] = True
-
-    scale: Literal["group", "batch", "none"] = "group"
-
-    def advantages(self, rewards, valid):
-        """`advantages.group_relative` of the groups."""
-        return advantages.group_relative(rewards, scale=self.scale, valid=valid)

@@ -188,7 +188,10 @@ def test_a_note_names_the_versions_that_differ(then, told):
 
 
 def test_what_one_process_writes_it_writes_where_all_meet(sums, tmp_path, quick, monkeypatch):
-    """Elsewhere an error of the first one would leave the others waiting for it."""
+    """The first process writes only where all processes meet.
+
+    If it failed anywhere else, the other processes would wait for it.
+    """
     settings = sampled(sums, tmp_path / "a", track_kl=True, evaluation=Evaluation(problems=2))
     meetings, alone = [], []
 
