@@ -208,8 +208,19 @@ def _merged(kinds: Mapping[str, type], current: Any) -> Any:
             )
             fields.append((name, Annotated[kind if value is not None else kind | None, told]))
             values[name] = value
-    made = dataclasses.make_dataclass("Settings", fields, frozen=True)
-    return made(**values)
+    specified = [
+        (
+            name,
+            annotation,
+            dataclasses.field(default_factory=functools.partial(_same, values[name])),
+        )
+        for name, annotation in fields
+    ]
+    return dataclasses.make_dataclass("Settings", specified, frozen=True)()
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
