@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Array, Int, Key
 
 from polgrad.contract import Batch, Needs, Outputs
-from polgrad.policies.small import token_statistics
+from polgrad.policies.distributions import token_statistics
 from polgrad.rollouts import Sampling, generate_fixed
 from polgrad.training.scoring import Scoring, score
 
@@ -53,10 +53,10 @@ class Policy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
-    """A network over feature vectors whose completions all have one length (`policies.small`).
+    """A network over feature vectors whose completions all have one length.
 
     Attributes:
-      network: with `init`, `logits` and `sample`, such as `policies.AutoregressiveMLP`.
+      network: with `init`, `logits` and `sample`, such as `small.AutoregressiveMLP`.
       features: questions to feature vectors [Q, F], such as a world's method.
     """
 
