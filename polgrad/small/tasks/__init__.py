@@ -34,6 +34,10 @@ class Task(Protocol):
     preferred to the opponent's; and `answers(questions, columns) -> (completions, mask)`, both
     `[Q, R, T]` with an answer for each of R columns such as `chosen` and `rejected`.
 
+    Where `draw` gives rows of data, `asked(rows)` gives the questions that the policy reads, and
+    `logged(rows)` the samples that stand in place of the policy's (see `small.Log`); a task with
+    `logged` needs no `reward`.
+
     Attributes:
       size: how many different questions there are; `ids` are below it.
     """
