@@ -13,7 +13,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import tyro
@@ -74,11 +74,12 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "resume-from-checkpoint": ("--resume",),
     "temp": ("--rollouts.temperature", "--temperature"),
     "tp tensor-parallel-size fsdp-size dp data-parallel-size": ("--mesh",),
-    "beta kl kl-coef kl-loss-coef kl-coeff kl-coefficient kl-beta init-kl-coef": (
-        "--settings.reference-kl",
+    "beta reference-kl kl-coef kl-loss-coef kl-coeff kl-coefficient kl-beta init-kl-coef": (
+        "--settings.kl.coefficient",
         "--settings.beta",
         "--settings.kl-coefficient",
     ),
+    "ent-coef entropy-coef entropy-coeff entropy-coefficient": ("--settings.entropy.coefficient",),
     "cliprange clip-range clip-eps clip-ratio epsilon epsilon-low epsilon-high": (
         "--settings.clip-low",
         "--settings.clip-high",
@@ -126,7 +127,12 @@ class Flag(NamedTuple):
 
 
 def parsed(
-    schema: type, arguments: Sequence[str], prog: str, switches: Sequence[str] = (), **settings: Any
+    schema: type,
+    arguments: Sequence[str],
+    prog: str,
+    switches: Sequence[str] = (),
+    finish: Callable[[Any, Set[str]], Any] = lambda instance, given: instance,
+    **settings: Any,
 ) -> Any:
     """The command line as an instance of a dataclass, with every value in its range.
 
@@ -135,6 +141,8 @@ def parsed(
       arguments: the command line behind the command.
       prog: the command, for the help.
       switches: flags without a value that the caller has read already, such as `--no-cache`.
+      finish: `(instance, given) -> instance`, where the schema stands for another class; `given` are
+        the flags that were typed, such as "settings.clip_high".
       **settings: passed to `tyro.cli`, such as `default`.
 
     Returns:
@@ -162,7 +170,9 @@ def parsed(
     except ValueError as error:
         raise FlagError(str(error)) from error
     sys.stderr.write(told.getvalue())
+    given = {_normal(a.partition("=")[0])[2:].replace("-", "_") for a in arguments if _is_flag(a)}
     try:
+        instance = finish(instance, given)
         _ranges.check(instance)
     except ValueError as error:
         raise FlagError(str(error)) from None
@@ -175,8 +185,10 @@ def _flags(schema: type, prefix: str = "") -> Iterator[Flag]:
     for field in dataclasses.fields(schema):
         annotation = Any if declared is None else declared[field.name]
         kind, marked = _ranges.marks(annotation)
+        # `_parts` gives a field another name.
+        called = next((mark.name for mark in marked if getattr(mark, "name", None)), field.name)
         if dataclasses.is_dataclass(kind):
-            yield from _flags(kind, f"{prefix}{_dashed(field.name)}.")
+            yield from _flags(kind, f"{prefix}{_dashed(called)}.")
             continue
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from polgrad import _compilers, _flags, _interrupt, _names
+from polgrad import _compilers, _flags, _interrupt, _names, _parts
 from polgrad._outside import OutsideError, printable, reason
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 
@@ -300,30 +300,44 @@ def _train_settings(arguments: list[str]) -> Any:
             settings = found()
     except (ValueError, ImportError, OSError) as error:
         return _fail(error, 2)
-    schema = config.TrainConfig
-    if isinstance(found, type):
-        # The settings' own type makes each of them a flag, with its default and its help.
-        schema = dataclasses.make_dataclass(
-            "TrainConfig",
-            [("settings", found, dataclasses.field(default_factory=found))],
-            bases=(config.TrainConfig,),
-            frozen=True,
-        )
-        schema.__doc__ = config.TrainConfig.__doc__
+    schema = train_schema(settings) if isinstance(found, type) else config.TrainConfig
+
+    def finish(parsed, typed):
+        fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
+        if not isinstance(found, type):
+            fields["settings"] = found
+        elif _parts.has_choices(found):
+            fields["settings"] = _parts.from_flags(
+                found, parsed.settings, settings, typed, "settings"
+            )
+        return config.TrainConfig(**fields)
+
     names = [f.name for f in dataclasses.fields(config.TrainConfig) if f.name != "settings"]
-    values = {name: getattr(base, name) for name in names}
-    default = schema(**values, settings=settings if isinstance(found, type) else None)
-    parsed = _flags.parsed(schema, arguments, "polgrad train", (NO_CACHE,), default=default)
-    fields = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config.TrainConfig)}
-    if not isinstance(found, type):
-        fields["settings"] = found
+    default = schema(**{name: getattr(base, name) for name in names})
+    parsed = _flags.parsed(schema, arguments, "polgrad train", (NO_CACHE,), finish, default=default)
     try:
-        _refuse_address(fields["saving"], raw, source, arguments)
-        return building.build(config.TrainConfig(**fields))
+        _refuse_address(parsed.saving, raw, source, arguments)
+        return building.build(parsed)
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except hosts.HostError as error:
         return _fail(error, 1)
+
+
+def train_schema(settings: Any) -> type:
+    """The options of `polgrad train`; each of an algorithm's settings is a flag with its help."""
+    from polgrad.training import config
+
+    has_choices = _parts.has_choices(type(settings))
+    flat = _parts.as_flags(type(settings), settings) if has_choices else settings
+    schema = dataclasses.make_dataclass(
+        "TrainConfig",
+        [("settings", type(flat), dataclasses.field(default=flat))],
+        bases=(config.TrainConfig,),
+        frozen=True,
+    )
+    schema.__doc__ = config.TrainConfig.__doc__
+    return schema
 
 
 def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list[str]]:

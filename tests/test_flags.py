@@ -11,21 +11,10 @@ from schemas import COMMANDS
 from polgrad import _flags, _ranges, algorithms, cli
 from polgrad.training import config
 
-
-def of_train(name):
-    """The schema of `polgrad train --algorithm NAME`."""
-    found = algorithms.find(name)
-    field = ("settings", found, dataclasses.field(default_factory=found))
-    bases = (config.TrainConfig,)
-    schema = dataclasses.make_dataclass("TrainConfig", [field], bases=bases, frozen=True)
-    schema.__doc__ = config.TrainConfig.__doc__
-    return schema
-
-
 SCHEMAS = {
-    "train": of_train("grpo"),
-    "ppo": of_train("ppo"),
-    "dpo": of_train("dpo"),
+    "train": cli.train_schema(algorithms.GRPO()),
+    "ppo": cli.train_schema(algorithms.PPO()),
+    "dpo": cli.train_schema(algorithms.DPO()),
     **COMMANDS,
 }
 RATE = "--optimizer.learning-rate"
@@ -45,8 +34,8 @@ UNKNOWN = [
     ("train", "--model x", ["--policy"]),
     ("train", "--model_name_or_path x", ["--policy"]),
     ("train", "--dataset x", ["--task"]),
-    ("train", "--beta 1", ["--settings.reference-kl"]),
-    ("ppo", "--kl-coef 1", ["--settings.reference-kl"]),
+    ("train", "--beta 1", ["--settings.kl.coefficient"]),
+    ("ppo", "--kl-coef 1", ["--settings.kl.coefficient"]),
     ("dpo", "--beta 1", ["--settings.beta"]),
     ("ppo", "--gamma 1", ["--settings.discount"]),
     ("ppo", "--gae-lambda 1", ["--settings.lambda_"]),
@@ -248,12 +237,8 @@ def test_what_only_the_parser_finds_is_one_line_too(command, line, words, monkey
 
 
 def test_every_flag_that_is_pointed_to_is_there():
-    known = {flag.name for schema in SCHEMAS.values() for flag in _flags._flags(schema)}
-    known |= {
-        f"--settings.{_flags._dashed(field.name)}"
-        for found in algorithms.NAMES.values()
-        for field in dataclasses.fields(found)
-    }
+    schemas = [cli.train_schema(found()) for found in algorithms.NAMES.values()]
+    known = {flag.name for s in (*schemas, *SCHEMAS.values()) for flag in _flags._flags(s)}
     targets = {flag for flags in _flags.ELSEWHERE.values() for flag in flags}
     assert targets <= known
     names = [name for names in _flags.ELSEWHERE for name in names.split()]

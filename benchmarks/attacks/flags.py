@@ -47,7 +47,7 @@ NUMBERS = {
     "hosts.deadline": ("0", "-1", "nan"),
     "settings.clip-low": ("nan", "-0.1", "1.5"),
     "settings.clip-high": ("nan", "-0.1"),
-    "settings.reference-kl": ("nan", "-1", "inf"),
+    "settings.kl.coefficient": ("nan", "-1", "inf"),
     "settings.entropy-bonus": ("nan", "inf"),
 }
 CHOICES = {
@@ -174,7 +174,7 @@ def attacks() -> list[Attack]:
         Attack("flags: config that is no object", (*TRAIN, "--config", "sums.jsonl")),
         Attack(
             "flags: an overlong buffer that is longer than an answer",
-            (*TRAIN, "--algorithm", "dapo", "--settings.overlong-buffer", "100"),
+            (*TRAIN, "--algorithm", "dapo", "--settings.overlong.buffer", "100"),
         ),
         Attack("flags: a group of one", (*TRAIN, "--rollouts.group-size", "1")),
         Attack("flags: dpo on answers", (*TRAIN, "--algorithm", "dpo")),

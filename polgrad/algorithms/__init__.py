@@ -4,6 +4,7 @@ Each is a frozen dataclass of settings with `build(context) -> Algorithm`, pure 
 """
 
 from polgrad import _names
+from polgrad.algorithms import estimators, surrogates
 from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG
@@ -47,19 +48,22 @@ from polgrad.algorithms.pairs import (
 from polgrad.algorithms.policy_gradient import (
     GroupRelative,
     PolicyGradient,
-    RatioClip,
     SequencePolicyGradient,
+    TokenPolicyGradient,
 )
 from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
-from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence, SequenceLoss
+from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence
 from polgrad.algorithms.supervised import Supervised
+from polgrad.algorithms.surrogates import SequenceLoss
+from polgrad.algorithms.terms import KL, Entropy, OverlongPenalty, RewardKL, TruncatedWeights
 from polgrad.algorithms.topr import TOPR
 from polgrad.algorithms.whole import splits, whole_batch
 from polgrad.contract import Algorithm, Context, Outputs
 
 NAMES = {
     "supervised": Supervised,
+    "policy_gradient": PolicyGradient,
     "reinforce": Reinforce,
     "reinforce_plus_plus": ReinforcePlusPlus,
     "rloo": RLOO,
@@ -144,6 +148,7 @@ __all__ = [
     "DiscoPOP",
     "DrGRPO",
     "EXO",
+    "Entropy",
     "ExponentialMargin",
     "FDPG",
     "GMPO",
@@ -153,6 +158,7 @@ __all__ = [
     "GroupRelative",
     "Hinge",
     "IPO",
+    "KL",
     "KLCov",
     "LUSPO",
     "LinearMargin",
@@ -161,6 +167,7 @@ __all__ = [
     "NFT",
     "NashMD",
     "ORPO",
+    "OverlongPenalty",
     "OnlineDPO",
     "Outputs",
     "P3OV1",
@@ -172,9 +179,9 @@ __all__ = [
     "PolicyGradient",
     "RLOO",
     "RPO",
-    "RatioClip",
     "Reinforce",
     "ReinforcePlusPlus",
+    "RewardKL",
     "RewardWeighted",
     "RobustDPO",
     "SAPO",
@@ -185,8 +192,12 @@ __all__ = [
     "Supervised",
     "TOPR",
     "TPO",
+    "TokenPolicyGradient",
+    "TruncatedWeights",
+    "estimators",
     "find",
     "settings_of",
     "splits",
+    "surrogates",
     "whole_batch",
 ]

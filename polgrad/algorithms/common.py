@@ -53,15 +53,6 @@ def sequence_logp(logp: Float[Array, "... T"], mask: Float[Array, "... T"]) -> F
     return flat.reshape(logp.shape[:-1])
 
 
-def is_on(coefficient: Any) -> bool:
-    """Whether a term with this coefficient is part of the loss.
-
-    A Python 0 switches the term off. A traced number, one of several settings under `jax.vmap`,
-    leaves it on: its value is not known when the program is built.
-    """
-    return not (isinstance(coefficient, int | float) and coefficient == 0)
-
-
 def clips(settings: Any) -> dict[str, Any]:
     """The settings of PPO's clip, as keywords of `losses.ppo_clip`."""
     names = ("clip_low", "clip_high", "dual_clip")

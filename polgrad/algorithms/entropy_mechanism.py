@@ -1,33 +1,13 @@
-"""Clip-Cov and KL-Cov (Cui et al. 2025, arXiv:2505.22617): GRPO that preserves entropy.
-
-Tokens whose log-probability and advantage vary together lower the entropy most. Clip-Cov masks some
-of these tokens; KL-Cov adds a KL penalty on them.
-"""
+"""Clip-Cov and KL-Cov (Cui et al. 2025, arXiv:2505.22617): GRPO that preserves entropy."""
 
 import dataclasses
-from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-
-from polgrad import losses, selection
-from polgrad.algorithms import common
-from polgrad.algorithms.policy_gradient import Aggregation, GroupRelative
-
-
-def sample_noise(key, prompt_ids, sample_ids, length: int):
-    """Uniform numbers `[B, T]` addressed by prompt and sample, so no order or split moves them."""
-
-    def row(prompt, sample):
-        return jax.random.uniform(
-            jax.random.fold_in(jax.random.fold_in(key, prompt), sample), (length,)
-        )
-
-    return jax.vmap(row)(prompt_ids, sample_ids)
+from polgrad.algorithms import covariance
+from polgrad.algorithms.policy_gradient import GroupRelative
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipCov(GroupRelative):
+class ClipCov(covariance.ClipCov, GroupRelative):
     """GRPO that masks tokens drawn from a band of high covariance.
 
     Attributes:
@@ -38,111 +18,13 @@ class ClipCov(GroupRelative):
       high: upper end of the band.
     """
 
-    ratio_settings: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high")
-
-    aggregation: Aggregation = "token"
-    clip_low: float = 1.0
-    clip_high: float = 1.0
-    fraction: float = 2e-4
-    low: float = 1.0
-    high: float = 5.0
-
-    def build(self, context):
-        """The functions of the base, with a selection on the whole batch before each update."""
-
-        def select(outputs, batch, key):
-            behavior = common.behavior_logp(outputs, batch, context.on_policy)
-            mask = (batch["weights"] > 0).astype(outputs.logp.dtype)
-            selected = selection.covariance_band(
-                outputs.logp,
-                batch["advantages"],
-                mask,
-                sample_noise(key, batch["prompt_ids"], batch["sample_ids"], mask.shape[1]),
-                fraction=self.fraction,
-                low=self.low,
-                high=self.high,
-                exclude=self.clipped(outputs.logp, behavior, batch["advantages"], mask),
-            )
-            return {**batch, "selected": selected}
-
-        return super().build(context)._replace(select=select)
-
-    def surrogate(self, logp, behavior_logp, advantages, mask):
-        """The loss of the tokens that are not selected."""
-        return losses.ppo_clip(logp, behavior_logp, advantages, **common.clips(self))
-
-    def clipped(self, logp, behavior_logp, advantages, mask):
-        """The tokens that PPO's clip stops."""
-        return common.ppo_clipped(logp, behavior_logp, advantages, **common.clips(self))
-
-    def batch_loss(self, outputs, batch, behavior_logp):
-        """`losses.clip_cov` with the tokens selected for this update."""
-        return losses.clip_cov(
-            outputs.logp,
-            behavior_logp,
-            batch["advantages"],
-            batch["selected"],
-            **common.clips(self),
-        )
-
-    def metrics(self, outputs, batch, behavior_logp):
-        """`clip_fraction` and `selected_fraction`: tokens without gradient, by the two causes."""
-        return super().metrics(outputs, batch, behavior_logp) | selected_fraction(batch)
-
 
 @dataclasses.dataclass(frozen=True)
-class KLCov(GroupRelative):
+class KLCov(covariance.KLCov, GroupRelative):
     """GRPO without a ratio clip and with a KL penalty on the tokens of the largest covariance.
 
     Attributes:
       fraction: share of the tokens that are penalised, in (0, 1].
       kl_coefficient: strength of the KL to the behaviour policy on these tokens, non-negative (verl's
-        `ppo_kl_coef`). The KL to the initial policy is `reference_kl`.
+        `ppo_kl_coef`). The KL to the initial policy is `kl`.
     """
-
-    ratio_settings: ClassVar[tuple[str, ...]] = ("fraction", "kl_coefficient")
-
-    aggregation: Aggregation = "token"
-    fraction: float = 2e-4
-    kl_coefficient: float = 1.0
-
-    def build(self, context):
-        """The functions of the base, with a selection on the whole batch before each update."""
-
-        def select(outputs, batch, key):
-            mask = (batch["weights"] > 0).astype(outputs.logp.dtype)
-            selected = selection.covariance_top(
-                outputs.logp, batch["advantages"], mask, fraction=self.fraction
-            )
-            return {**batch, "selected": selected}
-
-        return super().build(context)._replace(select=select)
-
-    def surrogate(self, logp, behavior_logp, advantages, mask):
-        """The loss of the tokens that are not selected."""
-        nothing = jnp.zeros(logp.shape, bool)
-        return losses.kl_cov(logp, behavior_logp, advantages, nothing)
-
-    def batch_loss(self, outputs, batch, behavior_logp):
-        """`losses.kl_cov` with the tokens selected for this update."""
-        return losses.kl_cov(
-            outputs.logp,
-            behavior_logp,
-            batch["advantages"],
-            batch["selected"],
-            kl_coefficient=self.kl_coefficient,
-        )
-
-    def inert(self):
-        """Both settings at any value: without them there is nothing left of KL-Cov."""
-        return self.ratio_settings
-
-    def metrics(self, outputs, batch, behavior_logp):
-        """`selected_fraction`: the share of tokens with the KL penalty."""
-        return selected_fraction(batch)
-
-
-def selected_fraction(batch) -> dict:
-    """The share of a batch's tokens that the selection chose, as a metric."""
-    mask = batch["mask"]
-    return {"selected_fraction": ((batch["selected"] * mask).sum(), mask.sum())}

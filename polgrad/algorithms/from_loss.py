@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from polgrad import _parts
 from polgrad._catalogue import array_annotation
 
 # Keyword-only arguments that come from the batch and not from the user.
@@ -71,20 +72,10 @@ def _type(parameter: inspect.Parameter, choices: tuple[str, ...] | None) -> Any:
     return annotation
 
 
-def entries(function: Callable, heading: str = "Args") -> dict[str, str]:
-    """The entries of a section of a docstring, by name."""
-    doc = inspect.getdoc(function) or ""
-    found = re.search(rf"^{heading}:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL)
-    parts = re.split(r"^ {2,4}(\w+): ", found[1] if found else "", flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
-
-
 def _docstring(function: Callable, names: list[str], base: type) -> str:
     summary, _, rest = (inspect.getdoc(function) or "").partition("\n")
     source = re.search(r"^References:\n(.*)", rest, re.MULTILINE | re.DOTALL)
-    texts = entries(function)
-    for kind in reversed(base.__mro__):
-        texts |= entries(kind, "Attributes") if kind.__doc__ else {}
+    texts = _parts.entries(function, "Args") | _parts.entries(base)
     names = [*(f.name for f in dataclasses.fields(base)), *names]
     parts = [summary, "", f"The loss is `losses.{function.__name__}`."]
     if names:

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from polgrad import advantages, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.contract import Algorithm, Batch, Context, Initial, Needs, Outputs
+from polgrad.algorithms.terms import Entropy, RewardKL
+from polgrad.contract import Algorithm, Batch, Context, Needs, Outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class PPO:
     """Clipped surrogate, generalised advantages, clipped value loss.
 
-    The outcome reward is added at the last token that counts. The KL to the initial policy, if any,
-    is subtracted from the reward of every token, with the estimator k1.
+    The outcome reward is added at the last token that counts.
 
     Attributes:
       aggregation: how token losses become one number.
@@ -26,10 +26,9 @@ class PPO:
       clip_high: ratios above 1 + clip_high are clipped; non-negative.
       value_coefficient: weight of the value loss, non-negative.
       value_clip: how far a value may move from its estimate at the rollout, in units of the return,
-        non-negative; 0 switches the value clip off.
-      reference_kl: strength of the KL to the initial policy, in the reward, non-negative; 0 switches
-        the KL off.
-      entropy_coefficient: strength of an entropy bonus, non-negative; 0 switches the bonus off.
+        non-negative; None for no value clip.
+      kl: a KL to a reference policy, subtracted from the reward of each token.
+      entropy: a bonus for the policy's entropy.
       whiten: give the advantages mean 0 and variance 1 over the rollout's tokens.
     """
 
@@ -39,17 +38,18 @@ class PPO:
     clip_low: float = 0.2
     clip_high: float = 0.2
     value_coefficient: float = 0.5
-    value_clip: float = 0.2
-    reference_kl: float = 0.0
-    entropy_coefficient: float = 0.0
+    value_clip: float | None = 0.2
+    kl: RewardKL | None = None
+    entropy: Entropy | None = None
     whiten: bool = True
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
         for name in ("discount", "lambda_"):
             in_range(name, getattr(self, name), low=0.0, high=1.0)
-        for name in ("value_coefficient", "value_clip", "reference_kl", "entropy_coefficient"):
-            in_range(name, getattr(self, name), low=0.0)
+        in_range("value_coefficient", self.value_coefficient, low=0.0)
+        if self.value_clip is not None:
+            in_range("value_clip", self.value_clip, low=0.0)
 
         def prepare(state, experience, key):
             return state, self.prepare(experience), {}
@@ -61,8 +61,8 @@ class PPO:
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            policies={"reference": Initial()} if common.is_on(self.reference_kl) else {},
-            needs=Needs(entropy=common.is_on(self.entropy_coefficient), values=True),
+            policies={"reference": self.kl.reference} if self.kl else {},
+            needs=Needs(entropy=self.entropy is not None, values=True),
             warnings=common.inert_on_policy(inert) if context.on_policy else (),
         )
 
@@ -70,13 +70,8 @@ class PPO:
         """Token rewards, advantages, value targets."""
         mask = common.counted(experience)
         rewards = advantages.place_at_last(experience["rewards"], mask)
-        if common.is_on(self.reference_kl):
-            rewards += advantages.kl_token_rewards(
-                experience["behavior_logp"],
-                experience["reference_logp"],
-                mask,
-                beta=self.reference_kl,
-            )
+        if self.kl is not None:
+            rewards += self.kl.of_tokens(experience, mask)
         values = experience["values"]
         # A completion ends at its last token that counts, whether it stopped or was cut: no reward
         # follows.
@@ -102,12 +97,12 @@ class PPO:
         value = losses.value_loss(
             outputs.values[:, :-1],
             batch["value_targets"],
-            old_values=batch["old_values"] if common.is_on(self.value_clip) else None,
-            clip=self.value_clip if common.is_on(self.value_clip) else None,
+            old_values=None if self.value_clip is None else batch["old_values"],
+            clip=self.value_clip,
         )
         loss = policy + self.value_coefficient * value
-        if common.is_on(self.entropy_coefficient):
-            loss -= self.entropy_coefficient * outputs.entropy
+        if self.entropy is not None:
+            loss += self.entropy.term(outputs)
         mask, weights = batch["mask"], batch["weights"]
         clipped = common.ppo_clipped(outputs.logp, behavior, advantage, **clips)
         metrics = {

@@ -4,35 +4,19 @@ Each class has the keyword-only numbers of a function in `polgrad.losses` as its
 """
 
 import dataclasses
-import inspect
-from collections.abc import Callable
-from typing import ClassVar
 
-from polgrad import losses
-from polgrad.algorithms.from_loss import settings_of
+from polgrad.algorithms import surrogates
 from polgrad.algorithms.policy_gradient import SequencePolicyGradient
 
 
-@dataclasses.dataclass(frozen=True)
-class SequenceLoss(SequencePolicyGradient):
-    """A loss `(logp, behavior_logp, advantages, mask) -> [B]`; a subclass gives `function`."""
-
-    function: ClassVar[Callable]
-
-    def surrogate(self, logp, behavior_logp, advantages, mask):
-        """The function with its settings."""
-        names = inspect.signature(type(self).function).parameters
-        fields = [f.name for f in dataclasses.fields(self) if f.name in names]
-        settings = {name: getattr(self, name) for name in fields}
-        return type(self).function(logp, behavior_logp, advantages, mask, **settings)
-
-
-def _of(name: str, function: Callable) -> type:
-    return settings_of(
-        function, name, SequenceLoss, depth=2, ratio_settings=("clip_low", "clip_high")
+def _of(surrogate: type) -> type:
+    made = dataclasses.make_dataclass(
+        surrogate.__name__, [], bases=(surrogate, SequencePolicyGradient), frozen=True
     )
+    made.__module__, made.__doc__ = __name__, surrogate.__doc__
+    return made
 
 
-LUSPO = _of("LUSPO", losses.luspo)
-GMPO = _of("GMPO", losses.gmpo)
-PPOClipSequence = _of("PPOClipSequence", losses.ppo_clip_sequence)
+LUSPO = _of(surrogates.LUSPO)
+GMPO = _of(surrogates.GMPO)
+PPOClipSequence = _of(surrogates.PPOClipSequence)

@@ -521,9 +521,10 @@ def _check_rounded(config: TrainConfig, settings: Any) -> None:
     """Samples of rounded weights are another policy's, for which something must correct."""
     if config.rollouts.weights == "full" or not config.on_policy:
         return
-    if not getattr(settings, "sampler_correction", 0.0):
+    if not getattr(settings, "sampler_correction", None):
         has = hasattr(settings, "sampler_correction")
-        hint = "set its sampler_correction, to 2 say" if has else "it has no sampler_correction"
+        flag = "--settings.sampler-correction truncated_weights"
+        hint = f"give {flag}" if has else "it has no sampler_correction"
         raise ValueError(
             f"rollouts.weights is {config.rollouts.weights!r}, but algorithm {config.algorithm} would "
             f"take the samples for the trained policy's own: {hint}"

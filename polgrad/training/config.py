@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 
+from polgrad import _parts
 from polgrad._ranges import COUNT, FILLED, SEED, Range, documented
 from polgrad.training.optimizers import Optimizer
 
@@ -334,4 +335,4 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
         k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in plain.items()
     }
     is_settings = dataclasses.is_dataclass(config.settings)
-    return plain | {"settings": dataclasses.asdict(config.settings) if is_settings else None}
+    return plain | {"settings": _parts.as_json(config.settings) if is_settings else None}

@@ -16,9 +16,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from polgrad import _names, _outside, _ranges, policies
+from polgrad import _names, _outside, _parts, _ranges, policies
 from polgrad.contract import Algorithm
 from polgrad.rewards import compose
+from polgrad.training import earlier
 from polgrad.training.config import TrainConfig, as_json
 from polgrad.training.defaults import SMALL_POLICY
 
@@ -268,26 +269,12 @@ def algorithm_settings_of(raw: Mapping[str, Any], found: Any, path: str | os.Pat
     values = raw.get("settings") or {}
     if not isinstance(values, dict):
         raise _outside.OutsideError(f"{path}: 'settings' is no object; expected settings")
-    names = [f.name for f in dataclasses.fields(found)] if dataclasses.is_dataclass(found) else []
-    if unknown := [name for name in values if name not in names]:
-        raise _outside.OutsideError(
-            f"{path}: algorithm {raw.get('algorithm')} has no setting {', '.join(unknown)} in this "
-            f"version{_names.hint(unknown[0], names)}"
-        )
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name, value in values.items():
-        if isinstance(value, str) and _is_number(found, name):
-            raise _outside.OutsideError(f"{path}: settings.{name} is {value!r}; expected a number")
+    if not dataclasses.is_dataclass(found):
+        with _outside.reading(path):
+            return found(**values)
     with _outside.reading(path):
-        settings = found(**values)
-    return _checked(settings, "settings", path) if dataclasses.is_dataclass(settings) else settings
-
-
-def _is_number(schema: type, name: str) -> bool:
-    """Whether a field takes nothing but numbers, as far as its annotation tells."""
-    declared = _ranges.hints(schema)
-    kinds = () if declared is None else _ranges.kinds(_ranges.marks(declared[name])[0])
-    return bool(kinds) and all(kind in (int, float, type(None)) for kind in kinds)
+        settings = _parts.from_json(found, earlier.settings(found, values), "settings")
+    return _checked(settings, "settings", path)
 
 
 def absolute(config: TrainConfig) -> TrainConfig:
@@ -405,7 +392,7 @@ def changes(run: Stored, config: TrainConfig, fingerprints: Mapping[str, str]) -
     Returns:
       All differences, those that decide nothing included.
     """
-    there = flat(run.config)
+    there = flat(run.config | {"settings": _settings_now(run.config, config.settings)})
     defaults, here = flat(plain(_defaults(config))), flat(plain(config))
     found = []
     for name in sorted(there.keys() | here.keys()):
@@ -422,6 +409,14 @@ def changes(run: Stored, config: TrainConfig, fingerprints: Mapping[str, str]) -
         if known.get(name) and fingerprints.get(name) and known[name] != fingerprints[name]:
             found.append(Change(name, known[name], fingerprints[name]))
     return found
+
+
+def _settings_now(stored: Mapping[str, Any], settings: Any) -> Any:
+    """The algorithm's settings of a `config.json`, as this version names them."""
+    values = stored.get("settings")
+    if isinstance(values, dict) and dataclasses.is_dataclass(settings):
+        return earlier.settings(type(settings), values)
+    return values
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:
@@ -510,7 +505,8 @@ def _flag(change: Change) -> str:
     name = change.name
     if name in FINGERPRINTS:
         return f"--{FLAG_OF[name]} ({FINGERPRINTS[name]})"
-    return f"--{name.replace('_', '-')} ({change.values()})"
+    flag = name.removesuffix(f".{_parts.KIND}").replace("_", "-")
+    return f"--{flag} ({change.values()})"
 
 
 def _check_names(names: tuple[str, ...], run: Stored, found: list[Change]) -> None:

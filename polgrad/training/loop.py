@@ -701,7 +701,7 @@ class _Loop:
             raise TrainingError(
                 f"step {step}: the sampler's and the trainer's log-probabilities differ by {gap:.3g}"
                 f" nats, more than parity_tolerance {limit:g}. With bfloat16, raise the tolerance "
-                "and set the algorithm's sampler_correction"
+                "and give --settings.sampler-correction truncated_weights"
             )
         skipped, most = int(state.skipped), self.config.update.max_skipped
         if skipped >= most:

@@ -61,9 +61,9 @@ def test_grpo_with_the_papers_kl():
         loss = losses.ppo_clip(logp, behavior, advantage) + 0.04 * kl
         return masking.weighted_sum(loss, weights)
 
-    settings = algorithms.GRPO(reference_kl=0.04, reference_kl_form="k3")
+    settings = algorithms.GRPO(kl=algorithms.KL(0.04, gradient="k3"))
     assert_same(loss_of(settings, experience), paper, moved(experience))
-    assert any("KL(initial || policy)" in w for w in settings.build(OFF).warnings)
+    assert any("KL(reference || policy)" in w for w in settings.build(OFF).warnings)
 
 
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
@@ -74,11 +74,11 @@ def test_the_kl_of_a_whole_answer_in_the_reward(name):
     rewards = by_group(experience["rewards"] - 0.05 * distance.sum(1))
     valid = by_group(experience["valid"])
     if name == "rloo":
-        settings = algorithms.RLOO(reference_kl=0.05)
+        settings = algorithms.RLOO(kl=algorithms.RewardKL(0.05))
         advantage = advantages.leave_one_out(rewards, valid=valid)
         mode, surrogate = "sequence_sum", lambda logp, a: losses.reinforce(logp, a)
     else:
-        settings = algorithms.GRPO(reference_kl=0.05, reference_kl_form="reward")
+        settings = algorithms.GRPO(kl=algorithms.RewardKL(0.05))
         advantage = advantages.group_relative(rewards, valid=valid)
         mode = "sequence"
         surrogate = lambda logp, a: losses.ppo_clip(logp, experience["behavior_logp"], a)  # noqa: E731
@@ -108,7 +108,7 @@ def test_reinforce_plus_plus_with_the_kl_of_each_token_in_the_reward():
         loss = losses.ppo_clip(logp, experience["behavior_logp"], advantage)
         return masking.weighted_sum(loss, masking.weights(mask, mode="token"))
 
-    settings = algorithms.ReinforcePlusPlus(reference_kl=0.1)
+    settings = algorithms.ReinforcePlusPlus(kl=algorithms.RewardKL(0.1))
     assert_same(loss_of(settings, experience), direct, moved(experience))
 
 
@@ -141,16 +141,15 @@ def test_dapo_filters_groups_before_it_shapes_rewards():
     experience["rewards"] = experience["rewards"].at[:GROUP].set(1.0)
     lengths = experience["completion_lengths"].at[:GROUP].set(jnp.array([1, 3, 5, 6]))
     experience["completion_lengths"] = lengths
-    algorithm = algorithms.DAPO(overlong_buffer=4).build(OFF)
+    algorithm = algorithms.DAPO(overlong=algorithms.OverlongPenalty(4)).build(OFF)
     _, batch, metrics = algorithm.prepare((), experience, None)
     assert metrics["uniform_groups"] == 1 / PROMPTS
     assert not batch["weights"][:GROUP].any() and batch["weights"][GROUP:].any()
 
 
 def test_dapo_punishes_overlong_answers_over_a_fifth_of_the_length():
-    context = Context(GROUP, 20, PROMPTS, on_policy=False)
-    experience = {"rewards": jnp.zeros(4), "completion_lengths": jnp.array([16, 17, 18, 20])}
-    shaped = algorithms.DAPO().shaped_rewards(experience, context)
+    experience = {"completion_lengths": jnp.array([16, 17, 18, 20])}
+    shaped = algorithms.DAPO().overlong.of_answers(jnp.zeros(4), experience, 20)
     np.testing.assert_allclose(shaped, [0, -0.25, -0.5, -1])
     assert algorithms.DAPO().dual_clip is None
 
@@ -295,14 +294,31 @@ def test_a_surrogate_of_the_wrong_shape_is_named():
         loss_of(Wrong(), experience)(moved(experience))
 
 
+def grpo_with_kl(kl, **numbers):
+    return algorithms.GRPO(kl=algorithms.KL(kl), **numbers)
+
+
+def corrected(cap):
+    return algorithms.GRPO(sampler_correction=algorithms.TruncatedWeights(cap))
+
+
+def composed(cap_high, entropy):
+    return algorithms.PolicyGradient(
+        advantage=algorithms.estimators.LeaveOneOut(),
+        surrogate=algorithms.surrogates.CISPO(cap_high=cap_high),
+        entropy=algorithms.Entropy(entropy),
+    )
+
+
 NUMBERS = [
-    (algorithms.GRPO, {"reference_kl": 0.1, "clip_low": 0.1, "clip_high": 0.1, "dual_clip": 1.5}),
-    (algorithms.GRPO, {"sampler_correction": 1.2}),
+    (grpo_with_kl, {"kl": 0.1, "clip_low": 0.1, "clip_high": 0.1, "dual_clip": 1.5}),
+    (corrected, {"cap": 1.2}),
     (algorithms.CISPO, {"cap_low": 0.9, "cap_high": 1.1}),
     (algorithms.SAPO, {"tau_positive": 2.0, "tau_negative": 2.0}),
-    (algorithms.RLOO, {"reference_kl": 0.1}),
-    (algorithms.ReinforcePlusPlus, {"reference_kl": 0.1}),
-    (algorithms.PPO, {"reference_kl": 0.1, "value_clip": 0.1, "lambda_": 0.5, "discount": 0.9}),
+    (lambda kl: algorithms.RLOO(kl=algorithms.RewardKL(kl)), {"kl": 0.1}),
+    (lambda kl: algorithms.ReinforcePlusPlus(kl=algorithms.RewardKL(kl)), {"kl": 0.1}),
+    (algorithms.PPO, {"value_clip": 0.1, "lambda_": 0.5, "discount": 0.9}),
+    (composed, {"cap_high": 1.1, "entropy": 0.1}),
     (algorithms.TOPR, {"baseline": 0.3, "scale": 1.5}),
     (algorithms.NFT, {"epsilon": 0.5, "negative_weight": 0.5}),
     (algorithms.DPO, {"beta": 0.3, "label_smoothing": 0.1}),
@@ -314,7 +330,7 @@ NUMBERS = [
 @pytest.mark.parametrize(("found", "numbers"), NUMBERS)
 def test_numbers_can_be_swept_under_vmap(found, numbers):
     experience = rollouts()
-    context = ON if "sampler_correction" in numbers else OFF
+    context = ON if found is corrected else OFF
     if found is algorithms.DPO:
         experience = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), experience)
     logp = moved(experience)
@@ -323,7 +339,9 @@ def test_numbers_can_be_swept_under_vmap(found, numbers):
         algorithm = found(**values).build(context)
         _, batch, _ = algorithm.prepare(algorithm.init(None), experience, None)
         return jax.grad(
-            lambda x: algorithm.loss(Outputs(x, values=1.3 * experience["values"]), batch)[0]
+            lambda x: algorithm.loss(
+                Outputs(x, 1.0 + jnp.abs(x), 1.3 * experience["values"]), batch
+            )[0]
         )(logp)
 
     sweep = {k: jnp.array([v, 0.9 * v]) for k, v in numbers.items()}

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import algorithms
+from polgrad import algorithms, contract
 from polgrad.contract import Context, Outputs, Pair
 
 KEY = jax.random.key(3)
 
 # Terms that a paper leaves out by default are switched on, so that what shapes them has an effect.
 ON = {
-    "reference_kl": 0.3,
-    "entropy_coefficient": 0.1,
-    "sampler_correction": 1.1,
+    "kl": algorithms.KL(0.3),
+    "entropy": algorithms.Entropy(0.1),
+    "overlong": algorithms.OverlongPenalty(2),
+    "sampler_correction": algorithms.TruncatedWeights(1.1),
     "label_smoothing": 0.1,
     "fraction": 0.3,
     "low": -0.5,
@@ -39,8 +40,8 @@ OTHER = {
     "clip_low": lambda value: 0.01 if value > 0.1 else 0.9,
     "clip_high": lambda value: 0.01 if value > 0.1 else 0.9,
     "dual_clip": 1.05,
-    "overlong_buffer": 3,
-    "sampler_correction": 0.9,
+    "buffer": 3,
+    "cap": 0.9,
     "cap_low": 0.97,
     "cap_high": 1.03,
     "fraction": 0.8,
@@ -58,8 +59,17 @@ OTHER = {
 }
 
 
+OTHER_PARTS = {
+    "reference": contract.Previous(2),
+    "surrogate": algorithms.surrogates.CISPO(cap_high=1.03),
+    "advantage": algorithms.estimators.LeaveOneOut(),
+}
+
+
 def other(field, value):
-    """Another value of a setting."""
+    """Another value of a setting; a part that is on is switched off where there may be none."""
+    if dataclasses.is_dataclass(value):
+        return OTHER_PARTS.get(field.name)
     if field.name in OTHER:
         found = OTHER[field.name]
         return found(value) if callable(found) else found
@@ -117,7 +127,7 @@ def outcome(settings, kind):
     gradient = jax.grad(loss, argnums=(0, 1, 2))(logp, 1.0 + jnp.abs(logp), values)
     samples = algorithm.collect.samples
     versus = samples.versus.weight if samples and samples.versus else None
-    return {"gradient": gradient, "opponent": versus}
+    return {"gradient": gradient, "opponent": versus}, dict(algorithm.policies)
 
 
 def base(name):
@@ -125,15 +135,35 @@ def base(name):
     found = algorithms.find(name)
     names = {f.name for f in dataclasses.fields(found)}
     on = {k: v for k, v in ON.items() if k in names}
+    if name in ("rloo", "reinforce_plus_plus", "ppo"):
+        on["kl"] = algorithms.RewardKL(0.3)
     return found(**(on | CHOSEN.get(name, {})))
 
 
-def live(settings, field, kind):
+def fields_of(settings, path=()):
+    """All settings, and those of the parts: `(path, field)`, such as `(("kl",), coefficient)`."""
+    for field in dataclasses.fields(settings):
+        yield path, field
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, (*path, field.name))
+
+
+def replaced(settings, path, field, value):
+    """The settings with another value of one field, of their own or of a part."""
+    if not path:
+        return dataclasses.replace(settings, **{field.name: value})
+    part = replaced(getattr(settings, path[0]), path[1:], field, value)
+    return dataclasses.replace(settings, **{path[0]: part})
+
+
+def live(settings, path, field, kind):
     """Whether another value of one setting changes the outcome."""
-    changed = dataclasses.replace(
-        settings, **{field.name: other(field, getattr(settings, field.name))}
-    )
-    a, b = outcome(settings, kind), outcome(changed, kind)
+    owner = functools.reduce(getattr, path, settings)
+    changed = replaced(settings, path, field, other(field, getattr(owner, field.name)))
+    (a, policies), (b, policies_changed) = outcome(settings, kind), outcome(changed, kind)
+    if policies != policies_changed:
+        return True
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return any(
         x.shape != y.shape or not np.allclose(x, y, rtol=1e-6, atol=1e-9)
@@ -143,15 +173,16 @@ def live(settings, field, kind):
 
 def dead(settings):
     """The settings that change nothing on any of the three inputs."""
+    kinds = ("off-policy", "holes", "on-policy")
     return [
-        field.name
-        for field in dataclasses.fields(settings)
-        if not any(live(settings, field, kind) for kind in ("off-policy", "holes", "on-policy"))
+        ".".join((*path, field.name))
+        for path, field in fields_of(settings)
+        if not any(live(settings, path, field, kind) for kind in kinds)
     ]
 
 
 # One of a kind in the quick suite; the others, which share its code, in `make test-slow`.
-KINDS = ("cispo", "dpo", "grpo", "kl_cov", "ppo", "topr")
+KINDS = ("cispo", "dpo", "grpo", "kl_cov", "policy_gradient", "ppo", "topr")
 NAMES = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(algorithms.NAMES)
@@ -191,9 +222,9 @@ def test_settings_said_to_be_inert_are_inert_and_no_others(name):
         said = set(re.findall(r"\w+", " ".join(sentences)))
         for field in dataclasses.fields(settings):
             if field.name in said:
-                assert not live(settings, field, kind), field.name
+                assert not live(settings, (), field, kind), field.name
             elif kind == "on-policy" and "clip" in field.name and field.name != "log_ratio_clip":
-                assert live(settings, field, kind), field.name
+                assert live(settings, (), field, kind), field.name
 
 
 @pytest.mark.parametrize("name", sorted(algorithms.NAMES))
@@ -233,7 +264,7 @@ def test_limits_that_exclude_a_ratio_of_1_act_on_policy_too(settings, field):
     said = " ".join(settings.build(context).warnings).partition("no effect")[0]
     assert field not in said
     found = type(settings)()
-    a, b = outcome(settings, "on-policy"), outcome(found, "on-policy")
+    a, b = outcome(settings, "on-policy")[0], outcome(found, "on-policy")[0]
     assert any(
         not np.allclose(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

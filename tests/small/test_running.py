@@ -146,7 +146,7 @@ def test_the_update_is_that_of_train():
             policy = dataclasses.replace(policy, compute_dtype=jnp.float64)
             params = policy.init(jax.random.key(2))
             params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-            settings = algorithms.PPO(reference_kl=0.1, entropy_coefficient=0.01)
+            settings = algorithms.PPO(kl=algorithms.RewardKL(0.1), entropy=algorithms.Entropy(0.01))
             schedule = SCHEDULE._replace(epochs=2)
             loop = small.running._Loop(settings, policy, Counting(), schedule, optax.sgd(0.1))
             experience, _ = loop._experience(params, {"reference": params}, jax.random.key(5))

@@ -22,11 +22,11 @@ KEY = jax.random.key(7)
 
 # Settings under which every branch of an algorithm has something to do on so few tokens.
 SETTINGS = {
-    "grpo": {"reference_kl": 0.1, "entropy_coefficient": 0.01, "dual_clip": 3.0},
-    "dapo": {"overlong_buffer": 3, "mask_truncated": True},
+    "grpo": {"kl": algorithms.KL(0.1), "entropy": algorithms.Entropy(0.01), "dual_clip": 3.0},
+    "dapo": {"overlong": algorithms.OverlongPenalty(3), "mask_truncated": True},
     "clip_cov": {"fraction": 0.1, "low": -9.0, "high": 9.0},
     "kl_cov": {"fraction": 0.1},
-    "ppo": {"reference_kl": 0.1, "entropy_coefficient": 0.01},
+    "ppo": {"kl": algorithms.RewardKL(0.1), "entropy": algorithms.Entropy(0.01)},
     "f_dpg": {"beta": 2.0},
     "nash_md": {"tau": 0.1},
     "disco": {"tau": 0.5, "beta": 10.0},

@@ -36,7 +36,8 @@ def expected_gradient(params, cap):
     batch = every_answer()
     logp = LOGP(NETWORK.round_layers(params))
     batch |= {"sampler_logp": logp, "weights": jnp.exp(logp)}
-    settings = algorithms.Reinforce(baseline="none", sampler_correction=cap)
+    correction = algorithms.TruncatedWeights(cap) if cap else None
+    settings = algorithms.Reinforce(baseline="none", sampler_correction=correction)
     algorithm = settings.build(Context(1, 1, 1, on_policy=True))
     gradient = jax.jit(make_gradient(NETWORK, algorithm, Scoring()))
     return gradient(params, batch, jax.random.key(0))[1]

@@ -33,7 +33,7 @@ def network():
 
 
 def algorithm():
-    settings = algorithms.GRPO(reference_kl=0.1, entropy_coefficient=0.01)
+    settings = algorithms.GRPO(kl=algorithms.KL(0.1), entropy=algorithms.Entropy(0.01))
     return settings.build(Context(GROUP, T, PROMPTS, on_policy=False))
 
 

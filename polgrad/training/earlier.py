@@ -1,0 +1,53 @@
+"""Settings of an algorithm as earlier versions wrote them, in the words of this version."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from polgrad import _parts
+
+
+def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stored run, by the names that they have now.
+
+    Up to version 0.3 a term was switched off by the number 0. A term is a part now, or None.
+
+    Args:
+      schema: the class of the algorithm's settings.
+      values: by name, as a `config.json` holds them.
+
+    Returns:
+      The values; those that already have the names of this version are as they were.
+    """
+    found = dict(values)
+    names = {field.name for field in dataclasses.fields(schema)}
+
+    def old(name: str, new: str) -> bool:
+        """Whether an old name is there that the class has replaced by a new one."""
+        return name in found and name not in names and new in names
+
+    if old("reference_kl", "kl"):
+        coefficient = found.pop("reference_kl")
+        form = found.pop("reference_kl_form", "reward")
+        kind = {"reward": _part("reward_kl")}.get(form, _part("kl", gradient=form))
+        found["kl"] = kind | {"coefficient": coefficient} if coefficient else None
+    if old("entropy_coefficient", "entropy"):
+        coefficient = found.pop("entropy_coefficient")
+        found["entropy"] = _part("entropy", coefficient=coefficient) if coefficient else None
+    if old("overlong_buffer", "overlong"):
+        buffer = found.pop("overlong_buffer")
+        found["overlong"] = None if buffer == 0 else _part("overlong_penalty", buffer=buffer)
+    if "sampler_correction" in names and _is_number(found.get("sampler_correction")):
+        cap = found["sampler_correction"]
+        found["sampler_correction"] = _part("truncated_weights", cap=cap) if cap else None
+    if "value_clip" in names and found.get("value_clip") == 0:
+        found["value_clip"] = None
+    return found
+
+
+def _part(name: str, **values: Any) -> dict[str, Any]:
+    return {_parts.KIND: name, **values}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,217 @@
+"""Settings that hold other settings: names, JSON and flags."""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from polgrad import _flags, _parts, algorithms
+from polgrad.contract import Average, Initial, Previous
+from polgrad.training import earlier
+
+
+@dataclasses.dataclass(frozen=True)
+class Far:
+    """Far.
+
+    Attributes:
+      strength: how much.
+      anchor: of whom.
+    """
+
+    strength: float = 0.5
+    anchor: Initial | Previous | Average = Initial()
+
+
+@dataclasses.dataclass(frozen=True)
+class NearBy:
+    """Near.
+
+    Attributes:
+      strength: how much.
+      form: which.
+    """
+
+    strength: float = 0.25
+    form: Literal["a", "b"] = "a"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings.
+
+    Attributes:
+      clip: a number.
+      on: a switch.
+      term: a part or none.
+      way: a part.
+    """
+
+    clip: float = 0.2
+    on: bool = False
+    term: Far | NearBy | None = None
+    way: NearBy | Far = NearBy()
+
+
+def parsed(line, default=Settings()):
+    """The settings that a command line makes of the default."""
+    flat = _parts.as_flags(Settings, default)
+    schema = dataclasses.make_dataclass(
+        "Schema", [("settings", type(flat), dataclasses.field(default=flat))], frozen=True
+    )
+    return _flags.parsed(
+        schema,
+        line.split(),
+        "test",
+        finish=lambda x, given: Settings(
+            **vars(_parts.from_flags(Settings, x.settings, default, given, "settings"))
+        ),
+        default=schema(),
+    )
+
+
+def test_names_of_classes():
+    names = {"KL": "kl", "RewardKL": "reward_kl", "PPOClip": "ppo_clip", "CISPO": "cispo"}
+    names |= {"KLCov": "kl_cov", "GroupRelative": "group_relative", "DrGRPO": "dr_grpo"}
+    assert {n: _parts.name_of(type(n, (), {})) for n in names} == names
+
+
+LINES = [
+    ("", Settings()),
+    ("--settings.clip 0.3 --settings.on", Settings(clip=0.3, on=True)),
+    ("--settings.term near_by", Settings(term=NearBy())),
+    # A setting of a part that is off switches on the first part that has it.
+    ("--settings.term.strength 2", Settings(term=Far(2.0))),
+    ("--settings.term.form b", Settings(term=NearBy(form="b"))),
+    ("--settings.term near_by --settings.term.strength 2", Settings(term=NearBy(2.0))),
+    ("--settings.way.strength=3 --settings.way=far", Settings(way=Far(3.0))),
+    (
+        "--settings.term far --settings.term.anchor previous --settings.term.anchor.every 3",
+        Settings(term=Far(anchor=Previous(3))),
+    ),
+    ("--settings.term.anchor.decay 0.5 --settings.term.anchor average",
+     Settings(term=Far(anchor=Average(0.5)))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_flags_choose_parts_and_set_their_fields(line, wanted):
+    assert parsed(line) == wanted
+    assert _parts.from_json(Settings, _parts.as_json(wanted), "settings") == wanted
+
+
+STORED = Settings(term=Far(7.0, Previous(4)), way=NearBy(9.0, "b"))
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("", STORED),
+        ("--settings.term.strength 8", dataclasses.replace(STORED, term=Far(8.0, Previous(4)))),
+        ("--settings.term none", dataclasses.replace(STORED, term=None)),
+        # Another part starts from its own defaults, and not from the numbers of the one before.
+        ("--settings.way far", dataclasses.replace(STORED, way=Far())),
+    ],
+)
+def test_flags_change_the_settings_that_they_start_from(line, wanted):
+    assert parsed(line, STORED) == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("--settings.term fra", "--settings.term is 'fra'; expected one of far, near_by, none"),
+        (
+            "--settings.way.anchor initial",
+            "--settings.way.anchor is a setting of far, and --settings.way is near_by; add "
+            "--settings.way far",
+        ),
+        (
+            "--settings.term none --settings.term.form a",
+            "--settings.term.form is a setting of near_by, and --settings.term is none; add "
+            "--settings.term near_by",
+        ),
+        (
+            "--settings.term far --settings.term.anchor previous",
+            "settings.term.anchor.every is missing; expected a value",
+        ),
+        (
+            "--settings.term.anchor average --settings.term.anchor.decay 7",
+            "settings.term.anchor.decay is 7.0, expected",
+        ),
+        ("--settings.term.strength nan", "term.strength is nan; expected a number"),
+        ("--settings.way none", "--settings.way is 'none'; expected one of near_by, far"),
+    ],
+)
+def test_wrong_parts_end_in_a_line(line, told):
+    with pytest.raises(_flags.FlagError) as error:
+        parsed(line)
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"term": {"part": "fra"}}, "settings.term.part is 'fra'; expected a part"),
+        ({"term": 0.3}, "settings.term is 0.3; expected a part"),
+        ({"way": None}, "settings.way is None; expected a part"),
+        ({"term": {"part": "far", "x": 1}}, "settings.term has no setting x in this version"),
+        ({"term": {"part": "far", "strength": "1"}}, "settings.term.strength is '1'; expected a"),
+        ({"cilp": 1}, "settings has no setting cilp in this version; did you mean clip?"),
+    ],
+)
+def test_wrong_json_ends_in_a_line(values, told):
+    with pytest.raises(ValueError) as error:
+        _parts.from_json(Settings, values, "settings")
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.NAMES))
+def test_every_algorithm_has_flags_and_comes_back_from_json(name):
+    found = algorithms.find(name)
+    flat = _parts.as_flags(found, found())
+    assert _parts.from_flags(found, flat, found(), set(), "settings") == found()
+    assert _parts.from_json(found, _parts.as_json(found()), "settings") == found()
+
+
+@pytest.mark.parametrize(
+    ("found", "values", "wanted"),
+    [
+        (
+            algorithms.GRPO,
+            {"reference_kl": 0.1, "reference_kl_form": "k3", "entropy_coefficient": 0.02},
+            algorithms.GRPO(
+                kl=algorithms.KL(0.1, gradient="k3"), entropy=algorithms.Entropy(0.02)
+            ),
+        ),
+        (
+            algorithms.RLOO,
+            {"reference_kl": 0.1, "reference_kl_form": "reward", "sampler_correction": 2.0},
+            algorithms.RLOO(
+                kl=algorithms.RewardKL(0.1), sampler_correction=algorithms.TruncatedWeights(2.0)
+            ),
+        ),
+        (
+            algorithms.GRPO,
+            {"reference_kl": 0.0, "reference_kl_form": "k2", "entropy_coefficient": 0.0,
+             "overlong_buffer": 0, "sampler_correction": 0.0},
+            algorithms.GRPO(),
+        ),
+        (algorithms.DAPO, {"overlong_buffer": None}, algorithms.DAPO()),
+        (
+            algorithms.DAPO,
+            {"overlong_buffer": 3},
+            algorithms.DAPO(overlong=algorithms.OverlongPenalty(3)),
+        ),
+        (
+            algorithms.PPO,
+            {"reference_kl": 0.3, "value_clip": 0.0},
+            algorithms.PPO(kl=algorithms.RewardKL(0.3), value_clip=None),
+        ),
+    ],
+)  # fmt: skip
+def test_settings_of_earlier_versions(found, values, wanted):
+    """Up to 0.3 the number 0 switched a term off."""
+    assert _parts.from_json(found, earlier.settings(found, values), "settings") == wanted
+    now = _parts.as_json(wanted)
+    assert earlier.settings(found, now) == now
