@@ -9,7 +9,7 @@ import numpy as np
 
 from polgrad import advantages, experiments, losses, masking
 from polgrad.curricula import bandit
-from polgrad.environments import CipherLadder
+from polgrad.small import CipherLadder
 
 LADDER = CipherLadder()
 

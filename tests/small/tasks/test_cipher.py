@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad.environments import CipherLadder
+from polgrad.small import CipherLadder
 
 LADDER = CipherLadder(levels=3, symbols=2, vocabulary=4)
 HIDDEN = jnp.array([[2, 0], [1, 3], [0, 0]])
