@@ -88,7 +88,8 @@ def label(reference: np.ndarray, returns: np.ndarray) -> Labelled:
     count = len(reference)
     first, second = (x.ravel() for x in np.indices((count, count)))
     wins = 1.0 / (1.0 + np.exp(returns[second] - returns[first]))
-    return Labelled(first, second, np.exp(reference[first] + reference[second]) * wins)
+    # Either of the two may have been drawn first.
+    return Labelled(first, second, 2.0 * np.exp(reference[first] + reference[second]) * wins)
 
 
 def dpo_slope(margin: np.ndarray, beta: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from polgrad.training import named_policies
 
 __all__ = ["Known", "Policies", "Tabular", "World", "kind_of", "policies_at"]
 
+_PLACES = ("tokens", "prefix")
 _REFERENCE = 0.5  # units of noise between the sampled policy and the one that it is compared with
 
 
@@ -70,9 +71,11 @@ class Tabular:
     """The policy of a problem as what `training.step` calls: logits and a batch to outputs."""
 
     def __init__(self, problem: kit.Problem):
-        self.sequences = problem.sequences
+        # In 32 bits, with which both number formats work.
+        places = {name: getattr(problem.sequences, name).astype(np.int32) for name in _PLACES}
+        self.sequences = problem.sequences._replace(**places)
         self.width = problem.sequences.mask.shape[1]
-        self.powers = problem.sequences.vocabulary ** np.arange(self.width)
+        self.powers = problem.sequences.vocabulary ** np.arange(self.width, dtype=np.int32)
         codes = problem.sequences.tokens @ self.powers
         self.place = np.zeros(codes.max() + 1, np.int32)
         self.place[codes] = np.arange(len(codes))
@@ -171,9 +174,9 @@ class World:
         found = {}
         for name, slope in slopes.items():
             found[name] = kit.moments(problem.score, policy, slope)[0]
-            found[f"{name} / length"] = kit.moments(
-                problem.score, policy, self.over_length(slope)
-            )[0]
+            found[f"{name} / length"] = kit.moments(problem.score, policy, self.over_length(slope))[
+                0
+            ]
         entropy = _entropy_score(problem.sequences, policies.current)
         found["entropy of each token"] = kit.moments(entropy, policy, mask)[0]
         found["entropy of each token / length"] = kit.moments(
