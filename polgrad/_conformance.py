@@ -52,7 +52,9 @@ class Measurement(NamedTuple):
       bias: norm of (expected gradient - policy gradient) / norm of the policy gradient.
       cosine: of the angle between the two.
       variance: trace of the covariance of a one-sample gradient, relative to on-policy REINFORCE
-        with the same constant baseline.
+        with the same constant baseline; for groups and for settings of the gradient of a rollout,
+        relative to REINFORCE with the mean of the other samples as baseline; for pairs relative to
+        DPO.
       follows: the known gradient that the expected one equals, or "none of the known".
     """
 
@@ -250,9 +252,14 @@ def problems() -> tuple[Problem, ...]:
 def _problem(name: str, sequences: Sequences) -> Problem:
     count, random = len(sequences.tokens), np.random.default_rng(0)
     logits, noise = random.normal(size=(2, sequences.prefixes, sequences.vocabulary))
-    jacobian = jax.jacobian(functools.partial(token_logp, sequences))(jnp.asarray(logits))
-    score = np.asarray(jacobian).reshape(count, sequences.mask.shape[1], -1)
+    score = token_score(sequences, logits)
     return Problem(name, sequences, logits, noise, random.normal(size=count), score)
+
+
+def token_score(sequences: Sequences, logits: np.ndarray) -> np.ndarray:
+    """Gradient of each token's log-probability in the logits, [N, T, parameters]."""
+    jacobian = jax.jacobian(functools.partial(token_logp, sequences))(jnp.asarray(logits))
+    return np.asarray(jacobian).reshape(*sequences.mask.shape, -1)
 
 
 def measure(call: Call, problem: Problem) -> list[Measurement]:

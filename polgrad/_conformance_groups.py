@@ -9,9 +9,9 @@ from polgrad import _conformance as kit
 from polgrad._conformance import Check, Measurement
 from polgrad.games.sequences import token_logp
 
-__all__ = ["examine"]
+__all__ = ["SIZES", "all_groups", "examine", "least_variance"]
 
-_SIZES = {"bandit": 4, "sequences": 2}  # samples of a group, all groups of which are enumerated
+SIZES = {"bandit": 4, "sequences": 2}  # samples of a group, all groups of which are enumerated
 
 
 def examine(call: kit.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:
@@ -34,13 +34,12 @@ def _measure(call: kit.Call, problem: kit.Problem) -> list[Measurement]:
     """Bias and variance over all groups of independent samples of the behaviour policy."""
     score = problem.score.sum(1)
     logp = np.asarray(token_logp(problem.sequences, problem.logits)).sum(-1)
-    policy, size = np.exp(logp), _SIZES[problem.name]
+    policy, size = np.exp(logp), SIZES[problem.name]
     exact = (policy * problem.returns) @ score
-    groups = np.array(list(itertools.product(range(len(logp)), repeat=size)))
+    groups = all_groups(len(logp), size)
     rewards = problem.returns[groups]
-    leave_one_out = rewards - (rewards.sum(-1, keepdims=True) - rewards) / (size - 1)
     of_groups = functools.partial(kit.moments, score[groups])
-    _, least = of_groups(policy[groups].prod(-1), leave_one_out / size)
+    least = least_variance(score, policy, groups, rewards)
 
     results = []
     for staleness in kit.STALENESS:
@@ -57,6 +56,20 @@ def _measure(call: kit.Call, problem: kit.Problem) -> list[Measurement]:
             )
         )
     return results
+
+
+def all_groups(completions: int, size: int) -> np.ndarray:
+    """Every group of `size` samples, as numbers of completions [M, size]."""
+    return np.array(list(itertools.product(range(completions), repeat=size)))
+
+
+def least_variance(
+    score: np.ndarray, policy: np.ndarray, groups: np.ndarray, rewards: np.ndarray
+) -> float:
+    """That of on-policy REINFORCE with the mean of the other samples as baseline, in a group."""
+    size = groups.shape[1]
+    others = (rewards.sum(-1, keepdims=True) - rewards) / max(size - 1, 1)
+    return kit.moments(score[groups], policy[groups].prod(-1), (rewards - others) / size)[1]
 
 
 def _check_on_policy(measurements: tuple[Measurement, ...]) -> Check:

@@ -2,13 +2,14 @@
 
 import inspect
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from polgrad import _conformance as kit
 from polgrad._conformance import Check, Measurement
 
-__all__ = ["examine"]
+__all__ = ["Labelled", "dpo_slope", "examine", "label"]
 
 _FAR = 30.0  # log ratio of a pair that is far in the wrong order
 
@@ -40,9 +41,7 @@ def _measure(call: kit.Call) -> list[Measurement]:
     beta = _beta(call)
     reference, drift = _log_softmax(problem.logits[0]), problem.noise[0]
     count = len(reference)
-    first, second = (x.ravel() for x in np.indices((count, count)))
-    wins = 1.0 / (1.0 + np.exp(problem.returns[second] - problem.returns[first]))
-    weight = np.exp(reference[first] + reference[second]) * wins
+    first, second, weight = label(reference, problem.returns)
 
     results = []
     for staleness in kit.STALENESS:
@@ -51,8 +50,7 @@ def _measure(call: kit.Call) -> list[Measurement]:
         x = logp - reference if call.has_reference else logp
         batch = kit.Pairs(x[first], x[second])
         _, slope = call.evaluate(batch)
-        margin = beta * (x[first] - x[second])
-        dpo = -beta / (1.0 + np.exp(margin))
+        dpo = dpo_slope(x[first] - x[second], beta)
 
         def moments(chosen, rejected, score=score):
             each = -np.stack([chosen, rejected], -1)
@@ -64,6 +62,39 @@ def _measure(call: kit.Call) -> list[Measurement]:
             kit.measurement("pairs", staleness, mean, exact, variance / least, {"DPO": exact})
         )
     return results
+
+
+class Labelled(NamedTuple):
+    """All pairs of answers to a prompt, with the first one preferred.
+
+    Attributes:
+      chosen: number of the preferred answer.
+      rejected: number of the other.
+      weight: probability of the pair with this label.
+    """
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    weight: np.ndarray
+
+
+def label(reference: np.ndarray, returns: np.ndarray) -> Labelled:
+    """Two answers of the reference, labelled by Bradley-Terry with the returns as rewards.
+
+    Args:
+      reference: log-probability of each answer, [N].
+      returns: of each answer, [N].
+    """
+    count = len(reference)
+    first, second = (x.ravel() for x in np.indices((count, count)))
+    wins = 1.0 / (1.0 + np.exp(returns[second] - returns[first]))
+    # Either of the two may have been drawn first.
+    return Labelled(first, second, 2.0 * np.exp(reference[first] + reference[second]) * wins)
+
+
+def dpo_slope(margin: np.ndarray, beta: float) -> np.ndarray:
+    """Slope of the DPO loss in the chosen answer's log-ratio; in the other's it is minus this."""
+    return -beta / (1.0 + np.exp(beta * margin))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

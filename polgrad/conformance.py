@@ -3,11 +3,14 @@
     card = conformance.check(my_loss)
     print(card)
     assert card.ok
+    print(conformance.check(algorithms.GRPO(clip_high=0.28)))
     measure_kl(my_kl_term, place="loss")
     measure_advantages(my_baseline)
 
 An objective is a loss with polgrad's signature, from this package or from anybody's notebook:
-of tokens or sequences, of groups, or of preference pairs. Nothing is sampled: the policies are
+of tokens or sequences, of groups, or of preference pairs. Or it is the settings of an algorithm,
+as `training.train` takes them: then the whole path from the samples to the gradient is examined,
+with the rewards, the advantages, the weights and every term of the loss. Nothing is sampled: the policies are
 small enough to sum over every completion in float64, so the expected gradient, its bias and its
 variance are exact.
 """
@@ -25,6 +28,7 @@ from polgrad._estimators import (
     measure_advantages,
     measure_kl,
 )
+from polgrad.contract import Settings
 
 __all__ = [
     "AdvantageMeasurement",
@@ -88,8 +92,8 @@ class Card(NamedTuple):
         return "\n".join(lines)
 
 
-def check(objective: Callable, *, layout: str | None = None) -> Card:
-    """Examines a loss on a bandit and on a tiny autoregressive policy, exactly.
+def check(objective: Callable | Settings, *, layout: str | None = None) -> Card:
+    """Examines a loss, or an algorithm, on a bandit and on a tiny autoregressive policy, exactly.
 
     Arguments are recognised by their names; an objective with other names has no layout and is
     refused. Bind whatever else it needs with `functools.partial`, and give a loss from elsewhere
@@ -114,8 +118,19 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     What they are required to do is what holds for any such loss; whether they follow the policy
     gradient or DPO's is noted.
 
+    Settings are built for rollouts of one prompt, and every rollout of G independent samples goes
+    through `prepare`, `select` and `loss`: 4 samples of the bandit, 2 of the tiny policy. Losses of
+    pairs see every labelled pair of the reference's answers, `Supervised` every demonstration; an
+    opponent's answers and the estimates of a value head are enumerated and fixed. The expected
+    gradient may be a multiple of a known one, and a sum with the gradient of a KL or an entropy;
+    `follows` gives the factors. An algorithm is required to raise the mean of rewards of 0 and 1
+    on-policy; to give for a batch the sum of its halves, in any order and with any padding; to have
+    no gradient in what is fixed; to ignore samples without a reward; to be finite where the policy
+    excludes a token; to agree in float32 with float64; and, where it may reuse samples, to read the
+    log-probabilities of the sampler. An algorithm that draws numbers is measured at one draw.
+
     Args:
-      objective: the loss.
+      objective: the loss, or settings such as `algorithms.GRPO()`.
       layout: "token" (logp [B, T], advantages [B, 1]), "mixed" (logp [B, T], advantages [B]),
         "sequence" (both [B]), "group" (logp and rewards [B, G]) or "pair" (both [B]); by default
         the first of these that the objective accepts. Say "sequence" or "group" for a loss that
@@ -127,13 +142,29 @@ def check(objective: Callable, *, layout: str | None = None) -> Card:
     Raises:
       ValueError: if the objective has arguments that no layout has, accepts none of the layouts,
         or returns something else than losses: another shape, or weights, masks and metrics, which
-        have no gradient.
+        have no gradient; if settings cannot be built for these sizes or read rows that cannot be
+        enumerated.
     """
+    if hasattr(objective, "build"):
+        return _check_settings(objective, layout)
     with kit.exactly():
         call = kit.Call(objective, layout)
         examine = {"group": groups.examine, "pair": pairs.examine}.get(call.layout, _examine)
         measurements, checks = examine(call)
     return Card(call.name, kit.LAYOUTS[call.layout], measurements, checks)
+
+
+def _check_settings(settings: Settings, layout: str | None) -> Card:
+    """The card of an algorithm."""
+    # The training step, which losses alone do not need.
+    from polgrad import _conformance_settings as whole
+
+    if layout is not None:
+        raise ValueError(
+            f"layout is {layout!r}, expected None for settings: the algorithm has a layout"
+        )
+    with kit.exactly():
+        return Card(whole.name_of(settings), *whole.examine(settings))
 
 
 def _examine(call: kit.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:

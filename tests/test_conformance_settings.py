@@ -1,0 +1,307 @@
+"""The kit examines whole algorithms: their exact gradients, and the mistakes of people's settings."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pages
+import pytest
+from enumeration import TabularPolicy, expected_gradient
+
+from polgrad import _conformance, advantages, algorithms, conformance, losses
+from polgrad import _conformance_rollouts as rollouts
+from polgrad import _conformance_settings as whole
+from polgrad.contract import Algorithm, Collect, List
+
+card_of = functools.cache(conformance.check)
+UNKNOWN = "none of the known"
+
+
+def at(card, problem, staleness=0.0):
+    (found,) = (m for m in card.measurements if (m.problem, m.staleness) == (problem, staleness))
+    return found
+
+
+# --- Known gradients --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [algorithms.RLOO(), algorithms.Reinforce(baseline="none")], ids=["rloo", "none"]
+)
+def test_estimators_without_bias_have_none(settings):
+    card = card_of(settings)
+    assert card.ok, str(card)
+    for problem in ("bandit", "sequences"):
+        measured = at(card, problem)
+        assert measured.follows == "policy gradient" and measured.bias < 1e-9
+    if isinstance(settings, algorithms.RLOO):
+        np.testing.assert_allclose([at(card, p).variance for p in ("bandit", "sequences")], 1.0)
+        # Its loss has no ratio: on the samples of another policy it is another gradient.
+        assert at(card, "sequences", 0.5).follows == "uncorrected REINFORCE"
+
+
+def test_a_baseline_that_has_seen_the_sample_shrinks_the_gradient_by_one_over_n():
+    """Reward less the batch's mean is (1 - 1/N) times reward less the others' mean."""
+    card = card_of(algorithms.Reinforce())
+    for problem, size in (("bandit", 4), ("sequences", 2)):
+        measured = at(card, problem)
+        np.testing.assert_allclose(measured.bias, 1.0 / size, rtol=1e-9)
+        np.testing.assert_allclose(measured.cosine, 1.0, rtol=1e-12)
+        assert measured.follows == f"{1.0 - 1.0 / size:.3g} x policy gradient"
+
+
+def test_dr_grpo_is_proportional_to_the_policy_gradient_and_grpo_is_not():
+    doctor, grpo = card_of(algorithms.DrGRPO()), card_of(algorithms.GRPO(clip_high=0.28))
+    for problem, size in (("bandit", 4), ("sequences", 2)):
+        # Group means cost 1/G, and the loss is a sum over max_tokens = 3.
+        np.testing.assert_allclose(at(doctor, problem).bias, 1.0 - (1.0 - 1.0 / size) / 3.0)
+        assert at(doctor, problem).follows.endswith("x policy gradient")
+        assert at(grpo, problem).follows == UNKNOWN and at(grpo, problem).cosine < 0.99
+    assert doctor.checks["scales with rewards"].ok
+    assert not grpo.checks["scales with rewards"].ok
+    assert "divided by their deviation" in grpo.checks["scales with rewards"].detail
+    assert grpo.checks["gradient"].detail.startswith("not a policy gradient of the mean reward")
+    # With two rewards the deviation is one factor for each prompt.
+    assert "x policy gradient (bandit)" in grpo.checks["rewards of 0 and 1"].detail
+    assert grpo.ok and grpo.name == "GRPO(clip_high=0.28)"
+
+
+@pytest.mark.parametrize("staleness", [0.0, 0.5])
+def test_the_expected_gradient_is_that_of_another_enumeration(staleness):
+    """GRPO written out on the bandit, summed over groups by the tests' own tabular policy."""
+    with jax.enable_x64(True):
+        problem = _conformance.problems()[0]
+        path = whole.Path(algorithms.GRPO(clip_high=0.28), problem)
+        mean, _, policies = path.expected(staleness, problem.returns)
+        behavior = jax.nn.log_softmax(policies.behavior)[0]
+
+        def loss(logp, index):
+            found = advantages.group_relative(jnp.asarray(problem.returns)[index][None])[0]
+            old = jax.lax.stop_gradient(logp) if staleness == 0.0 else behavior[index][:, None]
+            return losses.ppo_clip(logp, old, found[:, None], clip_high=0.28).mean()
+
+        expected = expected_gradient(
+            TabularPolicy(4, 1),
+            policies.current[None],
+            loss,
+            group_size=4,
+            behavior_logits=policies.behavior[None],
+        )
+    np.testing.assert_allclose(mean, -np.ravel(expected), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (
+            algorithms.RLOO(reference_kl=0.3),
+            "policy gradient - 0.3 x KL(policy || reference)",
+        ),
+        (
+            algorithms.Reinforce(baseline="none", reference_kl=0.2, entropy_coefficient=0.1),
+            "policy gradient - 0.2 x KL(policy || reference) of each token + 0.1 x entropy of each "
+            "token",
+        ),
+        (
+            algorithms.Reinforce(baseline="none", reference_kl=0.2, reference_kl_form="k3"),
+            "policy gradient - 0.2 x KL(reference || policy) of each token",
+        ),
+        # Any fixed value of a prefix is a baseline without bias.
+        (algorithms.PPO(lambda_=1.0, whiten=False, aggregation="sequence_sum"), "policy gradient"),
+        (
+            algorithms.NashMD(tau=0.05, mixture=0.5),
+            "policy gradient of the win rate - 0.05 x KL(policy || reference)",
+        ),
+        (algorithms.GRPO(scale="none"), "0.5 x policy gradient / length"),
+    ],
+    ids=["reward", "k2", "k3", "values", "opponent", "length"],
+)
+def test_terms_values_and_opponents_are_in_the_gradient(settings, words):
+    """Each is found with its factor, on the policy with several tokens."""
+    with _conformance.exactly():
+        problem = _conformance.problems()[1]
+        path = whole.Path(settings, problem)
+        mean, _, policies = path.expected(0.0, problem.returns)
+        known = path.world.known(policies, problem.returns)
+        assert whole.follows(mean, known.gradients, known.terms) == words
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+def test_dpo_has_the_gradient_of_dpo_on_every_problem(beta):
+    card = card_of(algorithms.DPO(beta=beta))
+    assert card.ok and card.layout == "pairs [B, 2, T] of chosen, rejected"
+    for m in card.measurements:
+        assert m.follows == "DPO" and m.bias < 1e-12
+        np.testing.assert_allclose(m.variance, 1.0, rtol=1e-9)
+
+
+def test_the_gradient_of_pairs_is_that_of_enumeration():
+    """IPO by jax on the logits, with every pair of completions written out."""
+    with _conformance.exactly():
+        problem = _conformance.problems()[1]
+        path = whole.Path(algorithms.IPO(beta=0.7), problem)
+        mean, _, policies = path.expected(0.5, problem.returns)
+        table = lambda z: _conformance.token_logp(problem.sequences, z).sum(-1)  # noqa: E731
+        reference = table(policies.reference)
+        i, j = (x.ravel() for x in np.indices((len(reference),) * 2))
+        wins = jax.nn.sigmoid(problem.returns[i] - problem.returns[j])
+        weight = 2.0 * jnp.exp(reference[i] + reference[j]) * wins
+
+        def expected(logits):
+            x = table(logits) - reference
+            return -weight @ losses.ipo(x[i], x[j], beta=0.7)
+
+        np.testing.assert_allclose(weight.sum(), 1.0)
+        gradient = jax.grad(expected)(jnp.asarray(policies.current))
+    np.testing.assert_allclose(mean, np.ravel(gradient), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["grpo", "nash_md", "dpo", "tpo", "supervised"])
+def test_rollouts_are_enumerated_with_their_probabilities(name):
+    settings = algorithms.find(name)()
+    with _conformance.exactly():
+        for problem in _conformance.problems():
+            path = whole.Path(settings, problem)
+            world, policies = path.world, rollouts.policies_at(problem, 0.5, samples=path.samples)
+            weight = world.weight(policies, problem.returns)
+            assert len(weight) == len(world.rows) and np.all(weight > 0.0)
+            np.testing.assert_allclose(weight.sum(), 1.0, rtol=1e-12)
+
+
+# --- People's settings ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(algorithms.GroupRelative):
+    """A right one: the others change one line of it."""
+
+    aggregation: str = "sequence_sum"
+    scale: str = "none"
+
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return losses.ppo_clip(logp, behavior_logp, advantages)
+
+
+class Flipped(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return -losses.ppo_clip(logp, behavior_logp, advantages)
+
+
+class DividesByACount(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return losses.ppo_clip(logp, behavior_logp, advantages) / jnp.maximum(mask.sum(), 1.0)
+
+
+class Whitens(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return losses.ppo_clip(logp, behavior_logp, advantages - advantages.mean())
+
+
+class DependsOnTheRow(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        rank = 1.0 + jnp.arange(logp.shape[0])[:, None] / logp.shape[0]
+        return losses.ppo_clip(logp, behavior_logp, advantages * rank)
+
+
+class SeesPadding(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        weight = jax.lax.stop_gradient((logp - behavior_logp).sum(-1, keepdims=True))
+        return losses.reinforce(logp, advantages * jnp.exp(jnp.clip(weight, -1.0, 1.0)))
+
+
+class LeaksIntoTheSampler(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return -jnp.exp(jnp.clip(logp - behavior_logp, -9.0, 9.0)) * advantages
+
+
+class NotFinite(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        ratio = jnp.exp(jax.lax.stop_gradient(logp - behavior_logp))
+        return -ratio * advantages * logp
+
+
+class Underflows(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        powers = jnp.exp(40.0 * jnp.maximum(logp, -9.0))  # exp(-88) is the end of float32
+        fixed = advantages * jnp.exp(jnp.clip(behavior_logp, -1.0, 0.0))
+        return -jax.lax.stop_gradient(fixed) * jnp.log(2.0 * powers) / 40.0
+
+
+class CountsTheInvalid(Mine):
+    def advantages(self, rewards, valid):
+        return rewards - rewards.mean(-1, keepdims=True)
+
+
+class SaysThatItCorrects(Mine):
+    def surrogate(self, logp, behavior_logp, advantages, mask):
+        return losses.reinforce(logp, advantages)
+
+    def corrects(self):
+        return True
+
+
+def test_right_settings_of_a_user_conform():
+    card = card_of(Mine())
+    assert card.ok and card.layout == "samples [B, T], one loss a token"
+    assert at(card, "bandit").follows == "0.75 x policy gradient"
+    text = str(card)
+    assert text.startswith("Mine(): conforms") and "[pass] reuse" in text
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(
+    "wrong, failure, words",
+    [
+        (Flipped, "direction", "lowers the mean of rewards of 0 and 1 (bandit)"),
+        (Underflows, "number formats", "float32"),
+        (Whitens, "micro-batches", "statistic"),
+        (DependsOnTheRow, "permutation", "order"),
+        (SeesPadding, "padding", "mask = 0"),
+        (DividesByACount, "micro-batches", "count"),
+        (LeaksIntoTheSampler, "stopped arguments", "behavior_logp"),
+        (NotFinite, "minus infinity", "not finite"),
+        (CountsTheInvalid, "invalid rewards", "not valid"),
+        (SaysThatItCorrects, "reuse", "does not read behavior_logp, and reuse is True"),
+    ],
+)
+def test_wrong_settings_are_caught(wrong, failure, words):
+    card = card_of(wrong())
+    assert failure in card.failures, str(card)
+    assert words in card.checks[failure].detail
+
+
+# --- What cannot be examined ------------------------------------------------------------------------
+
+
+class Ranks:
+    """Lists of answers from the data."""
+
+    def build(self, context):
+        nothing = lambda *arguments: None  # noqa: E731
+        return Algorithm(
+            nothing, nothing, unit=List(), collect=Collect(None, columns=("best", "worst"))
+        )
+
+
+@pytest.mark.parametrize(
+    "objective, words",
+    [
+        (algorithms.GRPO, r"objective is the class GRPO, expected settings: GRPO\(\)"),
+        (Ranks(), "Ranks reads List.. from the columns best, worst, expected samples"),
+        (algorithms.GRPO(reference_kl=-1.0), "reference_kl"),
+    ],
+)
+def test_what_cannot_be_examined_is_told_in_one_line(objective, words):
+    with pytest.raises(ValueError, match=words) as error:
+        conformance.check(objective)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_have_no_layout_to_choose():
+    with pytest.raises(ValueError, match="layout is 'token', expected None for settings"):
+        conformance.check(algorithms.GRPO(), layout="token")
+
+
+# --- All algorithms ---------------------------------------------------------------------------------
