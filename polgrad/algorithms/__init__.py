@@ -6,7 +6,7 @@ Each is a frozen dataclass of settings with `build(context) -> Algorithm`, pure 
 from polgrad import _names
 from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
-from polgrad.algorithms.f_dpg import FDPG
+from polgrad.algorithms.f_dpg import FDPG, Filtered, Tilt
 from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.groups import (
     P3OV1,
@@ -19,17 +19,19 @@ from polgrad.algorithms.groups import (
     RewardWeighted,
 )
 from polgrad.algorithms.grpo import CISPO, DAPO, GRPO, GSPO, SAPO, DrGRPO
-from polgrad.algorithms.nash_md import NashMD
+from polgrad.algorithms.nash_md import Mixed, NashMD
 from polgrad.algorithms.nft import NFT
 from polgrad.algorithms.pairs import (
     AOT,
     CPO,
     DPO,
     EXO,
+    INPO,
     IPO,
     NCA,
     ORPO,
     RPO,
+    SPPO,
     TPO,
     AlphaPO,
     APODown,
@@ -80,6 +82,8 @@ NAMES = {
     "dpo": DPO,
     "online_dpo": OnlineDPO,
     "ipo": IPO,
+    "inpo": INPO,
+    "sppo": SPPO,
     "hinge": Hinge,
     "exo": EXO,
     "discopop": DiscoPOP,
@@ -146,16 +150,19 @@ __all__ = [
     "EXO",
     "ExponentialMargin",
     "FDPG",
+    "Filtered",
     "GMPO",
     "GRPO",
     "GSPO",
     "GroupLoss",
     "GroupRelative",
     "Hinge",
+    "INPO",
     "IPO",
     "KLCov",
     "LUSPO",
     "LinearMargin",
+    "Mixed",
     "NAMES",
     "NCA",
     "NFT",
@@ -179,12 +186,14 @@ __all__ = [
     "RobustDPO",
     "SAPO",
     "SLiC",
+    "SPPO",
     "SequenceLoss",
     "SequencePolicyGradient",
     "SimPO",
     "Supervised",
     "TOPR",
     "TPO",
+    "Tilt",
     "find",
     "settings_of",
     "splits",

@@ -12,7 +12,7 @@ import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import algorithms
-from polgrad.contract import Context, Outputs, Pair
+from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
 
 KEY = jax.random.key(3)
 
@@ -30,6 +30,7 @@ ON = {
     "clip": 0.1,
 }
 CHOSEN = {
+    "hinge": {"beta": 0.3},  # the margins of some pairs are beyond the kink
     "ppo_clip_sequence": {"clip_high": 5.0},
     "best_of_n": {"negative": "sum"},
     "reward_weighted": {"clip": (0.01, 50.0)},
@@ -58,6 +59,34 @@ OTHER = {
 }
 
 
+# Parts whose numbers have no default.
+PARTS = {Average: Average(0.6), Previous: Previous(every=4)}
+
+
+def is_part(value):
+    return dataclasses.is_dataclass(value)
+
+
+def parts(field, value):
+    """The parts that a setting may hold: the one that it holds, and one of each other kind."""
+    kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    return [value, *(PARTS.get(x) or x() for x in kinds if x is not type(value))]
+
+
+def variants(field, value):
+    """Pairs of values of a setting that must differ in their outcome, by what is changed."""
+    if not is_part(value):
+        return {field.name: (value, other(field, value))}
+    of_each = parts(field, value)
+    found = {f"{field.name} {type(part).__name__}": (value, part) for part in of_each[1:]}
+    for part in of_each:
+        for number in dataclasses.fields(part):
+            changed = {number.name: other(number, getattr(part, number.name))}
+            name = f"{field.name}.{number.name}"
+            found[name] = (part, dataclasses.replace(part, **changed))
+    return found
+
+
 def other(field, value):
     """Another value of a setting."""
     if field.name in OTHER:
@@ -65,7 +94,9 @@ def other(field, value):
         return found(value) if callable(found) else found
     if isinstance(value, str):
         return next(x for x in typing.get_args(field.type) if x != value)
-    return (not value) if isinstance(value, bool) else 0.5 * value
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 0.5 * value
 
 
 def inputs(kind):
@@ -84,11 +115,33 @@ def inputs(kind):
     return experience, Context(GROUP, T, PROMPTS, on_policy=kind == "on-policy"), logp
 
 
+def number(kind):
+    """A number for a named policy, another for each kind and each value of its own number."""
+    match kind:
+        case Initial():
+            return 0.0
+        case Average(decay):
+            return -1.0 - 5.0 * decay
+        case Previous(every):
+            return 1.0 + 2.0 * every
+
+
+def with_policies(experience, algorithm):
+    """The rollout with the log-probabilities of the policies that an algorithm names."""
+    mask = experience["mask"]
+    noise = jax.random.normal(jax.random.key(2), mask.shape)
+    for name, kind in algorithm.policies.items():
+        logp = experience["reference_logp"] + 0.5 * number(kind) * noise * mask
+        experience[f"{name}_logp"] = logp
+    return experience
+
+
 @functools.cache
 def outcome(settings, kind):
     """What the settings decide: batch, sum of the metrics' inputs, gradient, opponent, state."""
     experience, context, logp = inputs(kind)
     algorithm = settings.build(context)
+    experience = with_policies(experience, algorithm)
     if not algorithm.samples and isinstance(algorithm.unit, Pair):
         answers = len(algorithm.unit.roles)
         rows = len(logp) // answers * answers
@@ -116,8 +169,9 @@ def outcome(settings, kind):
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))(logp, 1.0 + jnp.abs(logp), values)
     samples = algorithm.collect.samples
-    versus = samples.versus.weight if samples and samples.versus else None
-    return {"gradient": gradient, "opponent": versus}
+    versus = samples.versus if samples else None
+    opponent = versus and (versus.weight, number(algorithm.policies[versus.name]))
+    return {"gradient": gradient, "opponent": opponent}
 
 
 def base(name):
@@ -130,10 +184,13 @@ def base(name):
 
 def live(settings, field, kind):
     """Whether another value of one setting changes the outcome."""
-    changed = dataclasses.replace(
-        settings, **{field.name: other(field, getattr(settings, field.name))}
-    )
-    a, b = outcome(settings, kind), outcome(changed, kind)
+    values = getattr(settings, field.name), other(field, getattr(settings, field.name))
+    return differ(settings, field.name, values, kind)
+
+
+def differ(settings, name, values, kind):
+    """Whether two values of one setting have different outcomes."""
+    a, b = (outcome(dataclasses.replace(settings, **{name: x}), kind) for x in values)
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return any(
         x.shape != y.shape or not np.allclose(x, y, rtol=1e-6, atol=1e-9)
@@ -142,16 +199,20 @@ def live(settings, field, kind):
 
 
 def dead(settings):
-    """The settings that change nothing on any of the three inputs."""
+    """What changes nothing on any of the three inputs: settings, parts, numbers of parts."""
     return [
-        field.name
+        what
         for field in dataclasses.fields(settings)
-        if not any(live(settings, field, kind) for kind in ("off-policy", "holes", "on-policy"))
+        for what, values in variants(field, getattr(settings, field.name)).items()
+        if not any(
+            differ(settings, field.name, values, kind)
+            for kind in ("off-policy", "holes", "on-policy")
+        )
     ]
 
 
 # One of a kind in the quick suite; the others, which share its code, in `make test-slow`.
-KINDS = ("cispo", "dpo", "grpo", "kl_cov", "ppo", "topr")
+KINDS = ("cispo", "dpo", "f_dpg", "grpo", "inpo", "kl_cov", "nash_md", "ppo", "topr")
 NAMES = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(algorithms.NAMES)
@@ -170,6 +231,18 @@ def test_a_setting_that_nothing_reads_is_found():
 
     on = {k: v for k, v in ON.items() if k in algorithms.CISPO.__dataclass_fields__}
     assert dead(WithDeadField(**on)) == ["clip_low"]
+
+
+def test_a_part_that_nothing_reads_is_found():
+    @dataclasses.dataclass(frozen=True)
+    class WithDeadPart(algorithms.DPO):
+        reference: Initial | Average = dataclasses.field(default=Initial(), kw_only=True)
+
+        def _policies(self):
+            return {"reference": Initial()}
+
+    found = WithDeadPart(label_smoothing=0.1)
+    assert dead(found) == ["reference Average", "reference.decay"]
 
 
 @pytest.mark.parametrize("name", NAMES)

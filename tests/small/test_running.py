@@ -238,7 +238,7 @@ def test_nash_md_plays_against_its_mixture():
         jax.tree.map(lambda x: 3.0 * x, policy.init(jax.random.key(n))) for n in (1, 2)
     )
     for weight, opponent in ((1.0, initial), (0.0, params)):
-        settings = algorithms.NashMD(mixture=weight)
+        settings = algorithms.NashMD(opponent=algorithms.Mixed(weight))
         loop = small.running._Loop(settings, policy, Recording(), SCHEDULE, optax.sgd(0.1))
         key = jax.random.key(5)
         experience, _ = loop._experience(params, {"reference": initial}, key)

@@ -27,7 +27,7 @@ SETTINGS = {
     "clip_cov": {"fraction": 0.1, "low": -9.0, "high": 9.0},
     "kl_cov": {"fraction": 0.1},
     "ppo": {"reference_kl": 0.1, "entropy_coefficient": 0.01},
-    "f_dpg": {"beta": 2.0},
+    "f_dpg": {"target": algorithms.Tilt(beta=2.0)},
     "nash_md": {"tau": 0.1},
     "disco": {"tau": 0.5, "beta": 10.0},
 }
