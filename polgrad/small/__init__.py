@@ -14,14 +14,17 @@ draws its samples by their position in the batch where that is faster, and not b
 
 from polgrad.small.policies import FeaturePolicy, NetworkPolicy, Policy, greedy_accuracy
 from polgrad.small.running import Program, Schedule, program, run
+from polgrad.small.tables import BigramPolicy, TablePolicy
 from polgrad.small.tasks import Task
 
 __all__ = [
+    "BigramPolicy",
     "FeaturePolicy",
     "NetworkPolicy",
     "Policy",
     "Program",
     "Schedule",
+    "TablePolicy",
     "Task",
     "greedy_accuracy",
     "program",

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from polgrad.contract import Batch, Needs, Outputs
 from polgrad.policies.small import token_statistics
@@ -51,6 +52,52 @@ class Policy(Protocol):
         """The policy's outputs for a batch; the entropy is always there, for the metrics."""
 
 
+def no_prompts(questions: Any) -> Batch:
+    """`Policy.prompts` of a policy that does not see the question."""
+    count = jax.tree.leaves(questions)[0].shape[0]
+    return {"prompts": jnp.zeros((count, 0)), "prompt_lengths": jnp.zeros(count, jnp.int32)}
+
+
+def as_rollout(
+    prompts: Batch,
+    ids: Int[Array, "Q"],
+    tokens: Int[Array, "N T"],
+    logp: Float[Array, "N T"],
+    mask: Float[Array, "N T"] | None = None,
+) -> Batch:
+    """What `Policy.sample` returns, from the tokens of its samples.
+
+    Args:
+      prompts: from `Policy.prompts`.
+      ids: of the prompts.
+      tokens: of the samples, prompt after prompt.
+      logp: their log-probabilities.
+      mask: 1 at tokens that count; all of them when left out.
+    """
+    samples = tokens.shape[0] // ids.shape[0]
+    mask = jnp.ones_like(logp) if mask is None else mask.astype(logp.dtype)
+    rows = {name: jnp.repeat(x, samples, axis=0) for name, x in prompts.items()}
+    return rows | {
+        "completions": tokens,
+        "completion_lengths": mask.sum(-1).astype(jnp.int32),
+        "mask": mask,
+        "behavior_logp": logp,
+        "stopped": jnp.ones(tokens.shape[0], bool),
+        "prompt_ids": jnp.repeat(ids.astype(jnp.uint32), samples),
+        "sample_ids": jnp.tile(jnp.arange(samples, dtype=jnp.uint32), ids.shape[0]),
+    }
+
+
+def refuse_values(policy: Policy, needs: Needs) -> None:
+    """Refuses an algorithm that needs values, for a policy without a value head.
+
+    Raises:
+      ValueError: if values are needed.
+    """
+    if needs.values:
+        raise ValueError(f"a {type(policy).__name__} has no value head; take a NetworkPolicy")
+
+
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
     """A network over feature vectors whose completions all have one length (`policies.small`).
@@ -84,23 +131,12 @@ class FeaturePolicy:
         if mixed is not None:
             raise ValueError(
                 "a FeaturePolicy samples from its own distribution alone, and the algorithm asks for "
-                "a mixture; take a NetworkPolicy"
+                "a mixture; take a TablePolicy, a BigramPolicy or a NetworkPolicy"
             )
         tokens, logp = self.network.sample(
             params, prompts["prompts"], key, samples=samples, greedy=greedy
         )
-        rows = {name: jnp.repeat(x, samples, axis=0) for name, x in prompts.items()}
-        tokens, logp = (rearrange(x, "q g t -> (q g) t") for x in (tokens, logp))
-        count, length = tokens.shape
-        return rows | {
-            "completions": tokens,
-            "completion_lengths": jnp.full(count, length),
-            "mask": jnp.ones((count, length), jnp.float32),
-            "behavior_logp": logp,
-            "stopped": jnp.ones(count, bool),
-            "prompt_ids": jnp.repeat(ids.astype(jnp.uint32), samples),
-            "sample_ids": jnp.tile(jnp.arange(samples, dtype=jnp.uint32), count // samples),
-        }
+        return as_rollout(prompts, ids, *(rearrange(x, "q g t -> (q g) t") for x in (tokens, logp)))
 
     def forward(self, params, batch, *, needs):
         """Log-probabilities and entropies.
@@ -108,8 +144,7 @@ class FeaturePolicy:
         Raises:
           ValueError: if values are needed.
         """
-        if needs.values:
-            raise ValueError("a FeaturePolicy has no value head; take a NetworkPolicy")
+        refuse_values(self, needs)
         tokens, mask = batch["completions"], batch["mask"] > 0
         logits = self.network.logits(params, batch["prompts"], tokens)
         logp, entropy = token_statistics(logits, tokens)
