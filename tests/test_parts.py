@@ -208,6 +208,12 @@ def test_every_algorithm_has_flags_and_comes_back_from_json(name):
             {"reference_kl": 0.3, "value_clip": 0.0},
             algorithms.PPO(kl=algorithms.RewardKL(0.3), value_clip=None),
         ),
+        (
+            algorithms.NashMD,
+            {"tau": 0.1, "mixture": 0.25},
+            algorithms.NashMD(tau=0.1, opponent=algorithms.Mixed(0.25)),
+        ),
+        (algorithms.FDPG, {"beta": 0.5}, algorithms.FDPG(target=algorithms.Tilt(0.5))),
     ],
 )  # fmt: skip
 def test_settings_of_earlier_versions(found, values, wanted):

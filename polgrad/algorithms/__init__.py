@@ -7,7 +7,7 @@ from polgrad import _names
 from polgrad.algorithms import estimators, surrogates
 from polgrad.algorithms.disco import DisCO
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
-from polgrad.algorithms.f_dpg import FDPG
+from polgrad.algorithms.f_dpg import FDPG, Filtered, Tilt
 from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.groups import (
     P3OV1,
@@ -20,17 +20,19 @@ from polgrad.algorithms.groups import (
     RewardWeighted,
 )
 from polgrad.algorithms.grpo import CISPO, DAPO, GRPO, GSPO, SAPO, DrGRPO
-from polgrad.algorithms.nash_md import NashMD
+from polgrad.algorithms.nash_md import Mixed, NashMD
 from polgrad.algorithms.nft import NFT
 from polgrad.algorithms.pairs import (
     AOT,
     CPO,
     DPO,
     EXO,
+    INPO,
     IPO,
     NCA,
     ORPO,
     RPO,
+    SPPO,
     TPO,
     AlphaPO,
     APODown,
@@ -84,6 +86,8 @@ NAMES = {
     "dpo": DPO,
     "online_dpo": OnlineDPO,
     "ipo": IPO,
+    "inpo": INPO,
+    "sppo": SPPO,
     "hinge": Hinge,
     "exo": EXO,
     "discopop": DiscoPOP,
@@ -151,17 +155,20 @@ __all__ = [
     "Entropy",
     "ExponentialMargin",
     "FDPG",
+    "Filtered",
     "GMPO",
     "GRPO",
     "GSPO",
     "GroupLoss",
     "GroupRelative",
     "Hinge",
+    "INPO",
     "IPO",
     "KL",
     "KLCov",
     "LUSPO",
     "LinearMargin",
+    "Mixed",
     "NAMES",
     "NCA",
     "NFT",
@@ -186,12 +193,14 @@ __all__ = [
     "RobustDPO",
     "SAPO",
     "SLiC",
+    "SPPO",
     "SequenceLoss",
     "SequencePolicyGradient",
     "SimPO",
     "Supervised",
     "TOPR",
     "TPO",
+    "Tilt",
     "TokenPolicyGradient",
     "TruncatedWeights",
     "estimators",

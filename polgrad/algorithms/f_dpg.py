@@ -1,7 +1,7 @@
-"""f-DPG (Go et al. 2023, arXiv:2302.08215): any f-divergence to a rewarded reference.
+"""f-DPG (Go et al. 2023, arXiv:2302.08215): any f-divergence to a target made of the reference.
 
-The target of a prompt is the reference tilted by the reward, p(y|x) = a(y|x) exp(r / beta) / Z(x).
-With `reverse_kl` this is exactly KL-regularised RL.
+The target of a prompt is the reference tilted by the reward, or the reference restricted to the
+answers that are rewarded.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from polgrad import divergences, losses, masking
 from polgrad.algorithms import common
@@ -24,12 +25,43 @@ class FDPGState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tilt:
+    """The target p(y|x) = reference(y|x) exp(reward / beta) / Z(x).
+
+    With `divergence="reverse_kl"` f-DPG is then exactly KL-regularised reinforcement learning.
+
+    Attributes:
+      beta: temperature of the tilt, positive; the strength of the KL in that reading.
+    """
+
+    beta: float = 0.1
+
+    def score(self, reference_logp: Float[Array, "N"], rewards: Float[Array, "N"]) -> Array:
+        """The log of the target times Z."""
+        return targets.tilt(reference_logp, rewards, beta=self.beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Filtered:
+    """The target p(y|x) = reference(y|x) / Z(x) where the reward is above 0, and 0 elsewhere.
+
+    Use it for a condition that an answer meets or not: the target is the reference, given that the
+    condition is met. Divergences that are infinite where the target is 0 (`reverse_kl`,
+    `reverse_chi_squared`) are cut by `log_ratio_clip`.
+    """
+
+    def score(self, reference_logp: Float[Array, "N"], rewards: Float[Array, "N"]) -> Array:
+        """The log of the target times Z."""
+        return targets.filtered(reference_logp, rewards > 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class FDPG:
-    """Distributional policy gradient towards the tilted reference.
+    """Distributional policy gradient towards a target made of the reference and the reward.
 
     Attributes:
       divergence: D_f(policy || target) that is minimised.
-      beta: temperature of the tilt, positive; the strength of the KL in the `reverse_kl` reading.
+      target: `Tilt(beta)` or `Filtered()`.
       log_ratio_clip: bound on the log of policy over target, positive.
       baseline_window: pseudo-rewards the baseline is the mean of.
     """
@@ -43,12 +75,14 @@ class FDPG:
         "reverse_chi_squared",
         "squared_hellinger",
     ] = "jensen_shannon"
-    beta: float = 0.1
+    target: Tilt | Filtered = Tilt()
     log_ratio_clip: float = 20.0
     baseline_window: int = 1024
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
+        if not isinstance(self.target, Tilt | Filtered):
+            raise ValueError(f"target is {self.target!r}, expected Tilt(beta) or Filtered()")
         form = {
             "divergence": getattr(divergences, self.divergence),
             "log_ratio_clip": self.log_ratio_clip,
@@ -66,7 +100,7 @@ class FDPG:
             reference = common.sequence_logp(experience["reference_logp"], mask)
             behavior = common.sequence_logp(experience["behavior_logp"], mask)
             rewards = jnp.where(valid, experience["rewards"], 0.0)
-            score = common.by_group(targets.tilt(reference, rewards, beta=self.beta), size)
+            score = common.by_group(self.target.score(reference, rewards), size)
             prompts = common.by_group(experience["prompt_ids"], size)[:, 0]
             # A prompt may stand twice in a batch (a small data set): its groups enter in turn.
             partition = _add_groups(
@@ -79,7 +113,8 @@ class FDPG:
             here = jax.tree.map(lambda x: x[prompts], partition)
             log_target = targets.normalize(score, here).reshape(-1)
             pseudo = losses.f_dpg_pseudo_reward(behavior, log_target, **form)
-            known = valid & jnp.isfinite(log_target)
+            # Minus infinity is an answer that the target excludes: its pseudo-reward counts.
+            known = valid & ~jnp.isnan(log_target) & ~jnp.isposinf(log_target)
             # Read before this batch is added: a baseline that has seen a sample biases it.
             baseline = targets.baseline_value(state.baseline)
             mean = jnp.where(known, pseudo, 0.0).sum() / jnp.maximum(known.sum(), 1)

@@ -49,16 +49,18 @@ def settings_of(
             kind = _type(parameter, (choices or {}).get(parameter.name))
             default = (defaults or {}).get(parameter.name, parameter.default)
             fields.append((parameter.name, kind, dataclasses.field(default=default)))
+    # What the base adds for some functions only, such as whose policy the reference is.
+    further = base.further_settings(function) if hasattr(base, "further_settings") else []
     made = dataclasses.make_dataclass(
         name,
-        fields,
+        [*fields, *further],
         bases=(base,),
         frozen=True,
         namespace={"function": staticmethod(function), **attributes},
     )
     # A run that goes on compares the file that the class stands in.
     made.__module__ = sys._getframe(depth).f_globals["__name__"]
-    made.__doc__ = _docstring(function, [field[0] for field in fields], base)
+    made.__doc__ = _docstring(function, [x[0] for x in [*further, *fields]], base)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Nash-MD-PG (Munos et al. 2023, arXiv:2312.00886): policy gradient against a mixture opponent."""
+"""Nash-MD-PG and Nash-EMA-PG (Munos et al. 2023, arXiv:2312.00886): policy gradient in a game."""
 
 import dataclasses
 
@@ -8,31 +8,43 @@ import jax.numpy as jnp
 from polgrad import losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.contract import Algorithm, Collect, Context, Initial, Mixture, Samples
+from polgrad.contract import Algorithm, Average, Collect, Context, Initial, Mixture, Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """The opponent of Nash-MD: the geometric mixture of the policy and the initial policy.
+
+    Attributes:
+      weight: of the initial policy, in [0, 1]; 0 is self-play, 1 is the initial policy alone.
+    """
+
+    weight: float = 0.125
 
 
 @dataclasses.dataclass(frozen=True)
 class NashMD:
-    """Samples of the policy are preferred, or not, to samples of the geometric mixture.
+    """Samples of the policy are preferred, or not, to samples of an opponent.
 
     The preference is a function of two completions (`rewards.preference`) or, without one, the
     Bradley-Terry probability of two rewards.
 
     Attributes:
       tau: strength of the KL to the initial policy, non-negative.
-      mixture: weight of the initial policy in the opponent, in [0, 1]; 0 is self-play.
+      opponent: `Mixed(weight)` for Nash-MD, or `Average(decay)`, the moving average of the policy,
+        for Nash-EMA.
       reward_scale: nats of Bradley-Terry logit a unit of reward is worth, positive.
     """
 
     tau: float = 0.008
-    mixture: float = 0.125
+    opponent: Mixed | Average = Mixed()
     reward_scale: float = 4.0
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
         in_range("tau", self.tau, low=0.0)
-        in_range("mixture", self.mixture, low=0.0, high=1.0)
         in_range("reward_scale", self.reward_scale, low=0.0, above=True)
+        versus, further = self._opponent()
 
         def prepare(state, experience, key):
             valid = common.answered(experience)
@@ -55,7 +67,16 @@ class NashMD:
         return Algorithm(
             prepare=prepare,
             loss=loss,
-            collect=Collect(Samples(versus=Mixture("reference", self.mixture))),
-            policies={"reference": Initial()},
+            collect=Collect(Samples(versus=versus)),
+            policies={"reference": Initial(), **further},
             reuse=False,
         )
+
+    def _opponent(self) -> tuple[Mixture, dict[str, Average]]:
+        """What the opponent's answers are sampled from, and the policies that this names."""
+        match self.opponent:
+            case Mixed(weight):
+                return Mixture("reference", weight), {}
+            case Average():
+                return Mixture("average", 1.0), {"average": self.opponent}
+        raise ValueError(f"opponent is {self.opponent!r}, expected Mixed(weight) or Average(decay)")

@@ -1,7 +1,8 @@
 """Losses of pairs of answers: DPO (Rafailov et al. 2023, arXiv:2305.18290) and its kin.
 
 Each class has the keyword-only numbers of a function in `polgrad.losses` as its settings. The pairs
-come from the columns of a data file, or are the best and the worst sample of each prompt.
+come from the columns of a data file, or are the best and the worst sample of each prompt. Nothing
+in these losses asks who wrote the pairs, so that a rollout may serve several updates.
 """
 
 import dataclasses
@@ -17,10 +18,22 @@ from polgrad import losses, masking
 from polgrad.algorithms import common
 from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.whole import splits
-from polgrad.contract import Algorithm, Batch, Collect, Context, Initial, Outputs, Pair
+from polgrad.contract import (
+    Algorithm,
+    Average,
+    Batch,
+    Collect,
+    Context,
+    Initial,
+    NamedPolicy,
+    Outputs,
+    Pair,
+    Previous,
+)
 
 BEST_AND_WORST = ("chosen", "rejected")
-_INPUT = re.compile(r"(\w+?)_(logratio|reference_logp|logp|lengths)")
+_INPUT = re.compile(r"(\w+?)_(logratio|reference_logp|previous_logp|logp|lengths)")
+_OF_REFERENCE = {"logratio", "reference_logp"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,10 +41,15 @@ class PairLoss:
     """A loss of pairs; a subclass gives `function`, whose array arguments tell what it reads.
 
     Of the answer in a role, `chosen` say, a function may take `chosen_logratio`, the log-ratio to
-    the initial policy; `chosen_logp` and `chosen_reference_logp`, the log-probabilities under the
-    policy and the initial policy; and `chosen_lengths`, in tokens.
+    the reference; `chosen_logp`, `chosen_reference_logp` and `chosen_previous_logp`, the
+    log-probabilities under the policy, the reference and the policy that sampled the rollout; and
+    `chosen_lengths`, in tokens.
 
     Attributes:
+      reference: of a loss that reads one: the policy that training started from, `Initial()`; a
+        copy of the policy that is made anew every few rollouts, `Previous(every)`; or the moving
+        average of the policy, `Average(decay)` (the hard and the soft update of TR-DPO, Gorbatovski
+        et al. 2024, arXiv:2404.09656). `Previous(every=1)`, the sampling policy, needs samples.
       pairs: `"data"` reads the answers from the columns of the data that are named as the roles;
         `"samples"` samples answers to each prompt and pairs the best with the worst (online DPO,
         Guo et al. 2024, arXiv:2402.04792).
@@ -42,15 +60,22 @@ class PairLoss:
     """Whether `<role>_logp` is a mean over tokens, and not a sum."""
     whole: ClassVar[bool] = False
     """Whether the loss couples the pairs of a batch, so that it is no sum over pairs."""
+    reference: ClassVar[NamedPolicy] = Initial()
 
     pairs: Literal["data", "samples"] = "data"
 
     @classmethod
     def inputs(cls) -> dict[str, tuple[str, str]]:
         """The function's array arguments: by name the role and what is read of its answer."""
-        names = inspect.signature(cls.function).parameters
-        found = {name: _INPUT.fullmatch(name) for name in names}
-        return {name: (match[1], match[2]) for name, match in found.items() if match}
+        return _inputs(cls.function)
+
+    @staticmethod
+    def further_settings(function: Callable) -> list[tuple]:
+        """The field `reference`, for a function that reads one (see `settings_of`)."""
+        if not _OF_REFERENCE & {kind for _, kind in _inputs(function).values()}:
+            return []
+        default = dataclasses.field(default=Initial(), kw_only=True)
+        return [("reference", Initial | Previous | Average, default)]
 
     def roles(self) -> tuple[str, ...]:
         """The answers of a row, in their order."""
@@ -67,15 +92,12 @@ class PairLoss:
           ValueError: if pairs are to be made of samples, and there is no second sample, or the
             loss reads a third answer.
         """
-        kinds = {kind for _, kind in self.inputs().values()}
-        needs_reference = bool(kinds & {"logratio", "reference_logp"})
         algorithm = Algorithm(
             prepare=lambda state, experience, key: (state, *self.prepare(experience, context)),
             loss=self.loss,
             unit=Pair(self.roles()),
             collect=Collect() if self.pairs == "samples" else Collect(None, columns=self.roles()),
-            policies={"reference": Initial()} if needs_reference else {},
-            reuse=self.pairs == "data",
+            policies=self._policies(),
         )
         if self.pairs == "samples":
             common.need_group(self, context, 2)
@@ -86,6 +108,12 @@ class PairLoss:
                     f"{', '.join(self.roles())}, and samples make chosen and rejected{third}"
                 )
         return splits(algorithm) if self.whole else algorithm
+
+    def _policies(self) -> dict[str, NamedPolicy]:
+        """The policies besides the trained one that the function reads."""
+        kinds = {kind for _, kind in self.inputs().values()}
+        found = {"reference": self.reference} if kinds & _OF_REFERENCE else {}
+        return found | ({"previous": Previous(every=1)} if "previous_logp" in kinds else {})
 
     def prepare(self, experience: Batch, context: Context) -> tuple[Batch, dict]:
         """The pairs and their weights."""
@@ -134,10 +162,20 @@ class PairLoss:
         if kind == "logratio":
             tokens = outputs.logp - batch["reference_logp"]
         else:
-            tokens = outputs.logp if kind == "logp" else batch["reference_logp"]
+            tokens = outputs.logp if kind == "logp" else batch[kind]
         if self.average:
             return masking.masked_mean(tokens[:, place], mask, axis=-1)
         return masking.sequence_sum(tokens[:, place], mask)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Linear(PairLoss):
+    """A loss whose gradient is the same whatever the reference is: there is nothing to set."""
+
+    @staticmethod
+    def further_settings(function):
+        """None."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +196,11 @@ class TripleLoss(PairLoss):
     def place(self, role):
         """The chosen answer's place for the third role, where the two are one answer."""
         return super().place(role) if role in self.roles() else 0
+
+
+def _inputs(function: Callable) -> dict[str, tuple[str, str]]:
+    found = {name: _INPUT.fullmatch(name) for name in inspect.signature(function).parameters}
+    return {name: (match[1], match[2]) for name, match in found.items() if match}
 
 
 def best_and_worst(experience: Batch, group_size: int) -> tuple[Batch, Array]:
@@ -192,7 +235,7 @@ Hinge = _of("Hinge", losses.hinge)
 EXO = _of("EXO", losses.exo)
 DiscoPOP = _of("DiscoPOP", losses.discopop)
 ExponentialMargin = _of("ExponentialMargin", losses.exponential_margin)
-LinearMargin = _of("LinearMargin", losses.linear_margin)
+LinearMargin = _of("LinearMargin", losses.linear_margin, _Linear)
 RobustDPO = _of("RobustDPO", losses.robust_dpo)
 NCA = _of("NCA", losses.nca)
 APOZero = _of("APOZero", losses.apo_zero)
@@ -222,8 +265,89 @@ class OnlineDPO(DPO):
 
     Attributes:
       pairs: as in `DPO`; `"samples"` by default.
-      beta: strength of the KL to the initial policy, positive.
+      reference: as in `DPO`.
+      beta: strength of the KL to the reference, positive.
       label_smoothing: probability that a label is wrong, in [0, 0.5].
     """
 
     pairs: Literal["data", "samples"] = dataclasses.field(default="samples", kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SPPO(PairLoss):
+    """SPPO: each answer of a pair, with the one comparison that it was in as its win rate.
+
+    The loss is `losses.sppo(chosen, 1) + losses.sppo(rejected, 0)`, "SPPO-hard".
+
+    Attributes:
+      pairs: as in `DPO`; `"samples"` by default.
+      reference: as in `DPO`; the sampling policy, `Previous(every=1)`, by default.
+      eta: step of the multiplicative weights, positive; nats of log-ratio between an answer that
+        always wins and one that always loses.
+
+    References:
+      Wu et al., Self-Play Preference Optimization for Language Model Alignment, 2024
+      (arXiv:2405.00675).
+    """
+
+    pairs: Literal["data", "samples"] = dataclasses.field(default="samples", kw_only=True)
+    reference: Initial | Previous | Average = dataclasses.field(
+        default=Previous(every=1), kw_only=True
+    )
+    eta: float = 1000.0
+
+    @staticmethod
+    def function(chosen_logratio, rejected_logratio, *, eta):
+        """The sum of the losses of the two answers."""
+        won = losses.sppo(chosen_logratio, jnp.ones_like(chosen_logratio), eta=eta)
+        return won + losses.sppo(rejected_logratio, jnp.zeros_like(rejected_logratio), eta=eta)
+
+
+@dataclasses.dataclass(frozen=True)
+class INPO(PairLoss):
+    """INPO: mirror descent in a preference game, by regression on pairs of samples.
+
+    The loss is `losses.inpo` of `losses.inpo_contrast`. Its minimiser is one step of mirror descent
+    from the policy that sampled the rollout: take many updates a rollout. With tau = inverse_step
+    it is online IPO. The pairs are always samples, the best and the worst of each prompt.
+
+    Attributes:
+      inverse_step: reciprocal of the step of mirror descent, positive.
+      tau: strength of the KL to the reference, in [0, inverse_step].
+      reference: as in `DPO`.
+
+    References:
+      Zhang et al., Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via
+      No-Regret Learning, 2024 (arXiv:2407.00617).
+    """
+
+    # No setting: pairs of the data have no policy that sampled them.
+    pairs: ClassVar[Literal["data", "samples"]] = "samples"
+    inverse_step: float = 0.005
+    tau: float = 0.005 / 3
+    reference: Initial | Previous | Average = dataclasses.field(default=Initial(), kw_only=True)
+
+    @staticmethod
+    def function(
+        chosen_logp,
+        rejected_logp,
+        chosen_reference_logp,
+        rejected_reference_logp,
+        chosen_previous_logp,
+        rejected_previous_logp,
+        *,
+        inverse_step,
+        tau,
+    ):
+        """`losses.inpo` of the contrast of a pair."""
+        contrast = losses.inpo_contrast(
+            chosen_logp,
+            rejected_logp,
+            chosen_reference_logp,
+            rejected_reference_logp,
+            chosen_previous_logp,
+            rejected_previous_logp,
+            inverse_step=inverse_step,
+            tau=tau,
+        )
+        return losses.inpo(contrast, inverse_step=inverse_step)

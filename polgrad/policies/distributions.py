@@ -180,7 +180,8 @@ def geometric_mixture(
     References:
         Munos et al., 2023, Nash Learning from Human Feedback, arXiv:2312.00886.
     """
-    if not 0 <= reference_weight <= 1:
+    traced = isinstance(reference_weight, jax.core.Tracer)
+    if not traced and not 0 <= reference_weight <= 1:
         raise ValueError(f"reference_weight must lie in [0, 1], got {reference_weight}")
     logits, reference_logits = jnp.asarray(logits), jnp.asarray(reference_logits)
     if logits.shape != reference_logits.shape:
@@ -190,8 +191,10 @@ def geometric_mixture(
         )
     dtype = jnp.promote_types(jnp.result_type(logits, reference_logits), jnp.float32)
     logits, reference_logits = logits.astype(dtype), reference_logits.astype(dtype)
-    if reference_weight == 0:
+    if not traced and reference_weight == 0:
         return logits
-    if reference_weight == 1:
+    if not traced and reference_weight == 1:
         return reference_logits
-    return (1 - reference_weight) * logits + reference_weight * reference_logits
+    # 0 times minus infinity is no number: a distribution of weight 0 has no say.
+    shares = (1 - reference_weight, logits), (reference_weight, reference_logits)
+    return sum(jnp.where(weight == 0, 0.0, weight * x) for weight, x in shares)

@@ -24,6 +24,7 @@ from polgrad.small.policies import (
     probe,
 )
 from polgrad.small.running import Program, Schedule, program, run
+from polgrad.small.tables import BigramPolicy, TablePolicy
 from polgrad.small.tasks import (
     Addition,
     CipherLadder,
@@ -37,6 +38,7 @@ __all__ = [
     "Addition",
     "Answers",
     "AutoregressiveMLP",
+    "BigramPolicy",
     "CipherLadder",
     "FactorizedMLP",
     "FeaturePolicy",
@@ -48,6 +50,7 @@ __all__ = [
     "Probe",
     "Program",
     "Schedule",
+    "TablePolicy",
     "Task",
     "bigrams",
     "greedy_accuracy",

@@ -4,18 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from polgrad import _checks
 
-__all__ = ["Bigrams", "every_logp", "sample", "sequence_logp"]
+__all__ = ["Bigrams", "every_logp", "sample", "token_logits"]
 
 
 class Bigrams(NamedTuple):
     """Logits of a policy in which a token depends on its place and on the token before.
-
-    Sequences are one-hot, [B, T, V]: their log-probabilities are products without indices, whose
-    gradients are cheap under `vmap` over seeds.
 
     Attributes:
       first: of the first token.
@@ -43,28 +40,33 @@ def every_logp(policy: Bigrams) -> Float[Array, "V^T"]:
     return logp.ravel()
 
 
-def sequence_logp(policy: Bigrams, tokens: Float[Array, "B T V"]) -> Float[Array, "B"]:
-    """Log-probability of sequences.
+def token_logits(policy: Bigrams, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T V"]:
+    """Logits of each token of given sequences.
+
+    Products with one-hot tokens, without an index: their gradients are cheap under `vmap`.
 
     Args:
-      policy: the logits, finite.
-      tokens: one-hot sequences of the policy's length.
+      policy: the logits.
+      tokens: sequences of the policy's length, in 0..V-1.
 
     Returns:
-      Log-probabilities in nats, sums over tokens.
+      Logits; those of a token depend on the one before it.
 
     Raises:
-      ValueError: if the tokens are not [B, T, V].
+      ValueError: if the sequences have another length.
     """
     length, size = len(policy.following) + 1, policy.first.shape[0]
-    _checks.shape("tokens", tokens, (None, length, size), "[B, T, V], one-hot")
-    before, after = tokens[:, :-1], tokens[:, 1:]
-    following = jnp.einsum("btu,tuv->btv", before, jax.nn.log_softmax(policy.following))
-    first = tokens[:, 0] @ jax.nn.log_softmax(policy.first)
-    return first + jnp.sum(following * after, axis=(1, 2))
+    if tokens.shape[-1] != length:
+        raise ValueError(
+            f"tokens has shape {list(tokens.shape)}, expected [..., T] = [..., {length}]"
+        )
+    before = (tokens[..., :-1, None] == jnp.arange(size)).astype(policy.first.dtype)
+    following = jnp.einsum("...tu,tuv->...tv", before, policy.following)
+    first = jnp.broadcast_to(policy.first, (*following.shape[:-2], 1, size))
+    return jnp.concatenate([first, following], axis=-2)
 
 
-def sample(policy: Bigrams, uniforms: Float[Array, "B T"]) -> Float[Array, "B T V"]:
+def sample(policy: Bigrams, uniforms: Float[Array, "B T"]) -> Int[Array, "B T"]:
     """Draws sequences by inverting the cumulative distribution of each token.
 
     Args:
@@ -72,7 +74,7 @@ def sample(policy: Bigrams, uniforms: Float[Array, "B T"]) -> Float[Array, "B T 
       uniforms: independent uniform numbers in [0, 1), one a token.
 
     Returns:
-      One-hot sequences.
+      Sequences of tokens in 0..V-1.
 
     Raises:
       ValueError: if the uniform numbers are not [B, T].
@@ -82,9 +84,9 @@ def sample(policy: Bigrams, uniforms: Float[Array, "B T"]) -> Float[Array, "B T 
 
     def invert(probabilities, u):
         below = jnp.cumsum(probabilities, axis=-1)[..., :-1] <= u[:, None]
-        return jax.nn.one_hot(jnp.sum(below, axis=-1), size)
+        return jnp.sum(below, axis=-1, dtype=jnp.int32)
 
     tokens = [invert(jax.nn.softmax(policy.first), uniforms[:, 0])]
     for following, u in zip(jax.nn.softmax(policy.following), uniforms.T[1:]):
-        tokens.append(invert(tokens[-1] @ following, u))
+        tokens.append(invert(jax.nn.one_hot(tokens[-1], size) @ following, u))
     return jnp.stack(tokens, axis=1)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
@@ -74,6 +75,45 @@ def rollout_of(prompts: Batch, ids: Int[Array, "Q"], samples: Batch) -> Batch:
     }
 
 
+def no_prompts(questions: Any) -> Batch:
+    """`Policy.prompts` of a policy that does not see the question."""
+    count = jax.tree.leaves(questions)[0].shape[0]
+    return {"prompts": jnp.zeros((count, 0)), "prompt_lengths": jnp.zeros(count, jnp.int32)}
+
+
+def as_rollout(
+    prompts: Batch,
+    ids: Int[Array, "Q"],
+    tokens: Int[Array, "N T"],
+    logp: Float[Array, "N T"],
+    mask: Float[Array, "N T"] | None = None,
+) -> Batch:
+    """What `Policy.sample` returns, from the tokens of its samples.
+
+    Args:
+      prompts: from `Policy.prompts`.
+      ids: of the prompts.
+      tokens: of the samples, prompt after prompt.
+      logp: their log-probabilities.
+      mask: 1 at tokens that count; all of them when left out.
+    """
+    mask = jnp.ones_like(logp) if mask is None else mask
+    by_prompt = lambda x: rearrange(x, "(q g) t -> q g t", q=ids.shape[0])  # noqa: E731
+    found = {"completions": tokens, "mask": mask, "behavior_logp": logp}
+    found = {name: by_prompt(x) for name, x in found.items()}
+    return rollout_of(prompts, ids, found | {"stopped": jnp.ones(found["mask"].shape[:2], bool)})
+
+
+def refuse_values(policy: Policy, needs: Needs) -> None:
+    """Refuses an algorithm that needs values, for a policy without a value head.
+
+    Raises:
+      ValueError: if values are needed.
+    """
+    if needs.values:
+        raise ValueError(f"a {type(policy).__name__} has no value head; take a NetworkPolicy")
+
+
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
     """A network over feature vectors whose completions all have one length.
@@ -107,7 +147,7 @@ class FeaturePolicy:
         if mixed is not None:
             raise ValueError(
                 "a FeaturePolicy samples from its own distribution alone, and the algorithm asks for "
-                "a mixture; take a NetworkPolicy"
+                "a mixture; take a TablePolicy, a BigramPolicy or a NetworkPolicy"
             )
         tokens, logp = self.network.sample(
             params, prompts["prompts"], key, samples=samples, greedy=greedy
@@ -129,8 +169,7 @@ class FeaturePolicy:
         Raises:
           ValueError: if values are needed.
         """
-        if needs.values:
-            raise ValueError("a FeaturePolicy has no value head; take a NetworkPolicy")
+        refuse_values(self, needs)
         tokens, mask = batch["completions"], batch["mask"] > 0
         logits = self.network.logits(params, batch["prompts"], tokens)
         logp, entropy = token_statistics(logits, tokens)

@@ -40,6 +40,10 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if "sampler_correction" in names and _is_number(found.get("sampler_correction")):
         cap = found["sampler_correction"]
         found["sampler_correction"] = _part("truncated_weights", cap=cap) if cap else None
+    if old("mixture", "opponent"):
+        found["opponent"] = _part("mixed", weight=found.pop("mixture"))
+    if old("beta", "target"):
+        found["target"] = _part("tilt", beta=found.pop("beta"))
     if "value_clip" in names and found.get("value_clip") == 0:
         found["value_clip"] = None
     return found

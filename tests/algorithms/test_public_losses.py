@@ -3,6 +3,7 @@
 A dozen losses of pairs, answers and groups, one of each form.
 """
 
+import dataclasses
 import inspect
 import pickle
 
@@ -13,7 +14,7 @@ import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import advantages, algorithms, losses
-from polgrad.contract import Context, Outputs, Pair
+from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
 
 OFF = Context(GROUP, T, PROMPTS, on_policy=False)
 
@@ -67,6 +68,20 @@ def groups(x):
 # The mean over units of the public function, from nothing but log-probabilities and stored arrays.
 DIRECT = {
     "ipo": lambda x, b: losses.ipo(*columns(ratios(x, b)), beta=0.3).mean(),
+    "inpo": lambda x, b: losses.inpo(
+        losses.inpo_contrast(
+            *columns(totals(x, b)),
+            *columns(totals(b["reference_logp"], b)),
+            *columns(totals(b["behavior_logp"], b)),
+            inverse_step=0.3,
+            tau=0.1,
+        ),
+        inverse_step=0.3,
+    ).mean(),
+    "sppo": lambda x, b: sum(
+        losses.sppo(totals(x - b["behavior_logp"], b)[:, i], jnp.full(len(x), rate), eta=2.0)
+        for i, rate in enumerate((1.0, 0.0))
+    ).mean(),
     "simpo": lambda x, b: losses.simpo(*columns(means(x, b)), beta=1.5, gamma=0.4).mean(),
     "orpo": lambda x, b: losses.orpo(*columns(means(x, b)), beta=0.3).mean(),
     "rpo": lambda x, b: losses.rpo(
@@ -101,6 +116,8 @@ DIRECT = {
 }
 SETTINGS = {
     "ipo": {"beta": 0.3},
+    "inpo": {"inverse_step": 0.3, "tau": 0.1},
+    "sppo": {"eta": 2.0},
     "simpo": {"beta": 1.5, "gamma": 0.4},
     "orpo": {"beta": 0.3},
     "rpo": {"beta": 0.2, "adversary_weight": 0.1, "third": "data"},
@@ -118,11 +135,33 @@ SETTINGS = {
 def experience(algorithm):
     """The stored rollouts, in the layout that the algorithm's data have."""
     found = jax.tree.map(jnp.asarray, stored_rollouts())
+    if algorithm.samples:
+        for name, kind in algorithm.policies.items():
+            if kind == Previous(every=1):
+                found[f"{name}_logp"] = found["behavior_logp"]
+        if algorithm.unit == Pair():
+            return found
     found["rewards"] = jnp.round(found["rewards"])
     if algorithm.samples:
         return found
     rows = np.arange(5 * len(algorithm.unit.roles)).reshape(5, -1)
     return {name: x[rows] for name, x in found.items()}
+
+
+def extremes(given):
+    """The best and the worst sample with a reward of each group."""
+    rows = []
+    for start in range(0, GROUP * PROMPTS, GROUP):
+        known = [i for i in range(start, start + GROUP) if given["valid"][i]]
+        rows.append([pick(known, key=lambda i: given["rewards"][i]) for pick in (max, min)])
+    return jax.tree.map(lambda x: x[np.array(rows)], given)
+
+
+def by_unit(algorithm, given):
+    """The stored arrays in the layout of the batch."""
+    if algorithm.unit.axes == 0 or not algorithm.samples:
+        return given
+    return extremes(given) if algorithm.unit == Pair() else jax.tree.map(groups, given)
 
 
 def gradients(name, settings):
@@ -131,9 +170,7 @@ def gradients(name, settings):
     given = experience(algorithm)
     _, batch, _ = algorithm.prepare(algorithm.init(None), given, None)
     # The arrays as they are stored, for the direct lines.
-    kept = (
-        given if algorithm.unit.axes == 0 or not algorithm.samples else jax.tree.map(groups, given)
-    )
+    kept = by_unit(algorithm, given)
     noise = jax.random.normal(jax.random.key(1), kept["mask"].shape)
     start = kept["behavior_logp"] + 0.3 * noise * kept["mask"]
 
@@ -150,6 +187,31 @@ def test_the_update_has_the_gradient_of_the_public_function(name):
     ours, direct = gradients(name, algorithms.find(name)(**SETTINGS[name]))
     assert np.abs(direct).max() > 1e-3
     np.testing.assert_allclose(ours, direct, atol=1e-5, rtol=1e-4)
+
+
+def test_inpo_with_tau_at_its_inverse_step_is_ipo_against_the_reference():
+    both = algorithms.INPO(inverse_step=0.3, tau=0.3), algorithms.IPO(beta=0.3, pairs="samples")
+    found = []
+    for settings in both:
+        algorithm = settings.build(OFF)
+        _, batch, _ = algorithm.prepare((), experience(algorithm), None)
+        logp = batch["behavior_logp"] + 0.2 * batch["mask"]
+        found.append(jax.grad(lambda x, a=algorithm, b=batch: a.loss(Outputs(x), b)[0])(logp))
+    assert np.abs(found[0]).max() > 1e-3
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_pairs_name_their_reference_and_only_losses_that_read_one_have_the_setting():
+    for reference in (Initial(), Previous(every=3), Average(decay=0.9)):
+        found = algorithms.DPO(reference=reference).build(OFF)
+        assert found.policies == {"reference": reference}
+    with pytest.raises(ValueError, match="'reference', which is the sampling policy"):
+        algorithms.DPO(reference=Previous(every=1)).build(OFF).check()
+    algorithms.OnlineDPO(reference=Previous(every=1)).build(OFF).check()
+    for name in ("simpo", "alphapo", "orpo", "cpo", "slic", "tpo"):
+        found = algorithms.find(name)
+        assert "reference" not in {field.name for field in dataclasses.fields(found)}
+        assert found().build(OFF).policies == {}
 
 
 @pytest.mark.parametrize("name", ["ipo", "luspo", "copg"])

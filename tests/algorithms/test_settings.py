@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import algorithms, contract
-from polgrad.contract import Context, Outputs, Pair
+from polgrad import _parts, algorithms
+from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
 
 KEY = jax.random.key(3)
 
@@ -31,6 +31,7 @@ ON = {
     "clip": 0.1,
 }
 CHOSEN = {
+    "hinge": {"beta": 0.3},  # the margins of some pairs are beyond the kink
     "ppo_clip_sequence": {"clip_high": 5.0},
     "best_of_n": {"negative": "sum"},
     "reward_weighted": {"clip": (0.01, 50.0)},
@@ -59,23 +60,43 @@ OTHER = {
 }
 
 
-OTHER_PARTS = {
-    "reference": contract.Previous(2),
-    "surrogate": algorithms.surrogates.CISPO(cap_high=1.03),
-    "advantage": algorithms.estimators.LeaveOneOut(),
-}
+# Parts whose numbers have no default.
+PARTS = {Average: Average(0.6), Previous: Previous(every=4)}
+FEW = 3
+"""Of a choice among more parts, the numbers of the others are tested with their own algorithms."""
+
+
+def variants(settings, put=lambda x: x):
+    """Pairs of settings whose outcomes must differ, by what is changed: a number, a part, none."""
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), field.name
+        here = functools.partial(_put, settings, name, put)
+        choice = _parts.choices(type(settings)).get(name)
+        if choice is None:
+            yield name, here(value), here(other(field, value))
+            continue
+        others = [PARTS.get(x) or x() for x in choice.kinds.values() if x is not type(value)]
+        for part in [*others, *([None] if choice.optional else [])]:
+            yield f"{name} {type(part).__name__}", here(value), here(part)
+        for part in [value, *(others if len(choice.kinds) <= FEW else [])]:
+            for what, a, b in variants(part, here):
+                yield f"{name}.{what}", a, b
+
+
+def _put(settings, name, put, value):
+    return put(dataclasses.replace(settings, **{name: value}))
 
 
 def other(field, value):
-    """Another value of a setting; a part that is on is switched off where there may be none."""
-    if dataclasses.is_dataclass(value):
-        return OTHER_PARTS.get(field.name)
+    """Another value of a setting that is no part."""
     if field.name in OTHER:
         found = OTHER[field.name]
         return found(value) if callable(found) else found
     if isinstance(value, str):
         return next(x for x in typing.get_args(field.type) if x != value)
-    return (not value) if isinstance(value, bool) else 0.5 * value
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 0.5 * value
 
 
 def inputs(kind):
@@ -94,11 +115,33 @@ def inputs(kind):
     return experience, Context(GROUP, T, PROMPTS, on_policy=kind == "on-policy"), logp
 
 
+def number(kind):
+    """A number for a named policy, another for each kind and each value of its own number."""
+    match kind:
+        case Initial():
+            return 0.0
+        case Average(decay):
+            return -1.0 - 5.0 * decay
+        case Previous(every):
+            return 1.0 + 2.0 * every
+
+
+def with_policies(experience, algorithm):
+    """The rollout with the log-probabilities of the policies that an algorithm names."""
+    mask = experience["mask"]
+    noise = jax.random.normal(jax.random.key(2), mask.shape)
+    for name, kind in algorithm.policies.items():
+        logp = experience["reference_logp"] + 0.5 * number(kind) * noise * mask
+        experience[f"{name}_logp"] = logp
+    return experience
+
+
 @functools.cache
 def outcome(settings, kind):
     """What the settings decide: batch, sum of the metrics' inputs, gradient, opponent, state."""
     experience, context, logp = inputs(kind)
     algorithm = settings.build(context)
+    experience = with_policies(experience, algorithm)
     if not algorithm.samples and isinstance(algorithm.unit, Pair):
         answers = len(algorithm.unit.roles)
         rows = len(logp) // answers * answers
@@ -126,8 +169,9 @@ def outcome(settings, kind):
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))(logp, 1.0 + jnp.abs(logp), values)
     samples = algorithm.collect.samples
-    versus = samples.versus.weight if samples and samples.versus else None
-    return {"gradient": gradient, "opponent": versus}, dict(algorithm.policies)
+    versus = samples.versus if samples else None
+    opponent = versus and (versus.weight, number(algorithm.policies[versus.name]))
+    return {"gradient": gradient, "opponent": opponent}, dict(algorithm.policies)
 
 
 def base(name):
@@ -140,29 +184,17 @@ def base(name):
     return found(**(on | CHOSEN.get(name, {})))
 
 
-def fields_of(settings, path=()):
-    """All settings, and those of the parts: `(path, field)`, such as `(("kl",), coefficient)`."""
-    for field in dataclasses.fields(settings):
-        yield path, field
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from fields_of(value, (*path, field.name))
-
-
-def replaced(settings, path, field, value):
-    """The settings with another value of one field, of their own or of a part."""
-    if not path:
-        return dataclasses.replace(settings, **{field.name: value})
-    part = replaced(getattr(settings, path[0]), path[1:], field, value)
-    return dataclasses.replace(settings, **{path[0]: part})
-
-
-def live(settings, path, field, kind):
+def live(settings, field, kind):
     """Whether another value of one setting changes the outcome."""
-    owner = functools.reduce(getattr, path, settings)
-    changed = replaced(settings, path, field, other(field, getattr(owner, field.name)))
-    (a, policies), (b, policies_changed) = outcome(settings, kind), outcome(changed, kind)
-    if policies != policies_changed:
+    value = getattr(settings, field.name)
+    values = value, None if dataclasses.is_dataclass(value) else other(field, value)
+    return differ(*(dataclasses.replace(settings, **{field.name: x}) for x in values), kind)
+
+
+def differ(one, two, kind):
+    """Whether two settings have different outcomes."""
+    (a, policies), (b, policies_of_two) = outcome(one, kind), outcome(two, kind)
+    if policies != policies_of_two:
         return True
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return any(
@@ -172,17 +204,17 @@ def live(settings, path, field, kind):
 
 
 def dead(settings):
-    """The settings that change nothing on any of the three inputs."""
+    """What changes nothing on any of the three inputs: settings, parts, numbers of parts."""
     kinds = ("off-policy", "holes", "on-policy")
     return [
-        ".".join((*path, field.name))
-        for path, field in fields_of(settings)
-        if not any(live(settings, path, field, kind) for kind in kinds)
+        what
+        for what, one, two in variants(settings)
+        if not any(differ(one, two, kind) for kind in kinds)
     ]
 
 
 # One of a kind in the quick suite; the others, which share its code, in `make test-slow`.
-KINDS = ("cispo", "dpo", "grpo", "kl_cov", "policy_gradient", "ppo", "topr")
+KINDS = ("cispo", "dpo", "f_dpg", "grpo", "inpo", "kl_cov", "nash_md", "ppo", "topr")
 NAMES = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(algorithms.NAMES)
@@ -201,6 +233,18 @@ def test_a_setting_that_nothing_reads_is_found():
 
     on = {k: v for k, v in ON.items() if k in algorithms.CISPO.__dataclass_fields__}
     assert dead(WithDeadField(**on)) == ["clip_low"]
+
+
+def test_a_part_that_nothing_reads_is_found():
+    @dataclasses.dataclass(frozen=True)
+    class WithDeadPart(algorithms.DPO):
+        reference: Initial | Average = dataclasses.field(default=Initial(), kw_only=True)
+
+        def _policies(self):
+            return {"reference": Initial()}
+
+    found = WithDeadPart(label_smoothing=0.1)
+    assert dead(found) == ["reference Average", "reference.decay"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -222,9 +266,9 @@ def test_settings_said_to_be_inert_are_inert_and_no_others(name):
         said = set(re.findall(r"\w+", " ".join(sentences)))
         for field in dataclasses.fields(settings):
             if field.name in said:
-                assert not live(settings, (), field, kind), field.name
+                assert not live(settings, field, kind), field.name
             elif kind == "on-policy" and "clip" in field.name and field.name != "log_ratio_clip":
-                assert live(settings, (), field, kind), field.name
+                assert live(settings, field, kind), field.name
 
 
 @pytest.mark.parametrize("name", sorted(algorithms.NAMES))

@@ -226,29 +226,36 @@ def test_named_policies_are_what_they_are_called():
     np.testing.assert_allclose(state.algorithm, total, rtol=1e-5)
 
 
-def test_nash_md_plays_against_its_mixture():
-    """At weight 1 the opponent's completions are those of the initial policy, at 0 the policy's own."""
+@pytest.mark.parametrize(
+    ("opponent", "named", "plays"),
+    [
+        (algorithms.Mixed(1.0), "reference", "named"),
+        (algorithms.Mixed(0.0), "reference", "own"),
+        (Average(decay=0.9), "average", "named"),
+    ],
+)
+def test_nash_md_plays_against_its_opponent(opponent, named, plays):
+    """The completions of the other side are those of the policy that the setting names."""
 
     class Recording(Counting):
         def prefer(self, questions, completions, others):
             return others[..., 0] / 20.0
 
     policy = language_policy()
-    initial, params = (
-        jax.tree.map(lambda x: 3.0 * x, policy.init(jax.random.key(n))) for n in (1, 2)
+    own, other = (jax.tree.map(lambda x: 3.0 * x, policy.init(jax.random.key(n))) for n in (2, 1))
+    settings = algorithms.NashMD(opponent=opponent)
+    loop = small.running._Loop(settings, policy, Recording(), SCHEDULE, optax.sgd(0.1))
+    assert set(loop.policies) == {"reference", named}
+    key = jax.random.key(5)
+    experience, _ = loop._experience(own, {"reference": own, named: other}, key)
+    keys = [jax.random.fold_in(key, n) for n in range(3)]
+    questions = loop.task.draw(keys[0], SCHEDULE.questions)
+    prompts = policy.prompts(questions)
+    params = other if plays == "named" else own
+    rows = policy.sample(params, prompts, questions, keys[2], samples=SCHEDULE.group)
+    np.testing.assert_allclose(
+        experience["preferences"], rows["completions"][:, 0] / 20.0, rtol=1e-6
     )
-    for weight, opponent in ((1.0, initial), (0.0, params)):
-        settings = algorithms.NashMD(mixture=weight)
-        loop = small.running._Loop(settings, policy, Recording(), SCHEDULE, optax.sgd(0.1))
-        key = jax.random.key(5)
-        experience, _ = loop._experience(params, {"reference": initial}, key)
-        keys = [jax.random.fold_in(key, n) for n in range(3)]
-        questions = loop.task.draw(keys[0], SCHEDULE.questions)
-        prompts = policy.prompts(questions)
-        rows = policy.sample(opponent, prompts, questions, keys[2], samples=SCHEDULE.group)
-        np.testing.assert_allclose(
-            experience["preferences"], rows["completions"][:, 0] / 20.0, rtol=1e-6
-        )
 
 
 def test_an_opponent_without_a_reward_makes_the_sample_invalid():
@@ -325,7 +332,7 @@ def test_a_skipped_update_leaves_the_state_that_observes():
             "DPO reads chosen and rejected of the data, and task ModularSums",
         ),
         ({"settings": algorithms.PPO()}, "no value head; take a NetworkPolicy"),
-        ({"settings": algorithms.NashMD()}, "asks for a mixture; take a NetworkPolicy"),
+        ({"settings": algorithms.NashMD()}, "asks for a mixture; take a TablePolicy"),
     ],
 )
 def test_what_cannot_run_is_refused_when_traced(change, message):

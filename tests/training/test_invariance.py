@@ -27,7 +27,7 @@ SETTINGS = {
     "clip_cov": {"fraction": 0.1, "low": -9.0, "high": 9.0},
     "kl_cov": {"fraction": 0.1},
     "ppo": {"kl": algorithms.RewardKL(0.1), "entropy": algorithms.Entropy(0.01)},
-    "f_dpg": {"beta": 2.0},
+    "f_dpg": {"target": algorithms.Tilt(beta=2.0)},
     "nash_md": {"tau": 0.1},
     "disco": {"tau": 0.5, "beta": 10.0},
 }
@@ -82,6 +82,7 @@ def widen(batch):
     """More padding on the right of prompts and completions."""
     extra = {"prompts": 2}
     tokens = ("completions", "mask", "behavior_logp", "reference_logp", "sampler_logp", "weights")
+    tokens += ("previous_logp",)
     tokens += ("advantages", "value_targets", "old_values")
     out = {}
     for name, x in batch.items():
@@ -118,6 +119,7 @@ def gradient(kind, name, variant):
     algorithm = make_algorithm(name)
     network, params = network_and_params(kind, algorithm.needs.values)
     experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    experience["previous_logp"] = experience["behavior_logp"]
     if name in BINARY:
         experience["rewards"] = jnp.round(experience["rewards"])
     if not algorithm.samples and isinstance(algorithm.unit, Pair):

@@ -1,0 +1,143 @@
+"""Policies so small that every completion can be listed: exact sums beside sampled learning.
+
+Their worlds have no prompts: a question may carry what a reward reads, and the policy sees none of
+it. Sampled runs of them can be measured exactly, as sums over all completions.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from polgrad.contract import Outputs
+from polgrad.games.sequences import Sequences, token_logp
+from polgrad.policies import geometric_mixture
+from polgrad.small import bigrams
+from polgrad.small.networks import token_statistics
+from polgrad.small.policies import as_rollout, no_prompts, refuse_values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TablePolicy:
+    """Any policy over a list of completions: a softmax of logits for each prefix.
+
+    Use it for games and bandits whose figures are sums over all completions. The parameters are one
+    array, `[prefixes, V]`.
+
+    Attributes:
+      sequences: the completions, from `games.enumerate_sequences`; those of length 1 are a bandit.
+    """
+
+    sequences: Sequences
+
+    def init(self, key):
+        """Logits of standard deviation 1."""
+        return jax.random.normal(key, (self.sequences.prefixes, self.sequences.vocabulary))
+
+    def prompts(self, questions):
+        """Prompts without a token."""
+        return no_prompts(questions)
+
+    def logp(self, params: Float[Array, "P V"]) -> Float[Array, "N"]:
+        """Log-probabilities of all completions, in nats."""
+        return token_logp(self.sequences, params).sum(-1)
+
+    def numbers(self, completions: Int[Array, "*S T"]) -> Int[Array, "*S"]:
+        """Which of the listed completions each one is, from 0."""
+        tokens, size = self.sequences.tokens, self.sequences.vocabulary
+        digits = size ** np.arange(tokens.shape[1])[::-1]
+        places = np.zeros(size ** tokens.shape[1], np.int32)
+        places[tokens @ digits] = np.arange(len(tokens))
+        return jnp.asarray(places)[completions @ digits]
+
+    def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
+        """Completions drawn by their position, each with one random number."""
+        policy = _mixture(params, mixed)
+        probabilities = jnp.exp(self.logp(_most_likely(policy) if greedy else policy))
+        count = prompts["prompt_lengths"].shape[0]
+        uniforms = jax.random.uniform(key, (count * samples, 1))
+        drawn = jnp.sum(uniforms >= jnp.cumsum(probabilities)[:-1], axis=-1)
+        of_all = self.sequences.tokens, self.sequences.mask, token_logp(self.sequences, policy)
+        tokens, mask, logp = (jnp.asarray(x)[drawn] for x in of_all)
+        return as_rollout(prompts, ids, tokens.astype(jnp.int32), logp, mask)
+
+    def forward(self, params, batch, *, needs):
+        """Log-probabilities and entropies.
+
+        Raises:
+          ValueError: if values are needed.
+        """
+        refuse_values(self, needs)
+        # Of an index: on a CPU faster than products with one-hot rows, its gradient too.
+        numbers = self.numbers(batch["completions"])
+        logp = jax.nn.log_softmax(params)
+        entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)[self.sequences.prefix]
+        tokens = token_logp(self.sequences, params)
+        mask = batch["mask"] > 0
+        return Outputs(*(jnp.where(mask, x[numbers], 0.0) for x in (tokens, entropy)))
+
+
+@dataclasses.dataclass(frozen=True)
+class BigramPolicy:
+    """A policy whose tokens depend on their place and on the token before (`bigrams`).
+
+    Use it where a target is to be out of reach. The parameters are `bigrams.Bigrams`;
+    `bigrams.every_logp` sums over all completions.
+
+    Attributes:
+      vocabulary: V, number of tokens.
+      length: T, tokens of every completion.
+    """
+
+    vocabulary: int
+    length: int
+
+    def init(self, key):
+        """Logits of standard deviation 1."""
+        size = self.vocabulary
+        rows = jax.random.normal(key, (1 + (self.length - 1) * size, size))
+        return bigrams.Bigrams(rows[0], rows[1:].reshape(self.length - 1, size, size))
+
+    def prompts(self, questions):
+        """Prompts without a token."""
+        return no_prompts(questions)
+
+    def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
+        """Completions drawn by their position, token by token."""
+        policy = _mixture(params, mixed)
+        count = prompts["prompt_lengths"].shape[0] * samples
+        uniforms = jax.random.uniform(key, (count, self.length))
+        chances = jax.tree.map(_most_likely, policy) if greedy else policy
+        tokens = bigrams.sample(chances, uniforms)
+        logp, _ = token_statistics(bigrams.token_logits(policy, tokens), tokens)
+        return as_rollout(prompts, ids, tokens, logp)
+
+    def forward(self, params, batch, *, needs):
+        """Log-probabilities and entropies.
+
+        Raises:
+          ValueError: if values are needed.
+        """
+        refuse_values(self, needs)
+        completions, mask = batch["completions"], batch["mask"] > 0
+        logits = bigrams.token_logits(params, completions)
+        logp, entropy = token_statistics(logits, completions)
+        return Outputs(jnp.where(mask, logp, 0.0), jnp.where(mask, entropy, 0.0))
+
+
+def _mixture(params: Any, mixed: Any) -> Any:
+    """The logits of the geometric mixture of two policies at each token."""
+    if mixed is None:
+        return params
+    mix = functools.partial(geometric_mixture, reference_weight=mixed.weight)
+    return jax.tree.map(mix, params, mixed.params)
+
+
+def _most_likely(logits: Float[Array, "*S V"]) -> Float[Array, "*S V"]:
+    """Logits of the policy that always takes the most likely token."""
+    best = jnp.argmax(logits, axis=-1, keepdims=True)
+    return jnp.where(jnp.arange(logits.shape[-1]) == best, 0.0, -jnp.inf)
