@@ -31,6 +31,7 @@ from polgrad.small.tasks import (
     ModularSums,
     PeakBandit,
     Task,
+    Listed,
     length_rewards,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "CipherLadder",
     "FactorizedMLP",
     "FeaturePolicy",
+    "Listed",
     "Log",
     "ModularSums",
     "NetworkPolicy",

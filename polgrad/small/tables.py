@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from polgrad.contract import Outputs
-from polgrad.games.sequences import Sequences, token_logp
+from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 from polgrad.policies import geometric_mixture
 from polgrad.small import bigrams
 from polgrad.small.networks import token_statistics
@@ -29,10 +29,21 @@ class TablePolicy:
     array, `[prefixes, V]`.
 
     Attributes:
-      sequences: the completions, from `games.enumerate_sequences`; those of length 1 are a bandit.
+      sequences: the completions, as `games.sequences.enumerate_sequences` lists them.
     """
 
     sequences: Sequences
+
+    @classmethod
+    def create(cls, vocabulary: int, length: int, *, end: int | None = None) -> "TablePolicy":
+        """A policy over all completions of some length.
+
+        Args:
+          vocabulary: number of tokens.
+          length: tokens of a completion at most; 1 makes a bandit.
+          end: the token that ends a completion early; None for completions of equal length.
+        """
+        return cls(enumerate_sequences(vocabulary, length, end=end))
 
     def init(self, key):
         """Logits of standard deviation 1."""

@@ -2,6 +2,7 @@
 
 Addition                        two-digit addition, for warm starts and logged data (addition.py)
 CipherLadder                    levels of difficulty, each resting on the easier ones (cipher.py)
+Listed                          one question whose completions have known rewards (listed.py)
 ModularSums                     easy prompts that burn the entropy that hard ones need
                                 (modular_sums.py)
 PeakBandit, length_rewards      a peak of reward far from the reference, or under it (peaks.py)
@@ -13,12 +14,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad.small.tasks.addition import Addition
 from polgrad.small.tasks.cipher import CipherLadder
+from polgrad.small.tasks.listed import Listed
 from polgrad.small.tasks.modular_sums import ModularSums
 from polgrad.small.tasks.peaks import PeakBandit, length_rewards
 
 __all__ = [
     "Addition",
     "CipherLadder",
+    "Listed",
     "ModularSums",
     "PeakBandit",
     "Task",
