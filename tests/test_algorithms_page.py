@@ -3,19 +3,54 @@
 import dataclasses
 import pathlib
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
 
-from polgrad import algorithms, contract
+from polgrad import _flags, _parts, algorithms, cli, contract
 from polgrad.contract import Outputs
+from polgrad.training import config
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "algorithms.md").read_text()
 
 
-def test_the_example_splits():
+def run(name):
+    """The names that the page's example with a name in it defines."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names = {}
-    exec(compile(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], "page", "exec"), names)
+    exec(compile(next(block for block in blocks if name in block), "page", "exec"), names)
+    return names
+
+
+def test_the_command_has_the_settings_of_the_example():
+    found, wanted = algorithms.PolicyGradient, run("PolicyGradient")["settings"]
+    command = re.search(r"```bash\n(polgrad train .*?)```", PAGE, re.DOTALL)[1]
+    _, _, *arguments = shlex.split(command.replace("\\\n", " "))
+    schema = cli.train_schema(found())
+    parsed = _flags.parsed(
+        schema,
+        arguments,
+        "polgrad train",
+        finish=lambda x, given: config.TrainConfig(
+            algorithm=x.algorithm,
+            settings=_parts.from_flags(found, x.settings, found(), given, "settings"),
+        ),
+        default=schema(),
+    )
+    assert (parsed.algorithm, parsed.settings) == ("policy_gradient", wanted)
+
+
+def test_every_part_is_named():
+    for schema in (algorithms.PolicyGradient, algorithms.KL):
+        for field, choice in _parts.choices(schema).items():
+            assert f"`{field}`" in PAGE or f"`kl.{field}`" in PAGE, field
+            if field != "surrogate":
+                assert all(f"{kind.__name__}(" in PAGE for kind in choice.kinds.values()), field
+
+
+def test_the_example_splits():
+    names = run("whitened")
     keys = jax.random.split(jax.random.key(0), 2)
     batch = {
         "mask": jnp.ones((4, 3)),
