@@ -20,7 +20,15 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false",
 )
 
-from polgrad import _catalogue, _guarantees, advantages, conformance, divergences, losses
+from polgrad import (
+    _catalogue,
+    _guarantees,
+    advantages,
+    algorithms,
+    conformance,
+    divergences,
+    losses,
+)
 from polgrad._catalogue import Primitive
 
 HERE = pathlib.Path(__file__).parent
@@ -224,7 +232,8 @@ ESTIMATORS = """# Which gradient every estimator follows
 Made by `python docs/generate.py` with `polgrad.conformance`: nothing is sampled. A bandit of four
 actions, and completions of one to three tokens, are summed over completely in float64, so bias and
 variance are exact; `tests/test_conformance.py` and `tests/test_estimators.py` measure them anew and
-fail where this page says something else. `conformance.check(your_loss)` does it for any loss.
+fail where this page says something else. `conformance.check(your_loss)` does it for any loss, and
+`conformance.check(algorithms.GRPO(clip_high=0.28))` for any algorithm with its settings.
 """
 LOSSES = """
 ## Losses
@@ -237,6 +246,18 @@ the policy that sampled.
 - *variance*: of a one-sample gradient (trace of its covariance), over that of on-policy REINFORCE
   with the same baseline. A smaller one may be bought with a shorter gradient.
 - *follows*: the known gradients that it equals to 1e-7, from on-policy to the most stale.
+
+"""
+SETTINGS = """
+## Whole algorithms
+
+`conformance.check` takes settings too, yours as well as those of `polgrad.algorithms`. Every rollout (4 samples of the
+bandit, or 2 of the completions; every labelled pair; every demonstration) goes through `prepare`, `select` and `loss`
+with its exact probability. *Bias* and *variance* are now relative to REINFORCE with the mean of the other
+samples as baseline, or to DPO with the same beta. *Follows* gives factors, and the gradients of KL and entropy terms.
+
+Division by the deviation of a group, as in GRPO, makes the gradient no policy gradient of the mean reward. With
+rewards of 0 and 1 it is one, times a factor that differs between prompts: the card of GRPO says both.
 
 """
 KL = """
@@ -278,6 +299,17 @@ POLICY_LOSSES = {
         losses.topr, positive=(0.0, float("inf")), negative=(0.0, float("inf"))
     ),
 }
+ALGORITHMS = {
+    "RLOO()": algorithms.RLOO(),
+    "RLOO(kl=RewardKL(0.3))": algorithms.RLOO(kl=algorithms.RewardKL(0.3)),
+    "Reinforce()": algorithms.Reinforce(),
+    "DrGRPO()": algorithms.DrGRPO(),
+    "GRPO()": algorithms.GRPO(),
+    "GRPO(scale='none')": algorithms.GRPO(scale="none"),
+    "NashMD()": algorithms.NashMD(),
+    "DPO()": algorithms.DPO(),
+    "IPO()": algorithms.IPO(),
+}
 KL_TERMS = {
     **{
         f"kl_estimate(kind={kind!r}) in the reward": (
@@ -305,7 +337,7 @@ GROUP_ADVANTAGES = {
 
 
 def estimators() -> str:
-    """Losses, KL terms and advantages, a table each."""
+    """Losses, algorithms, KL terms and advantages, a table each."""
     cards = {name: conformance.check(loss) for name, loss in POLICY_LOSSES.items()}
     return "".join(
         [
@@ -313,6 +345,13 @@ def estimators() -> str:
             LOSSES,
             table("loss", "problem", "bias", "cosine", "variance", "follows"),
             *(f"{row}\n" for name, card in cards.items() for row in loss_lines(name, card)),
+            SETTINGS,
+            table("settings", "problem", "bias", "cosine", "variance", "follows"),
+            *(
+                f"{row}\n"
+                for name, settings in ALGORITHMS.items()
+                for row in loss_lines(name, conformance.check(settings))
+            ),
             KL,
             table("term", "problem", "value", "deviation", "cosine", "variance", "follows"),
             *(f"{row}\n" for name in KL_TERMS for row in kl_lines(name)),

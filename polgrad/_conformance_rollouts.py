@@ -184,6 +184,17 @@ class World:
         )[0]
         return found
 
+    def rise(self, policies: Policies, returns: np.ndarray, ascent: np.ndarray) -> float:
+        """How fast a step along the gradient raises what the algorithm is to raise.
+
+        Args:
+          policies: logits.
+          returns: of each completion, [N].
+          ascent: direction of a rollout's step, for each rollout, [M, parameters].
+        """
+        mean = self.weight(policies, returns) @ ascent
+        return float(mean @ self.known(policies, returns).gradients[self.exact])
+
     def least_variance(self, policies: Policies, returns: np.ndarray) -> float:
         """That of REINFORCE with the mean of the other samples, on-policy."""
         return groups.least_variance(
@@ -299,6 +310,16 @@ class Pairs(World):
         each = np.stack([-slope, slope], -1)
         mean, variance = kit.moments(np.stack([score[first], score[second]], 1), weight, each)
         return Known({"DPO": mean}, {}, variance / self.batches.shape[1])
+
+    def rise(self, policies, returns, ascent):
+        """That of each pair's own margin; a loss of mean log-probabilities may lower the others'."""
+        score = kit.token_score(self.problem.sequences, policies.current).sum(1)
+        chosen, rejected = (
+            score[self.index[..., self.algorithm.unit.roles.index(role)]].mean(1)
+            for role in ("chosen", "rejected")
+        )
+        weight = self.weight(policies, returns)
+        return float(weight @ np.sum(ascent * (chosen - rejected), -1))
 
 
 class Answers(World):

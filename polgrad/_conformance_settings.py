@@ -80,24 +80,27 @@ class Path:
         self.size = 1 if kind is rollouts.Contests else size
         self.build = functools.cache(lambda on_policy: _build(settings, self.size, 1, on_policy))
         self.samples = self.build(True).samples
-        beta = getattr(settings, "beta", 0.1)
-        beta = float(beta) if isinstance(beta, int | float) else 0.1
-        self.world: World = kind(problem, self.build(True), self.size, beta)
+        self.world: World = kind(problem, self.build(True), self.size, _beta(settings))
         self.gradients = functools.cache(
             lambda on_policy: _gradients(self.build(on_policy), problem)
         )
 
-    def expected(self, staleness: float, returns: np.ndarray) -> tuple[np.ndarray, float, Policies]:
-        """Ascent direction of the expected loss, variance of a rollout's, and the policies."""
+    def ascent(self, staleness: float, returns: np.ndarray) -> tuple[np.ndarray, Policies]:
+        """Direction of each rollout's step, [M, parameters], and the policies."""
         policies = rollouts.policies_at(self.problem, staleness, samples=self.samples)
         rows = self.world.rows
         arrays = _experience(self.world, policies, rows, self.size)
         arrays |= self.world.rewards(returns, self.world.index)
         # Pairs and demonstrations have no sampler whose policy could be the current one.
         gradients = self.gradients(self.samples and staleness == 0.0)
-        ascent = -np.asarray(gradients(policies.current, arrays)).reshape(len(rows), -1)
+        found = -np.asarray(gradients(policies.current, arrays))
+        return found.reshape(len(rows), -1), policies
+
+    def expected(self, staleness: float, returns: np.ndarray) -> tuple[np.ndarray, float, Policies]:
+        """Ascent direction of the expected loss, variance of a rollout's, and the policies."""
+        ascent, policies = self.ascent(staleness, returns)
         weight = self.world.weight(policies, returns)
-        mean, variance = kit.moments(ascent[:, None], weight, np.ones((len(rows), 1)))
+        mean, variance = kit.moments(ascent[:, None], weight, np.ones((len(ascent), 1)))
         return mean, variance, policies
 
     def measurements(self) -> list[Measurement]:
@@ -119,6 +122,12 @@ class Path:
         """Rewards of 0 and 1."""
         returns = self.problem.returns
         return (returns > np.median(returns)).astype(returns.dtype)
+
+
+def _beta(settings: Settings) -> float:
+    """The strength of a KL, 0.1 in settings without one."""
+    beta = getattr(settings, "beta", 0.1)
+    return float(beta) if isinstance(beta, int | float) else 0.1
 
 
 def _build(settings: Settings, size: int, prompts: int, on_policy: bool) -> Algorithm:
@@ -228,12 +237,12 @@ def _check_direction(paths: list[Path]) -> Check:
     wrong, wanted = [], _WANTED[type(paths[0].world)]
     for path in paths:
         returns = path.binary if path.samples else path.problem.returns
-        mean, _, policies = path.expected(0.0, returns)
+        ascent, policies = path.ascent(0.0, returns)
         if path.samples:
-            mean = mean - path.expected(0.0, np.zeros_like(returns))[0]
-        exact = path.world.known(policies, returns).gradients[path.world.exact]
-        if not mean @ exact > 0.0:
-            word = "lowers" if mean @ exact < 0.0 else "does not raise"
+            ascent = ascent - path.ascent(0.0, np.zeros_like(returns))[0]
+        rise = path.world.rise(policies, returns, ascent)
+        if not rise > 0.0:
+            word = "lowers" if rise < 0.0 else "does not raise"
             wrong.append(f"a step {word} {wanted} ({path.problem.name})")
     return Check(not wrong, "; ".join(wrong) or f"a step raises {wanted}")
 
@@ -284,7 +293,8 @@ class _Example:
         self.problem = problem
         self.algorithm = _build(settings, _GROUP, _PROMPTS, on_policy=False)
         kind = rollouts.kind_of(self.algorithm, type(settings).__name__)
-        self.world: World = kind(problem, self.algorithm, 2)
+        self.beta = _beta(settings)
+        self.world: World = kind(problem, self.algorithm, 2, self.beta)
         self.policies = rollouts.policies_at(problem, 0.2, samples=self.algorithm.samples)
         self.logits = self.policies.current
         self._prepare = jax.jit(self.algorithm.prepare)
@@ -461,13 +471,29 @@ def _check_invalid(example: _Example) -> Check:
 
 
 def _check_reuse(example: _Example) -> Check:
-    """Only a loss that reads the sampling policy can be right on samples of an earlier one."""
-    batch = example.batch
+    """A loss for the samples of an earlier policy reads that policy, or needs none.
+
+    It needs none if its gradient is 0 for any samples once the policy is optimal, as CoPG's is.
+    """
+    batch, reuse = example.batch, example.algorithm.reuse
     shifts = (0.05, -0.05, 0.5) if "behavior_logp" in batch else ()
-    ratio = any(
+    if any(
         example.moved({**batch, "behavior_logp": batch["behavior_logp"] + shift * batch["mask"]})
         for shift in shifts
-    )
-    reads = "reads" if ratio else "does not read"
-    told = f"the loss {reads} behavior_logp, and reuse is {example.algorithm.reuse}"
-    return Check(ratio or not example.algorithm.reuse, told)
+    ):
+        return Check(True, f"the loss reads behavior_logp, and reuse is {reuse}")
+    told = f"the loss does not read behavior_logp, and reuse is {reuse}"
+    if reuse and _rests_at_optimum(example):
+        return Check(True, f"{told}: samples of any policy lead to one optimum")
+    return Check(not reuse, told)
+
+
+def _rests_at_optimum(example: _Example) -> bool:
+    """Whether rewards that make the policy the KL-regularised optimum leave no gradient."""
+    if "reference_logp" not in example.experience:
+        return False
+    outputs = rollouts.Tabular(example.problem)(jnp.asarray(example.logits), example.experience)
+    distance = np.sum(outputs.logp - example.experience["reference_logp"], -1)
+    batch = example.prepare({**example.experience, "rewards": example.beta * distance + 0.3})
+    _, gradient = example.loss_and_gradient(batch)
+    return bool(np.abs(gradient).max() < kit.EXACT)
