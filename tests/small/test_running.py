@@ -332,7 +332,7 @@ def test_a_skipped_update_leaves_the_state_that_observes():
             "DPO reads chosen and rejected of the data, and task ModularSums",
         ),
         ({"settings": algorithms.PPO()}, "no value head; take a NetworkPolicy"),
-        ({"settings": algorithms.NashMD()}, "asks for a mixture; take a NetworkPolicy"),
+        ({"settings": algorithms.NashMD()}, "asks for a mixture; take a TablePolicy"),
     ],
 )
 def test_what_cannot_run_is_refused_when_traced(change, message):
