@@ -244,8 +244,8 @@ class Algorithm(NamedTuple):
       collect: where the experience comes from.
       policies: by name, the policies that score each rollout besides the trained one.
       needs: what `loss` and `prepare` read of the policy besides the log-probabilities.
-      reuse: whether a rollout may serve several updates. False for losses without an importance
-        ratio: after the first update their samples are another policy's.
+      reuse: whether a rollout may serve several updates. False for policy gradients without an
+        importance ratio: after the first update their samples are another policy's.
       warnings: sentences for the user before the first step: changed settings without effect at these
         sizes, gradients with a known bias.
     """

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from polgrad import divergences, experiments, losses
-from polgrad.losses import targets
+from polgrad import algorithms, divergences, experiments, small
 from polgrad.small import bigrams
 
 
@@ -44,7 +43,7 @@ class World(NamedTuple):
     base: bigrams.Bigrams
     base_logp: Array  # [V ** T]
     counts: Array  # [V ** T], how often the wanted pair of tokens occurs
-    pair: Array  # [V, V], 1 at that pair
+    pair: Array  # its two tokens, as one number below V * V
 
 
 def world(key: Array, settings: Settings) -> World:
@@ -61,94 +60,91 @@ def world(key: Array, settings: Settings) -> World:
     counts = np.stack([(pairs == pair).sum(0) for pair in range(size * size)])  # [V * V, V ** T]
     best = jnp.argmin(jnp.abs((counts > 0) @ jnp.exp(logp) - settings.rate))
     chosen = (jnp.arange(size * size) == best).astype(logp.dtype)
-    return World(base, logp, chosen @ counts.astype(np.float32), chosen.reshape(size, size))
+    return World(base, logp, chosen @ counts.astype(np.float32), best)
 
 
-def score(logp: Array, counts: Array, as_reward: Array, settings: Settings) -> Array:
-    """Log score of the target.
+class Occurrences(NamedTuple):
+    """One question; an answer's reward is how often the wanted pair of tokens occurs in it."""
 
-    The condition that the pair occurs is out of reach of a policy that looks one token back: it
-    cannot remember whether it has occurred. A reward for each occurrence is a sum over adjacent
-    tokens, whose target is such a policy.
-    """
-    reward = targets.tilt(logp, counts, beta=settings.beta)
-    return jnp.where(as_reward, reward, targets.filtered(logp, counts > 0.0))
+    world: World
+    vocabulary: int
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def draw(self, key: Array, count: int) -> Array:
+        return jnp.zeros(count)
+
+    def ids(self, questions: Array) -> Array:
+        return jnp.zeros(questions.shape[0], jnp.int32)
+
+    def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
+        pairs = completions[..., :-1] * self.vocabulary + completions[..., 1:]
+        return jnp.sum(pairs == self.world.pair, axis=-1).astype(jnp.float32)
 
 
-def measure(policy: bigrams.Bigrams, partition, task: World, as_reward: Array, settings: Settings):
+def measure(policy: bigrams.Bigrams, task: World, log_target: Array) -> dict[str, Array]:
     """Figures of the policy, exact: sums over all sequences."""
     logp = bigrams.every_logp(policy)
-    scores = score(task.base_logp, task.counts, as_reward, settings)
-    log_z = jax.nn.logsumexp(scores)
-    to_target = functools.partial(
-        divergences.f_divergence, log_policy=logp, log_target=scores - log_z
-    )
+    to_target = functools.partial(divergences.f_divergence, log_policy=logp, log_target=log_target)
     return {
         "alignment": jnp.exp(logp) @ (task.counts > 0.0),
         "entropy": divergences.categorical_entropy(logp),
         "forward_kl": to_target(divergences.forward_kl),
         "total_variation": to_target(divergences.total_variation),
         "jensen_shannon": to_target(divergences.jensen_shannon),
-        "z_error": jnp.abs(jnp.expm1(partition.log_mean - log_z)),
     }
 
 
-def learn(task: World, key, start, as_reward, numbers, settings, divergence, optimizer):
-    """Updates of f-DPG to one target, from (policy, optimiser, partition, baseline) on."""
-
-    def update(carry, number):
-        policy, state, partition, baseline = carry
-        shape = settings.batch, settings.length
-        tokens = bigrams.sample(policy, jax.random.uniform(jax.random.fold_in(key, number), shape))
-        counts = jnp.einsum("btu,uv,btv->b", tokens[:, :-1], task.pair, tokens[:, 1:])
-        scores = score(bigrams.sequence_logp(task.base, tokens), counts, as_reward, settings)
-        partition = targets.update_partition(
-            partition, scores, bigrams.sequence_logp(policy, tokens)
-        )
-        log_target = targets.normalize(scores, partition)
-        level = targets.baseline_value(baseline)
-
-        def loss(policy):
-            logp = bigrams.sequence_logp(policy, tokens)
-            each = losses.f_dpg(logp, log_target, divergence=divergence, baseline=level)
-            return jnp.mean(each), logp
-
-        gradient, logp = jax.grad(loss, has_aux=True)(policy)
-        rewards = losses.f_dpg_pseudo_reward(logp, log_target, divergence=divergence)
-        updates, state = optimizer.update(gradient, state)
-        policy = optax.apply_updates(policy, updates)
-        return (policy, state, partition, targets.update_baseline(baseline, rewards)), None
-
-    return jax.lax.scan(update, start, numbers)[0]
+def learn(key, settings: Settings, task: World, algorithm: algorithms.FDPG, report) -> dict:
+    """Curves of f-DPG towards one target, from the base model on."""
+    # The log score is known for every sequence, and so is Z.
+    scores = algorithm.target.score(task.base_logp, task.counts)
+    log_z = jax.nn.logsumexp(scores)
+    _, curves = small.run(
+        key,
+        algorithm,
+        policy=small.BigramPolicy(settings.vocabulary, settings.length),
+        task=Occurrences(task, settings.vocabulary),
+        schedule=small.Schedule(
+            rollouts=settings.points * settings.updates,
+            questions=1,
+            group=settings.batch,
+            points=settings.points,
+        ),
+        optimizer=optax.adam(settings.learning_rate),
+        evaluate=lambda params, _: measure(params, task, scores - log_z),
+        params=task.base,
+        report=report,
+    )
+    # Before the first sample the estimate of Z is 0.
+    estimate = curves["log_z"].at[0].set(-jnp.inf)
+    return {**curves, "z_error": jnp.abs(jnp.expm1(estimate - log_z))}
 
 
-def arm(key, settings: Settings, *, divergence: divergences.FDivergence) -> dict[str, Array]:
-    """One policy for the condition, and one for the reward (metrics `reward_...`)."""
+def arm(key, settings: Settings, *, divergence: str) -> dict[str, Array]:
+    """One policy for the condition, and one for the reward (metrics `reward_...`).
+
+    The condition that the pair occurs is out of reach of a policy that looks one token back: it
+    cannot remember whether it has occurred. A reward for each occurrence is a sum over adjacent
+    tokens, whose target is such a policy.
+    """
     world_key, sample_key = jax.random.split(key)
     task = world(world_key, settings)
-    optimizer = optax.adam(settings.learning_rate)
-    as_reward = jnp.array([False, True])
 
-    def point(carry, index):
-        numbers = index * settings.updates + jnp.arange(settings.updates)
+    def towards(target, prefix, done):
+        def report(point, total, **metrics):
+            metrics = {prefix + name: x for name, x in metrics.items()}
+            experiments.record(done * total + point, 2 * total, **metrics)
 
-        def one(carry, as_reward):
-            carry = learn(
-                task, sample_key, carry, as_reward, numbers, settings, divergence, optimizer
-            )
-            return carry, measure(carry[0], carry[2], task, as_reward, settings)
+        algorithm = algorithms.FDPG(divergence=divergence, target=target)
+        curves = learn(sample_key, settings, task, algorithm, report)
+        return {prefix + name: curve for name, curve in curves.items()}
 
-        carry, values = jax.vmap(one)(carry, as_reward)
-        metrics = {name: value[0] for name, value in values.items()}
-        metrics |= {f"reward_{name}": value[1] for name, value in values.items()}
-        experiments.record(index, settings.points, **metrics)
-        return carry, metrics
-
-    start = task.base, optimizer.init(task.base), targets.init_partition(), targets.init_baseline()
-    start = jax.tree.map(lambda x: jnp.stack([x, x]), start)
-    indices = jnp.arange(settings.points)
-    _, curves = jax.lax.scan(point, start, indices)
-    return {"update": settings.updates * (1 + indices), **curves}
+    curves = towards(algorithms.Filtered(), "", 0)
+    curves |= towards(algorithms.Tilt(settings.beta), "reward_", 1)
+    return {"update": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
 
 
 ORDER = ("reverse_kl", "jensen_shannon", "total_variation", "forward_kl")  # by alignment
@@ -199,10 +195,7 @@ EXPERIMENT = experiments.Experiment(
     claim="Where the policy cannot reach the target, the divergence chooses between alignment and "
     "diversity, from reverse KL over Jensen-Shannon and total variation to forward KL; where it "
     "can, the choice matters little.",
-    arms={
-        name: functools.partial(arm, divergence=getattr(divergences, name))
-        for name in (*ORDER, *OTHERS)
-    },
+    arms={name: functools.partial(arm, divergence=name) for name in (*ORDER, *OTHERS)},
     settings=Settings(),
     smoke={"vocabulary": 3, "length": 3, "batch": 16, "points": 2, "updates": 5},
     metrics={

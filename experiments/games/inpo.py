@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import divergences, experiments, games, losses
+from polgrad import algorithms, contract, divergences, experiments, games, small
 from polgrad.games.sequences import enumerate_sequences, token_logp
 
 
@@ -32,7 +32,7 @@ class Settings:
       iterations: rounds of sampling, labelling and minimising.
       pairs: labelled pairs an iteration.
       steps: of Adam an iteration.
-      learning_rate: of Adam.
+      learning_rate: of Adam, whose state stays from one iteration to the next.
     """
 
     vocabulary: int = 4
@@ -51,43 +51,19 @@ class Settings:
     learning_rate: float = 0.03
 
 
-class Logps(NamedTuple):
-    """Log-probabilities of answers under the policy and its two anchors."""
-
-    policy: Array
-    reference: Array
-    previous: Array
-
-
-def inpo(chosen: Logps, rejected: Logps, *, inverse_step: float, tau: float) -> Array:
-    sides = [x for pair in zip(chosen, rejected) for x in pair]
-    contrast = losses.inpo_contrast(*sides, inverse_step=inverse_step, tau=tau)
-    return losses.inpo(contrast, inverse_step=inverse_step)
-
-
-def dpo(chosen: Logps, rejected: Logps, *, anchor: str, beta: float) -> Array:
-    ratios = [x.policy - getattr(x, anchor) for x in (chosen, rejected)]
-    return losses.dpo(*ratios, beta=beta)
-
-
-def sppo(chosen: Logps, rejected: Logps, *, eta: float) -> Array:
-    """Both answers, each with the one comparison it was in as its win rate."""
-    won = losses.sppo(chosen.policy - chosen.previous, jnp.ones_like(chosen.policy), eta=eta)
-    lost = losses.sppo(rejected.policy - rejected.previous, jnp.zeros_like(won), eta=eta)
-    return won + lost
-
-
-# Losses of (chosen, rejected) answers; with tau = inverse_step INPO is IPO against the reference.
-OBJECTIVES: dict[str, Callable[[Logps, Logps, Settings], Array]] = {
-    "inpo": lambda w, r, s: inpo(w, r, inverse_step=s.inverse_step, tau=s.tau),
-    "inpo_without_kl": lambda w, r, s: inpo(w, r, inverse_step=s.inverse_step, tau=0.0),
-    "inpo_small_inverse_step": lambda w, r, s: inpo(
-        w, r, inverse_step=s.small_inverse_step, tau=s.tau
+# The algorithm of each sampled arm; with tau = inverse_step INPO is IPO against the reference.
+ALGORITHMS: dict[str, Callable[[Settings], contract.Settings]] = {
+    "inpo": lambda s: algorithms.INPO(inverse_step=s.inverse_step, tau=s.tau),
+    "inpo_without_kl": lambda s: algorithms.INPO(inverse_step=s.inverse_step, tau=0.0),
+    "inpo_small_inverse_step": lambda s: algorithms.INPO(
+        inverse_step=s.small_inverse_step, tau=s.tau
     ),
-    "online_ipo": lambda w, r, s: inpo(w, r, inverse_step=s.tau, tau=s.tau),
-    "sppo": lambda w, r, s: sppo(w, r, eta=1.0 / s.inverse_step),
-    "iterative_dpo": lambda w, r, s: dpo(w, r, anchor="reference", beta=s.beta),
-    "dpo_on_previous": lambda w, r, s: dpo(w, r, anchor="previous", beta=s.previous_beta),
+    "online_ipo": lambda s: algorithms.IPO(beta=s.tau, pairs="samples"),
+    "sppo": lambda s: algorithms.SPPO(eta=1.0 / s.inverse_step),
+    "iterative_dpo": lambda s: algorithms.OnlineDPO(beta=s.beta),
+    "dpo_on_previous": lambda s: algorithms.OnlineDPO(
+        beta=s.previous_beta, reference=contract.Previous(every=1)
+    ),
 }
 
 
@@ -110,14 +86,29 @@ def world(key: Array, settings: Settings) -> World:
     return World(token_logp(sequences, logits).sum(-1), preference)
 
 
-def label_pairs(key: Array, logp: Array, preference: Array, pairs: int) -> Array:
-    """How often answer i was preferred to j, [N, N], in pairs drawn from a policy."""
-    *drawn, judged = jax.random.uniform(key, (3, pairs))
-    cumulative = jnp.cumsum(jnp.exp(logp))[:-1]
-    places = [jnp.sum(u[:, None] >= cumulative, axis=-1) for u in drawn]
-    first, second = (jax.nn.one_hot(place, logp.shape[0]) for place in places)
-    won = (judged < jnp.sum(first @ preference * second, axis=-1))[:, None]
-    return (won * first).T @ second + (~won * second).T @ first
+class Labelled(NamedTuple):
+    """Pairs of answers to be labelled; a question is the random number that decides its label.
+
+    An answer is one token, its number in the list of answers.
+    """
+
+    preference: Array  # [N, N]
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def draw(self, key: Array, count: int) -> Array:
+        return jax.random.uniform(key, (count,))
+
+    def ids(self, questions: Array) -> Array:
+        return jnp.zeros(questions.shape[0], jnp.int32)
+
+    def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
+        """1 for the answer that the label prefers and 0 for the other one."""
+        first, second = completions[..., 0].T
+        won = questions < self.preference[first, second]
+        return jnp.stack([won, ~won], axis=-1).astype(jnp.float32)
 
 
 def measure(world: World, logp: Array, settings: Settings) -> dict[str, Array]:
@@ -130,63 +121,56 @@ def measure(world: World, logp: Array, settings: Settings) -> dict[str, Array]:
     }
 
 
-def play(key: Array, settings: Settings, improve: Callable) -> dict[str, Array]:
-    """Improves the policy again and again, from the reference on."""
-    world_key, play_key = jax.random.split(key)
-    game = world(world_key, settings)
-
-    def iteration(logp, index):
-        improved = improve(jax.random.fold_in(play_key, index), game, logp)
-        metrics = measure(game, improved, settings)
-        experiments.record(index, settings.iterations, **metrics)
-        return improved, metrics
-
-    indices = jnp.arange(settings.iterations)
-    _, curves = jax.lax.scan(iteration, game.reference, indices)
-    return {"iteration": 1 + indices, **curves}
-
-
 def exact(key: Array, settings: Settings) -> dict[str, Array]:
     """Mirror descent with every win rate known."""
+    game = world(jax.random.split(key)[0], settings)
 
-    def improve(_, game, logp):
-        step = games.self_play_step(
-            jnp.exp(logp),
+    def improved(policy):
+        return games.self_play_step(
+            policy,
             jnp.exp(game.reference),
             game.preference,
             eta=1.0 / settings.inverse_step,
             tau=settings.tau,
         )
-        return jnp.log(step)
 
-    return play(key, settings, improve)
+    def iteration(policy, index):
+        # Point 0 is before the first step.
+        policy = jnp.where(index > 0, improved(policy), policy)
+        metrics = measure(game, jnp.log(policy), settings)
+        experiments.record(index, settings.iterations + 1, **metrics)
+        return policy, metrics
+
+    indices = jnp.arange(settings.iterations + 1)
+    _, curves = jax.lax.scan(iteration, jnp.exp(game.reference), indices)
+    return {"iteration": indices, **curves}
 
 
-def learn(key: Array, settings: Settings, *, objective: Callable) -> dict[str, Array]:
-    """Samples pairs of the policy, has them labelled, minimises a loss of them."""
-    optimizer = optax.adam(settings.learning_rate)
-
-    def improve(key, game, previous):
-        counts = label_pairs(key, previous, game.preference, settings.pairs)
-        answers = previous.shape[0]
-
-        def loss(logits):
-            logps = Logps(jax.nn.log_softmax(logits), game.reference, previous)
-            # Every ordered pair of answers, weighted by how often it occurred.
-            chosen = Logps(*(jnp.repeat(x, answers) for x in logps))
-            rejected = Logps(*(jnp.tile(x, answers) for x in logps))
-            return counts.ravel() @ objective(chosen, rejected, settings) / settings.pairs
-
-        def step(carry, _):
-            logits, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(logits), state)
-            return (optax.apply_updates(logits, updates), state), None
-
-        start = previous, optimizer.init(previous)
-        (logits, _), _ = jax.lax.scan(step, start, length=settings.steps)
-        return jax.nn.log_softmax(logits)
-
-    return play(key, settings, improve)
+def learn(key: Array, settings: Settings, *, algorithm: Callable) -> dict[str, Array]:
+    """Samples pairs of the policy, has them labelled, minimises a loss of them; again and again."""
+    world_key, play_key = jax.random.split(key)
+    game = world(world_key, settings)
+    answers = game.reference.shape[0]
+    # A policy over whole answers, each of them one token.
+    policy = small.TablePolicy(enumerate_sequences(answers, 1))
+    _, curves = small.run(
+        play_key,
+        algorithm(settings),
+        policy=policy,
+        task=Labelled(game.preference),
+        schedule=small.Schedule(
+            rollouts=settings.iterations,
+            questions=settings.pairs,
+            group=2,
+            points=settings.iterations,
+            epochs=settings.steps,
+        ),
+        optimizer=optax.adam(settings.learning_rate),
+        evaluate=lambda params, _: measure(game, policy.logp(params), settings),
+        params=game.reference[None],
+        report=experiments.record,
+    )
+    return {"iteration": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
 
 
 def holds(results: experiments.Results) -> experiments.Verdict:
@@ -218,7 +202,7 @@ EXPERIMENT = experiments.Experiment(
     claim="In a game with cycles, INPO on labelled pairs follows exact mirror descent to the "
     "Nash policy, while iterated DPO collapses on an answer that others beat.",
     arms={"exact": exact}
-    | {name: functools.partial(learn, objective=loss) for name, loss in OBJECTIVES.items()},
+    | {name: functools.partial(learn, algorithm=make) for name, make in ALGORITHMS.items()},
     settings=Settings(),
     smoke={"vocabulary": 3, "length": 2, "iterations": 3, "pairs": 256, "steps": 20},
     metrics={

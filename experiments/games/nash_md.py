@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
-from polgrad import advantages, divergences, experiments, games, losses, policies
-from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
+from polgrad import algorithms, contract, divergences, experiments, games, small
+from polgrad.games.sequences import enumerate_sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,13 @@ class Settings:
 
 
 class World(NamedTuple):
-    sequences: Sequences
+    table: small.TablePolicy
     logits: Array  # [prefixes, V], the reference's
     reference: Array  # [N], its log-probabilities
     preference: Array  # [N, N]
     equilibrium: Array  # [N], the Nash policy
     rewards: Array  # [N], fitted to pairs of the reference
     rlhf: Array  # [N], the policy that those rewards make optimal
-
-    def logp(self, logits: Array) -> Array:
-        return token_logp(self.sequences, logits).sum(-1)
 
 
 def world(key: Array, settings: Settings) -> World:
@@ -68,11 +66,12 @@ def world(key: Array, settings: Settings) -> World:
     classes = sequences.tokens.sum(-1) % 3
     preference = games.cyclic_game(quality, classes, a=settings.quality, b=settings.cycle)
     logits = settings.spread * logits.reshape(table)
-    reference = token_logp(sequences, logits).sum(-1)
+    policy = small.TablePolicy(sequences)
+    reference = policy.logp(logits)
     nash = games.regularized_nash(jnp.exp(reference), preference, tau=settings.tau, iterations=2000)
     rewards = games.bradley_terry_fit(preference, jnp.exp(reference))
     rlhf = jnp.exp(games.kl_regularized_optimum(reference, rewards, beta=settings.tau))
-    return World(sequences, logits, reference, preference, nash, rewards, rlhf)
+    return World(policy, logits, reference, preference, nash, rewards, rlhf)
 
 
 def measure(game: World, policy: Array, settings: Settings) -> dict[str, Array]:
@@ -87,96 +86,91 @@ def measure(game: World, policy: Array, settings: Settings) -> dict[str, Array]:
     }
 
 
-def run(key: Array, settings: Settings, start: Callable, update: Callable, policy: Callable):
-    """Curves of `update(game, carry, number)` from `start(game)`, measured on `policy(carry)`."""
-    game = world(key, settings)
-
-    def point(carry, index):
-        numbers = index * settings.updates + jnp.arange(settings.updates)
-        advance = lambda carry, number: (update(game, carry, number), None)  # noqa: E731
-        carry, _ = jax.lax.scan(advance, carry, numbers)
-        metrics = measure(game, policy(game, carry), settings)
-        experiments.record(index, settings.points, **metrics)
-        return carry, metrics
-
-    indices = jnp.arange(settings.points)
-    _, curves = jax.lax.scan(point, start(game), indices)
-    return {"update": settings.updates * (1 + indices), **curves}
-
-
 def exact(key: Array, settings: Settings) -> dict[str, Array]:
     """Nash-MD itself, with the decaying step that the theorem wants."""
+    game = world(key, settings)
+    reference = jnp.exp(game.reference)
 
-    def update(game, policy, number):
+    def update(number, policy):
         eta = 2.0 / (settings.tau * (number + 2.0))
-        reference = jnp.exp(game.reference)
         return games.nash_md_step(policy, reference, game.preference, eta=eta, tau=settings.tau)
 
-    return run(
-        key, settings, lambda game: jnp.exp(game.reference), update, lambda game, policy: policy
-    )
+    def point(policy, index):
+        # None at point 0, which is before the first update.
+        first = jnp.maximum(index - 1, 0) * settings.updates
+        policy = jax.lax.fori_loop(first, index * settings.updates, update, policy)
+        metrics = measure(game, policy, settings)
+        experiments.record(index, settings.points + 1, **metrics)
+        return policy, metrics
+
+    indices = jnp.arange(settings.points + 1)
+    _, curves = jax.lax.scan(point, reference, indices)
+    return {"update": settings.updates * indices, **curves}
 
 
-def draw(logp: Array, uniforms: Array) -> Array:
-    """Answers [B] of a policy [N] by inversion of its cumulative distribution."""
-    return jnp.sum(uniforms[:, None] >= jnp.cumsum(jnp.exp(logp))[:-1], axis=-1)
+class Judged(NamedTuple):
+    """One question, whose answers are compared by the game or rewarded by what was fitted to it."""
+
+    game: World
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def draw(self, key: Array, count: int) -> Array:
+        return jnp.zeros(count)
+
+    def ids(self, questions: Array) -> Array:
+        return jnp.zeros(questions.shape[0], jnp.int32)
+
+    def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
+        return self.game.rewards[self.game.table.numbers(completions)]
+
+    def prefer(self, questions: Array, completions: Array, others: Array) -> Array:
+        answers, rivals = (self.game.table.numbers(x) for x in (completions, others))
+        return self.game.preference[answers, rivals]
 
 
-def preference_loss(game, logits, average, uniforms, settings, *, opponent: Callable) -> Array:
-    """Nash-MD-PG against an opponent, a function of (policy, its average, reference)."""
-    logp = game.logp(logits)
-    answers = draw(jax.lax.stop_gradient(logp), uniforms[0])
-    rivals = draw(
-        game.logp(jax.lax.stop_gradient(opponent(logits, average, game.logits))), uniforms[1]
-    )
-    ratio = (logp - game.reference)[answers]
-    wins = game.preference[answers, rivals]
-    return jnp.mean(losses.nash_md(logp[answers], wins, ratio, tau=settings.tau))
+def learn(key: Array, settings: Settings, *, algorithm: Callable) -> dict[str, Array]:
+    """Gradient descent with sampled answers, from the reference on."""
+    game = world(key, settings)
 
+    def evaluate(params, _):
+        return measure(game, jnp.exp(game.table.logp(params)), settings)
 
-def reward_loss(game, logits, average, uniforms, settings) -> Array:
-    """RLHF: REINFORCE on the fitted reward, with the same KL."""
-    logp = game.logp(logits)
-    answers = draw(jax.lax.stop_gradient(logp), uniforms[0])
-    ratio = jax.lax.stop_gradient(logp - game.reference)[answers]
-    group = (game.rewards[answers] - settings.tau * ratio)[None]
-    centred = advantages.leave_one_out(group).reshape(-1, 1)
-    return jnp.mean(losses.reinforce(logp[answers][:, None], centred))
-
-
-def learn(key: Array, settings: Settings, *, loss: Callable) -> dict[str, Array]:
-    """Gradient descent on a loss of sampled answers, from the reference on."""
-
-    def update(game, carry, number):
-        logits, average = carry
-        uniforms = jax.random.uniform(jax.random.fold_in(key, number), (2, settings.batch))
-        of_logits = lambda z: loss(game, z, average, uniforms, settings)  # noqa: E731
-        logits = logits - settings.learning_rate * jax.grad(of_logits)(logits)
-        return logits, settings.ema * average + (1.0 - settings.ema) * logits
-
-    return run(
+    _, curves = small.run(
         key,
-        settings,
-        lambda game: (game.logits, game.logits),
-        update,
-        lambda game, carry: jnp.exp(game.logp(carry[0])),
+        algorithm(settings),
+        policy=game.table,
+        task=Judged(game),
+        schedule=small.Schedule(
+            rollouts=settings.points * settings.updates,
+            questions=1,
+            group=settings.batch,
+            points=settings.points,
+        ),
+        optimizer=optax.sgd(settings.learning_rate),
+        evaluate=evaluate,
+        params=game.logits,
+        report=experiments.record,
     )
+    return {"update": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
 
 
-def mixture(weight: float) -> Callable:
-    """The opponent that mixes the reference into every next-token distribution."""
-    return lambda logits, average, reference: policies.geometric_mixture(
-        logits, reference, reference_weight=weight
-    )
+def nash_md(opponent: Callable) -> Callable:
+    """Nash-MD-PG against an opponent that the settings determine."""
+    return lambda s: algorithms.NashMD(tau=s.tau, opponent=opponent(s))
 
 
-OPPONENTS: dict[str, Callable] = {
-    "nash_md_0.125": mixture(0.125),
-    "nash_md_0.25": mixture(0.25),
-    "nash_md_0.5": mixture(0.5),
-    "self_play": mixture(0.0),
-    "best_response": mixture(1.0),
-    "nash_ema": lambda logits, average, reference: average,
+# The algorithm of each sampled arm.
+ALGORITHMS: dict[str, Callable[[Settings], contract.Settings]] = {
+    "nash_md_0.125": nash_md(lambda s: algorithms.Mixed(0.125)),
+    "nash_md_0.25": nash_md(lambda s: algorithms.Mixed(0.25)),
+    "nash_md_0.5": nash_md(lambda s: algorithms.Mixed(0.5)),
+    "self_play": nash_md(lambda s: algorithms.Mixed(0.0)),
+    "best_response": nash_md(lambda s: algorithms.Mixed(1.0)),
+    "nash_ema": nash_md(lambda s: contract.Average(s.ema)),
+    "rlhf": lambda s: algorithms.RLOO(kl=algorithms.RewardKL(s.tau)),
 }
 
 
@@ -208,14 +202,8 @@ EXPERIMENT = experiments.Experiment(
     ),
     claim="In a game with cycles, Nash-MD-PG with a small mixture weight comes near the Nash "
     "policy, while RLHF and the best response to the reference stay far from it.",
-    arms={
-        "exact": exact,
-        **{
-            name: functools.partial(learn, loss=functools.partial(preference_loss, opponent=rival))
-            for name, rival in OPPONENTS.items()
-        },
-        "rlhf": functools.partial(learn, loss=reward_loss),
-    },
+    arms={"exact": exact}
+    | {name: functools.partial(learn, algorithm=make) for name, make in ALGORITHMS.items()},
     settings=Settings(),
     smoke={"vocabulary": 3, "length": 2, "points": 2, "updates": 5, "batch": 16},
     metrics={

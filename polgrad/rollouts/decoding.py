@@ -66,11 +66,16 @@ def check(
             f"weights is 'int8', expected 'full' for a {type(network).__name__}, which has no "
             "round_layers"
         )
-    if reference_weight > 0 and reference_params is None:
+    if reference_params is None and (is_traced(reference_weight) or reference_weight > 0):
         raise ValueError(
             f"reference_params is None, expected parameters for reference_weight {reference_weight}"
         )
     return prompts, prompt_lengths, prompt_ids
+
+
+def is_traced(weight: Any) -> bool:
+    """Whether the weight of a mixture is one of several under `jax.vmap`, or of a schedule."""
+    return isinstance(weight, jax.core.Tracer)
 
 
 class Plain(NamedTuple):
@@ -165,7 +170,7 @@ def make_sampler(
     """Everything that is made once, before the loop: heads, rounded and joined matrices."""
     # A mixture of weight 0 or 1 is one policy: exactly, and at the price of one.
     policies = (params, reference_params)
-    if reference_weight in (0, 1):
+    if not is_traced(reference_weight) and reference_weight in (0, 1):
         policies = (policies[int(reference_weight)],)
     dtype = jnp.dtype(compute_dtype)
     # Outside the loop, so that a tied embedding is transposed once and not for each token.

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree, UInt32
 
 from polgrad.policies.network import Network
-from polgrad.rollouts.decoding import assemble, check, first_tokens, make_sampler, place
+from polgrad.rollouts.decoding import (
+    assemble,
+    check,
+    first_tokens,
+    is_traced,
+    make_sampler,
+    place,
+)
 from polgrad.rollouts.sampling import Sampling, sample_keys
 from polgrad.rollouts.types import Rollout
 
@@ -98,7 +105,8 @@ def generate_fixed(
         group_size: `G`, samples of each prompt, at least 1; static.
         compute_dtype: of activations, cache and head products (summed in float32); static.
         reference_params: parameters of the reference policy, of the same network.
-        reference_weight: `w` in [0, 1], the reference's share of the mixture; static.
+        reference_weight: `w` in [0, 1], the reference's share of the mixture; static, or traced
+            where several weights run in one program.
 
     Returns:
         A `Rollout` of `N = M * G` rows, prompt-major, as from `generate`.
@@ -118,10 +126,13 @@ def generate_fixed(
         reference_params=reference_params,
         reference_weight=reference_weight,
     )
-    return _generate_fixed(
+    traced = is_traced(reference_weight)
+    # A traced weight is part of a program that is being built: there is nothing to compile apart.
+    generate = _generate_fixed.__wrapped__ if traced else _generate_fixed
+    return generate(
         network,
         params,
-        None if reference_weight == 0 else reference_params,
+        reference_params if traced or reference_weight != 0 else None,
         prompts,
         prompt_lengths,
         prompt_ids,

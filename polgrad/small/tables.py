@@ -61,6 +61,8 @@ class TablePolicy:
         """Which of the listed completions each one is, from 0."""
         tokens, size = self.sequences.tokens, self.sequences.vocabulary
         digits = size ** np.arange(tokens.shape[1])[::-1]
+        if len(tokens) == size ** tokens.shape[1]:
+            return completions @ digits  # All words are there, in their order.
         places = np.zeros(size ** tokens.shape[1], np.int32)
         places[tokens @ digits] = np.arange(len(tokens))
         return jnp.asarray(places)[completions @ digits]

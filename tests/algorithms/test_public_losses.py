@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import advantages, algorithms, losses
+from polgrad import advantages, algorithms, divergences, losses
 from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
 
 OFF = Context(GROUP, T, PROMPTS, on_policy=False)
@@ -292,6 +292,42 @@ def test_samples_make_no_other_roles():
 def test_settings_can_be_pickled():
     for settings in (algorithms.DPO(beta=0.3), algorithms.CoPG(), algorithms.LUSPO()):
         assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize("target", [algorithms.Tilt(beta=0.7), algorithms.Filtered()])
+def test_f_dpg_goes_to_its_target(target):
+    """Z of each group is the mean of score over behaviour.
+
+    An answer that the target excludes counts as any other, and a group whose Z is 0 does not.
+    """
+    algorithm = algorithms.FDPG(divergence="forward_kl", target=target).build(OFF)
+    given = experience(algorithm)
+    reference, behavior = (totals(given[f"{x}_logp"], given) for x in ("reference", "behavior"))
+    if isinstance(target, algorithms.Tilt):
+        scores = reference + given["rewards"] / 0.7
+    else:
+        scores = jnp.where(given["rewards"] == 1.0, reference, -jnp.inf)
+    weights = (jnp.exp(scores - behavior) * given["valid"]).reshape(-1, GROUP)
+    log_z = jnp.log(weights.sum(-1) / given["valid"].reshape(-1, GROUP).sum(-1))
+    unknown = jnp.repeat(jnp.isneginf(log_z), GROUP)
+    assert unknown.any() == isinstance(target, algorithms.Filtered)
+    log_target = jnp.where(unknown, jnp.inf, scores - jnp.repeat(log_z, GROUP))
+    form = {"divergence": divergences.forward_kl}
+
+    state, batch, metrics = algorithm.prepare(algorithm.init(None), given, None)
+    pseudo = losses.f_dpg_pseudo_reward(behavior, log_target, **form)
+    mean = over_samples(pseudo, given | {"valid": given["valid"] & ~unknown})
+    np.testing.assert_allclose(metrics["pseudo_reward"], mean, rtol=1e-4)
+    np.testing.assert_allclose(losses.targets.baseline_value(state.baseline), mean, rtol=1e-4)
+
+    def direct(logp):
+        loss = losses.f_dpg(totals(logp, given), log_target, behavior_logp=behavior, **form)
+        return over_samples(loss, given)
+
+    start = given["behavior_logp"] + 0.1 * given["mask"]
+    ours = jax.grad(lambda x: algorithm.loss(Outputs(x), batch)[0])(start)
+    assert np.abs(ours).max() > 1e-3
+    np.testing.assert_allclose(ours, jax.grad(direct)(start), rtol=1e-4, atol=1e-5)
 
 
 def test_disco_b_reuses_samples_only_with_a_ratio():

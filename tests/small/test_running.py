@@ -115,6 +115,25 @@ def test_numbers_of_the_settings_can_be_swept():
     assert max(jax.tree.leaves(differ)) > 1e-4
 
 
+def test_the_number_of_a_part_can_be_swept():
+    """The weight of Nash-MD's opponent, on a language policy whose sampler mixes two policies."""
+
+    def final(weight):
+        settings = algorithms.NashMD(opponent=algorithms.Mixed(weight))
+        params, _ = run(settings, policy=language_policy(), task=Counting(), rate=0.3)
+        return params
+
+    weights = (0.0, 0.5, 1.0)
+    together = jax.jit(jax.vmap(final))(jnp.array(weights))
+    for index, weight in enumerate(weights):
+        alone = jax.jit(final, static_argnums=0)(weight)
+        jax.tree.map(
+            lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-4), together, alone
+        )
+    differ = jax.tree.map(lambda a: jnp.abs(a[0] - a[2]).max(), together)
+    assert max(jax.tree.leaves(differ)) > 1e-3
+
+
 def test_a_loop_on_the_host_gives_the_same_run():
     parts = small.program(
         algorithms.ClipCov(fraction=0.1, low=-1.0),
