@@ -208,6 +208,11 @@ def test_every_algorithm_has_flags_and_comes_back_from_json(name):
             {"reference_kl": 0.3, "value_clip": 0.0},
             algorithms.PPO(kl=algorithms.RewardKL(0.3), value_clip=None),
         ),
+        (
+            algorithms.DisCO,
+            {"score": "log_l", "beta": 5.0, "delta": 0.1},
+            algorithms.DisCO(bound=algorithms.KLBound(beta=5.0, delta=0.1)),
+        ),
     ],
 )  # fmt: skip
 def test_settings_of_earlier_versions(found, values, wanted):

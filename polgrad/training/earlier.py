@@ -40,6 +40,9 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if "sampler_correction" in names and _is_number(found.get("sampler_correction")):
         cap = found["sampler_correction"]
         found["sampler_correction"] = _part("truncated_weights", cap=cap) if cap else None
+    if old("beta", "bound"):
+        numbers = {name: found.pop(name) for name in ("beta", "delta") if name in found}
+        found["bound"] = _part("kl_bound", **numbers)
     if "value_clip" in names and found.get("value_clip") == 0:
         found["value_clip"] = None
     return found

@@ -110,7 +110,7 @@ SETTINGS = {
     "ppo_clip_sequence": {"clip_low": 0.5, "clip_high": 0.7},
     "copg": {"beta": 0.2},
     "p3o_v2": {"clip": 0.3, "clip_logits": 2.0},
-    "disco_b": {"surrogate": "logistic"},
+    "disco_b": {"surrogate": "logistic", "bound": None},
     "best_of_n": {"negative": "mean", "negative_weight": 0.5},
 }
 
@@ -232,6 +232,7 @@ def test_settings_can_be_pickled():
         assert pickle.loads(pickle.dumps(settings)) == settings
 
 
-def test_disco_b_reuses_samples_only_with_a_ratio():
-    assert not algorithms.DisCOB().build(OFF).reuse
-    assert algorithms.DisCOB(score="l_ratio").build(OFF).reuse
+def test_a_ranking_without_a_bound_adds_up_over_groups():
+    """With one, the loss is one of the whole batch, which costs a forward pass."""
+    assert algorithms.DisCOB().build(OFF).selects
+    assert not algorithms.DisCOB(bound=None).build(OFF).selects
