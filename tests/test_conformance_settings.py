@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 import pytest
 from enumeration import TabularPolicy, expected_gradient
 

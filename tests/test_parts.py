@@ -214,6 +214,11 @@ def test_every_algorithm_has_flags_and_comes_back_from_json(name):
             algorithms.NashMD(tau=0.1, opponent=algorithms.Mixed(0.25)),
         ),
         (algorithms.FDPG, {"beta": 0.5}, algorithms.FDPG(target=algorithms.Tilt(0.5))),
+        (
+            algorithms.DisCO,
+            {"score": "log_l", "beta": 5.0, "delta": 0.1},
+            algorithms.DisCO(bound=algorithms.KLBound(beta=5.0, delta=0.1)),
+        ),
     ],
 )  # fmt: skip
 def test_settings_of_earlier_versions(found, values, wanted):

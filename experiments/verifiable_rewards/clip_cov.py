@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from polgrad import advantages, diagnostics, experiments, losses, masking, selection
-from polgrad.small import AutoregressiveMLP, ModularSums
-from polgrad.training import small_worlds
+from polgrad import algorithms, diagnostics, experiments, small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Settings:
       rollouts: how many.
       prompts: a rollout, of 128.
       group: samples of each prompt.
-      updates: mini-batches of a rollout, each used once.
+      updates: mini-batches of a rollout, each used once, of answers in random order.
       learning_rate: of Adam.
       width: of the policy's two hidden layers.
       clip: half width of the ratio's range in GRPO.
@@ -52,67 +50,59 @@ class Settings:
     samples: int = 32
 
 
-# What follows is all that the arms differ in: the loss of a mini-batch's tokens.
+# What follows is all that the arms differ in: the settings of the algorithm.
 
 
-def grpo(outputs, batch, key, settings):
-    limits = {"clip_low": settings.clip, "clip_high": settings.clip}
-    return losses.ppo_clip(outputs.logp, batch.behavior_logp, batch.advantages, **limits)
+def grpo(settings, **changes):
+    clips = {"clip_low": settings.clip, "clip_high": settings.clip} | changes
+    return algorithms.GRPO(aggregation="token", **clips)
 
 
-def clip_higher(outputs, batch, key, settings):
-    limits = {"clip_low": settings.clip, "clip_high": settings.clip_higher}
-    return losses.ppo_clip(outputs.logp, batch.behavior_logp, batch.advantages, **limits)
+def clip_higher(settings):
+    return grpo(settings, clip_high=settings.clip_higher)
 
 
-def entropy_bonus(outputs, batch, key, settings):
-    return grpo(outputs, batch, key, settings) - settings.entropy_bonus * outputs.entropy
+def entropy_bonus(settings):
+    return grpo(settings, entropy=algorithms.Entropy(settings.entropy_bonus))
 
 
-def kl_cov(outputs, batch, key, settings):
-    logp, old, advantage = outputs.logp, batch.behavior_logp, batch.advantages
-    held = selection.covariance_top(logp, advantage, batch.mask, fraction=settings.kl_fraction)
-    return losses.kl_cov(logp, old, advantage, held, kl_coefficient=settings.kl_coefficient)
+def kl_cov(settings):
+    return algorithms.KLCov(fraction=settings.kl_fraction, kl_coefficient=settings.kl_coefficient)
 
 
-def clip_cov(outputs, batch, key, settings):
-    logp, old, advantage = outputs.logp, batch.behavior_logp, batch.advantages
-    noise = jax.random.uniform(key, logp.shape)
-    clipped = (advantage > 0) & (logp - old > jnp.log(2.0))  # by the range 0..2 of the loss
+def clip_cov(settings):
     low, high = settings.band
-    band = {"fraction": settings.clip_fraction, "low": low, "high": high, "exclude": clipped}
-    dropped = selection.covariance_band(logp, advantage, batch.mask, noise, **band)
-    return losses.clip_cov(logp, old, advantage, dropped)
+    return algorithms.ClipCov(fraction=settings.clip_fraction, low=low, high=high)
 
 
-def train(key, settings, *, token_loss):
-    """A run whose updates minimise the mean over all tokens of `token_loss`."""
+def train(key, settings, *, algorithm):
+    """A run of an algorithm."""
     world_key, init_key, run_key = jax.random.split(key, 3)
-    world = ModularSums.create(world_key)
-    policy = AutoregressiveMLP(world.width, world.vocabulary, length=6, width=settings.width)
-
-    def loss(outputs, batch, key):
-        return masking.reduce(token_loss(outputs, batch, key, settings), batch.mask, mode="token")
+    world = small.ModularSums.create(world_key)
+    network = small.AutoregressiveMLP(world.width, world.vocabulary, length=6, width=settings.width)
+    policy = small.FeaturePolicy(network, world.features)
+    test = functools.partial(small.probe, policy=policy, task=world, samples=settings.samples)
 
     def evaluate(params, key):
-        rewards, entropy = small_worlds.probe(
-            params, world.prompts, key, policy=policy, task=world, samples=settings.samples
-        )
+        rewards, entropy = test(params, world.prompts, key)
         easy, hard = world.halves(rewards.mean(1))
         return {"hard success": hard, "easy success": easy, "entropy": entropy.mean()}
 
-    _, curves = small_worlds.train(
+    _, curves = small.run(
         run_key,
-        policy.init(init_key),
+        algorithm(settings),
         policy=policy,
         task=world,
-        schedule=small_worlds.Schedule(
-            settings.rollouts, settings.prompts, settings.group, settings.updates, settings.points
+        schedule=small.Schedule(
+            settings.rollouts,
+            settings.prompts,
+            settings.group,
+            settings.points,
+            mini_batches=settings.updates,
         ),
         optimizer=optax.adam(settings.learning_rate),
-        advantages=advantages.group_relative,
-        loss=loss,
         evaluate=evaluate,
+        params=policy.init(init_key),
         report=experiments.record,
     )
     success = (curves["hard success"] + curves["easy success"]) / 2
@@ -123,7 +113,8 @@ def train(key, settings, *, token_loss):
         success,
         vmap_method="sequential",
     )
-    return curves | {"law error": error}
+    names = ("rollout", "hard success", "easy success", "entropy")
+    return {name: curves[name] for name in names} | {"law error": error}
 
 
 def prediction_error(entropy, success):
@@ -156,7 +147,7 @@ def holds(results):
     return experiments.verdict(*checks)
 
 
-LOSSES = {
+ALGORITHMS = {
     "grpo": grpo,
     "clip_higher": clip_higher,
     "entropy_bonus": entropy_bonus,
@@ -173,7 +164,7 @@ EXPERIMENT = experiments.Experiment(
     ),
     claim="Entropy that easy prompts would burn lasts if the few tokens of highest covariance are "
     "left out or held, and hard prompts are then learned.",
-    arms={name: functools.partial(train, token_loss=f) for name, f in LOSSES.items()},
+    arms={name: functools.partial(train, algorithm=f) for name, f in ALGORITHMS.items()},
     settings=Settings(),
     smoke={"rollouts": 10, "prompts": 16, "width": 16, "points": 10, "samples": 4},
     metrics={

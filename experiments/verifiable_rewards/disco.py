@@ -4,12 +4,9 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from polgrad import advantages, experiments, losses, masking
-from polgrad.small import AutoregressiveMLP, ModularSums
-from polgrad.training import small_worlds
+from polgrad import algorithms, experiments, small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +17,8 @@ class Settings:
       rollouts: how many.
       prompts: a rollout, of 128.
       group: samples of each prompt.
-      updates: mini-batches of a rollout, each used once.
+      updates: mini-batches of a rollout, each used once: of answers in random order, or of groups
+        where the algorithm compares the answers of a group.
       learning_rate: of Adam.
       width: of the policy's two hidden layers.
       clip: half width of the ratio's range in GRPO and Dr. GRPO.
@@ -45,45 +43,43 @@ class Settings:
     samples: int = 64
 
 
-def clipped(outputs, batch, key, settings, *, higher=False, mode="sequence"):
-    """GRPO, and with other means over tokens Dr. GRPO and DAPO."""
-    loss = losses.ppo_clip(
-        outputs.logp,
-        batch.behavior_logp,
-        batch.advantages,
-        clip_low=settings.clip,
-        clip_high=settings.clip_higher if higher else settings.clip,
+# What follows is all that the arms differ in: the settings of the algorithm.
+
+
+def clips(settings):
+    return {"clip_low": settings.clip, "clip_high": settings.clip}
+
+
+def grpo(settings):
+    return algorithms.GRPO(**clips(settings))
+
+
+def dr_grpo(settings):
+    return algorithms.DrGRPO(**clips(settings))
+
+
+def dapo(settings):
+    """DAPO's clip and mean; every group counts, and no answer is longer than another."""
+    return algorithms.GRPO(
+        clip_low=settings.clip, clip_high=settings.clip_higher, aggregation="token"
     )
-    return masking.reduce(loss, batch.mask, mode=mode)
 
 
-def discriminative(outputs, batch, key, settings, *, kind="log_l", tau=None, bounded=True):
-    """DisCO, or DisCO-b without a temperature; every question counts the same."""
-    scores = losses.sequence_score(outputs.logp, batch.behavior_logp, batch.mask, kind=kind)
-    scores = scores.reshape(batch.rewards.shape)
-    ranking = (
-        losses.disco_b(scores, batch.rewards)
-        if tau is None
-        else losses.disco(scores, batch.rewards, tau=tau)
-    )
-    loss = masking.reduce(ranking, jnp.ones_like(ranking), mode="sequence")
-    if not bounded:
-        return loss
-    kl = losses.behavior_kl(outputs.logp, batch.behavior_logp)
-    kl = masking.reduce(kl, batch.mask, mode="token")
-    return loss + losses.kl_hinge(kl, beta=settings.beta, delta=settings.delta)
+def ranked(settings, kind=algorithms.DisCO, *, bounded=True, **changes):
+    bound = algorithms.KLBound(settings.beta, settings.delta) if bounded else None
+    return kind(bound=bound, **changes)
 
 
-def train(key, settings, *, loss, advantage=advantages.group_relative):
-    """A run whose updates minimise `loss`."""
+def train(key, settings, *, algorithm):
+    """A run of an algorithm."""
     world_key, init_key, run_key = jax.random.split(key, 3)
-    world = ModularSums.create(world_key)
-    policy = AutoregressiveMLP(world.width, world.vocabulary, length=6, width=settings.width)
+    world = small.ModularSums.create(world_key)
+    network = small.AutoregressiveMLP(world.width, world.vocabulary, length=6, width=settings.width)
+    policy = small.FeaturePolicy(network, world.features)
+    test = functools.partial(small.probe, policy=policy, task=world, samples=settings.samples)
 
     def evaluate(params, key):
-        rewards, entropy = small_worlds.probe(
-            params, world.prompts, key, policy=policy, task=world, samples=settings.samples
-        )
+        rewards, entropy = test(params, world.prompts, key)
         easy, hard = world.halves(rewards.mean(1))
         return {
             "hard success": hard,
@@ -92,21 +88,24 @@ def train(key, settings, *, loss, advantage=advantages.group_relative):
             "hard entropy": world.halves(entropy)[1],
         }
 
-    _, curves = small_worlds.train(
+    _, curves = small.run(
         run_key,
-        policy.init(init_key),
+        algorithm(settings),
         policy=policy,
         task=world,
-        schedule=small_worlds.Schedule(
-            settings.rollouts, settings.prompts, settings.group, settings.updates, settings.points
+        schedule=small.Schedule(
+            settings.rollouts,
+            settings.prompts,
+            settings.group,
+            settings.points,
+            mini_batches=settings.updates,
         ),
         optimizer=optax.adam(settings.learning_rate),
-        advantages=advantage,
-        loss=functools.partial(loss, settings=settings),
         evaluate=evaluate,
+        params=policy.init(init_key),
         report=experiments.record,
     )
-    return curves
+    return {name: curves[name] for name in ("rollout", *METRICS)}
 
 
 def holds(results):
@@ -129,9 +128,19 @@ def holds(results):
     )
 
 
-centred = functools.partial(advantages.group_relative, scale="none")
-arm = functools.partial
-ranked = lambda **settings: arm(train, loss=arm(discriminative, **settings))  # noqa: E731
+METRICS = {
+    "hard success": "share of right samples on the hard prompts (chance 0.002)",
+    "easy success": "the same on the easy prompts (chance 0.125)",
+    "hard found": "share of the hard prompts with a right answer among 64 samples (pass@64)",
+    "hard entropy": "nats a token on the hard prompts",
+}
+
+
+def arm(algorithm, *arguments, **changes):
+    return functools.partial(
+        train, algorithm=lambda settings: algorithm(settings, *arguments, **changes)
+    )
+
 
 EXPERIMENT = experiments.Experiment(
     paper=experiments.Paper(
@@ -144,23 +153,18 @@ EXPERIMENT = experiments.Experiment(
     "counting the same and the policy bounded by its divergence, learns hard prompts that GRPO "
     "does not, and keeps more entropy.",
     arms={
-        "grpo": arm(train, loss=clipped),
-        "dr_grpo": arm(train, loss=clipped, advantage=centred),
-        "dapo": arm(train, loss=arm(clipped, higher=True, mode="token")),
-        "disco_b_log_l": ranked(),
-        "disco_log_l": ranked(tau=10.0),
-        "disco_log_l_tau_1": ranked(tau=1.0),
-        "disco_l_ratio": ranked(kind="l_ratio", tau=1.0),
-        "disco_unbounded": ranked(tau=10.0, bounded=False),
+        "grpo": arm(grpo),
+        "dr_grpo": arm(dr_grpo),
+        "dapo": arm(dapo),
+        "disco_b_log_l": arm(ranked, algorithms.DisCOB),
+        "disco_log_l": arm(ranked, tau=10.0),
+        "disco_log_l_tau_1": arm(ranked, tau=1.0),
+        "disco_l_ratio": arm(ranked, score="l_ratio", tau=1.0),
+        "disco_unbounded": arm(ranked, tau=10.0, bounded=False),
     },
     settings=Settings(),
     smoke={"rollouts": 4, "prompts": 16, "width": 16, "points": 2, "samples": 4},
-    metrics={
-        "hard success": "share of right samples on the hard prompts (chance 0.002)",
-        "easy success": "the same on the easy prompts (chance 0.125)",
-        "hard found": "share of the hard prompts with a right answer among 64 samples (pass@64)",
-        "hard entropy": "nats a token on the hard prompts",
-    },
+    metrics=METRICS,
     holds=holds,
     baseline="grpo",
     at_scale="R1-Distill-Qwen-1.5B on DeepScaleR (40k questions), 128 questions x 8 answers, "

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polgrad import advantages, experiments, losses, masking
+from polgrad import algorithms, experiments, small
 from polgrad.policies.distributions import token_statistics
-from polgrad.small import Addition, FactorizedMLP
-from polgrad.training import small_worlds
 
-ADDITION = Addition()
+ADDITION = small.Addition()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Settings:
       rollouts: how many.
       questions: a rollout.
       group: answers to each question.
-      updates: mini-batches of a rollout, each used once.
+      updates: mini-batches of a rollout, each used once, of answers in random order.
       learning_rate: of Adam.
       width: of the policy's hidden layer.
       clip: half width of the ratio's range in GRPO.
@@ -46,19 +44,15 @@ class Settings:
     points: int = 30
 
 
-def grpo(outputs, batch, key, settings):
-    limits = {"clip_low": settings.clip, "clip_high": settings.clip}
-    loss = losses.ppo_clip(outputs.logp, batch.behavior_logp, batch.advantages, **limits)
-    return masking.reduce(loss, batch.mask, mode="token")
+# What follows is all that the arms differ in: the settings of the algorithm.
 
 
-def nft(outputs, batch, key, settings, *, like="dr_grpo", **changes):
-    """Rewards of whole groups in, so the success rates need no other mini-batch."""
-    rate = advantages.success_rate(batch.rewards)
-    rate = jnp.repeat(rate, batch.rewards.shape[-1])
-    loss = losses.nft(outputs.logp, batch.behavior_logp, batch.rewards.reshape(-1), rate, **changes)
-    loss = losses.nft_prompt_weight(rate, like=like)[:, None] * loss
-    return masking.reduce(loss, batch.mask, mode="token")
+def grpo(settings):
+    return algorithms.GRPO(clip_low=settings.clip, clip_high=settings.clip, aggregation="token")
+
+
+def nft(settings, **changes):
+    return algorithms.NFT(**changes)
 
 
 def warm_start(key, policy, settings):
@@ -66,10 +60,10 @@ def warm_start(key, policy, settings):
     question_key, noise_key, init_key, fit_key = jax.random.split(key, 4)
     questions = ADDITION.draw(question_key, settings.examples)
     answers = ADDITION.noisy_answer(noise_key, questions, noise=settings.noise)
-    return small_worlds.imitate(
+    return small.imitate(
         fit_key,
         policy.init(init_key),
-        ADDITION.features(questions),
+        questions,
         answers,
         policy=policy,
         optimizer=optax.adam(1e-2),
@@ -78,15 +72,16 @@ def warm_start(key, policy, settings):
     )
 
 
-def train(key, settings, *, loss):
-    """A run from the warm start whose updates minimise `loss`."""
+def train(key, settings, *, algorithm):
+    """A run of an algorithm from the warm start."""
     warm_key, run_key = jax.random.split(key)
-    policy = FactorizedMLP(ADDITION.width, 10, ADDITION.length, width=settings.width)
+    network = small.FactorizedMLP(ADDITION.width, 10, ADDITION.length, width=settings.width)
+    policy = small.FeaturePolicy(network, ADDITION.features)
     questions = ADDITION.everything()
     features, answers = ADDITION.features(questions), ADDITION.answer(questions)
 
     def evaluate(params, key):
-        logits = policy.logits(params, features)
+        logits = network.logits(params, features)
         logp, entropy = token_statistics(logits, answers)
         best = jnp.all(jnp.argmax(logits, axis=-1) == answers, axis=-1)
         return {
@@ -95,25 +90,24 @@ def train(key, settings, *, loss):
             "entropy": entropy.mean(),
         }
 
-    _, curves = small_worlds.train(
+    _, curves = small.run(
         run_key,
-        warm_start(warm_key, policy, settings),
+        algorithm(settings),
         policy=policy,
         task=ADDITION,
-        schedule=small_worlds.Schedule(
+        schedule=small.Schedule(
             settings.rollouts,
             settings.questions,
             settings.group,
-            settings.updates,
             settings.points,
+            mini_batches=settings.updates,
         ),
         optimizer=optax.adam(settings.learning_rate),
-        advantages=advantages.group_relative,
-        loss=functools.partial(loss, settings=settings),
         evaluate=evaluate,
+        params=warm_start(warm_key, policy, settings),
         report=experiments.record,
     )
-    return curves
+    return {name: curves[name] for name in ("rollout", *METRICS)}
 
 
 def holds(results):
@@ -132,7 +126,13 @@ def holds(results):
     )
 
 
-LOSSES = {
+METRICS = {
+    "accuracy": "probability of the right answer, exact over all questions",
+    "greedy accuracy": "share of questions whose most likely digits are right",
+    "entropy": "nats a digit, mean over all questions",
+}
+
+ALGORITHMS = {
     "grpo": grpo,
     "nft": nft,
     "nft_like_grpo": functools.partial(nft, like="grpo"),
@@ -150,14 +150,10 @@ EXPERIMENT = experiments.Experiment(
     ),
     claim="Maximum likelihood on a policy's own right and wrong answers does as well as GRPO, if "
     "hard questions weigh more and the value under the logarithm is clipped at 1.",
-    arms={name: functools.partial(train, loss=f) for name, f in LOSSES.items()},
+    arms={name: functools.partial(train, algorithm=f) for name, f in ALGORITHMS.items()},
     settings=Settings(),
     smoke={"examples": 512, "epochs": 1, "rollouts": 4, "questions": 16, "width": 16, "points": 2},
-    metrics={
-        "accuracy": "probability of the right answer, exact over all questions",
-        "greedy accuracy": "share of questions whose most likely digits are right",
-        "entropy": "nats a digit, mean over all questions",
-    },
+    metrics=METRICS,
     holds=holds,
     baseline="grpo",
     at_scale="Qwen2.5-Math-7B on DAPO-Math-17k, 512 questions x 16 answers, 16 mini-batches, with "

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polgrad import experiments, losses, masking
+from polgrad import algorithms, experiments, losses, small
+from polgrad.algorithms import estimators, surrogates
 from polgrad.policies.distributions import token_statistics
-from polgrad.small import Addition, FactorizedMLP
-from polgrad.training import small_worlds
 
-ADDITION = Addition()
+ADDITION = small.Addition()
 VOCABULARY = 20  # ten digits, and ten tokens that make an answer invalid
 
 
@@ -28,7 +27,7 @@ class Settings:
       questions: with logged samples.
       samples: of each.
       epochs: through the log.
-      batch: questions an update.
+      batch: an update has the samples of so many questions, in random order.
       learning_rate: of Adam.
       width: of the policy's hidden layer.
       clip: half width of the ratio's range in PPO.
@@ -48,17 +47,22 @@ class Settings:
     skew: float = 0.1
 
 
-def topr(logp, behavior, rewards, settings, *, positive=(1.0, 1.0), negative=(0.0, 1.0)):
-    """One number a sequence; the limits of the ratio name the method."""
-    whole = lambda x: masking.sequence_sum(x, jnp.ones_like(x))  # noqa: E731
-    limits = {"positive": positive, "negative": negative}
-    return losses.topr(whole(logp), whole(behavior), rewards, **limits)
+# What follows is all that the arms differ in: the settings of the algorithm, by the share of right
+# samples in the log.
 
 
-def ppo(logp, behavior, rewards, settings):
-    limits = {"clip_low": settings.clip, "clip_high": settings.clip}
-    loss = losses.ppo_clip(logp, behavior, rewards[:, None], **limits)
-    return masking.sequence_sum(loss, jnp.ones_like(loss))
+def topr(settings, share, *, target=None, positive=(1.0, 1.0), negative=(0.0, 1.0)):
+    """The limits of the ratio name the method; a target share is reached by a baseline."""
+    baseline = 0.0 if target is None else losses.baseline_for_fraction(share, target)
+    return algorithms.TOPR(baseline, scale=1.0, positive=positive, negative=negative)
+
+
+def ppo(settings, share):
+    """PPO's clip, summed over tokens; the rewards themselves are the advantages."""
+    clip = surrogates.PPOClip(
+        clip_low=settings.clip, clip_high=settings.clip, aggregation="sequence_sum"
+    )
+    return algorithms.PolicyGradient(advantage=estimators.Baseline("none"), surrogate=clip)
 
 
 def log(key, policy, settings):
@@ -66,10 +70,10 @@ def log(key, policy, settings):
     keys = jax.random.split(key, 6)
     questions = ADDITION.draw(keys[0], settings.examples)
     answers = ADDITION.noisy_answer(keys[1], questions, noise=settings.noise, vocabulary=VOCABULARY)
-    params = small_worlds.imitate(
+    params = small.imitate(
         keys[2],
         policy.init(keys[3]),
-        ADDITION.features(questions),
+        questions,
         answers,
         policy=policy,
         optimizer=optax.adam(1e-2),
@@ -78,9 +82,9 @@ def log(key, policy, settings):
     )
     questions = ADDITION.draw(keys[4], settings.questions)
     features = ADDITION.features(questions)
-    tokens, logp = policy.sample(params, features, keys[5], samples=settings.samples)
+    tokens, logp = policy.network.sample(params, features, keys[5], samples=settings.samples)
     rewards = 2.0 * ADDITION.reward(questions, tokens) - 1.0
-    return params, (features, tokens, logp, rewards)
+    return params, small.Log(questions, tokens, logp, rewards)
 
 
 def keep(key, rewards, share):
@@ -91,28 +95,20 @@ def keep(key, rewards, share):
     return ~right | (jax.random.uniform(key, rewards.shape) < chance)
 
 
-def train(key, settings, *, loss=topr, target=None, skewed=False):
-    """Epochs over the log; a target share of right samples is reached by a baseline."""
+def train(key, settings, *, algorithm=topr, skewed=False):
+    """Epochs over the log; a sample that is not kept has no reward."""
     log_key, keep_key, run_key = jax.random.split(key, 3)
-    policy = FactorizedMLP(ADDITION.width, VOCABULARY, ADDITION.length, width=settings.width)
-    params, (features, tokens, behavior, rewards) = log(log_key, policy, settings)
+    network = small.FactorizedMLP(ADDITION.width, VOCABULARY, ADDITION.length, width=settings.width)
+    policy = small.FeaturePolicy(network, ADDITION.features)
+    params, logged = log(log_key, policy, settings)
+    rewards = logged.rewards
     kept = keep(keep_key, rewards, settings.skew) if skewed else jnp.ones_like(rewards, bool)
-    if target is not None:
-        fraction = jnp.sum(kept & (rewards > 0)) / jnp.sum(kept)
-        rewards = rewards - losses.baseline_for_fraction(fraction, target)
-
-    def objective(params, batch, key):
-        features, tokens, behavior, rewards, kept = batch
-        logp, _ = token_statistics(policy.logits(params, features[:, None]), tokens)
-        rows = lambda x: x.reshape(-1, ADDITION.length)  # noqa: E731
-        sequence = loss(rows(logp), rows(behavior), rewards.reshape(-1), settings)
-        return masking.reduce(sequence, kept.reshape(-1), mode="sequence")
-
+    logged = dataclasses.replace(logged, rewards=jnp.where(kept, rewards, jnp.nan))
     questions = ADDITION.everything()
     everything, answers = ADDITION.features(questions), ADDITION.answer(questions)
 
     def evaluate(params, key):
-        logits = policy.logits(params, everything)
+        logits = network.logits(params, everything)
         right, _ = token_statistics(logits, answers)
         invalid = jax.nn.softmax(logits)[..., 10:].sum(-1)
         return {
@@ -120,18 +116,24 @@ def train(key, settings, *, loss=topr, target=None, skewed=False):
             "invalid": 1.0 - jnp.prod(1.0 - invalid, axis=-1).mean(),
         }
 
-    _, curves = small_worlds.fit(
+    _, curves = small.run(
         run_key,
-        params,
-        (features, tokens, behavior, rewards, kept),
-        loss=objective,
+        algorithm(settings, jnp.sum(kept & (rewards > 0)) / jnp.sum(kept)),
+        policy=policy,
+        task=logged,
+        schedule=small.Schedule(
+            settings.epochs,
+            settings.questions,
+            settings.samples,
+            settings.epochs,
+            mini_batches=settings.questions // settings.batch,
+        ),
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate)),
-        epochs=settings.epochs,
-        batch=settings.batch,
         evaluate=evaluate,
+        params=params,
         report=experiments.record,
     )
-    return curves
+    return {"epoch": curves["rollout"]} | {name: curves[name] for name in METRICS}
 
 
 def holds(results):
@@ -150,10 +152,18 @@ def holds(results):
 
 
 NEVER, FULL, ANY, CUT = (0.0, 0.0), (1.0, 1.0), (0.0, math.inf), (0.0, 1.0)
-with_limits = lambda positive, negative: functools.partial(  # noqa: E731
-    train, loss=functools.partial(topr, positive=positive, negative=negative)
-)
-skewed = functools.partial(train, skewed=True)
+
+METRICS = {
+    "accuracy": "probability of the right answer, exact over all questions",
+    "invalid": "probability of an answer with a token that is no digit",
+}
+
+
+def arm(algorithm=topr, *, skewed=False, **changes):
+    return functools.partial(
+        train, algorithm=functools.partial(algorithm, **changes), skewed=skewed
+    )
+
 
 EXPERIMENT = experiments.Experiment(
     paper=experiments.Paper(
@@ -165,18 +175,18 @@ EXPERIMENT = experiments.Experiment(
     claim="On logged samples REINFORCE collapses and PPO stops learning; with the weights of bad "
     "samples tapered it goes on to improve.",
     arms={
-        "sft": with_limits(FULL, NEVER),
-        "naive": with_limits(FULL, FULL),
-        "importance": with_limits(ANY, ANY),
-        "truncated": with_limits(CUT, CUT),
-        "ppo": functools.partial(train, loss=ppo),
-        "topr": train,
-        "topr_share_0.2": functools.partial(train, target=0.2),
-        "skewed_sft": functools.partial(skewed, target=1.0),
-        "skewed_share_0.5": functools.partial(skewed, target=0.5),
-        "skewed_share_0.2": functools.partial(skewed, target=0.2),
-        "skewed_topr": skewed,
-        "skewed_share_0.05": functools.partial(skewed, target=0.05),
+        "sft": arm(positive=FULL, negative=NEVER),
+        "naive": arm(positive=FULL, negative=FULL),
+        "importance": arm(positive=ANY, negative=ANY),
+        "truncated": arm(positive=CUT, negative=CUT),
+        "ppo": arm(ppo),
+        "topr": arm(),
+        "topr_share_0.2": arm(target=0.2),
+        "skewed_sft": arm(target=1.0, skewed=True),
+        "skewed_share_0.5": arm(target=0.5, skewed=True),
+        "skewed_share_0.2": arm(target=0.2, skewed=True),
+        "skewed_topr": arm(skewed=True),
+        "skewed_share_0.05": arm(target=0.05, skewed=True),
     },
     settings=Settings(),
     smoke={
@@ -188,10 +198,7 @@ EXPERIMENT = experiments.Experiment(
         "batch": 16,
         "width": 16,
     },
-    metrics={
-        "accuracy": "probability of the right answer, exact over all questions",
-        "invalid": "probability of an answer with a token that is no digit",
-    },
+    metrics=METRICS,
     holds=holds,
     baseline="sft",
     at_scale="Llama-3-8B-Instruct on GSM8K and MATH, 16 or 32 logged samples a question, one epoch "

@@ -5,7 +5,7 @@ Each is a frozen dataclass of settings with `build(context) -> Algorithm`, pure 
 
 from polgrad import _names
 from polgrad.algorithms import estimators, surrogates
-from polgrad.algorithms.disco import DisCO
+from polgrad.algorithms.disco import DisCO, DisCOB, KLBound
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG, Filtered, Tilt
 from polgrad.algorithms.from_loss import settings_of
@@ -14,7 +14,6 @@ from polgrad.algorithms.groups import (
     P3OV2,
     BestOfN,
     CoPG,
-    DisCOB,
     GroupLoss,
     PairwisePolicyGradient,
     RewardWeighted,
@@ -165,6 +164,7 @@ __all__ = [
     "INPO",
     "IPO",
     "KL",
+    "KLBound",
     "KLCov",
     "LUSPO",
     "LinearMargin",

@@ -7,7 +7,7 @@ without a reward count as invalid. A row of the batch is the group of one prompt
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,7 @@ class GroupLoss:
     """A loss of groups of samples with rewards; a subclass gives `function`.
 
     The function may take `logp` and `behavior_logp`, sums over each sample's tokens; `logratio`,
-    the log-ratio to the initial policy; `scores`, which the method `scores` gives; `rewards` and
-    `valid`; all [..., G]. It returns a loss for each sample or for each group.
+    the log-ratio to the initial policy; `rewards` and `valid`; all [..., G]. It returns a loss for each sample or for each group.
     """
 
     function: ClassVar[Callable]
@@ -72,8 +71,6 @@ class GroupLoss:
         given["behavior_logp"] = common.sequence_logp(behavior, mask)
         if "logratio" in names:
             given["logratio"] = common.sequence_logp(outputs.logp - batch["reference_logp"], mask)
-        if "scores" in names:
-            given["scores"] = self.scores(outputs.logp, behavior, mask)
         given = {name: x for name, x in given.items() if name in names}
         loss = type(self).function(**given, **self._settings())
         return masking.weighted_sum(loss, batch["weights"]), {}
@@ -81,10 +78,6 @@ class GroupLoss:
     def reuses(self) -> bool:
         """Whether a rollout may serve several updates."""
         return self.corrects
-
-    def scores(self, logp: Array, behavior_logp: Array, mask: Array) -> Array:
-        """The score of each sample, for functions that rank samples by one."""
-        raise NotImplementedError(f"{type(self).__name__} has no method scores")
 
     def _names(self) -> set[str]:
         return set(inspect.signature(type(self).function).parameters)
@@ -96,33 +89,12 @@ class GroupLoss:
     def _of_samples(self, size: int) -> bool:
         """Whether the function returns one number a sample, and not one a group."""
         numbers = jax.ShapeDtypeStruct((1, size), jnp.float32)
-        arrays = ("logp", "behavior_logp", "logratio", "scores", "rewards")
+        arrays = ("logp", "behavior_logp", "logratio", "rewards")
         given = {name: numbers for name in arrays if name in self._names()}
         shape = jax.eval_shape(
             lambda **given: type(self).function(**given, **self._settings()), **given
         )
         return len(shape.shape) == 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoredGroupLoss(GroupLoss):
-    """A loss of groups that ranks the samples by a score.
-
-    Attributes:
-      score: of a sample: `"log_l"`, its mean log-probability, or `"l_ratio"`, its mean ratio to the
-        sampling policy.
-    """
-
-    score: Literal["log_l", "l_ratio"] = "log_l"
-
-    def reuses(self):
-        """Only the ratio corrects for samples of an earlier policy."""
-        return self.score == "l_ratio"
-
-    def scores(self, logp, behavior_logp, mask):
-        """`losses.sequence_score`."""
-        flat = [x.reshape(-1, x.shape[-1]) for x in (logp, behavior_logp, mask)]
-        return losses.sequence_score(*flat, kind=self.score).reshape(mask.shape[:-1])
 
 
 CoPG = settings_of(losses.copg_group, "CoPG", GroupLoss, defaults={"beta": 0.1}, corrects=True)
@@ -136,12 +108,6 @@ P3OV2 = settings_of(
 )
 PairwisePolicyGradient = settings_of(
     losses.pairwise_policy_gradient, "PairwisePolicyGradient", GroupLoss, corrects=True
-)
-DisCOB = settings_of(
-    losses.disco_b,
-    "DisCOB",
-    ScoredGroupLoss,
-    choices={"surrogate": ("identity", "logistic", "hinge", "squared_hinge")},
 )
 BestOfN = settings_of(
     losses.best_of_n,

@@ -10,6 +10,8 @@
 The settings are those of `polgrad train`, and so are the algorithm, its mini-batches, its named
 policies and its update: what is found here is found of the object that users train. A small policy
 draws its samples by their position in the batch where that is faster, and not by prompt and sample.
+
+The samples of another policy are a `Log`; demonstrations and ready pairs are `Answers`.
 """
 
 from polgrad.small import bigrams
@@ -28,10 +30,10 @@ from polgrad.small.tables import BigramPolicy, TablePolicy
 from polgrad.small.tasks import (
     Addition,
     CipherLadder,
+    Listed,
     ModularSums,
     PeakBandit,
     Task,
-    Listed,
     length_rewards,
 )
 

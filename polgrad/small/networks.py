@@ -1,4 +1,4 @@
-"""Small networks for small worlds: whole runs with hundreds of updates fit into seconds.
+"""Small networks for small tasks: whole runs with hundreds of updates fit into seconds.
 
 Parameters are plain dicts and prompts are feature vectors, mostly one-hot. All is written with
 matrix products and comparisons, without gathers: their gradients are products too, where that of

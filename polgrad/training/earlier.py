@@ -44,6 +44,9 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         found["opponent"] = _part("mixed", weight=found.pop("mixture"))
     if old("beta", "target"):
         found["target"] = _part("tilt", beta=found.pop("beta"))
+    if old("beta", "bound"):
+        numbers = {name: found.pop(name) for name in ("beta", "delta") if name in found}
+        found["bound"] = _part("kl_bound", **numbers)
     if "value_clip" in names and found.get("value_clip") == 0:
         found["value_clip"] = None
     return found

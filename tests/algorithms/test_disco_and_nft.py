@@ -40,7 +40,8 @@ def gradient(settings, *, on_policy):
 
 @pytest.mark.parametrize("score", ["log_l", "l_ratio"])
 def test_disco_is_the_mean_over_questions_and_a_hinge_on_the_mean_kl(score):
-    settings = algorithms.DisCO(score=score, tau=0.7, beta=10.0, delta=0.01)
+    bound = algorithms.KLBound(beta=10.0, delta=0.01)
+    settings = algorithms.DisCO(score=score, tau=0.7, bound=bound)
     experience = rollouts()
     mask, behavior = experience["mask"], experience["behavior_logp"]
     start = behavior - 0.3 * mask  # a KL above the bound

@@ -127,7 +127,7 @@ SETTINGS = {
     "ppo_clip_sequence": {"clip_low": 0.5, "clip_high": 0.7},
     "copg": {"beta": 0.2},
     "p3o_v2": {"clip": 0.3, "clip_logits": 2.0},
-    "disco_b": {"surrogate": "logistic"},
+    "disco_b": {"surrogate": "logistic", "bound": None},
     "best_of_n": {"negative": "mean", "negative_weight": 0.5},
 }
 
@@ -330,6 +330,7 @@ def test_f_dpg_goes_to_its_target(target):
     np.testing.assert_allclose(ours, jax.grad(direct)(start), rtol=1e-4, atol=1e-5)
 
 
-def test_disco_b_reuses_samples_only_with_a_ratio():
-    assert not algorithms.DisCOB().build(OFF).reuse
-    assert algorithms.DisCOB(score="l_ratio").build(OFF).reuse
+def test_a_ranking_without_a_bound_adds_up_over_groups():
+    """With one, the loss is one of the whole batch, which costs a forward pass."""
+    assert algorithms.DisCOB().build(OFF).selects
+    assert not algorithms.DisCOB(bound=None).build(OFF).selects

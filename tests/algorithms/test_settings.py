@@ -285,7 +285,7 @@ def test_defaults_without_effect_are_said_only_where_the_algorithm_becomes_anoth
         (algorithms.DAPO(clip_high=0.2), "clip_high has no effect"),
         (algorithms.PPO(value_clip=0.5), "value_clip has no effect"),
         (algorithms.NFT(epsilon=0.5), "epsilon has no effect"),
-        (algorithms.DisCO(delta=0.5), "delta has no effect"),
+        (algorithms.DisCO(bound=algorithms.KLBound(delta=0.5)), "bound has no effect"),
     ],
 )
 def test_a_changed_setting_without_effect_is_said_and_no_other(settings, said):

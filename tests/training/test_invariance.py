@@ -29,7 +29,7 @@ SETTINGS = {
     "ppo": {"kl": algorithms.RewardKL(0.1), "entropy": algorithms.Entropy(0.01)},
     "f_dpg": {"target": algorithms.Tilt(beta=2.0)},
     "nash_md": {"tau": 0.1},
-    "disco": {"tau": 0.5, "beta": 10.0},
+    "disco": {"tau": 0.5, "bound": algorithms.KLBound(beta=10.0)},
 }
 # Nash-MD and strictly on-policy runs take their ratio from the current policy.
 ON_POLICY = {"nash_md"}
