@@ -13,6 +13,10 @@ class Task(Protocol):
     preferred to the opponent's; and `answers(questions, columns) -> (completions, mask)`, both
     `[Q, R, T]` with an answer for each of R columns such as `chosen` and `rejected`.
 
+    A task whose questions fall into categories, for a curriculum to choose from, has `arms`, how many
+    there are, and `draw(key, count, arm=None)`, where `arm [Q]` is the category of each question, in
+    0..arms-1; without it the task chooses.
+
     Attributes:
       size: how many different questions there are; `ids` are below it.
     """
