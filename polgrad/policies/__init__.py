@@ -10,6 +10,7 @@ _HOMES = {
     "ActorCritic": "actor_critic",
     "AutoregressiveMLP": "small",
     "FactorizedMLP": "small",
+    "PositionTable": "small",
     "LinearNetwork": "linear",
     "Network": "network",
     "Policy": "assets",

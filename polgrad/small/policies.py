@@ -53,26 +53,32 @@ class Policy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
-    """A network over feature vectors whose completions all have one length (`policies.small`).
+    """A network over feature vectors; the question decides how long a completion is.
 
     Attributes:
       network: with `init`, `logits` and `sample`, such as `policies.AutoregressiveMLP`.
       features: questions to feature vectors [Q, F], such as a world's method.
+      lengths: questions to tokens of a completion [Q], at most the network's length T, which all
+        completions have by default.
     """
 
     network: Any
     features: Callable[[Any], Array]
+    lengths: Callable[[Any], Array] | None = None
 
     def init(self, key):
         """Random parameters of the network."""
         return self.network.init(key)
 
     def prompts(self, questions):
-        """The features; there is no other prompt."""
+        """The features; there is no other prompt. Also `wanted_lengths [Q]`, of the completions."""
         features = self.features(questions)
+        count, width = features.shape
+        lengths = self.lengths or (lambda questions: jnp.full(count, self.network.length))
         return {
             "prompts": features,
-            "prompt_lengths": jnp.full(features.shape[0], features.shape[1]),
+            "prompt_lengths": jnp.full(count, width),
+            "wanted_lengths": lengths(questions),
         }
 
     def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
@@ -92,11 +98,13 @@ class FeaturePolicy:
         rows = {name: jnp.repeat(x, samples, axis=0) for name, x in prompts.items()}
         tokens, logp = (rearrange(x, "q g t -> (q g) t") for x in (tokens, logp))
         count, length = tokens.shape
+        lengths = rows.pop("wanted_lengths")
+        there = jnp.arange(length) < lengths[:, None]
         return rows | {
-            "completions": tokens,
-            "completion_lengths": jnp.full(count, length),
-            "mask": jnp.ones((count, length), jnp.float32),
-            "behavior_logp": logp,
+            "completions": jnp.where(there, tokens, 0),
+            "completion_lengths": lengths,
+            "mask": there.astype(jnp.float32),
+            "behavior_logp": jnp.where(there, logp, 0.0),
             "stopped": jnp.ones(count, bool),
             "prompt_ids": jnp.repeat(ids.astype(jnp.uint32), samples),
             "sample_ids": jnp.tile(jnp.arange(samples, dtype=jnp.uint32), count // samples),
