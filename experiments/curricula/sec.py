@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from polgrad import algorithms, curricula, experiments, policies, small
-from polgrad.environments import CipherLadder
+from polgrad import algorithms, curricula, experiments, small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +41,8 @@ def train(key, settings, *, choose, **changes):
     """A run of GRPO whose levels the curriculum `choose(settings)` draws."""
     s = dataclasses.replace(settings, **changes)
     world_key, run_key = jax.random.split(key)
-    world = CipherLadder.create(world_key)
-    table = policies.PositionTable(world.symbols, world.vocabulary, world.levels)
+    world = small.CipherLadder.create(world_key)
+    table = small.PositionTable(world.symbols, world.vocabulary, world.levels)
 
     def evaluate(params, key):
         accuracy = world.accuracy(params["table"])

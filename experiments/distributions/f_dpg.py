@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from polgrad import divergences, experiments, losses
 from polgrad.losses import targets
-from polgrad.policies import bigrams
+from polgrad.small import bigrams
 
 
 @dataclasses.dataclass(frozen=True)

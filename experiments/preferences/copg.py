@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from polgrad import experiments, losses
-from polgrad.policies.small import AutoregressiveMLP, token_statistics
+from polgrad.policies.distributions import token_statistics
+from polgrad.small import AutoregressiveMLP
 
 VOCABULARY, LENGTH = 10, 6
 

@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 from polgrad import advantages, diagnostics, experiments, losses, masking, selection
-from polgrad.environments import ModularSums
-from polgrad.policies.small import AutoregressiveMLP
+from polgrad.small import AutoregressiveMLP, ModularSums
 from polgrad.training import small_worlds
 
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from polgrad import advantages, experiments, losses, masking
-from polgrad.environments import ModularSums
-from polgrad.policies.small import AutoregressiveMLP
+from polgrad.small import AutoregressiveMLP, ModularSums
 from polgrad.training import small_worlds
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from polgrad import advantages, experiments, losses, masking
-from polgrad.environments import Addition
-from polgrad.policies.small import FactorizedMLP, token_statistics
+from polgrad.policies.distributions import token_statistics
+from polgrad.small import Addition, FactorizedMLP
 from polgrad.training import small_worlds
 
 ADDITION = Addition()

@@ -8,9 +8,6 @@ import importlib
 
 _HOMES = {
     "ActorCritic": "actor_critic",
-    "AutoregressiveMLP": "small",
-    "FactorizedMLP": "small",
-    "PositionTable": "small",
     "LinearNetwork": "linear",
     "Network": "network",
     "Policy": "assets",
@@ -39,7 +36,6 @@ _SUBMODULES = (
     "modules",
     "network",
     "settings",
-    "small",
     "transformer",
     "weights",
 )

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from polgrad._scalars import in_range
+from polgrad.policies.distributions import token_statistics
 from polgrad.policies.network import Params
-from polgrad.policies.small import token_statistics
 
 __all__ = ["ActorCritic"]
 

@@ -44,6 +44,27 @@ def log_prob(logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]) -> Float[Ar
     return jnp.take_along_axis(log_probs(logits), tokens[..., None], axis=-1)[..., 0]
 
 
+def token_statistics(
+    logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]
+) -> tuple[Float[Array, "*S"], Float[Array, "*S"]]:
+    """Log-probability of the tokens, and entropy of the distributions that they come from.
+
+    For small vocabularies: a comparison with every token takes the place of an index, because the
+    gradient of an index is a scatter, which is slow under `vmap`.
+
+    Args:
+        logits: `[..., V]`, finite.
+        tokens: `[...]`, in `0..V-1`; leading axes broadcast against those of the logits.
+
+    Returns:
+        `(logp, entropy)` in nats, both of the shape of the tokens.
+    """
+    logp = jax.nn.log_softmax(logits)
+    chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
+    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    return jnp.sum(jnp.where(chosen, logp, 0.0), axis=-1), jnp.broadcast_to(entropy, tokens.shape)
+
+
 def entropy(logits: Float[Array, "*S V"]) -> Float[Array, "*S"]:
     """Entropy in nats, `-sum_v p_v log p_v`, with `0 log 0 = 0`.
 

@@ -12,18 +12,36 @@ policies and its update: what is found here is found of the object that users tr
 draws its samples by their position in the batch where that is faster, and not by prompt and sample.
 """
 
+from polgrad.small import bigrams
+from polgrad.small.networks import AutoregressiveMLP, FactorizedMLP, PositionTable
 from polgrad.small.policies import FeaturePolicy, NetworkPolicy, Policy, greedy_accuracy
 from polgrad.small.running import Program, Schedule, program, run
-from polgrad.small.tasks import Task
+from polgrad.small.tasks import (
+    Addition,
+    CipherLadder,
+    ModularSums,
+    PeakBandit,
+    Task,
+    length_rewards,
+)
 
 __all__ = [
+    "Addition",
+    "AutoregressiveMLP",
+    "CipherLadder",
+    "FactorizedMLP",
     "FeaturePolicy",
+    "ModularSums",
     "NetworkPolicy",
+    "PeakBandit",
     "Policy",
+    "PositionTable",
     "Program",
     "Schedule",
     "Task",
+    "bigrams",
     "greedy_accuracy",
+    "length_rewards",
     "program",
     "run",
 ]

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Array, Int, Key
 
 from polgrad.contract import Batch, Needs, Outputs
-from polgrad.policies.small import token_statistics
+from polgrad.policies.distributions import token_statistics
 from polgrad.rollouts import Sampling, generate_fixed
 from polgrad.training.scoring import Scoring, score
 
@@ -56,7 +56,7 @@ class FeaturePolicy:
     """A network over feature vectors; the question decides how long a completion is.
 
     Attributes:
-      network: with `init`, `logits` and `sample`, such as `policies.AutoregressiveMLP`.
+      network: with `init`, `logits` and `sample`, such as `small.AutoregressiveMLP`.
       features: questions to feature vectors [Q, F], such as a world's method.
       lengths: questions to tokens of a completion [Q], at most the network's length T, which all
         completions have by default.

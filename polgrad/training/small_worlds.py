@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad.contract import Outputs
-from polgrad.policies.small import token_statistics
+from polgrad.policies.distributions import token_statistics
 
 __all__ = ["Batch", "Schedule", "Task", "fit", "imitate", "probe", "train"]
 
@@ -21,7 +21,7 @@ Metrics = Mapping[str, Float[Array, ""]]
 
 
 class Task(Protocol):
-    """Questions and what their answers are worth, as in `polgrad.environments`."""
+    """Questions and what their answers are worth, as in `polgrad.small`."""
 
     def draw(self, key: Key[Array, ""], count: int) -> Any:
         """`count` questions: any arrays with that leading axis."""
@@ -88,7 +88,7 @@ def train(
     Args:
       key: of the run; rollouts and evaluations are addressed by their number.
       params: initial parameters of the policy.
-      policy: with `logits` and `sample`, as in `policies.small`.
+      policy: with `logits` and `sample`, as in `small.networks`.
       task: questions and rewards.
       schedule: the sizes.
       optimizer: from optax.

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from polgrad import algorithms, curricula, policies, small
+from polgrad import algorithms, curricula, small
 from polgrad.contract import Curriculum, CurriculumSettings
 
 POLICY = small.FeaturePolicy(
-    policies.AutoregressiveMLP(1, 2, length=2, width=4), lambda arm: jnp.zeros((len(arm), 1))
+    small.AutoregressiveMLP(1, 2, length=2, width=4), lambda arm: jnp.zeros((len(arm), 1))
 )
 SCHEDULE = small.Schedule(rollouts=3, questions=60, group=2, points=3)
 REWARDS = jnp.array([0.0, 0.5, 2.0])

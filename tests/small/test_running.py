@@ -16,14 +16,14 @@ from polgrad.contract import (
     Initial,
     Previous,
 )
-from polgrad.environments import ModularSums
 from polgrad.rollouts import Sampling
+from polgrad.small import ModularSums
 from polgrad.training import step
 from polgrad.training.scoring import Scoring
 
 WORLD = ModularSums.create(jax.random.key(0), prompts=16, fixed=1, vocabulary=3)
 POLICY = small.FeaturePolicy(
-    policies.AutoregressiveMLP(WORLD.width, 3, length=4, width=16), WORLD.features
+    small.AutoregressiveMLP(WORLD.width, 3, length=4, width=16), WORLD.features
 )
 SCHEDULE = small.Schedule(rollouts=6, questions=8, group=4, points=3)
 

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from polgrad import advantages, losses, masking
-from polgrad.environments import Addition, ModularSums
-from polgrad.policies import AutoregressiveMLP, FactorizedMLP
+from polgrad.small import Addition, AutoregressiveMLP, FactorizedMLP, ModularSums
 from polgrad.training import small_worlds
 
 SCHEDULE = small_worlds.Schedule(rollouts=4, questions=8, group=3, updates=2, points=2)

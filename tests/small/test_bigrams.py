@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.policies import bigrams
+from polgrad.small import bigrams
 from tests.support.compiled import grad, run
 
 SIZE, LENGTH = 3, 4

@@ -13,29 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from polgrad.policies.distributions import token_statistics
 from polgrad.policies.network import Params
 
-__all__ = ["AutoregressiveMLP", "FactorizedMLP", "PositionTable", "token_statistics"]
+__all__ = ["AutoregressiveMLP", "FactorizedMLP", "PositionTable"]
 
 _PREFIX = ("sum", "previous")
-
-
-def token_statistics(
-    logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]
-) -> tuple[Float[Array, "*S"], Float[Array, "*S"]]:
-    """Log-probability of the tokens, and entropy of the distributions that they come from.
-
-    Args:
-      logits: [..., V], finite.
-      tokens: [...], in 0..V-1; leading axes broadcast against those of the logits.
-
-    Returns:
-      (logp, entropy) in nats, both of the shape of the tokens.
-    """
-    logp = jax.nn.log_softmax(logits)
-    chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
-    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-    return jnp.sum(jnp.where(chosen, logp, 0.0), axis=-1), jnp.broadcast_to(entropy, tokens.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,33 @@
-"""What a small run learns: questions, and what their answers are worth."""
+"""What a small run learns: questions, and what their answers are worth.
+
+Addition                        two-digit addition, for warm starts and logged data (addition.py)
+CipherLadder                    levels of difficulty, each resting on the easier ones (cipher.py)
+ModularSums                     easy prompts that burn the entropy that hard ones need
+                                (modular_sums.py)
+PeakBandit, length_rewards      a peak of reward far from the reference, or under it (peaks.py)
+"""
 
 from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from polgrad.small.tasks.addition import Addition
+from polgrad.small.tasks.cipher import CipherLadder
+from polgrad.small.tasks.modular_sums import ModularSums
+from polgrad.small.tasks.peaks import PeakBandit, length_rewards
+
+__all__ = [
+    "Addition",
+    "CipherLadder",
+    "ModularSums",
+    "PeakBandit",
+    "Task",
+    "length_rewards",
+]
+
 
 class Task(Protocol):
-    """Questions and rewards, as the worlds of `polgrad.environments` have them.
+    """Questions and rewards, as the tasks of this package have them.
 
     A task may have more methods, which the algorithms ask for that read them:
     `prefer(questions, completions, others) -> [Q, G]`, the probability that a completion is

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad.policies import AutoregressiveMLP, FactorizedMLP, PositionTable
-from polgrad.policies.small import token_statistics
+from polgrad.policies.distributions import token_statistics
+from polgrad.small import AutoregressiveMLP, FactorizedMLP, PositionTable
 
 SIZES = {"features": 5, "vocabulary": 3, "length": 3, "width": 8}
 POLICIES = {

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import policies, small
+from polgrad import small
 from polgrad.contract import Needs
-from polgrad.environments import CipherLadder
-from polgrad.environments.cipher import CipherQuestions
+from polgrad.small import CipherLadder
+from polgrad.small.tasks.cipher import CipherQuestions
 
 LADDER = CipherLadder(jnp.array([[2, 0], [1, 3], [0, 0]]), vocabulary=4)
-POLICY = small.FeaturePolicy(
-    policies.PositionTable(2, 4, length=3), LADDER.features, LADDER.lengths
-)
+POLICY = small.FeaturePolicy(small.PositionTable(2, 4, length=3), LADDER.features, LADDER.lengths)
 
 
 def test_a_whole_answer_is_right_or_nothing():

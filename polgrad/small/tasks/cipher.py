@@ -39,7 +39,7 @@ class CipherQuestions(NamedTuple):
 class CipherLadder:
     """A ladder; make one with `create`. Its levels are the arms of a curriculum.
 
-    A policy for it is a `small.FeaturePolicy` of a `policies.PositionTable`, with the methods
+    A policy for it is a `small.FeaturePolicy` of a `small.PositionTable`, with the methods
     `features` and `lengths`: the token at a position depends on the symbol there alone.
 
     Attributes:

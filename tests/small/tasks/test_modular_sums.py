@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.environments import ModularSums
+from polgrad.small import ModularSums
 
 # Prompts 0 and 1 are easy; 2 and 3 want to begin with (3, 1) and (0, 0).
 WORLD = ModularSums(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.environments import PeakBandit, length_rewards
+from polgrad.small import PeakBandit, length_rewards
 
 
 def test_the_reference_is_a_histogram_of_a_squashed_cauchy_variable():

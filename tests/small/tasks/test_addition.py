@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.environments import Addition
+from polgrad.small import Addition
 
 ADDITION = Addition()
 QUESTIONS = jnp.array([[7, 5], [99, 99], [40, 60]])
