@@ -55,6 +55,7 @@ from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
 from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence, SequenceLoss
 from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.topr import TOPR
+from polgrad.algorithms.unlikelihood import Unlikelihood
 from polgrad.algorithms.whole import splits, whole_batch
 from polgrad.contract import Algorithm, Context, Outputs
 
@@ -97,6 +98,7 @@ NAMES = {
     "rpo": RPO,
     "slic": SLiC,
     "tpo": TPO,
+    "unlikelihood": Unlikelihood,
     "luspo": LUSPO,
     "gmpo": GMPO,
     "ppo_clip_sequence": PPOClipSequence,
@@ -185,6 +187,7 @@ __all__ = [
     "Supervised",
     "TOPR",
     "TPO",
+    "Unlikelihood",
     "find",
     "settings_of",
     "splits",
