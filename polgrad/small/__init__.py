@@ -13,8 +13,16 @@ draws its samples by their position in the batch where that is faster, and not b
 """
 
 from polgrad.small import bigrams
+from polgrad.small.data import Answers, Log, imitate
 from polgrad.small.networks import AutoregressiveMLP, FactorizedMLP, PositionTable
-from polgrad.small.policies import FeaturePolicy, NetworkPolicy, Policy, greedy_accuracy
+from polgrad.small.policies import (
+    FeaturePolicy,
+    NetworkPolicy,
+    Policy,
+    Probe,
+    greedy_accuracy,
+    probe,
+)
 from polgrad.small.running import Program, Schedule, program, run
 from polgrad.small.tasks import (
     Addition,
@@ -27,21 +35,26 @@ from polgrad.small.tasks import (
 
 __all__ = [
     "Addition",
+    "Answers",
     "AutoregressiveMLP",
     "CipherLadder",
     "FactorizedMLP",
     "FeaturePolicy",
+    "Log",
     "ModularSums",
     "NetworkPolicy",
     "PeakBandit",
     "Policy",
     "PositionTable",
+    "Probe",
     "Program",
     "Schedule",
     "Task",
     "bigrams",
     "greedy_accuracy",
+    "imitate",
     "length_rewards",
+    "probe",
     "program",
     "run",
 ]

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from polgrad.contract import Batch, Needs, Outputs
+from polgrad.masking import masked_mean
 from polgrad.policies.distributions import token_statistics
 from polgrad.rollouts import Sampling, generate_fixed
 from polgrad.training.scoring import Scoring, score
@@ -51,6 +52,28 @@ class Policy(Protocol):
         """The policy's outputs for a batch; the entropy is always there, for the metrics."""
 
 
+def rollout_of(prompts: Batch, ids: Int[Array, "Q"], samples: Batch) -> Batch:
+    """The rows of a rollout, prompt after prompt, from samples by prompt.
+
+    Args:
+      prompts: of Q questions, as `Policy.prompts` gives them.
+      ids: of the questions.
+      samples: by name `completions`, `mask`, `behavior_logp`, all [Q, G, T], and `stopped` [Q, G].
+
+    Returns:
+      The arrays of `rollouts.Rollout` by name, with N = Q G rows.
+    """
+    count, group, _ = samples["completions"].shape
+    rows = {name: jnp.repeat(x, group, axis=0) for name, x in prompts.items()}
+    rows |= {name: rearrange(x, "q g ... -> (q g) ...") for name, x in samples.items()}
+    return rows | {
+        "completion_lengths": rows["mask"].sum(-1),
+        "mask": rows["mask"].astype(jnp.float32),
+        "prompt_ids": jnp.repeat(ids.astype(jnp.uint32), group),
+        "sample_ids": jnp.tile(jnp.arange(group, dtype=jnp.uint32), count),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
     """A network over feature vectors; the question decides how long a completion is.
@@ -71,15 +94,15 @@ class FeaturePolicy:
         return self.network.init(key)
 
     def prompts(self, questions):
-        """The features; there is no other prompt. Also `wanted_lengths [Q]`, of the completions."""
+        """The features, and where they differ the lengths of the completions, `wanted_lengths`."""
         features = self.features(questions)
-        count, width = features.shape
-        lengths = self.lengths or (lambda questions: jnp.full(count, self.network.length))
-        return {
+        prompts = {
             "prompts": features,
-            "prompt_lengths": jnp.full(count, width),
-            "wanted_lengths": lengths(questions),
+            "prompt_lengths": jnp.full(features.shape[0], features.shape[1]),
         }
+        if self.lengths is None:
+            return prompts
+        return prompts | {"wanted_lengths": self.lengths(questions)}
 
     def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
         """Completions drawn by their position.
@@ -95,20 +118,19 @@ class FeaturePolicy:
         tokens, logp = self.network.sample(
             params, prompts["prompts"], key, samples=samples, greedy=greedy
         )
-        rows = {name: jnp.repeat(x, samples, axis=0) for name, x in prompts.items()}
-        tokens, logp = (rearrange(x, "q g t -> (q g) t") for x in (tokens, logp))
-        count, length = tokens.shape
-        lengths = rows.pop("wanted_lengths")
-        there = jnp.arange(length) < lengths[:, None]
-        return rows | {
-            "completions": jnp.where(there, tokens, 0),
-            "completion_lengths": lengths,
-            "mask": there.astype(jnp.float32),
-            "behavior_logp": jnp.where(there, logp, 0.0),
-            "stopped": jnp.ones(count, bool),
-            "prompt_ids": jnp.repeat(ids.astype(jnp.uint32), samples),
-            "sample_ids": jnp.tile(jnp.arange(samples, dtype=jnp.uint32), count // samples),
-        }
+        prompts, mask = dict(prompts), jnp.ones(tokens.shape, bool)
+        if "wanted_lengths" in prompts:
+            mask &= jnp.arange(tokens.shape[-1]) < prompts.pop("wanted_lengths")[:, None, None]
+        return rollout_of(
+            prompts,
+            ids,
+            {
+                "completions": jnp.where(mask, tokens, 0),
+                "mask": mask,
+                "behavior_logp": jnp.where(mask, logp, 0.0),
+                "stopped": jnp.ones(tokens.shape[:2], bool),
+            },
+        )
 
     def forward(self, params, batch, *, needs):
         """Log-probabilities and entropies.
@@ -181,14 +203,57 @@ class NetworkPolicy:
         return score(self.network, params, batch, scoring)
 
 
+class Probe(NamedTuple):
+    """What `probe` finds.
+
+    Attributes:
+      rewards: of each sample.
+      entropy: of each question in nats, a mean over the tokens of its samples.
+    """
+
+    rewards: Float[Array, "Q G"]
+    entropy: Float[Array, "Q"]
+
+
+def probe(
+    params: Any,
+    questions: Any,
+    key: Key[Array, ""],
+    *,
+    policy: Policy,
+    task: Any,
+    samples: int,
+    greedy: bool = False,
+) -> Probe:
+    """Rewards and entropy of a policy on given questions, for `evaluate` of a run.
+
+    Args:
+      params: of the policy.
+      questions: as `task.draw` gives them.
+      key: of the samples.
+      policy: that samples.
+      task: with `ids` and `reward`.
+      samples: G, of each question.
+      greedy: whether the most likely tokens are taken instead.
+
+    Returns:
+      The rewards [Q, G] and the entropies [Q].
+    """
+    ids, prompts = task.ids(questions), policy.prompts(questions)
+    rows = policy.sample(params, prompts, ids, key, samples=samples, greedy=greedy)
+    by_question = lambda x: rearrange(x, "(q g) t -> q g t", g=samples)  # noqa: E731
+    completions, mask = by_question(rows["completions"]), by_question(rows["mask"])
+    rewards = task.reward(questions, completions, mask > 0)
+    entropy = by_question(policy.forward(params, rows, needs=Needs()).entropy)
+    return Probe(rewards, masked_mean(entropy, mask, axis=(1, 2)))
+
+
 def greedy_accuracy(policy: Policy, task: Any, questions: Any) -> Callable[[Any, Array], Array]:
     """`(params, key) -> mean reward` of the most likely completion of each question."""
 
     def accuracy(params, key):
-        rows = policy.sample(
-            params, policy.prompts(questions), task.ids(questions), key, samples=1, greedy=True
-        )
-        tokens, mask = (rows[name][:, None] for name in ("completions", "mask"))
-        return task.reward(questions, tokens, mask > 0).mean()
+        return probe(
+            params, questions, key, policy=policy, task=task, samples=1, greedy=True
+        ).rewards.mean()
 
     return accuracy

@@ -23,7 +23,7 @@ from polgrad.contract import (
     Settings,
 )
 from polgrad.curricula import bandit
-from polgrad.small.policies import Mixed, Policy
+from polgrad.small.policies import Mixed, Policy, rollout_of
 from polgrad.small.tasks import Task
 from polgrad.training import named_policies, step
 from polgrad.training.state import TrainState
@@ -89,7 +89,8 @@ def run(
       key: of the run; rollouts and evaluations are addressed by their number.
       settings: of an algorithm, such as `algorithms.GRPO(clip_high=0.28)`.
       policy: what is trained.
-      task: questions and rewards.
+      task: questions and rewards; a `small.Log` has the samples too, and a rollout is then rows of
+        the log.
       schedule: the sizes.
       optimizer: from optax.
       evaluate: `(params, key) -> {name: number}`, at every point of the curves.
@@ -180,9 +181,10 @@ class _Loop:
             group_size=schedule.group,
             max_tokens=_max_tokens(policy, task, schedule),
             num_prompts=task.size,
-            on_policy=updates == 1,
+            on_policy=updates == 1 and not hasattr(task, "logged"),
         )
         self.policy, self.task, self.schedule = policy, task, schedule
+        self.logged = hasattr(task, "logged")
         self.optimizer = optimizer
         self.algorithm: Algorithm = settings.build(context)
         self.policies = dict(self.algorithm.policies)
@@ -208,7 +210,8 @@ class _Loop:
                 f"mini_batches is {schedule.mini_batches}, expected a divisor of the {rows} rows of "
                 "a rollout"
             )
-        if updates > 1 and not algorithm.reuse:
+        # Logged samples are another policy's from the start.
+        if updates > 1 and not algorithm.reuse and not self.logged:
             raise ValueError(
                 f"epochs x mini_batches is {updates}, expected 1: {name} has no importance ratio to "
                 "reuse samples with"
@@ -217,6 +220,11 @@ class _Loop:
             raise ValueError(
                 f"{name} reads {' and '.join(algorithm.collect.columns)} of the data, and task "
                 f"{type(self.task).__name__} has no method answers(questions, columns)"
+            )
+        if algorithm.samples and self.logged and algorithm.collect.samples.versus is not None:
+            raise ValueError(
+                f"{name} samples from a mixture of policies, and task {type(self.task).__name__} has "
+                "logged samples alone"
             )
 
     def _curriculum(self, settings: CurriculumSettings) -> Curriculum:
@@ -250,11 +258,13 @@ class _Loop:
         """One rollout and its updates; `number` counts from 0, unbatched under `vmap`."""
         collect, prepare, updates, choose = (jax.random.fold_in(key, n) for n in range(4))
         state = self._refreshed(state, number)
-        held = {
-            name: initial if isinstance(kind, Initial) else state.policies[name]
-            for name, kind in self.policies.items()
-            if not named_policies.behaves(kind)
-        }
+        held = dict(state.policies)
+        for name, kind in self.policies.items():
+            if isinstance(kind, Initial):
+                held[name] = initial
+            elif named_policies.behaves(kind) and self.logged:
+                # The policy at the start of the rollout, which did not draw the log.
+                held[name] = state.params
         arm = self._chosen(state, choose)
         experience, metrics = self._experience(state.params, held, collect, arm)
         memory, batch, prepared = self.algorithm.prepare(state.algorithm, experience, prepare)
@@ -312,16 +322,16 @@ class _Loop:
         keys = [jax.random.fold_in(key, n) for n in range(3)]
         chosen = () if arm is None else (arm,)
         questions = self.task.draw(keys[0], self.schedule.questions, *chosen)
-        ids, prompts = self.task.ids(questions), self.policy.prompts(questions)
+        ids, prompts = self.task.ids(questions), self.policy.prompts(_asked(self.task, questions))
         if self.algorithm.samples:
             experience, metrics = self._samples(params, held, questions, ids, prompts, keys[1:])
         else:
             experience, metrics = self._answers(questions, prompts), {}
-        for name, kind in self.policies.items():
-            if named_policies.behaves(kind):
-                logp = experience["behavior_logp"]
-            else:
+        for name in self.policies:
+            if name in held:
                 logp = self.policy.forward(held[name], experience, needs=Needs()).logp
+            else:
+                logp = experience["behavior_logp"]
             experience[f"{name}_logp"] = jax.lax.stop_gradient(logp)
         if self.algorithm.needs.values:
             needs = Needs(values=True)
@@ -336,8 +346,11 @@ class _Loop:
             rows = self.policy.sample(params, prompts, ids, key, samples=group, mixed=mixed)
             return rows, by_question(rows["completions"]), by_question(rows["mask"]) > 0
 
-        experience, completions, mask = drawn(keys[0])
-        rewards = self.task.reward(questions, completions, mask)
+        if self.logged:
+            experience, rewards, mask = self._logged(questions, ids, prompts)
+        else:
+            experience, completions, mask = drawn(keys[0])
+            rewards = self.task.reward(questions, completions, mask)
         valid = jnp.isfinite(rewards)
         versus = self.algorithm.collect.samples.versus
         if versus is not None:
@@ -366,6 +379,17 @@ class _Loop:
             "reward_std": jnp.sqrt(spread),
             "completion_length": mask.sum(-1).mean(),
         }
+
+    def _logged(self, questions, ids, prompts) -> tuple[Batch, Array, Array]:
+        """The log's samples of these questions, with their rewards and their mask by question."""
+        logged = dict(self.task.logged(questions))
+        rewards, mask = logged.pop("rewards"), logged["mask"]
+        if rewards.shape[1] != self.schedule.group:
+            raise ValueError(
+                f"group is {self.schedule.group}, expected {rewards.shape[1]}, the samples of each "
+                "question in the log"
+            )
+        return rollout_of(prompts, ids, logged), rewards, mask
 
     def _answers(self, questions, prompts) -> Batch:
         columns = self.algorithm.collect.columns
@@ -408,8 +432,15 @@ def _max_tokens(policy: Policy, task: Task, schedule: Schedule) -> int:
 
     def sampled(key):
         questions = task.draw(key, 1)
+        if hasattr(task, "logged"):
+            return task.logged(questions)["completions"][0]
         params = policy.init(key)
-        prompts = policy.prompts(questions)
+        prompts = policy.prompts(_asked(task, questions))
         return policy.sample(params, prompts, task.ids(questions), key, samples=1)["completions"]
 
     return jax.eval_shape(sampled, jax.eval_shape(lambda: jax.random.key(0))).shape[1]
+
+
+def _asked(task: Task, questions: Any) -> Any:
+    """What the policy reads of the questions: they may be rows of data."""
+    return task.asked(questions) if hasattr(task, "asked") else questions

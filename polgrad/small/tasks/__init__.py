@@ -34,6 +34,10 @@ class Task(Protocol):
     preferred to the opponent's; and `answers(questions, columns) -> (completions, mask)`, both
     `[Q, R, T]` with an answer for each of R columns such as `chosen` and `rejected`.
 
+    Where `draw` gives rows of data, `asked(rows)` gives the questions that the policy reads, and
+    `logged(rows)` the samples that stand in place of the policy's (see `small.Log`); a task with
+    `logged` needs no `reward`.
+
     A task whose questions fall into categories, for a curriculum to choose from, has `arms`, how many
     there are, and `draw(key, count, arm=None)`, where `arm [Q]` is the category of each question, in
     0..arms-1; without it the task chooses.
