@@ -1,4 +1,4 @@
-"""What an algorithm is, and what passes between it and whatever runs it: types alone.
+"""What an algorithm, a curriculum and a learner are, and what passes between them: types alone.
 
 A settings class, such as `algorithms.GRPO`, builds an `Algorithm` for the sizes of a run. Whoever
 runs it (`training.train` on a language policy, a compiled run on a small one) collects samples or
@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad._scalars import in_range
 
@@ -325,4 +325,191 @@ class Settings(Protocol):
 
         Raises:
           ValueError: settings out of range, or sizes at which the algorithm cannot learn.
+        """
+
+
+# --- curricula: what a rollout asks ----------------------------------------------------------------
+
+
+def _unpaid(state: Any, arm: Array, signal: Array, valid: Array) -> Any:
+    return state
+
+
+class Curriculum(NamedTuple):
+    """Chooses the questions of each rollout among the arms of a task: three pure functions.
+
+    An arm is a category of questions, such as a level of difficulty; arms count from 0.
+
+    Attributes:
+      init: `(arms) -> state`, where `arms` is how many the task has. The state is a tree of arrays,
+        saved with the run.
+      choose: `(state, step, noise [P]) -> arm [P]`, before each rollout: the arm of each of the P
+        questions. `step` counts the rollouts from 0; the noise is uniform in [0, 1).
+      update: `(state, arm [N], signal [N], valid [N]) -> state`, once for each rollout, after
+        `Algorithm.prepare`, with one entry for each of the N samples: the arm of its question, the
+        mean of |advantage| over its tokens, and whether it has a reward. The default reads nothing
+        and serves algorithms without advantages too.
+    """
+
+    init: Callable[[int], Any]
+    choose: Callable[[Any, Int[Array, ""], Float[Array, "P"]], Int[Array, "P"]]
+    update: Callable[
+        [Any, Int[Array, "N"], Float[Array, "N"], Bool[Array, "N"]],
+        Any,
+    ] = _unpaid
+
+    @property
+    def learns(self) -> bool:
+        """Whether `update` does anything, and so reads the advantages of the algorithm."""
+        return self.update is not _unpaid
+
+
+@runtime_checkable
+class CurriculumSettings(Protocol):
+    """The settings of a curriculum: a frozen dataclass whose fields are numbers and parts."""
+
+    def build(self) -> Curriculum:
+        """The functions."""
+
+
+# --- learners: agents in worlds, and agents that learn from recorded data ----------------------------
+
+
+def _whole(settings: Any, *names: str) -> None:
+    """Checks that fields are whole numbers of at least 1."""
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The latest steps of several copies of a world, used for one update and then dropped.
+
+    Attributes:
+      steps: of each copy between updates, at least 1.
+      copies: of the world that move at once, at least 1.
+    """
+
+    steps: int
+    copies: int
+
+    def __post_init__(self):
+        _whole(self, "steps", "copies")
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Single steps drawn at random from a memory of the last ones.
+
+    Attributes:
+      size: steps that the memory holds; the oldest are overwritten.
+      batch: steps of an update, at most `size`.
+      every: steps of the world between two rounds of updates, at least 1.
+      updates: in a round, at least 1.
+    """
+
+    size: int
+    batch: int
+    every: int = 1
+    updates: int = 1
+
+    def __post_init__(self):
+        _whole(self, "size", "batch", "every", "updates")
+        if self.batch > self.size:
+            raise ValueError(f"batch is {self.batch}, expected at most size = {self.size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Windows of recorded episodes; the learner never moves while it learns.
+
+    Attributes:
+      batch: windows of an update, at least 1.
+      window: consecutive steps of a window, at least 1.
+    """
+
+    batch: int
+    window: int = 1
+
+    def __post_init__(self):
+        _whole(self, "batch", "window")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """No batch: the learner acts, and `update` is never called."""
+
+
+Wants = Steps | Replay | Data | Nothing
+"""What a learner's batches are made of."""
+
+
+class Learner(Protocol):
+    """An agent for control: pure functions, to be traced, and what its batches are made of.
+
+    Use it for agents that act in a world, or that learn from recorded episodes. An algorithm that
+    answers prompts is an `Algorithm`. A class that derives from this one need not write `start`.
+
+    Attributes:
+      wants: what `update` is given; a learner that wants `Data` acts only when it is evaluated.
+    """
+
+    wants: Wants
+
+    def init(self, key: Key[Array, ""], spec: Any) -> Any:
+        """The state before the first step.
+
+        Args:
+          key: of the first parameters.
+          spec: the world's sizes: `observation_size`, and `actions` or `action_size`, as
+            `environments.gymnax_worlds.World` has them.
+
+        Returns:
+          A tree of arrays, saved with the run.
+        """
+
+    def start(self, state: Any, copies: int) -> Any:
+        """What the learner remembers within an episode, before the first step of one.
+
+        Args:
+          state: of the learner.
+          copies: of the world, the leading axis of each array of the memory.
+
+        Returns:
+          A tree of arrays; `()` for a learner that sees all it needs.
+        """
+        return ()
+
+    def act(
+        self,
+        state: Any,
+        memory: Any,
+        observation: Float[Array, "B O"],
+        key: Key[Array, ""],
+        *,
+        explore: bool,
+    ) -> tuple[Any, Array, Mapping[str, Array]]:
+        """One action for each copy of the world.
+
+        Args:
+          state: of the learner.
+          memory: from `start` or the last call.
+          observation: of each copy.
+          key: of the choice.
+          explore: whether the action is one for learning; else it is the learner's best.
+
+        Returns:
+          `(memory, action, extras)`: actions [B], or [B, D] where they are continuous; extras by
+          name [B, ...], kept with the step for `update`, such as log-probabilities.
+        """
+
+    def update(
+        self, state: Any, batch: Mapping[str, Array], key: Key[Array, ""]
+    ) -> tuple[Any, Mapping[str, Float[Array, ""]]]:
+        """Learns from one batch of what `wants` asks for.
+
+        Returns:
+          `(state, metrics)`.
         """

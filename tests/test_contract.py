@@ -8,12 +8,19 @@ from polgrad.contract import (
     Algorithm,
     Average,
     Collect,
+    Curriculum,
+    Data,
     Group,
     Initial,
+    Learner,
     Mixture,
+    Nothing,
     Pair,
     Previous,
+    Replay,
     Samples,
+    Steps,
+    Wants,
 )
 
 
@@ -64,3 +71,33 @@ def test_rows_are_units():
     assert make(unit=Group()).rows(3, 4) == 3
     assert make(unit=Pair()).rows(3, 4) == 3
     assert make(collect=Collect(None, ("answer",))).rows(3, 4) == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Steps(0, 4), "steps is 0, expected a whole number of at least 1"),
+        (lambda: Steps(8, 2.0), "copies is 2.0, expected a whole number"),
+        (lambda: Replay(16, 32), "batch is 32, expected at most size = 16"),
+        (lambda: Replay(16, 8, every=0), "every is 0, expected"),
+        (lambda: Data(8, window=True), "window is True, expected"),
+    ],
+)
+def test_what_a_learner_wants_has_whole_numbers(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_a_learner_remembers_nothing_unless_it_says_so():
+    class Still(Learner):
+        wants = Nothing()
+
+    assert Still().start(state=None, copies=3) == ()
+    assert isinstance(Still.wants, Wants) and isinstance(Replay(16, 16), Wants)
+
+
+def test_a_curriculum_learns_where_it_has_an_update():
+    choose = lambda state, step, noise: noise.astype(int)  # noqa: E731
+    fixed = Curriculum(jnp.zeros, choose)
+    assert not fixed.learns and fixed.update("state", None, None, None) == "state"
+    assert Curriculum(jnp.zeros, choose, lambda *given: given).learns

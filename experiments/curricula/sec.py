@@ -6,12 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from polgrad import advantages, experiments, losses, masking
-from polgrad.curricula import bandit
-from polgrad.small import CipherLadder
-
-LADDER = CipherLadder()
+from polgrad import algorithms, curricula, experiments, small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,71 +34,59 @@ class Settings:
     points: int = 50
 
 
-def learn(table, hidden, level, noise, settings):
-    """One update of GRPO on prompts of the given levels; also what each sample pays."""
-    noise = noise.reshape(settings.prompts, 1 + settings.group, LADDER.levels)
-    prompts, mask = LADDER.prompts(noise[:, 0]), LADDER.mask(level)
-    answers = LADDER.answers(table, prompts, noise[:, 1:])
-    rewards = LADDER.reward(hidden, prompts, answers, mask)
-    advantage = advantages.group_relative(rewards).reshape(-1, 1)
-    masks = jnp.repeat(mask, settings.group, axis=0)
-
-    def loss(table):
-        logp = LADDER.logp(table, prompts, answers).reshape(masks.shape)
-        return masking.reduce(losses.reinforce(logp, advantage), masks, mode="sequence_sum")
-
-    table = table - settings.learning_rate * jax.grad(loss)(table)
-    return table, bandit.absolute_advantage(advantage, masks)
+GRPO = algorithms.GRPO(aggregation="sequence_sum")
 
 
 def train(key, settings, *, choose, **changes):
-    """A run of GRPO whose levels `choose(values, step, settings)` draws."""
-    settings = dataclasses.replace(settings, **changes)
+    """A run of GRPO whose levels the curriculum `choose(settings)` draws."""
+    s = dataclasses.replace(settings, **changes)
     world_key, run_key = jax.random.split(key)
-    hidden = LADDER.init(world_key)
-    # All noise at once, in one dimension: a generator of several takes seconds to compile.
-    columns = 1 + (1 + settings.group) * LADDER.levels
-    noise = jax.random.uniform(run_key, (settings.updates * settings.prompts * columns,))
-    noise = noise.reshape(settings.updates, settings.prompts, columns)
+    world = small.CipherLadder.create(world_key)
+    table = small.PositionTable(world.symbols, world.vocabulary, world.levels)
 
-    def update(carry, x):
-        (table, state), (step, noise) = carry, x
-        probabilities = choose(state.values, step, settings)
-        category = bandit.sample_categories(probabilities, noise[:, 0])
-        table, paid = learn(table, hidden, category + 1, noise[:, 1:], settings)
-        owner = jnp.repeat(category, settings.group)
-        paid = bandit.category_mean(paid, owner, categories=LADDER.levels)
-        state = bandit.update(state, paid.mean, paid.count, alpha=settings.alpha)
-        return (table, state), (LADDER.accuracy(table, hidden), jnp.mean(category + 1.0))
+    def evaluate(params, key):
+        accuracy = world.accuracy(params["table"])
+        return {"hardest level": accuracy[-1], "accuracy": accuracy.mean()}
 
-    table = jnp.zeros((LADDER.levels, LADDER.symbols, LADDER.vocabulary))
-    start = table, bandit.init(LADDER.levels)
-    _, (accuracy, level) = jax.lax.scan(update, start, (jnp.arange(settings.updates), noise))
-    every = settings.updates // settings.points
-    done = jnp.arange(1, settings.updates + 1)
+    # A point at every update: the area and the sampled level are means over all of them.
+    _, curves = small.run(
+        run_key,
+        GRPO,
+        policy=small.FeaturePolicy(table, world.features, world.lengths),
+        task=world,
+        schedule=small.Schedule(s.updates, s.prompts, s.group, points=s.updates),
+        optimizer=optax.sgd(s.learning_rate),
+        evaluate=evaluate,
+        curriculum=choose(s),
+        report=experiments.record,
+    )
+    update, hardest, accuracy, arm = (
+        curves[name][1:] for name in ("rollout", "hardest level", "accuracy", "arm_mean")
+    )
+    every = s.updates // s.points
     return {
-        "update": done[every - 1 :: every],
-        "hardest level": accuracy[every - 1 :: every, -1],
-        "area": (jnp.cumsum(accuracy.mean(1)) / done)[every - 1 :: every],
-        "accuracy": accuracy[every - 1 :: every].mean(1),
-        "sampled level": level[: every * settings.points].reshape(settings.points, every).mean(1),
+        "update": update[every - 1 :: every],
+        "hardest level": hardest[every - 1 :: every],
+        "area": (jnp.cumsum(accuracy) / update)[every - 1 :: every],
+        "accuracy": accuracy[every - 1 :: every],
+        "sampled level": 1.0 + arm[: every * s.points].reshape(s.points, every).mean(1),
     }
 
 
-def self_evolving(values, step, settings):
-    return bandit.boltzmann(values, tau=settings.tau)
+def self_evolving(settings):
+    return curricula.SEC(curricula.Boltzmann(settings.tau), alpha=settings.alpha)
 
 
-def random(values, step, settings):
-    return bandit.uniform(LADDER.levels)
+def random(settings):
+    return curricula.Uniform()
 
 
-def easy_to_hard(values, step, settings):
-    return bandit.easy_to_hard(step, steps=settings.updates, categories=LADDER.levels)
+def easy_to_hard(settings):
+    return curricula.EasyToHard(settings.updates)
 
 
-def reverse(values, step, settings):
-    return bandit.reverse(step, steps=settings.updates, categories=LADDER.levels)
+def reverse(settings):
+    return curricula.Reverse(settings.updates)
 
 
 def holds(results):

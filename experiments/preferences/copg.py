@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polgrad import experiments, losses
-from polgrad.policies.distributions import token_statistics
-from polgrad.small import AutoregressiveMLP
+from polgrad import algorithms, experiments, small
+from polgrad.contract import Needs
 
 VOCABULARY, LENGTH = 10, 6
 
@@ -44,91 +43,110 @@ class Settings:
     samples: int = 32
 
 
-def contrastive(ratio, rewards, beta):
-    return losses.copg(ratio[..., 0], ratio[..., 1], rewards[..., 0], rewards[..., 1], beta=beta)
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """Questions are numbers, each with a hidden answer; a reward is the share of right tokens."""
+
+    answers: jax.Array  # [P, T]
+
+    @property
+    def numbers(self):
+        return jnp.arange(len(self.answers))
+
+    def ids(self, questions):
+        return questions
+
+    def reward(self, questions, completions, mask=None):
+        return jnp.mean(completions == self.answers[questions][:, None], axis=-1)
 
 
-def ranked(ratio, rewards, beta, *, loss):
-    """A loss of (chosen, rejected); pairs of equal reward are not ranked and count nothing."""
-    better = jnp.argmax(rewards, axis=-1, keepdims=True)
-    chosen, rejected = (jnp.take_along_axis(ratio, i, axis=-1) for i in (better, 1 - better))
-    value = loss(chosen.ravel(), rejected.ravel(), beta=beta).reshape(ratio.shape[:-1])
-    return jnp.where(rewards[..., 0] != rewards[..., 1], value, 0.0)
+def policy_of(settings):
+    network = small.AutoregressiveMLP(
+        settings.prompts, VOCABULARY, LENGTH, settings.width, prefix=("previous",)
+    )
+    return small.FeaturePolicy(network, lambda numbers: jax.nn.one_hot(numbers, settings.prompts))
+
+
+def sample(policy, params, task, key, count):
+    """The rows of a rollout with `count` answers to each question, and their rewards `[P, count]`."""
+    prompts = policy.prompts(task.numbers)
+    rows = policy.sample(params, prompts, task.numbers, key, samples=count)
+    completions = rows["completions"].reshape(len(task.answers), count, LENGTH)
+    return rows, task.reward(task.numbers, completions)
 
 
 def world(key, policy, settings):
-    """The hidden answers, and a reference that has seen noisy demonstrations of them."""
+    """The questions, and a reference that has seen noisy demonstrations of their answers."""
     s = settings
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     draw = lambda key, *shape: jax.random.uniform(key, (math.prod(shape),)).reshape(shape)  # noqa: E731
-    answers = jnp.floor(draw(keys[0], s.prompts, 1, LENGTH) * VOCABULARY).astype(int)
-    right, guess = draw(keys[1], 2, s.warm_start, s.prompts, s.demonstrations, LENGTH)
+    answers = jnp.floor(draw(keys[0], s.prompts, LENGTH) * VOCABULARY).astype(int)
+    batch = s.prompts * s.demonstrations
+    right, guess = draw(keys[1], 2, s.warm_start * batch, LENGTH)
+    questions = jnp.tile(jnp.arange(s.prompts), s.warm_start * s.demonstrations)
     guess = jnp.floor(guess * VOCABULARY).astype(int)
-    demonstrations = jnp.where(right < s.skill, answers, guess)
-    imitate = lambda params, tokens: -jnp.mean(sequence_logp(policy, params, tokens))  # noqa: E731
-    optimizer = optax.adam(1e-2)
-    step = functools.partial(update, optimizer, imitate)
-    params = policy.init(keys[2])
-    start = params, optimizer.init(params)
-    return answers, jax.lax.scan(step, start, demonstrations)[0][0]
+    reference = small.imitate(
+        keys[2],
+        policy.init(keys[3]),
+        questions,
+        jnp.where(right < s.skill, answers[questions], guess),
+        policy=policy,
+        optimizer=optax.adam(1e-2),
+        epochs=1,
+        batch=batch,
+    )
+    return Questions(answers), reference
 
 
-def sequence_logp(policy, params, tokens):
-    """Log-probabilities `[Q, N]` of answers `[Q, N, T]`, N to each of the prompts."""
-    logits = policy.logits(params, jnp.eye(policy.features)[:, None], tokens)
-    return token_statistics(logits, tokens)[0].sum(-1)
+def logged(policy, reference, task, key, settings):
+    """Pairs of samples of the reference with their rewards, as the log of a run."""
+    rows, rewards = sample(policy, reference, task, key, 2 * settings.pairs)
+    pairs = lambda x: x.reshape(-1, 2, *x.shape[1:])  # noqa: E731
+    return small.Log(
+        questions=jnp.repeat(task.numbers, settings.pairs),
+        completions=pairs(rows["completions"]),
+        behavior_logp=pairs(rows["behavior_logp"]),
+        rewards=rewards.reshape(-1, 2),
+    )
 
 
-def update(optimizer, loss, carry, batch):
-    params, state = carry
-    change, state = optimizer.update(jax.grad(loss)(params, batch), state)
-    return (optax.apply_updates(params, change), state), None
-
-
-def train(key, settings, *, method, betas):
-    """Trains with every beta and returns the curves of the one that ends best."""
+def train(key, settings, *, algorithm, betas):
+    """Trains `algorithm(beta)` with every beta and returns the curves of the one that ends best."""
     s = settings
-    policy = AutoregressiveMLP(s.prompts, VOCABULARY, LENGTH, s.width, prefix=("previous",))
-    world_key, pair_key, measure_key = jax.random.split(key, 3)
-    answers, reference = world(world_key, policy, settings)
-    score = lambda tokens: jnp.mean(tokens == answers, axis=-1)  # noqa: E731
-    optimizer = optax.adam(s.learning_rate)
+    policy = policy_of(s)
+    world_key, pair_key, measure_key, run_key = jax.random.split(key, 4)
+    task, reference = world(world_key, policy, s)
+    log = logged(policy, reference, task, pair_key, s)
 
-    def logged(batches, x):
-        """[Q, 2 N, ...] to [batches, Q, pairs, 2, ...]."""
-        return jnp.moveaxis(x.reshape(s.prompts, batches, -1, 2, *x.shape[2:]), 1, 0)
-
-    tokens, _ = policy.sample(reference, jnp.eye(s.prompts), pair_key, samples=2 * s.pairs)
-    data = tokens, score(tokens), sequence_logp(policy, reference, tokens)
-    data = jax.tree.map(functools.partial(logged, s.batches), data)
-
-    def loss(beta, params, batch):
-        tokens, rewards, reference_logp = batch
-        logp = sequence_logp(policy, params, tokens.reshape(s.prompts, -1, LENGTH))
-        ratio = logp.reshape(rewards.shape) - reference_logp
-        return jnp.mean(method(ratio, rewards, beta))
-
-    def measure(params):
-        tokens, logp = policy.sample(params, jnp.eye(s.prompts), measure_key, samples=s.samples)
-        distance = logp.sum(-1) - sequence_logp(policy, reference, tokens)
+    def evaluate(params, key):
+        rows, rewards = sample(policy, params, task, measure_key, s.samples)
+        before = policy.forward(reference, rows, needs=Needs()).logp
         # One half of the samples chooses beta, the other one is reported.
-        choosing, reported = jnp.split(score(tokens), 2, axis=1)
-        return choosing.mean(), {"reward": reported.mean(), "kl": distance.mean()}
+        choosing, reported = jnp.split(rewards, 2, axis=1)
+        distance = (rows["behavior_logp"] - before).sum(-1)
+        return {
+            "choosing": choosing.mean(),
+            "reward": reported.mean(),
+            "kl": distance.mean(),
+        }
 
     def run(beta):
-        step = functools.partial(update, optimizer, functools.partial(loss, beta))
+        return small.run(
+            run_key,
+            algorithm(beta),
+            policy=policy,
+            task=log,
+            schedule=small.Schedule(s.epochs, log.size, 2, s.epochs, mini_batches=s.batches),
+            optimizer=optax.adam(s.learning_rate),
+            evaluate=evaluate,
+            params=reference,
+        )[1]
 
-        def epoch(carry, _):
-            return jax.lax.scan(step, carry, data)[0], measure(carry[0])
-
-        start = reference, optimizer.init(reference)
-        return jax.lax.scan(epoch, start, None, length=s.epochs + 1)[1]
-
-    choosing, curves = jax.vmap(run)(jnp.array(betas))
-    best = jnp.argmax(choosing[:, -1])
-    curves = jax.tree.map(lambda x: x[best], curves)
-    epochs = jnp.arange(s.epochs + 1)
-    return curves | {"epoch": epochs, "beta": jnp.full(epochs.shape, jnp.array(betas)[best])}
+    curves = jax.vmap(run)(jnp.array(betas))
+    best = jnp.argmax(curves["choosing"][:, -1])
+    curves = {name: curves[name][best] for name in ("rollout", "reward", "kl")}
+    epoch = curves.pop("rollout")
+    return curves | {"epoch": epoch, "beta": jnp.full(epoch.shape, jnp.array(betas)[best])}
 
 
 def holds(results):
@@ -150,12 +168,18 @@ EXPERIMENT = experiments.Experiment(
     claim="On the same logged pairs CoPG, which reads scores, ends above IPO and DPO, which rank.",
     # Four strengths of the KL for each method, around its best one.
     arms={
-        "copg": functools.partial(train, method=contrastive, betas=(0.003, 0.01, 0.03, 0.1)),
+        "copg": functools.partial(
+            train, algorithm=lambda beta: algorithms.CoPG(beta=beta), betas=(0.003, 0.01, 0.03, 0.1)
+        ),
         "ipo": functools.partial(
-            train, method=functools.partial(ranked, loss=losses.ipo), betas=(0.01, 0.03, 0.1, 0.3)
+            train,
+            algorithm=lambda beta: algorithms.IPO(pairs="samples", beta=beta),
+            betas=(0.01, 0.03, 0.1, 0.3),
         ),
         "dpo": functools.partial(
-            train, method=functools.partial(ranked, loss=losses.dpo), betas=(0.1, 0.3, 1.0, 3.0)
+            train,
+            algorithm=lambda beta: algorithms.DPO(pairs="samples", beta=beta),
+            betas=(0.1, 0.3, 1.0, 3.0),
         ),
     },
     settings=Settings(),

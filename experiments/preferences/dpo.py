@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import experiments, losses
-from polgrad.policies import TransformerConfig, TransformerNetwork, heads
-from polgrad.rollouts import Sampling, generate_fixed
+from polgrad import algorithms, experiments, small
+from polgrad.contract import Needs
+from polgrad.policies import TransformerConfig, TransformerNetwork
+from polgrad.rollouts import Sampling
 
 BETAS = (0.1, 0.5, 2.0)
 
@@ -56,24 +57,6 @@ class Settings:
     held_out: int = 256
     points: int = 10
 
-    def __post_init__(self):
-        for name, of in (("batch", "prompts"), ("points", "updates")):
-            if getattr(self, of) % getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a divisor of {of}")
-
-
-def direct(logp, reference_logp, settings, *, beta):
-    ratio = (logp - reference_logp).sum(-1)
-    return losses.dpo(ratio[:, 0], ratio[:, 1], beta=beta)
-
-
-def preferred(logp, reference_logp, settings):
-    return -logp[:, 0].sum(-1)
-
-
-def unlikelihood(logp, reference_logp, settings):
-    return -logp[:, 0].sum(-1) + settings.unlikelihood * losses.unlikelihood(logp[:, 1]).sum(-1)
-
 
 def source(key, settings, count):
     """Sequences of a random Markov chain."""
@@ -90,121 +73,115 @@ def source(key, settings, count):
     return jax.lax.scan(step, start, noise)[1].T
 
 
-def completion_logp(network, params, tokens, settings):
-    """Log-probabilities of the completions' tokens, teacher forced."""
-    before = tokens[..., :-1].reshape(-1, tokens.shape[-1] - 1)
-    positions = jnp.broadcast_to(jnp.arange(before.shape[1]), before.shape)
-    hidden = network.hidden(params, before, positions, jnp.ones_like(before))
-    logp = jax.nn.log_softmax(heads.logits(hidden, network.head(params)))
-    chosen = jax.nn.one_hot(tokens[..., 1:].reshape(before.shape), logp.shape[-1])
-    logp = jnp.sum(logp * chosen, axis=-1).reshape(*tokens.shape[:-1], -1)
-    return logp[..., settings.prompt - 1 :]
-
-
-def sample(network, params, prompts, key, settings, group):
-    """`[M, group, T]`: completions of prompts, behind them."""
-    rollout = generate_fixed(
-        network,
-        params,
-        prompts,
-        jnp.full(len(prompts), settings.prompt),
-        jnp.arange(len(prompts), dtype=jnp.uint32),
-        key,
-        sampling=Sampling(max_tokens=settings.completion),
-        group_size=group,
-    )
-    tokens = jnp.concatenate([rollout.prompts, rollout.completions], axis=1)
-    return tokens.reshape(len(prompts), group, -1)
-
-
-def fit(carry, loss, data, optimizer, numbers, batch):
-    """Updates of these numbers: the data in order, from the start again at their end."""
-
-    def step(carry, number):
-        params, state = carry
-        first = number * batch % len(jax.tree.leaves(data)[0])
-        rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, batch), data)
-        change, state = optimizer.update(jax.grad(loss)(params, rows), state)
-        return (optax.apply_updates(params, change), state), None
-
-    return jax.lax.scan(step, carry, numbers)[0]
+def policy_of(settings, prompt):
+    """The transformer, with what follows the first `prompt` tokens of a sequence to complete."""
+    s = settings
+    shape = {"width": s.width, "layers": s.layers, "heads": 4, "kv_heads": 4}
+    length = s.prompt + s.completion
+    network = TransformerNetwork(TransformerConfig(s.states, max_length=length, **shape))
+    tokens = lambda prompts: (prompts, jnp.full(prompts.shape[0], prompt))  # noqa: E731
+    return small.NetworkPolicy(network, Sampling(max_tokens=length - prompt), tokens)
 
 
 class World(NamedTuple):
     reference: Any  # parameters
-    pairs: Array  # [P, 2, T], chosen before rejected
-    reference_logp: Array  # [P, 2, completion]
+    pairs: small.Answers  # columns [P, completion]; the answer is the chosen one
     held_out: Array  # [M, prompt]
     valence: Array  # [V], of each token
 
 
-def reward(tokens, valence, settings):
-    return valence[tokens[..., settings.prompt :]].sum(-1) / 2
+def reward(tokens, valence):
+    return valence[tokens].sum(-1) / 2
 
 
-def world(key, network, settings):
+def world(key, policy, settings):
     """Pretrains the reference, draws a pair of samples for each prompt and has it labelled."""
     s = settings
-    text_key, valence_key, init_key, pair_key, label_key = jax.random.split(key, 5)
+    text_key, valence_key, init_key, pair_key, label_key, order_key = jax.random.split(key, 6)
     counts = s.pretraining * s.batch, s.prompts
     text = source(text_key, s, sum(counts) + s.held_out)
     text, prompts, held_out = jnp.split(text, [counts[0], sum(counts)])
-    everything = dataclasses.replace(s, prompt=1)  # the whole text is learnt, prompts too
-
-    def imitate(params, rows):
-        return -completion_logp(network, params, rows, everything).mean()
-
-    params, optimizer = network.init(init_key), optax.adam(s.pretraining_rate)
-    carry = params, optimizer.init(params)
-    reference, _ = fit(carry, imitate, text, optimizer, jnp.arange(s.pretraining), s.batch)
-    pairs = sample(network, reference, prompts[:, : s.prompt], pair_key, s, 2)
+    reference = small.imitate(
+        order_key,
+        policy.init(init_key),
+        text[:, :1],  # the whole text is learnt, prompts too
+        text[:, 1:],
+        policy=policy_of(s, 1),
+        optimizer=optax.adam(s.pretraining_rate),
+        epochs=1,
+        batch=s.batch,
+    )
+    prompts = prompts[:, : s.prompt]
+    pairs = sample(policy, reference, prompts, pair_key, 2)["completions"]
+    pairs = pairs.reshape(s.prompts, 2, -1)
     valence = jax.random.uniform(valence_key, (s.states,), minval=-1.0, maxval=1.0)
-    worth = reward(pairs, valence, s)
+    worth = reward(pairs, valence)
     odds = s.sharpness * (worth[:, 0] - worth[:, 1])
     swap = jax.random.uniform(label_key, odds.shape) > jax.nn.sigmoid(odds)
-    pairs = jnp.where(swap[:, None, None], pairs[:, ::-1], pairs)
-    logp = completion_logp(network, reference, pairs, s)
-    return World(reference, pairs, logp, held_out[:, : s.prompt], valence)
+    chosen, rejected = jnp.where(swap[:, None, None], pairs[:, ::-1], pairs).swapaxes(0, 1)
+    columns = {"chosen": chosen, "rejected": rejected, "answer": chosen}
+    return World(reference, small.Answers(prompts, columns), held_out[:, : s.prompt], valence)
 
 
-def train(key, settings, *, method):
+def sample(policy, params, prompts, key, group):
+    """Completions of prompts, as the rows of a rollout."""
+    ids = jnp.arange(len(prompts))
+    return policy.sample(params, policy.prompts(prompts), ids, key, samples=group)
+
+
+def train(key, settings, *, algorithm):
+    """Trains with the algorithm `algorithm(settings)` on the pairs."""
     s = settings
-    shape = {"width": s.width, "layers": s.layers, "heads": 4, "kv_heads": 4}
-    config = TransformerConfig(s.states, max_length=s.prompt + s.completion, **shape)
-    network = TransformerNetwork(config)
-    world_key, measure_key = jax.random.split(key)
-    task = world(world_key, network, s)
-    data = task.pairs, task.reference_logp
-    optimizer = optax.adam(s.learning_rate)
-    every = s.updates // s.points
+    policy = policy_of(s, s.prompt)
+    world_key, measure_key, run_key = jax.random.split(key, 3)
+    task = world(world_key, policy, s)
+    rows = jnp.arange(min(s.held_out, s.prompts))
+    answers, mask = task.pairs.answers(rows, ("chosen",))
+    chosen = policy.prompts(task.pairs.asked(rows)) | {
+        "completions": answers[:, 0],
+        "completion_lengths": mask[:, 0].sum(-1),
+        "mask": mask[:, 0].astype(jnp.float32),
+    }
 
-    def loss(params, rows):
-        tokens, reference_logp = rows
-        return method(completion_logp(network, params, tokens, s), reference_logp, s).mean()
+    def logp(params, batch):
+        return policy.forward(params, batch, needs=Needs()).logp.sum(-1)
 
-    def measure(params):
-        tokens = sample(network, params, task.held_out, measure_key, s, 1)[:, 0]
-        logps = (completion_logp(network, p, tokens, s) for p in (params, task.reference))
-        chosen, before = task.pairs[: s.held_out, 0], task.reference_logp[: s.held_out, 0]
-        moved = completion_logp(network, params, chosen, s) - before
+    before = logp(task.reference, chosen)
+
+    def evaluate(params, key):
+        found = sample(policy, params, task.held_out, measure_key, 1)
         return {
-            "reward": reward(tokens, task.valence, s).mean(),
-            "kl": jnp.subtract(*logps).sum(-1).mean(),
-            "chosen": moved.sum(-1).mean(),
+            "reward": reward(found["completions"], task.valence).mean(),
+            "kl": (logp(params, found) - logp(task.reference, found)).mean(),
+            "chosen": (logp(params, chosen) - before).mean(),
         }
 
-    def stretch(carry, point):
-        numbers = point * every + jnp.arange(every)
-        carry = fit(carry, loss, data, optimizer, numbers, s.batch)
-        metrics = measure(carry[0])
-        experiments.record(point, s.points, **metrics)
-        return carry, metrics
+    _, curves = small.run(
+        run_key,
+        algorithm(s),
+        policy=policy,
+        task=task.pairs,
+        schedule=small.Schedule(s.updates, s.batch, 1, s.points),
+        optimizer=optax.adam(s.learning_rate),
+        evaluate=evaluate,
+        params=task.reference,
+        report=experiments.record,
+    )
+    curves = {name: curves[name] for name in ("rollout", "reward", "kl", "chosen")}
+    update = curves.pop("rollout")
+    return curves | {"gain": curves["reward"] - curves["reward"][0], "update": update}
 
-    carry, first = (task.reference, optimizer.init(task.reference)), measure(task.reference)
-    _, curves = jax.lax.scan(stretch, carry, jnp.arange(s.points))
-    curves = {name: jnp.append(first[name], curves[name]) for name in first}
-    gain = {"gain": curves["reward"] - first["reward"]}
-    return gain | curves | {"update": every * jnp.arange(s.points + 1)}
+
+def direct(settings, *, beta):
+    return algorithms.DPO(beta=beta)
+
+
+def preferred(settings):
+    return algorithms.Supervised(aggregation="sequence_sum")
+
+
+def unlikelihood(settings):
+    return algorithms.Unlikelihood(weight=settings.unlikelihood)
 
 
 def holds(results):
@@ -240,12 +217,12 @@ EXPERIMENT = experiments.Experiment(
     claim="DPO gains far more reward than imitation of the preferred answers, the more the weaker "
     "its KL, while the answers that it prefers become less likely.",
     arms={
-        f"dpo_{beta:g}": functools.partial(train, method=functools.partial(direct, beta=beta))
+        f"dpo_{beta:g}": functools.partial(train, algorithm=functools.partial(direct, beta=beta))
         for beta in BETAS
     }
     | {
-        "preferred_ft": functools.partial(train, method=preferred),
-        "unlikelihood": functools.partial(train, method=unlikelihood),
+        "preferred_ft": functools.partial(train, algorithm=preferred),
+        "unlikelihood": functools.partial(train, algorithm=unlikelihood),
     },
     settings=Settings(),
     smoke={"states": 6, "width": 8, "layers": 1, "pretraining": 4, "prompts": 16, "updates": 4}

@@ -59,6 +59,7 @@ from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.surrogates import SequenceLoss
 from polgrad.algorithms.terms import KL, Entropy, OverlongPenalty, RewardKL, TruncatedWeights
 from polgrad.algorithms.topr import TOPR
+from polgrad.algorithms.unlikelihood import Unlikelihood
 from polgrad.algorithms.whole import splits, whole_batch
 from polgrad.contract import Algorithm, Context, Outputs
 
@@ -104,6 +105,7 @@ NAMES = {
     "rpo": RPO,
     "slic": SLiC,
     "tpo": TPO,
+    "unlikelihood": Unlikelihood,
     "luspo": LUSPO,
     "gmpo": GMPO,
     "ppo_clip_sequence": PPOClipSequence,
@@ -203,6 +205,7 @@ __all__ = [
     "Tilt",
     "TokenPolicyGradient",
     "TruncatedWeights",
+    "Unlikelihood",
     "estimators",
     "find",
     "settings_of",

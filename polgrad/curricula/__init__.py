@@ -21,6 +21,11 @@ bandit                          categories as arms of a bandit, paid by |advanta
   category_mean, absolute_advantage, unnormalized, progress
 windows                         the same with recent payments and a bonus for rare visits (windows.py)
   init, push, mean, ucb_scores, update
+Curricula as settings, for `small.run` (arms.py)
+  SEC, DUMP                       the two bandits, `bandit` and `windows`
+  Boltzmann, Normalized, EpsilonGreedy
+                                  how SEC chooses by its values
+  Uniform, EasyToHard, Reverse    fixed orders
 filtration                      samples whose reward can be trusted, by their rank (filtration.py)
   rank_weights, filtered_weights
   best_and_random, best_and_worst, threshold_filter, power_weights, resample, choose
@@ -29,6 +34,16 @@ reward_calibration              which filter suits a reward model
 """
 
 from polgrad.curricula import bandit, filtration, windows
+from polgrad.curricula.arms import (
+    DUMP,
+    SEC,
+    Boltzmann,
+    EasyToHard,
+    EpsilonGreedy,
+    Normalized,
+    Reverse,
+    Uniform,
+)
 from polgrad.curricula.balancing import anna_karenina_select
 from polgrad.curricula.by_score import select_by_score
 from polgrad.curricula.filter_analysis import (
@@ -58,11 +73,19 @@ from polgrad.curricula.resets import (
 from polgrad.curricula.segments import Segments, sample_segments
 
 __all__ = [
+    "DUMP",
+    "SEC",
+    "Boltzmann",
+    "EasyToHard",
+    "EpsilonGreedy",
     "ForcedTokens",
     "JoinedAnswers",
+    "Normalized",
     "ResetPrompts",
+    "Reverse",
     "Segments",
     "Triple",
+    "Uniform",
     "anna_karenina_select",
     "bandit",
     "filtered_policy",

@@ -16,7 +16,7 @@ The samples of another policy are a `Log`; demonstrations and ready pairs are `A
 
 from polgrad.small import bigrams
 from polgrad.small.data import Answers, Log, imitate
-from polgrad.small.networks import AutoregressiveMLP, FactorizedMLP
+from polgrad.small.networks import AutoregressiveMLP, FactorizedMLP, PositionTable
 from polgrad.small.policies import (
     FeaturePolicy,
     NetworkPolicy,
@@ -51,6 +51,7 @@ __all__ = [
     "NetworkPolicy",
     "PeakBandit",
     "Policy",
+    "PositionTable",
     "Probe",
     "Program",
     "Schedule",

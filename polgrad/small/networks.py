@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from polgrad.policies.distributions import token_statistics
 from polgrad.policies.network import Params
 
-__all__ = ["AutoregressiveMLP", "FactorizedMLP"]
+__all__ = ["AutoregressiveMLP", "FactorizedMLP", "PositionTable"]
 
 _PREFIX = ("sum", "previous")
 
@@ -127,8 +127,27 @@ class AutoregressiveMLP:
         return jnp.broadcast_to(logits, (*before.shape, self.vocabulary))
 
 
+class _Independent:
+    """Networks whose tokens are independent given the prompt."""
+
+    def sample(
+        self,
+        params: Params,
+        prompts: Float[Array, "*B F"],
+        key: Key[Array, ""],
+        *,
+        samples: int,
+        greedy: bool = False,
+    ) -> tuple[Int[Array, "*B G T"], Float[Array, "*B G T"]]:
+        """Draws answers; arguments and results as in `AutoregressiveMLP.sample`."""
+        logits = self.logits(params, prompts)[..., None, :, :]
+        uniforms = _uniforms(key, (*prompts.shape[:-1], samples, self.length))
+        tokens = _choose(logits, uniforms, greedy)
+        return tokens, token_statistics(logits, tokens)[0]
+
+
 @dataclasses.dataclass(frozen=True)
-class FactorizedMLP:
+class FactorizedMLP(_Independent):
     """One hidden layer over the prompt; the tokens of an answer are independent given it.
 
     Attributes:
@@ -165,20 +184,38 @@ class FactorizedMLP:
         logits = hidden @ params["out"] + params["bias"]
         return logits.reshape(*prompts.shape[:-1], self.length, self.vocabulary)
 
-    def sample(
+
+@dataclasses.dataclass(frozen=True)
+class PositionTable(_Independent):
+    """A table of logits: the token at a position depends on the prompt's symbol there alone.
+
+    A prompt is T symbols, whole numbers in 0..symbols-1. The parameters are `table [T, S, V]`.
+
+    Attributes:
+      symbols: S, that a prompt is written in.
+      vocabulary: V, number of tokens.
+      length: T, symbols of a prompt and tokens of an answer.
+    """
+
+    symbols: int
+    vocabulary: int
+    length: int
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Zeros, the uniform policy."""
+        del key
+        return {"table": jnp.zeros((self.length, self.symbols, self.vocabulary))}
+
+    def logits(
         self,
         params: Params,
-        prompts: Float[Array, "*B F"],
-        key: Key[Array, ""],
-        *,
-        samples: int,
-        greedy: bool = False,
-    ) -> tuple[Int[Array, "*B G T"], Float[Array, "*B G T"]]:
-        """Draws answers; arguments and results as in `AutoregressiveMLP.sample`."""
-        logits = self.logits(params, prompts)[..., None, :, :]
-        uniforms = _uniforms(key, (*prompts.shape[:-1], samples, self.length))
-        tokens = _choose(logits, uniforms, greedy)
-        return tokens, token_statistics(logits, tokens)[0]
+        prompts: Int[Array, "*B T"],
+        tokens: Int[Array, "*C T"] | None = None,
+    ) -> Float[Array, "*B T V"]:
+        """Logits at all positions; the tokens, taken for the common signature, change nothing."""
+        del tokens
+        symbols = _one_hot(prompts, self.symbols)
+        return jnp.einsum("...ts,tsv->...tv", symbols, params["table"])
 
 
 def _one_hot(tokens: Array, vocabulary: int) -> Array:

@@ -116,27 +116,33 @@ def refuse_values(policy: Policy, needs: Needs) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FeaturePolicy:
-    """A network over feature vectors whose completions all have one length.
+    """A network over feature vectors; the question decides how long a completion is.
 
     Attributes:
       network: with `init`, `logits` and `sample`, such as `small.AutoregressiveMLP`.
       features: questions to feature vectors [Q, F], such as a world's method.
+      lengths: questions to tokens of a completion [Q], at most the network's length T, which all
+        completions have by default.
     """
 
     network: Any
     features: Callable[[Any], Array]
+    lengths: Callable[[Any], Array] | None = None
 
     def init(self, key):
         """Random parameters of the network."""
         return self.network.init(key)
 
     def prompts(self, questions):
-        """The features; there is no other prompt."""
+        """The features, and where they differ the lengths of the completions, `wanted_lengths`."""
         features = self.features(questions)
-        return {
+        prompts = {
             "prompts": features,
             "prompt_lengths": jnp.full(features.shape[0], features.shape[1]),
         }
+        if self.lengths is None:
+            return prompts
+        return prompts | {"wanted_lengths": self.lengths(questions)}
 
     def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
         """Completions drawn by their position.
@@ -152,13 +158,16 @@ class FeaturePolicy:
         tokens, logp = self.network.sample(
             params, prompts["prompts"], key, samples=samples, greedy=greedy
         )
+        prompts, mask = dict(prompts), jnp.ones(tokens.shape, bool)
+        if "wanted_lengths" in prompts:
+            mask &= jnp.arange(tokens.shape[-1]) < prompts.pop("wanted_lengths")[:, None, None]
         return rollout_of(
             prompts,
             ids,
             {
-                "completions": tokens,
-                "mask": jnp.ones(tokens.shape, bool),
-                "behavior_logp": logp,
+                "completions": jnp.where(mask, tokens, 0),
+                "mask": mask,
+                "behavior_logp": jnp.where(mask, logp, 0.0),
                 "stopped": jnp.ones(tokens.shape[:2], bool),
             },
         )

@@ -8,18 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from polgrad.contract import (
     Algorithm,
     Batch,
     Context,
+    Curriculum,
+    CurriculumSettings,
     Initial,
     Needs,
     Pair,
     Previous,
     Settings,
 )
+from polgrad.curricula import bandit
 from polgrad.small.policies import Mixed, Policy, rollout_of
 from polgrad.small.tasks import Task
 from polgrad.training import named_policies, step
@@ -74,6 +77,7 @@ def run(
     optimizer: optax.GradientTransformation,
     evaluate: Evaluate = lambda params, key: {},
     params: Any = None,
+    curriculum: CurriculumSettings | None = None,
     report: Callable[..., None] = lambda point, total, **metrics: None,
 ) -> tuple[Any, dict[str, Float[Array, "N"]]]:
     """A whole run, to be compiled and vmapped over seeds or settings.
@@ -91,16 +95,19 @@ def run(
       optimizer: from optax.
       evaluate: `(params, key) -> {name: number}`, at every point of the curves.
       params: initial parameters; drawn by `policy.init` when left out.
+      curriculum: which arms of the task the questions come from, such as `curricula.SEC()`; None
+        leaves the choice to the task. Only for a task with arms.
       report: called with (point, points in all, metrics), such as `experiments.record`.
 
     Returns:
       `(final parameters, curves)`: by name the metrics of `evaluate`, those of the last rollout
-      before each point (`reward_mean`, `entropy`, `loss` and the algorithm's own), and
-      `rollout`, each [points + 1]. Before training the rollout's metrics are NaN.
+      before each point (`reward_mean`, `entropy`, `loss`, the algorithm's own and, of a
+      curriculum, `arm_mean`, the mean number of the arms drawn from), and `rollout`, each
+      [points + 1]. Before training the rollout's metrics are NaN.
 
     Raises:
-      ValueError: sizes that do not divide, an algorithm that asks for what the policy or the task
-        does not have.
+      ValueError: sizes that do not divide, an algorithm or a curriculum that asks for what the
+        policy, the task or the algorithm does not have.
     """
     parts = program(
         settings,
@@ -109,6 +116,7 @@ def run(
         schedule=schedule,
         optimizer=optimizer,
         evaluate=evaluate,
+        curriculum=curriculum,
     )
 
     def stretch(carry, point):
@@ -130,9 +138,10 @@ def program(
     schedule: Schedule,
     optimizer: optax.GradientTransformation,
     evaluate: Evaluate = lambda params, key: {},
+    curriculum: CurriculumSettings | None = None,
 ) -> Program:
     """The same run in its parts; see `run` for the arguments and `Program` for the result."""
-    loop = _Loop(settings, policy, task, schedule, optimizer)
+    loop = _Loop(settings, policy, task, schedule, optimizer, curriculum)
     every = schedule.rollouts // schedule.points
 
     def init(key, params=None):
@@ -164,7 +173,9 @@ def program(
 class _Loop:
     """One step of a run: collect, prepare, update."""
 
-    def __init__(self, settings, policy: Policy, task: Task, schedule: Schedule, optimizer):
+    def __init__(
+        self, settings, policy: Policy, task: Task, schedule: Schedule, optimizer, curriculum=None
+    ):
         updates = schedule.epochs * schedule.mini_batches
         context = Context(
             group_size=schedule.group,
@@ -177,12 +188,14 @@ class _Loop:
         self.optimizer = optimizer
         self.algorithm: Algorithm = settings.build(context)
         self.policies = dict(self.algorithm.policies)
-        self._check(type(settings).__name__, updates)
+        self.name = type(settings).__name__
+        self._check(updates)
+        self.curriculum = None if curriculum is None else self._curriculum(curriculum)
         forward = functools.partial(policy.forward, needs=self.algorithm.needs)
         self.update = step.update_of(forward, self.algorithm, optimizer)
 
-    def _check(self, name: str, updates: int) -> None:
-        schedule, algorithm = self.schedule, self.algorithm
+    def _check(self, updates: int) -> None:
+        schedule, algorithm, name = self.schedule, self.algorithm, self.name
         algorithm.check()
         for size in ("rollouts", "questions", "group", "epochs"):
             if getattr(schedule, size) < 1:
@@ -214,6 +227,14 @@ class _Loop:
                 "logged samples alone"
             )
 
+    def _curriculum(self, settings: CurriculumSettings) -> Curriculum:
+        if not hasattr(self.task, "arms"):
+            raise ValueError(
+                f"curriculum is {settings}, expected None: task {type(self.task).__name__} has no "
+                "arms to choose from"
+            )
+        return settings.build()
+
     def first(self, params: Any, key: Array) -> TrainState:
         """The state before the first rollout."""
         return TrainState(
@@ -224,6 +245,7 @@ class _Loop:
             algorithm=self.algorithm.init(key),
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
+            curriculum=self.curriculum.init(self.task.arms) if self.curriculum else (),
         )
 
     def no_metrics(self, state: TrainState, initial: Any) -> dict[str, Array]:
@@ -234,7 +256,7 @@ class _Loop:
 
     def step(self, state: TrainState, initial: Any, key: Array, number: Array):
         """One rollout and its updates; `number` counts from 0, unbatched under `vmap`."""
-        collect, prepare, updates = (jax.random.fold_in(key, n) for n in range(3))
+        collect, prepare, updates, choose = (jax.random.fold_in(key, n) for n in range(4))
         state = self._refreshed(state, number)
         held = dict(state.policies)
         for name, kind in self.policies.items():
@@ -243,8 +265,12 @@ class _Loop:
             elif named_policies.behaves(kind) and self.logged:
                 # The policy at the start of the rollout, which did not draw the log.
                 held[name] = state.params
-        experience, metrics = self._experience(state.params, held, collect)
+        arm = self._chosen(state, choose)
+        experience, metrics = self._experience(state.params, held, collect, arm)
         memory, batch, prepared = self.algorithm.prepare(state.algorithm, experience, prepare)
+        if arm is not None:
+            metrics["arm_mean"] = arm.mean()
+            state = state._replace(curriculum=self._paid(state.curriculum, arm, experience, batch))
         state, seen = self._updates(state._replace(algorithm=memory), batch, updates)
         metrics = {**metrics, **prepared, **seen}
         state = state._replace(
@@ -253,6 +279,29 @@ class _Loop:
             policies=named_policies.after_updates(self.policies, state.policies, state.trainable),
         )
         return state, {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+
+    def _chosen(self, state: TrainState, key: Array) -> Int[Array, "Q"] | None:
+        """The arm of each question of a rollout; None without a curriculum."""
+        if not self.curriculum:
+            return None
+        noise = jax.random.uniform(key, (self.schedule.questions,))
+        return self.curriculum.choose(state.curriculum, state.step, noise)
+
+    def _paid(self, state: Any, arm: Int[Array, "Q"], experience: Batch, batch: Batch) -> Any:
+        """The curriculum's state after a rollout, paid by the mean |advantage| of each sample."""
+        if not self.curriculum.learns:
+            return state
+        if "advantages" not in batch:
+            raise ValueError(
+                f"the curriculum learns from advantages, and {self.name} has none; expected an "
+                "algorithm with advantages, such as GRPO, or a curriculum that learns nothing, such "
+                "as curricula.Uniform()"
+            )
+        # One number an answer, or one a token.
+        advantages = batch["advantages"].reshape(batch["mask"].shape[0], -1)
+        signal = bandit.absolute_advantage(advantages, batch["mask"])
+        arm = jnp.repeat(arm, self.schedule.group)
+        return self.curriculum.update(state, arm, signal, experience["valid"])
 
     def _refreshed(self, state: TrainState, number: Array) -> TrainState:
         policies = dict(state.policies)
@@ -266,10 +315,13 @@ class _Loop:
                 )
         return state._replace(policies=policies)
 
-    def _experience(self, params: Any, held: Mapping[str, Any], key: Array) -> tuple[Batch, dict]:
+    def _experience(
+        self, params: Any, held: Mapping[str, Any], key: Array, arm: Array | None = None
+    ) -> tuple[Batch, dict]:
         """What `prepare` is given, and the metrics of the samples."""
         keys = [jax.random.fold_in(key, n) for n in range(3)]
-        questions = self.task.draw(keys[0], self.schedule.questions)
+        chosen = () if arm is None else (arm,)
+        questions = self.task.draw(keys[0], self.schedule.questions, *chosen)
         ids, prompts = self.task.ids(questions), self.policy.prompts(_asked(self.task, questions))
         if self.algorithm.samples:
             experience, metrics = self._samples(params, held, questions, ids, prompts, keys[1:])

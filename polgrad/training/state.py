@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array
 
 SCHEMA = 2
@@ -20,6 +21,7 @@ class TrainState(NamedTuple):
       algorithm: the algorithm's own state.
       step: rollouts done.
       skipped: updates skipped in a row because the loss or a gradient was not finite.
+      curriculum: the curriculum's own state; empty without one.
     """
 
     trainable: Any
@@ -29,6 +31,7 @@ class TrainState(NamedTuple):
     algorithm: Any
     step: Array
     skipped: Array
+    curriculum: Any = ()
 
     @property
     def params(self) -> Any:
@@ -76,13 +79,18 @@ def as_saved(state: TrainState, schema: int) -> dict[str, Any]:
       ValueError: if the form cannot hold the state.
     """
     tree = state._asdict()
+    if not jax.tree.leaves(state.curriculum):
+        # Checkpoints of form 2 have no such entry where a run has no curriculum.
+        del tree["curriculum"]
     if schema == SCHEMA:
         return tree
-    if state.frozen or state.policies:
-        raise ValueError(
-            "a checkpoint of polgrad 0.3 or earlier holds no "
-            f"{'frozen parameters' if state.frozen else 'policies ' + ', '.join(state.policies)}"
-        )
+    unheld = {
+        "frozen parameters": state.frozen,
+        f"policies {', '.join(state.policies)}": state.policies,
+        "curriculum": "curriculum" in tree,
+    }
+    if missing := [name for name, there in unheld.items() if there]:
+        raise ValueError(f"a checkpoint of polgrad 0.3 or earlier holds no {missing[0]}")
     kept = ("optimizer", "algorithm", "step", "skipped")
     return {"params": tree["trainable"], **{name: tree[name] for name in kept}}
 

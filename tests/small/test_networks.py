@@ -9,7 +9,7 @@ import pytest
 from compiled import run
 
 from polgrad.policies.distributions import token_statistics
-from polgrad.small import AutoregressiveMLP, FactorizedMLP
+from polgrad.small import AutoregressiveMLP, FactorizedMLP, PositionTable
 
 SIZES = {"features": 5, "vocabulary": 3, "length": 3, "width": 8}
 POLICIES = {
@@ -126,3 +126,17 @@ def test_gradient_is_that_of_the_log_probability():
 def test_unknown_prefix_is_named():
     with pytest.raises(ValueError, match="prefix has \\['sums'\\]"):
         AutoregressiveMLP(**SIZES, prefix=("sums",))
+
+
+def test_a_table_has_the_logits_of_the_symbols():
+    """By index; samples are drawn as those of the other networks without a prefix."""
+    network = PositionTable(2, 4, length=3)
+    table = 3.0 * jax.random.normal(jax.random.key(0), (3, 2, 4))
+    prompts = jnp.array([[0, 1, 1], [1, 0, 0]])
+    logits = run(network.logits, {"table": table}, prompts)
+    np.testing.assert_allclose(logits, table[jnp.arange(3), prompts], rtol=1e-6)
+    greedy, logp = run(
+        lambda: network.sample({"table": table}, prompts, jax.random.key(1), samples=2, greedy=True)
+    )
+    np.testing.assert_array_equal(greedy, jnp.repeat(logits.argmax(-1)[:, None], 2, axis=1))
+    np.testing.assert_allclose(logp[:, 0], jax.nn.log_softmax(logits).max(-1), rtol=1e-6)

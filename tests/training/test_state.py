@@ -12,6 +12,7 @@ import pytest
 
 from polgrad import training
 from polgrad.contract import Algorithm, Average, Initial, Previous
+from polgrad.curricula import bandit
 from polgrad.training import checkpoints, state
 from polgrad.training.checkpoints import Checkpoints, ResumeError, restore_params
 from polgrad.training.config import (
@@ -27,7 +28,7 @@ from polgrad.training.config import (
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "run_0_3"
 
 
-def make(params, policies=None, frozen=None):
+def make(params, policies=None, frozen=None, **more):
     return state.TrainState(
         trainable=params,
         frozen=frozen or {},
@@ -36,6 +37,7 @@ def make(params, policies=None, frozen=None):
         algorithm=(),
         step=jnp.int32(4),
         skipped=jnp.int32(0),
+        **more,
     )
 
 
@@ -66,6 +68,8 @@ def test_a_form_that_cannot_hold_the_state_is_refused():
         state.as_saved(make({"w": 1}, policies={"lagged": {"w": 1}}), 1)
     with pytest.raises(ValueError, match="holds no frozen parameters"):
         state.as_saved(make({"w": 1}, frozen={"v": 1}), 1)
+    with pytest.raises(ValueError, match="holds no curriculum"):
+        state.as_saved(make({"w": 1}, curriculum={"values": 1}), 1)
 
 
 def test_frozen_parameters_and_policies_are_saved_and_read_back(tmp_path):
@@ -85,6 +89,38 @@ def test_frozen_parameters_and_policies_are_saved_and_read_back(tmp_path):
     params, step = restore_params(tmp_path)
     assert step == 4 and set(params) == {"a", "b"}
     np.testing.assert_array_equal(params["b"], saved.frozen["b"])
+
+
+def saved_and_read(path, saved, like):
+    """What a checkpoint of the one state gives to a run of the other."""
+    made = Checkpoints(path / "checkpoints", 2)
+    made.save(4, saved)
+    made.close()
+    made = Checkpoints(path / "checkpoints", 2)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+    try:
+        return made.restore(4, like)
+    finally:
+        made.close()
+
+
+def test_a_curriculum_is_saved_and_read_back(tmp_path):
+    paid = bandit.update(bandit.init(3), jnp.arange(3.0), jnp.ones(3))
+    saved = make({"a": jnp.ones(2)}, curriculum=paid)
+    again = saved_and_read(tmp_path / "with", saved, saved)
+    assert isinstance(again.curriculum, bandit.BanditState)
+    jax.tree.map(np.testing.assert_array_equal, again, saved)
+
+
+def test_a_run_without_a_curriculum_has_the_form_of_the_runs_before(tmp_path):
+    plain = make({"a": jnp.ones(2)})
+    fields = ("trainable", "frozen", "policies", "optimizer", "algorithm", "step", "skipped")
+    assert tuple(state.as_saved(plain, state.SCHEMA)) == fields
+    assert saved_and_read(tmp_path / "plain", plain, plain).curriculum == ()
+    paid = make({"a": jnp.ones(2)}, curriculum={"values": jnp.ones(3)})
+    for name, saved, like in (("added", plain, paid), ("dropped", paid, plain)):
+        with pytest.raises(ResumeError, match="curriculum/values has shape"):
+            saved_and_read(tmp_path / name, saved, like)
 
 
 def test_a_form_of_a_later_version_is_refused(tmp_path):

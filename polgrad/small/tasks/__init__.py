@@ -41,6 +41,10 @@ class Task(Protocol):
     `logged(rows)` the samples that stand in place of the policy's (see `small.Log`); a task with
     `logged` needs no `reward`.
 
+    A task whose questions fall into categories, for a curriculum to choose from, has `arms`, how many
+    there are, and `draw(key, count, arm=None)`, where `arm [Q]` is the category of each question, in
+    0..arms-1; without it the task chooses.
+
     Attributes:
       size: how many different questions there are; `ids` are below it.
     """

@@ -1,110 +1,153 @@
 """The cipher ladder: a task of levels, each of which holds all that the easier ones need.
 
-A prompt of level l has l symbols and its answer l tokens: token i is what a hidden map makes of
+A question of level l has l symbols and its answer l tokens: token i is what a hidden map makes of
 symbol i at position i. Only a whole answer earns a reward. An untrained policy solves level l
 with probability vocabulary^-l, so the hard levels give no signal at first and the easy ones none
 later, while training on level l teaches the positions that level l + 1 starts with.
 """
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad import _checks
 from polgrad._scalars import in_range
 
-__all__ = ["CipherLadder"]
+__all__ = ["CipherLadder", "CipherQuestions"]
 
 
-@dataclasses.dataclass(frozen=True)
-class CipherLadder:
-    """The sizes of a ladder; what is hidden travels separately, as an array.
-
-    Policies for it are tables of logits `[levels, symbols, vocabulary]`: the answer's token at a
-    position depends on the symbol there alone.
+class CipherQuestions(NamedTuple):
+    """Questions of several levels.
 
     Attributes:
-      levels: of difficulty, which are also the positions of the longest prompt.
-      symbols: that a prompt is written in.
+      symbols: of the longest level; a question of level l has the first l of them.
+      level: in 1..levels.
+    """
+
+    symbols: Int[Array, "Q L"]
+    level: Int[Array, "Q"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["hidden"], meta_fields=["vocabulary"]
+)
+@dataclasses.dataclass(frozen=True)
+class CipherLadder:
+    """A ladder; make one with `create`. Its levels are the arms of a curriculum.
+
+    A policy for it is a `small.FeaturePolicy` of a `small.PositionTable`, with the methods
+    `features` and `lengths`: the token at a position depends on the symbol there alone.
+
+    Attributes:
+      hidden: the map: for each position, the token that each symbol becomes.
       vocabulary: tokens that an answer is written in.
     """
 
-    levels: int = 8
-    symbols: int = 3
-    vocabulary: int = 4
+    hidden: Int[Array, "L S"]
+    vocabulary: int
 
-    def __post_init__(self):
-        for name in ("levels", "symbols", "vocabulary"):
-            in_range(name, getattr(self, name), low=1)
+    @classmethod
+    def create(
+        cls, key: Key[Array, ""], *, levels: int = 8, symbols: int = 3, vocabulary: int = 4
+    ) -> "CipherLadder":
+        """Draws the hidden map.
 
-    def init(self, key: Key[Array, ""]) -> Int[Array, "L S"]:
-        """The hidden map: for each position, the token that each symbol becomes."""
-        noise = jax.random.uniform(key, (self.levels * self.symbols,))
-        return jnp.floor(noise * self.vocabulary).astype(jnp.int32).reshape(self.levels, -1)
+        Args:
+          key: of the map.
+          levels: L, of difficulty, which are also the positions of the longest question.
+          symbols: S, that a question is written in.
+          vocabulary: tokens that an answer is written in.
 
-    def prompts(self, noise: Float[Array, "B L"]) -> Int[Array, "B L"]:
-        """Prompts of the longest level, from uniform noise; level l has the first l symbols."""
-        return jnp.floor(noise * self.symbols).astype(jnp.int32)
+        Raises:
+          ValueError: a number below 1.
+        """
+        for name, value in (("levels", levels), ("symbols", symbols), ("vocabulary", vocabulary)):
+            in_range(name, value, low=1)
+        noise = jax.random.uniform(key, (levels * symbols,))
+        hidden = jnp.floor(noise * vocabulary).astype(jnp.int32)
+        return cls(hidden.reshape(levels, symbols), vocabulary)
 
-    def answers(
-        self, table: Float[Array, "L S V"], prompts: Int[Array, "B L"], noise: Float[Array, "B G L"]
-    ) -> Int[Array, "B G L"]:
-        """Answers that a table draws, G to a prompt, from uniform noise in [0, 1)."""
-        below = jnp.cumsum(jax.nn.softmax(self.logits(table, prompts)), axis=-1)[:, None, :, :-1]
-        return jnp.sum(noise[..., None] >= below, axis=-1)
+    @property
+    def levels(self) -> int:
+        """Of difficulty, and positions of the longest question."""
+        return self.hidden.shape[0]
 
-    def mask(self, level: Int[Array, "B"]) -> Float[Array, "B L"]:
-        """1 at the positions that a prompt of each level, 1..levels, has."""
-        return (jnp.arange(self.levels) < level[:, None]).astype(jnp.float32)
+    @property
+    def symbols(self) -> int:
+        """That a question is written in."""
+        return self.hidden.shape[1]
 
-    def logits(self, table: Float[Array, "L S V"], prompts: Int[Array, "B L"]):
-        """What a table says at each position of the prompts, `[B, L, V]`."""
-        _checks.shape(
-            "table", table, (self.levels, self.symbols, self.vocabulary), "[levels, symbols, V]"
-        )
-        # A product with one-hot rows: its gradient is a product too, where that of an index is a
-        # scatter, which is slow under vmap.
-        return jnp.einsum("bls,lsv->blv", jax.nn.one_hot(prompts, self.symbols), table)
+    @property
+    def arms(self) -> int:
+        """The levels: arm a holds the questions of level a + 1."""
+        return self.levels
 
-    def logp(
-        self,
-        table: Float[Array, "L S V"],
-        prompts: Int[Array, "B L"],
-        answers: Int[Array, "B G L"],
-    ) -> Float[Array, "B G L"]:
-        """Log-probability of every token of the answers under a table, in nats."""
-        logp = jax.nn.log_softmax(self.logits(table, prompts))
-        return jnp.einsum("blv,bglv->bgl", logp, jax.nn.one_hot(answers, self.vocabulary))
+    @property
+    def size(self) -> int:
+        """Number of questions, those of the same symbols and another level counted apart."""
+        return self.levels * self.symbols**self.levels
+
+    def draw(
+        self, key: Key[Array, ""], count: int, arm: Int[Array, "Q"] | None = None
+    ) -> CipherQuestions:
+        """Random symbols, of random levels or of those of the arms."""
+        noise = jax.random.uniform(key, (count * (self.levels + 1),)).reshape(count, -1)
+        symbols = jnp.floor(noise[:, 1:] * self.symbols).astype(jnp.int32)
+        if arm is None:
+            arm = jnp.floor(noise[:, 0] * self.levels).astype(jnp.int32)
+        return CipherQuestions(symbols, arm + 1)
+
+    def ids(self, questions: CipherQuestions) -> Int[Array, "Q"]:
+        """The level and those symbols that the question has, as one number."""
+        places = self.symbols ** jnp.arange(self.levels)
+        asked = jnp.where(self._mask(questions), questions.symbols, 0)
+        return (questions.level - 1) * self.symbols**self.levels + (asked * places).sum(-1)
+
+    def features(self, questions: CipherQuestions) -> Int[Array, "Q L"]:
+        """What a policy sees: the symbols, also those behind the level."""
+        return questions.symbols
+
+    def lengths(self, questions: CipherQuestions) -> Int[Array, "Q"]:
+        """Tokens of an answer: the level."""
+        return questions.level
 
     def reward(
         self,
-        hidden: Int[Array, "L S"],
-        prompts: Int[Array, "B L"],
-        answers: Int[Array, "B G L"],
-        mask: Float[Array, "B L"],
-    ) -> Float[Array, "B G"]:
-        """Scores G answers to each prompt: 1 if every token is right, else 0.
+        questions: CipherQuestions,
+        completions: Int[Array, "Q G L"],
+        mask: Bool[Array, "Q G L"] | None = None,
+    ) -> Float[Array, "Q G"]:
+        """1 if every token up to the level is right, else 0; the others do not count.
 
         Args:
-          hidden: the map, from `init`.
-          prompts: from `prompts`.
-          answers: tokens, of which those behind the prompt's length are ignored.
-          mask: from `mask`.
-
-        Returns:
-          Rewards, [B, G], 0 or 1.
+          questions: from `draw`.
+          completions: tokens of G answers to each question.
+          mask: taken for the common signature, and changes nothing.
         """
-        right = hidden[jnp.arange(self.levels), prompts]
-        wrong = (answers != right[:, None]) & (mask[:, None] > 0)
+        del mask
+        right = self.hidden[jnp.arange(self.levels), questions.symbols]
+        wrong = (completions != right[:, None]) & self._mask(questions)[:, None]
         return 1.0 - jnp.any(wrong, axis=-1)
 
-    def accuracy(self, table: Float[Array, "L S V"], hidden: Int[Array, "L S"]):
-        """Exact expected reward of a table on a random prompt of each level, `[levels]`.
+    def accuracy(self, table: Float[Array, "L S V"]) -> Float[Array, "L"]:
+        """Exact expected reward of a table of logits on a random question of each level.
 
         Symbols are independent and uniform, so it is a running product over positions of the
         probability of the right token, averaged over symbols.
+
+        Raises:
+          ValueError: a table of another shape.
         """
-        right = jax.nn.one_hot(hidden, self.vocabulary)
+        _checks.shape(
+            "table", table, (*self.hidden.shape, self.vocabulary), "[levels, symbols, vocabulary]"
+        )
+        right = jax.nn.one_hot(self.hidden, self.vocabulary)
         return jnp.cumprod(jnp.mean(jnp.sum(jax.nn.softmax(table) * right, -1), -1))
+
+    def _mask(self, questions: CipherQuestions) -> Bool[Array, "Q L"]:
+        """True at the positions that a question has."""
+        return jnp.arange(self.levels) < questions.level[:, None]
