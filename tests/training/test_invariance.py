@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lists
 import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, V, stored_rollouts
@@ -31,6 +32,8 @@ SETTINGS = {
     "nash_md": {"tau": 0.1},
     "disco": {"tau": 0.5, "bound": algorithms.KLBound(beta=10.0)},
 }
+# A row of its batches is a list, as no named algorithm has it yet.
+OTHERS = {"ranked": lists.Ranked}
 # Nash-MD and strictly on-policy runs take their ratio from the current policy.
 ON_POLICY = {"nash_md"}
 # Their rewards are right or wrong.
@@ -38,7 +41,7 @@ BINARY = {"disco", "disco_b", "nft"}
 # Everything at once proves each; alone they tell which one is broken, and all algorithms have all of
 # them in `make test-slow`.
 VARIANTS = ("all", "mesh222")
-KINDS = {"aot", "dpo", "f_dpg", "grpo", "kl_cov", "ppo"}  # one of each kind of batch
+KINDS = {"aot", "dpo", "f_dpg", "grpo", "kl_cov", "ppo", "ranked"}  # one of each kind of batch
 ON_A_MESH = {"grpo"}
 ALONE = ("micro4", "padding", "packing", "permutation")
 
@@ -61,7 +64,8 @@ def as_pairs(experience, answers):
 
 def make_algorithm(name):
     context = Context(GROUP, T, PROMPTS, on_policy=name in ON_POLICY)
-    return algorithms.find(name)(**SETTINGS.get(name, {})).build(context)
+    found = OTHERS.get(name) or algorithms.find(name)
+    return found(**SETTINGS.get(name, {})).build(context)
 
 
 # Windows shorter than the sequences, and a cap that bends the logits.
@@ -178,7 +182,7 @@ def reference(kind, name):
     return gradient(kind, name, "base")
 
 
-@pytest.mark.parametrize(("name", "variant"), variants(sorted(algorithms.NAMES)))
+@pytest.mark.parametrize(("name", "variant"), variants(sorted({*algorithms.NAMES, *OTHERS})))
 def test_gradient_is_the_same_on_the_bigram_policy(name, variant):
     assert_same_gradient("linear", name, variant)
 
