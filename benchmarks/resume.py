@@ -2,7 +2,8 @@
 
     python benchmarks/resume.py [--kills 4] [--only WORD] [--seed 0]
 
-Each subject (training with GRPO, training with PPO and its critic, an experiment's run, a sweep) is
+Each subject (training with GRPO, training with PPO and its critic, training with named policies and a
+controller, an experiment's run, a sweep) is
 run once and left alone. Then the same command is killed at random moments and given again, up to
 five times, before it may end; only kills that met a running command are counted. Every second kill falls after the first checkpoint or the first result of
 an arm is there, the others anywhere. What both leave must agree bit for bit: parameters, optimiser and step of
@@ -38,6 +39,12 @@ TRAIN = (
 )
 GRPO = f"{TRAIN} --algorithm grpo --update.mini-batches 2 --optimizer.learning-rate 3e-4"
 PPO = f"{TRAIN} --algorithm ppo --update.epochs 2 --optimizer.learning-rate 3e-4"
+# An average, a copy that is made anew every ten rollouts, and a controller with `observe`.
+CONTROLLED = (
+    f"{TRAIN} --algorithm {pathlib.Path(__file__).parent / 'controlled.py'}:Controlled "
+    "--settings.kl.coefficient 0.05 --settings.kl.reference previous --settings.kl.reference.every 10 "
+    "--optimizer.learning-rate 3e-4"
+)
 RUN = "run clip_cov --smoke --seeds 2"
 SWEEP = "sweep nash_md --smoke --seeds 2 --set learning_rate=0.1,0.2,0.3"
 
@@ -91,6 +98,7 @@ def of_sweep(out: pathlib.Path) -> dict[str, object]:
 SUBJECTS = (
     Subject("train, grpo", GRPO, "checkpoints/[0-9]*", of_training),
     Subject("train, ppo", PPO, "checkpoints/[0-9]*", of_training),
+    Subject("train, named policies", CONTROLLED, "checkpoints/[0-9]*", of_training),
     Subject("run", RUN, "arms/*.npz", of_run),
     Subject("sweep", SWEEP, "cells/*/result.json", of_sweep),
 )
