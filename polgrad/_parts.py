@@ -108,7 +108,7 @@ def from_json(schema: type, values: Mapping[str, Any], place: str) -> Any:
     """
     names = [field.name for field in dataclasses.fields(schema)]
     if unknown := [name for name in values if name not in names]:
-        hint = _names.hint(unknown[0], names)
+        hint = _names.hint(unknown[0], names) or "; delete it there if the run can do without it"
         raise ValueError(f"{place} has no setting {', '.join(unknown)} in this version{hint}")
     given = {}
     for name, value in values.items():

@@ -198,6 +198,18 @@ def test_every_algorithm_has_flags_and_comes_back_from_json(name):
             algorithms.GRPO(),
         ),
         (algorithms.DAPO, {"overlong_buffer": None}, algorithms.DAPO()),
+        (algorithms.GRPO, {"kl_coefficient": 0.1}, algorithms.GRPO(kl=algorithms.KL(0.1))),
+        (algorithms.RLOO, {"kl_coefficient": 0.0}, algorithms.RLOO()),
+        (
+            algorithms.KLCov,
+            {"penalty": 2.0, "kl_coefficient": 0.1},
+            algorithms.KLCov(kl_coefficient=2.0, kl=algorithms.KL(0.1)),
+        ),
+        (
+            algorithms.PPO,
+            {"kl_coefficient": 0.1, "value_coefficient": 0.5},
+            algorithms.PPO(kl=algorithms.RewardKL(0.1)),
+        ),
         (
             algorithms.DAPO,
             {"overlong_buffer": 3},

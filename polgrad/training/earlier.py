@@ -10,7 +10,8 @@ from polgrad import _parts
 def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a stored run, by the names that they have now.
 
-    Up to version 0.3 a term was switched off by the number 0. A term is a part now, or None.
+    Up to version 0.3 a term was switched off by the number 0. A term is a part now, or None. Version
+    0.1 had the KL of the loss with the gradient k2 only.
 
     Args:
       schema: the class of the algorithm's settings.
@@ -26,6 +27,14 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         """Whether an old name is there that the class has replaced by a new one."""
         return name in found and name not in names and new in names
 
+    if "penalty" in found and "penalty" not in names:  # KL-Cov of 0.1
+        found["reference_kl"] = found.pop("kl_coefficient", 0.0)
+        found["kl_coefficient"] = found.pop("penalty")
+        found["reference_kl_form"] = "k2"
+    elif old("kl_coefficient", "kl"):
+        found["reference_kl"] = found.pop("kl_coefficient")
+        if "value_coefficient" not in names:  # PPO had the KL in the reward
+            found["reference_kl_form"] = "k2"
     if old("reference_kl", "kl"):
         coefficient = found.pop("reference_kl")
         form = found.pop("reference_kl_form", "reward")
