@@ -142,13 +142,7 @@ def _is_number(schema: type, name: str) -> bool:
 
 def _made(kind: type, values: Mapping[str, Any], place: str) -> Any:
     """An instance, whose errors say which settings they are about."""
-    missing = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
+    missing = [f.name for f in _fields(kind) if f.name not in values and _required(kind, f.name)]
     if missing:
         raise ValueError(f"{place}.{missing[0]} is missing; expected a value")
     try:
@@ -237,6 +231,11 @@ def _value(source: Any, name: str) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
+def _required(kind: type, name: str) -> bool:
+    field = next(field for field in _fields(kind) if field.name == name)
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _annotation(kind: type, name: str) -> Any:
     declared = _ranges.hints(kind)
     return Any if declared is None else _ranges.marks(declared[name])[0]
@@ -245,6 +244,8 @@ def _annotation(kind: type, name: str) -> Any:
 def _help(owners: Mapping[str, type], name: str, *, alone: bool) -> str:
     """What a flag's help says: of which parts it is a setting, and its entry in their docstrings."""
     told = next((text for kind in owners.values() if (text := entries(kind).get(name))), "")
+    if any(_required(kind, name) for kind in owners.values()):
+        told += " It has no default and must be given."
     defaults = {n: _value(kind, name) for n, kind in owners.items()}
     if len({*map(repr, defaults.values())}) > 1:
         told += f" By default {', '.join(f'{x} in {n}' for n, x in defaults.items())}."

@@ -412,11 +412,17 @@ def changes(run: Stored, config: TrainConfig, fingerprints: Mapping[str, str]) -
 
 
 def _settings_now(stored: Mapping[str, Any], settings: Any) -> Any:
-    """The algorithm's settings of a `config.json`, as this version names them."""
+    """The algorithm's settings of a `config.json`, as this version writes them."""
     values = stored.get("settings")
-    if isinstance(values, dict) and dataclasses.is_dataclass(settings):
-        return earlier.settings(type(settings), values)
-    return values
+    if not isinstance(values, dict) or not dataclasses.is_dataclass(settings):
+        return values
+    schema = type(settings)
+    try:
+        with _outside.reading("settings"):
+            found = _parts.from_json(schema, earlier.settings(schema, values), "settings")
+    except _outside.OutsideError:
+        return values  # Of another algorithm, or not to be read: the difference is told by name.
+    return json.loads(json.dumps(_parts.as_json(found), default=_name))
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:

@@ -372,3 +372,15 @@ def test_relative_paths_of_an_earlier_version_are_the_same_files(files, tmp_path
     (tmp_path / "run" / "identity.json").unlink()
     monkeypatch.chdir(files)
     assert building.build(config).changes == ()
+
+
+def test_settings_of_version_0_1_are_those_of_today():
+    """A part that is written with all its fields equals one number of the version before."""
+    config = TrainConfig(settings=algorithms.GRPO(kl=algorithms.KL(0.1)))
+    stored = identity.plain(config)
+    stored["settings"] = {"scale": "group", "kl_coefficient": 0.1, "entropy_coefficient": 0.0}
+    run = identity.Stored(stored, {}, "run")
+    assert identity.changes(run, config, {}) == []
+    stored["settings"]["kl_coefficient"] = 0.2
+    (change,) = identity.changes(run, config, {})
+    assert (change.name, change.there, change.here) == ("settings.kl.coefficient", 0.2, 0.1)
