@@ -236,8 +236,8 @@ EXPERIMENT = experiments.Experiment(
     holds=holds,
     baseline="preferred_ft",
     at_scale="sentiment of GPT-2-large on IMDb, or TL;DR with a 6B policy, on 1 to 4 GPUs",
-    note="The gain at beta 2 is about three times that of unlikelihood, which is the threshold: "
-    "undecided with 5 seeds, and with 10 (0.01 [-0.24, 0.35]). The source's rows are peaked "
+    note="The gain at beta 2 is about three times that of imitation and of unlikelihood, which is the "
+    "threshold: undecided with 5 seeds. The source's rows are peaked "
     "softmaxes of normal numbers. The comparison with the exact frontier of reward and KL is in "
     "dpo_frontier.",
 )
