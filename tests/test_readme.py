@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from schemas import COMMANDS
+from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import _flags, algorithms, cli, conformance, experiments, training
+from polgrad import _flags, advantages, algorithms, cli, conformance, experiments, training
+from polgrad.contract import Context, Outputs
 from polgrad.experiments import settings, sweeping
+from polgrad.training import building
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
@@ -91,6 +94,28 @@ def test_the_pair_loss_of_the_readme_trains_and_is_its_function(tmp_path):
     # At the initial policy every log-ratio is 0.
     first = json.loads((outcome.directory / "metrics.jsonl").read_text().splitlines()[0])
     assert abs(first["loss"] - 1.0) < 1e-5
+
+
+def test_the_sequence_loss_of_the_readme_has_the_gradient_of_its_function(tmp_path):
+    code = block("Add a loss in ten lines", 2)
+    assert len(lines(code)) <= 10
+    (tmp_path / "tempered.py").write_text(code)
+    found = building.find_algorithm(f"{tmp_path / 'tempered.py'}:Tempered")
+    assert [f.name for f in dataclasses.fields(found)][-1] == "power"
+    experience = {name: jnp.asarray(x) for name, x in stored_rollouts().items()}
+    algorithm = found(power=0.3).build(Context(GROUP, T, PROMPTS, on_policy=False))
+    _, batch, _ = algorithm.prepare((), experience, None)
+    logp = experience["behavior_logp"] - 0.1 * experience["mask"]
+    ours = jax.grad(lambda x: algorithm.loss(Outputs(x), batch)[0])(logp)
+    rewards, valid = (experience[n].reshape(PROMPTS, GROUP) for n in ("rewards", "valid"))
+    advantage = advantages.group_relative(rewards, valid=valid).ravel()
+    counted = experience["mask"] * experience["valid"][:, None]
+    length = counted.sum(-1)
+    # d/dlogp of -weight A sum(logp): the same for each token of an answer.
+    wanted = -np.exp(0.3 * -0.1 * experience["mask"].sum(-1)) * advantage / (length > 0).sum()
+    np.testing.assert_allclose(
+        ours, (wanted * (length > 0))[:, None] * experience["mask"], atol=1e-6
+    )
 
 
 def test_the_run_in_one_program_learns(capsys):

@@ -54,9 +54,8 @@ from polgrad.algorithms.policy_gradient import (
 )
 from polgrad.algorithms.ppo import PPO
 from polgrad.algorithms.reinforce import RLOO, Reinforce, ReinforcePlusPlus
-from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence
+from polgrad.algorithms.sequences import GMPO, LUSPO, PPOClipSequence, SequenceLoss
 from polgrad.algorithms.supervised import Supervised
-from polgrad.algorithms.surrogates import SequenceLoss
 from polgrad.algorithms.terms import KL, Entropy, OverlongPenalty, RewardKL, TruncatedWeights
 from polgrad.algorithms.topr import TOPR
 from polgrad.algorithms.unlikelihood import Unlikelihood

@@ -9,6 +9,14 @@ from polgrad.algorithms import surrogates
 from polgrad.algorithms.policy_gradient import SequencePolicyGradient
 
 
+@dataclasses.dataclass(frozen=True)
+class SequenceLoss(surrogates.SequenceLoss, SequencePolicyGradient):
+    """A loss `(logp, behavior_logp, advantages, mask) -> [B]` of whole answers, with GRPO's advantage.
+
+    A subclass gives `function`, as `algorithms.settings_of` does.
+    """
+
+
 def _of(surrogate: type) -> type:
     made = dataclasses.make_dataclass(
         surrogate.__name__, [], bases=(surrogate, SequencePolicyGradient), frozen=True
