@@ -175,7 +175,7 @@ def test_list_and_help(capsys):
     code, output, _ = run(capsys, "list", "rewards")
     assert code == 0 and "polgrad.rewards.verifiers:math_verify " in output
     code, output, _ = run(capsys, "train", "--algorithm", "f_dpg", "--help")
-    assert code == 0 and "--settings.beta" in output and "--rollouts.group-size" in output
+    assert code == 0 and "--settings.target.beta" in output and "--rollouts.group-size" in output
     code, _, error = run(capsys, "trian")
     assert code == 2 and "did you mean train?" in error
 

@@ -220,7 +220,8 @@ def test_the_flags_of_the_tables_are_there():
     known = {"--help", "--no-cache", "--config", "--no-deps"}  # --no-deps is pip's
     for command in cli.COMMANDS:
         known |= flags_of(command).keys()
-    known |= {f"--settings.{_flags._dashed(f.name)}" for f in dataclasses.fields(mine())}
+    for algorithm in (mine(), algorithms.PolicyGradient()):
+        known |= {flag.name for flag in _flags._flags(cli.train_schema(algorithm))}
     found = {name.rstrip(".") for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
     found = {name if name in known else re.sub(r"(^--|\.)no-", r"\1", name) for name in found}
     assert len(found) > 40 and found <= known, found - known
