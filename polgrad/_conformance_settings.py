@@ -473,7 +473,8 @@ def _check_invalid(example: _Example) -> Check:
 def _check_reuse(example: _Example) -> Check:
     """A loss for the samples of an earlier policy reads that policy, or needs none.
 
-    It needs none if its gradient is 0 for any samples once the policy is optimal, as CoPG's is.
+    It needs none if its gradient is 0 for any samples once the policy is optimal, as CoPG's is, or
+    if it compares the answers of a pair: their order is the same whoever wrote them.
     """
     batch, reuse = example.batch, example.algorithm.reuse
     shifts = (0.05, -0.05, 0.5) if "behavior_logp" in batch else ()
@@ -483,6 +484,8 @@ def _check_reuse(example: _Example) -> Check:
     ):
         return Check(True, f"the loss reads behavior_logp, and reuse is {reuse}")
     told = f"the loss does not read behavior_logp, and reuse is {reuse}"
+    if reuse and isinstance(example.algorithm.unit, Pair):
+        return Check(True, f"{told}: a pair has the same order whoever wrote its answers")
     if reuse and _rests_at_optimum(example):
         return Check(True, f"{told}: samples of any policy lead to one optimum")
     return Check(not reuse, told)
