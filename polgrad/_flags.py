@@ -79,6 +79,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "--settings.beta",
         "--settings.kl-coefficient",
     ),
+    "reference-kl-form": ("--settings.kl.gradient", "--settings.kl"),
+    "overlong-buffer": ("--settings.overlong.buffer",),
+    "mixture": ("--settings.opponent.weight",),
     "ent-coef entropy-coef entropy-coeff entropy-coefficient": ("--settings.entropy.coefficient",),
     "cliprange clip-range clip-eps clip-ratio epsilon epsilon-low epsilon-high": (
         "--settings.clip-low",
@@ -264,7 +267,7 @@ def _check(tokens: list[str], flags: dict[str, Flag], prog: str, *, needs_all: b
         if not values and not flag.many:
             raise FlagError(f"{flag.name} has no value; expected {_wanted(flag)}")
         for value in values:
-            _check_value(flag, value)
+            _check_value(flag, value, [n for n in flags if n.startswith(f"{flag.name}.")])
     missing = [f.name for f in flags.values() if f.required and f.name not in seen]
     if missing and needs_all:
         raise FlagError(f"{prog} needs {', '.join(missing)}; {prog} --help explains the flags")
@@ -277,13 +280,16 @@ def _is_flag(token: str) -> bool:
     return token == "--" or (token.startswith("-") and token.lstrip("-")[:1].isalpha())
 
 
-def _check_value(flag: Flag, text: str) -> None:
+def _check_value(flag: Flag, text: str, below: Sequence[str] = ()) -> None:
     if flag.optional and text == "None":
         return
     if typing.get_origin(flag.kind) is typing.Literal:
         choices = [str(choice) for choice in typing.get_args(flag.kind)]
         if text not in choices:
             hint = _names.hint(text, choices)
+            if below and re.fullmatch(r"[-+.\de]+", text):
+                # A number of one of the parts that the flag chooses.
+                hint = f"; its numbers are {', '.join(below)}"
             raise FlagError(f"{flag.name} is {_short(text)}; expected {_wanted(flag)}{hint}")
     if flag.kind in _WORDS:
         try:

@@ -59,6 +59,11 @@ def choices(schema: type) -> Mapping[str, Choice]:
         kinds = [option for option in options if option is not types.NoneType]
         if len(options) > 1 and all(dataclasses.is_dataclass(kind) for kind in kinds):
             optional = types.NoneType in options
+            names = [name_of(kind) for kind in kinds]
+            if len(set(names)) < len(names):
+                raise TypeError(
+                    f"{schema.__name__}.{field.name} has two parts with one name: {', '.join(names)}"
+                )
             found[field.name] = Choice({name_of(kind): kind for kind in kinds}, optional)
     return types.MappingProxyType(found)
 
@@ -77,6 +82,27 @@ def entries(documented: Any, heading: str = "Attributes") -> dict[str, str]:
         parts = re.split(r"^ {2,4}(\w+): ", body, flags=re.MULTILINE)
         found |= {name: " ".join(entry.split()) for name, entry in zip(parts[1::2], parts[2::2])}
     return found
+
+
+def check(settings: Any, own: Mapping[str, type] = types.MappingProxyType({})) -> None:
+    """Checks that the fields of parts hold parts.
+
+    Args:
+      settings: an instance of a dataclass.
+      own: by field, a class whose subclasses may stand there too.
+
+    Raises:
+      ValueError: a field that holds something else.
+    """
+    for name, choice in choices(type(settings)).items():
+        value = getattr(settings, name)
+        allowed = (*choice.kinds.values(), *([own[name]] if name in own else []))
+        if isinstance(value, allowed) or (value is None and choice.optional):
+            continue
+        words = [kind.__name__ for kind in choice.kinds.values()]
+        raise ValueError(
+            f"{name} is {value!r}, expected {', '.join(words)}{' or None' * choice.optional}"
+        )
 
 
 # --- as JSON ----------------------------------------------------------------------------------------
@@ -115,6 +141,8 @@ def from_json(schema: type, values: Mapping[str, Any], place: str) -> Any:
         choice = choices(schema).get(name)
         if choice is not None:
             value = _part_of_json(choice, value, f"{place}.{name}")
+        elif isinstance(value, dict) and dataclasses.is_dataclass(_annotation(schema, name)):
+            value = from_json(_annotation(schema, name), value, f"{place}.{name}")
         elif isinstance(value, str) and _is_number(schema, name):
             raise ValueError(f"{place}.{name} is {value!r}; expected a number")
         given[name] = tuple(value) if isinstance(value, list) else value
@@ -186,7 +214,12 @@ def _merged(kinds: Mapping[str, type], current: Any) -> Any:
         owners = {n: kind for n, kind in kinds.items() if name in [f.name for f in _fields(kind)]}
         source = current if type(current) in owners.values() else next(iter(owners.values()))
         value = _value(source, name)
-        told = tyro.conf.arg(help=_help(owners, name, alone=len(owners) == len(kinds)))
+        shown = {"help": _help(owners, name, alone=len(owners) == len(kinds))}
+        if value is None and all(_required(kind, name) for kind in owners.values()):
+            kind = _annotation(source if isinstance(source, type) else type(source), name)
+            word = {int: "INT", float: "FLOAT"}.get(kind, "VALUE")
+            shown |= {"metavar": word, "help_behavior_hint": "(required)"}
+        told = tyro.conf.arg(**shown)
         offered = [choices(kind)[name] for kind in owners.values() if name in choices(kind)]
         if offered:
             below = {n: kind for choice in offered for n, kind in choice.kinds.items()}
@@ -243,9 +276,12 @@ def _annotation(kind: type, name: str) -> Any:
 
 def _help(owners: Mapping[str, type], name: str, *, alone: bool) -> str:
     """What a flag's help says: of which parts it is a setting, and its entry in their docstrings."""
-    told = next((text for kind in owners.values() if (text := entries(kind).get(name))), "")
-    if any(_required(kind, name) for kind in owners.values()):
-        told += " It has no default and must be given."
+    texts: dict[str, list[str]] = {}
+    for owner, kind in owners.items():
+        texts.setdefault(entries(kind).get(name, ""), []).append(owner)
+    told = next(iter(texts))
+    if len(texts) > 1:
+        told = " ".join(f"In {', '.join(names)}: {text}" for text, names in texts.items())
     defaults = {n: _value(kind, name) for n, kind in owners.items()}
     if len({*map(repr, defaults.values())}) > 1:
         told += f" By default {', '.join(f'{x} in {n}' for n, x in defaults.items())}."
@@ -291,13 +327,16 @@ def _optional(schema: type, name: str) -> bool:
 
 def _chosen(choice: Choice, flat: Any, name: str, before: Any, given: Set[str], place: str) -> Any:
     """The part that a field holds after the command line."""
-    below = [flag.removeprefix(f"{place}.").partition(".")[0] for flag in sorted(given)
-             if flag.startswith(f"{place}.")]  # fmt: skip
     owners = {n: [f.name for f in _fields(kind)] for n, kind in choice.kinds.items()}
-    wanted = {b for b in below} - {f"no_{n}" for names in owners.values() for n in names}
+    known = {name for names in owners.values() for name in names}
+    typed = {
+        f.removeprefix(f"{place}.").partition(".")[0] for f in given if f.startswith(f"{place}.")
+    }
+    # A switch is switched off by another name.
+    wanted = {x if x in known else x.removeprefix("no_") for x in typed}
     if place in given:
         chosen = getattr(flat, name)
-    elif before is None and below:
+    elif before is None and wanted:
         # A setting of a part that is off switches the part on.
         fitting = [n for n, names in owners.items() if wanted <= {*names}]
         chosen = fitting[0] if fitting else NONE

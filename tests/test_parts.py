@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from polgrad import _flags, _parts, algorithms
+from polgrad import _flags, _parts, algorithms, cli
 from polgrad.contract import Average, Initial, Previous
 from polgrad.training import earlier
 
@@ -238,3 +238,68 @@ def test_settings_of_earlier_versions(found, values, wanted):
     assert _parts.from_json(found, earlier.settings(found, values), "settings") == wanted
     now = _parts.as_json(wanted)
     assert earlier.settings(found, now) == now
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """Somebody's settings: old names with meanings of their own, a nested class, a switch in a part."""
+
+    sampler_correction: float = 2.0
+    value_clip: float = 0.0
+    inner: NearBy = NearBy()
+
+
+def test_settings_of_somebody_are_left_as_they_are():
+    plain = _parts.as_json(Own(inner=NearBy(3.0)))
+    assert earlier.settings(Own, plain) == plain
+    assert _parts.from_json(Own, plain, "settings") == Own(inner=NearBy(3.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    width: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Switched:
+    whiten: bool = True
+
+
+def test_a_switch_of_a_part_is_switched_off():
+    @dataclasses.dataclass(frozen=True)
+    class Holder:
+        p: Plain | Switched | None = None
+
+    def chosen(*given, p="none", whiten=True):
+        flat = _parts.as_flags(Holder, Holder())
+        flat = dataclasses.replace(flat, p=p, p__=dataclasses.replace(flat.p__, whiten=whiten))
+        return _parts.from_flags(Holder, flat, Holder(), set(given), "s").p
+
+    assert chosen("s.p.no_whiten", whiten=False) == Switched(False)
+    with pytest.raises(
+        ValueError, match="--s.p.whiten is a setting of switched, and --s.p is plain"
+    ):
+        chosen("s.p", "s.p.no_whiten", p="plain", whiten=False)
+
+
+def test_two_parts_of_one_name_are_refused():
+    other = dataclasses.make_dataclass("Plain", [("depth", float, 1.0)], frozen=True)
+    made = dataclasses.make_dataclass("Holder", [("p", Plain | other | None, None)], frozen=True)
+    with pytest.raises(TypeError, match="Holder.p has two parts with one name: plain, plain"):
+        _parts.choices(made)
+
+
+def test_help_tells_what_is_required_and_what_differs_between_parts(capsys):
+    with pytest.raises(_flags.Shown):
+        _flags.parsed(cli.train_schema(algorithms.PolicyGradient()), ["--help"], "polgrad train")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--settings.kl.reference.every INT (of previous) rollouts between copies" in text
+    assert "1. (required)" in text
+    assert "In clip_cov: share of the tokens that are masked" in text
+    assert "In kl_cov: share of the tokens that are penalised" in text
+
+
+def test_a_number_in_place_of_a_part_names_the_flags_of_its_numbers():
+    schema = cli.train_schema(algorithms.GRPO())
+    with pytest.raises(_flags.FlagError, match=r"--settings.kl is '0.1'.* --settings.kl.coeffic"):
+        _flags.parsed(schema, ["--settings.kl", "0.1"], "polgrad train", default=schema())

@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from polgrad import losses, masking
+from polgrad import _parts, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.algorithms.whole import whole_batch
@@ -56,6 +56,7 @@ class Discriminative:
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size; a row of the batch is a group."""
+        _parts.check(self)
         common.need_group(self, context, 2)
 
         def loss(outputs, batch):

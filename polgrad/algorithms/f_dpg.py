@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import divergences, losses, masking
+from polgrad import _parts, divergences, losses, masking
 from polgrad.algorithms import common
 from polgrad.contract import Algorithm, Context, Initial
 from polgrad.losses import targets
@@ -81,8 +81,7 @@ class FDPG:
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
-        if not isinstance(self.target, Tilt | Filtered):
-            raise ValueError(f"target is {self.target!r}, expected Tilt(beta) or Filtered()")
+        _parts.check(self)
         form = {
             "divergence": getattr(divergences, self.divergence),
             "log_ratio_clip": self.log_ratio_clip,

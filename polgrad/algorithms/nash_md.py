@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from polgrad import losses, masking
+from polgrad import _parts, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.contract import Algorithm, Average, Collect, Context, Initial, Mixture, Samples
@@ -42,6 +42,7 @@ class NashMD:
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
+        _parts.check(self)
         in_range("tau", self.tau, low=0.0)
         in_range("reward_scale", self.reward_scale, low=0.0, above=True)
         versus, further = self._opponent()
@@ -74,9 +75,6 @@ class NashMD:
 
     def _opponent(self) -> tuple[Mixture, dict[str, Average]]:
         """What the opponent's answers are sampled from, and the policies that this names."""
-        match self.opponent:
-            case Mixed(weight):
-                return Mixture("reference", weight), {}
-            case Average():
-                return Mixture("average", 1.0), {"average": self.opponent}
-        raise ValueError(f"opponent is {self.opponent!r}, expected Mixed(weight) or Average(decay)")
+        if isinstance(self.opponent, Mixed):
+            return Mixture("reference", self.opponent.weight), {}
+        return Mixture("average", 1.0), {"average": self.opponent}

@@ -14,13 +14,12 @@ from typing import ClassVar, Literal
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from polgrad import losses, masking
+from polgrad import _parts, losses, masking
 from polgrad.algorithms import common
 from polgrad.algorithms.from_loss import settings_of
 from polgrad.algorithms.whole import splits
 from polgrad.contract import (
     Algorithm,
-    Average,
     Batch,
     Collect,
     Context,
@@ -58,6 +57,8 @@ class PairLoss:
     function: ClassVar[Callable]
     average: ClassVar[bool] = False
     """Whether `<role>_logp` is a mean over tokens, and not a sum."""
+    of_two: ClassVar[bool] = False
+    """Whether the method's theory has a pair of two independent samples."""
     whole: ClassVar[bool] = False
     """Whether the loss couples the pairs of a batch, so that it is no sum over pairs."""
     reference: ClassVar[NamedPolicy] = Initial()
@@ -75,7 +76,7 @@ class PairLoss:
         if not _OF_REFERENCE & {kind for _, kind in _inputs(function).values()}:
             return []
         default = dataclasses.field(default=Initial(), kw_only=True)
-        return [("reference", Initial | Previous | Average, default)]
+        return [("reference", NamedPolicy, default)]
 
     def roles(self) -> tuple[str, ...]:
         """The answers of a row, in their order."""
@@ -92,12 +93,14 @@ class PairLoss:
           ValueError: if pairs are to be made of samples, and there is no second sample, or the
             loss reads a third answer.
         """
+        _parts.check(self)
         algorithm = Algorithm(
             prepare=lambda state, experience, key: (state, *self.prepare(experience, context)),
             loss=self.loss,
             unit=Pair(self.roles()),
             collect=Collect() if self.pairs == "samples" else Collect(None, columns=self.roles()),
             policies=self._policies(),
+            warnings=self.warnings(context),
         )
         if self.pairs == "samples":
             common.need_group(self, context, 2)
@@ -108,6 +111,16 @@ class PairLoss:
                     f"{', '.join(self.roles())}, and samples make chosen and rejected{third}"
                 )
         return splits(algorithm) if self.whole else algorithm
+
+    def warnings(self, context: Context) -> tuple[str, ...]:
+        """A sentence on groups in which the best and the worst are no two independent samples."""
+        if not (self.of_two and self.pairs == "samples" and context.group_size > 2):
+            return ()
+        return (
+            f"{type(self).__name__} makes one step of mirror descent with two samples of a prompt; the "
+            f"best and the worst of {context.group_size} samples make another, smaller one, and the "
+            "samples between them are not used",
+        )
 
     def _policies(self) -> dict[str, NamedPolicy]:
         """The policies besides the trained one that the function reads."""
@@ -277,7 +290,9 @@ class OnlineDPO(DPO):
 class SPPO(PairLoss):
     """SPPO: each answer of a pair, with the one comparison that it was in as its win rate.
 
-    The loss is `losses.sppo(chosen, 1) + losses.sppo(rejected, 0)`, "SPPO-hard".
+    The loss is `losses.sppo(chosen, 1) + losses.sppo(rejected, 0)`, "SPPO-hard". Of two samples the
+    one with the larger reward is preferred. Take two samples of a prompt: among more, the best and
+    the worst are no pair of independent samples.
 
     Attributes:
       pairs: as in `DPO`; `"samples"` by default.
@@ -290,10 +305,10 @@ class SPPO(PairLoss):
       (arXiv:2405.00675).
     """
 
+    of_two: ClassVar[bool] = True
+
     pairs: Literal["data", "samples"] = dataclasses.field(default="samples", kw_only=True)
-    reference: Initial | Previous | Average = dataclasses.field(
-        default=Previous(every=1), kw_only=True
-    )
+    reference: NamedPolicy = dataclasses.field(default=Previous(every=1), kw_only=True)
     eta: float = 1000.0
 
     @staticmethod
@@ -307,9 +322,11 @@ class SPPO(PairLoss):
 class INPO(PairLoss):
     """INPO: mirror descent in a preference game, by regression on pairs of samples.
 
-    The loss is `losses.inpo` of `losses.inpo_contrast`. Its minimiser is one step of mirror descent
-    from the policy that sampled the rollout: take many updates a rollout. With tau = inverse_step
-    it is online IPO. The pairs are always samples, the best and the worst of each prompt.
+    The loss is `losses.inpo` of `losses.inpo_contrast`. With two samples of a prompt, of which the
+    one with the larger reward is preferred, its minimiser is one step of mirror descent from the
+    policy that sampled the rollout: take many updates a rollout. Of more samples the best and the
+    worst are taken, as in the paper's runs, which makes a smaller step. With tau = inverse_step it
+    is online IPO.
 
     Attributes:
       inverse_step: reciprocal of the step of mirror descent, positive.
@@ -323,9 +340,11 @@ class INPO(PairLoss):
 
     # No setting: pairs of the data have no policy that sampled them.
     pairs: ClassVar[Literal["data", "samples"]] = "samples"
+    of_two: ClassVar[bool] = True
+
     inverse_step: float = 0.005
     tau: float = 0.005 / 3
-    reference: Initial | Previous | Average = dataclasses.field(default=Initial(), kw_only=True)
+    reference: NamedPolicy = dataclasses.field(default=Initial(), kw_only=True)
 
     @staticmethod
     def function(

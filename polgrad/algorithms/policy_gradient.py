@@ -1,13 +1,14 @@
 """What all policy gradients on sampled answers share: an advantage, a surrogate, terms, filters."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import advantages
-from polgrad.algorithms import common, covariance, estimators, surrogates
+from polgrad import _parts, advantages
+from polgrad.algorithms import common, estimators, surrogates
 from polgrad.algorithms.estimators import Estimator
 from polgrad.algorithms.surrogates import SequenceSurrogate, Surrogate, TokenSurrogate
 from polgrad.algorithms.terms import KL, Entropy, OverlongPenalty, RewardKL, TruncatedWeights
@@ -54,6 +55,7 @@ class OnSamples:
           ValueError: if every gradient would be 0 by construction, or if a method takes other
             arguments or returns no array.
         """
+        self.check_parts()
         estimator, objective = self.estimator, self.objective
         if not estimator.of_tokens:
             common.check_arguments(estimator, estimators.ARGUMENTS)
@@ -85,6 +87,14 @@ class OnSamples:
             warnings=self.warnings(context),
         )
         return algorithm._replace(select=select) if objective.selects else algorithm
+
+    def check_parts(self) -> None:
+        """Checks that each field of parts holds one of them.
+
+        Raises:
+          ValueError: a field that holds something else.
+        """
+        _parts.check(self)
 
     def prepare(self, experience: Batch, context: Context) -> tuple[Batch, dict]:
         """Advantages and weights, both from the whole rollout."""
@@ -188,13 +198,15 @@ class OnSamples:
 
     def warnings(self, context: Context) -> tuple[str, ...]:
         """Settings without effect in this run, and gradients with a known bias, as sentences."""
-        found = [*common.inert_on_policy(self.objective.inert())] if context.on_policy else []
+        inert = self.objective.inert()
+        if self.objective is not self:
+            inert = tuple(f"surrogate.{name}" for name in inert)
+        found = [*common.inert_on_policy(inert)] if context.on_policy else []
         if not context.on_policy and self.sampler_correction is not None:
-            found.append(
-                "sampler_correction has no effect off-policy: the importance ratio corrects"
-            )
-        if isinstance(self.kl, KL):
-            found += self.kl.warnings()
+            why = ": the importance ratio corrects" if self.corrects() else ""
+            found.append(f"sampler_correction has no effect off-policy{why}")
+        if self.kl is not None:
+            found += self.kl.warnings(context)
         return tuple(found)
 
 
@@ -224,12 +236,34 @@ class PolicyGradient(OnSamples):
         | surrogates.CISPO
         | surrogates.GSPO
         | surrogates.SAPO
-        | covariance.ClipCov
-        | covariance.KLCov
+        | surrogates.ClipCov
+        | surrogates.KLCov
         | surrogates.LUSPO
         | surrogates.GMPO
         | surrogates.PPOClipSequence
     ) = surrogates.PPOClip()
+
+    def check_parts(self):
+        """Parts of your own may stand where the named ones do; a whole algorithm may not."""
+        _parts.check(self, own={"advantage": Estimator, "surrogate": Surrogate})
+        for name in ("advantage", "surrogate"):
+            part = getattr(self, name)
+            if isinstance(part, OnSamples):
+                kind = type(part).__name__
+                raise ValueError(
+                    f"{name} is the algorithm {kind}, expected a part: algorithms.surrogates.{kind}"
+                    if name == "surrogate"
+                    else f"{name} is the algorithm {kind}, expected a part of algorithms.estimators"
+                )
+
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        methods = [n for n in ("advantages", "surrogate") if inspect.isfunction(vars(cls).get(n))]
+        if methods:
+            raise TypeError(
+                f"{cls.__name__} has the method {methods[0]}, which PolicyGradient would not call; "
+                "derive it from algorithms.TokenPolicyGradient, or from GroupRelative"
+            )
 
     @property
     def estimator(self):

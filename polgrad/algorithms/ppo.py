@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from polgrad import advantages, losses, masking
+from polgrad import _parts, advantages, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
 from polgrad.algorithms.terms import Entropy, RewardKL
@@ -26,7 +26,7 @@ class PPO:
       clip_high: ratios above 1 + clip_high are clipped; non-negative.
       value_coefficient: weight of the value loss, non-negative.
       value_clip: how far a value may move from its estimate at the rollout, in units of the return,
-        non-negative; None for no value clip.
+        above 0; None for no value clip.
       kl: a KL to a reference policy, subtracted from the reward of each token.
       entropy: a bonus for the policy's entropy.
       whiten: give the advantages mean 0 and variance 1 over the rollout's tokens.
@@ -45,11 +45,12 @@ class PPO:
 
     def build(self, context: Context) -> Algorithm:
         """The functions for a run of this size."""
+        _parts.check(self)
         for name in ("discount", "lambda_"):
             in_range(name, getattr(self, name), low=0.0, high=1.0)
         in_range("value_coefficient", self.value_coefficient, low=0.0)
         if self.value_clip is not None:
-            in_range("value_clip", self.value_clip, low=0.0)
+            in_range("value_clip", self.value_clip, low=0.0, above=True)
 
         def prepare(state, experience, key):
             return state, self.prepare(experience), {}
@@ -63,7 +64,10 @@ class PPO:
             loss=loss,
             policies={"reference": self.kl.reference} if self.kl else {},
             needs=Needs(entropy=self.entropy is not None, values=True),
-            warnings=common.inert_on_policy(inert) if context.on_policy else (),
+            warnings=(
+                *(common.inert_on_policy(inert) if context.on_policy else ()),
+                *(self.kl.warnings(context) if self.kl else ()),
+            ),
         )
 
     def prepare(self, experience: Batch) -> Batch:

@@ -11,10 +11,7 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks, advantages, losses, masking
 from polgrad._scalars import in_range
-from polgrad.contract import Average, Batch, Initial, Outputs, Previous
-
-Reference = Initial | Previous | Average
-"""The policies that a KL may be to."""
+from polgrad.contract import Batch, Context, Initial, NamedPolicy, Outputs, Previous
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +30,7 @@ class KL:
 
     coefficient: float = 0.04
     gradient: Literal["k2", "k3"] = "k2"
-    reference: Reference = Initial()
+    reference: NamedPolicy = Initial()
 
     def __post_init__(self):
         in_range("coefficient", self.coefficient, low=0.0)
@@ -48,14 +45,20 @@ class KL:
             behavior_logp=None if on_policy else batch["behavior_logp"],
         )
 
-    def warnings(self) -> tuple[str, ...]:
-        """A sentence on the gradient of the other direction."""
-        if self.gradient == "k2":
-            return ()
-        return (
-            "kl.gradient k3: on-policy the gradient of this term is that of "
-            "KL(reference || policy); k2 has the gradient of KL(policy || reference)",
-        )
+    def warnings(self, context: Context) -> tuple[str, ...]:
+        """Sentences on the gradient of the other direction, and on one that is 0."""
+        found = []
+        if self.reference == Previous(1) and context.on_policy:
+            found.append(
+                "kl has no effect: the reference is the sampling policy, and with one update a "
+                "rollout the gradient of the KL to it is 0"
+            )
+        elif self.gradient == "k3":
+            found.append(
+                "kl.gradient k3: on-policy the gradient of this term is that of "
+                "KL(reference || policy); k2 has the gradient of KL(policy || reference)"
+            )
+        return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +74,16 @@ class RewardKL:
     """
 
     coefficient: float = 0.05
-    reference: Reference = Initial()
+    reference: NamedPolicy = Initial()
 
     def __post_init__(self):
         in_range("coefficient", self.coefficient, low=0.0)
+
+    def warnings(self, context: Context) -> tuple[str, ...]:
+        """A sentence on a log-ratio that is always 0."""
+        if self.reference != Previous(1):
+            return ()
+        return ("kl has no effect: the reference is the sampling policy, whose log-ratio is 0",)
 
     def of_answers(
         self, rewards: Float[Array, "B"], experience: Batch, mask: Float[Array, "B T"]

@@ -22,10 +22,13 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(values)
     names = {field.name for field in dataclasses.fields(schema)}
+    choices = _parts.choices(schema)
+    terms = {"kl_coefficient", "reference_kl", "entropy_coefficient"}
+    earlier = bool(terms & found.keys() - names)
 
     def old(name: str, new: str) -> bool:
         """Whether an old name is there that the class has replaced by a new one."""
-        return name in found and name not in names and new in names
+        return name in found and name not in names and new in choices
 
     if "penalty" in found and "penalty" not in names:  # KL-Cov of 0.1
         found["reference_kl"] = found.pop("kl_coefficient", 0.0)
@@ -46,7 +49,7 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if old("overlong_buffer", "overlong"):
         buffer = found.pop("overlong_buffer")
         found["overlong"] = None if buffer == 0 else _part("overlong_penalty", buffer=buffer)
-    if "sampler_correction" in names and _is_number(found.get("sampler_correction")):
+    if "sampler_correction" in choices and _is_number(found.get("sampler_correction")):
         cap = found["sampler_correction"]
         found["sampler_correction"] = _part("truncated_weights", cap=cap) if cap else None
     if old("mixture", "opponent"):
@@ -56,7 +59,7 @@ def settings(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if old("beta", "bound"):
         numbers = {name: found.pop(name) for name in ("beta", "delta") if name in found}
         found["bound"] = _part("kl_bound", **numbers)
-    if "value_clip" in names and found.get("value_clip") == 0:
+    if earlier and "value_clip" in names and found.get("value_clip") == 0:
         found["value_clip"] = None
     return found
 

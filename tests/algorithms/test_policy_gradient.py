@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import advantages, algorithms, losses, masking
+from polgrad import _parts, advantages, algorithms, contract, losses, masking
 from polgrad.contract import Context, Needs, Outputs
 
 OFF, ON = (Context(GROUP, T, PROMPTS, on_policy=flag) for flag in (False, True))
@@ -350,3 +350,88 @@ def test_numbers_can_be_swept_under_vmap(found, numbers):
         alone = gradient({k: float(v[i]) for k, v in sweep.items()})
         np.testing.assert_allclose(both[i], alone, atol=1e-12)
     assert abs(both[0] - both[1]).max() > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (algorithms.GRPO(kl=0.1), "kl is 0.1, expected KL, RewardKL or None"),
+        (algorithms.GRPO(sampler_correction=2.0), "sampler_correction is 2.0, expected"),
+        (algorithms.PolicyGradient(advantage=3), "advantage is 3, expected GroupRelative, Leave"),
+        (
+            algorithms.PolicyGradient(surrogate=algorithms.CISPO(kl=algorithms.KL(0.3))),
+            "surrogate is the algorithm CISPO, expected a part: algorithms.surrogates.CISPO",
+        ),
+        (algorithms.NashMD(opponent=0.1), "opponent is 0.1, expected Mixed, Average"),
+        (algorithms.FDPG(target=None), "target is None, expected Tilt, Filtered"),
+        (algorithms.DisCO(bound=2.0), "bound is 2.0, expected KLBound or None"),
+        (algorithms.PPO(kl=algorithms.KL()), "kl is KL.*, expected RewardKL or None"),
+        (algorithms.DPO(reference=1), "reference is 1, expected Initial, Previous, Average"),
+        (algorithms.PPO(value_clip=0.0), "value_clip is 0.0, expected a number above 0"),
+    ],
+)
+def test_what_is_no_part_is_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        settings.build(OFF)
+
+
+def test_a_part_of_ones_own_stands_where_the_named_ones_do():
+    @dataclasses.dataclass(frozen=True)
+    class Squared(algorithms.surrogates.TokenSurrogate):
+        power: float = 2.0
+
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return -advantages * jnp.exp(self.power * (logp - behavior_logp))
+
+    experience = rollouts()
+    mask = experience["mask"] * experience["valid"][:, None]
+    advantage = advantages.leave_one_out(
+        by_group(experience["rewards"]), valid=by_group(experience["valid"])
+    ).reshape(-1, 1)
+
+    def direct(logp):
+        loss = -advantage * jnp.exp(3.0 * (logp - experience["behavior_logp"]))
+        return masking.weighted_sum(loss, masking.weights(mask, mode="token"))
+
+    settings = algorithms.PolicyGradient(
+        advantage=algorithms.estimators.LeaveOneOut(), surrogate=Squared("token", power=3.0)
+    )
+    assert_same(loss_of(settings, experience), direct, moved(experience))
+
+
+@pytest.mark.parametrize("name", ["advantages", "surrogate"])
+def test_methods_that_a_composition_would_not_call_are_refused(name):
+    with pytest.raises(TypeError, match=f"Mine has the method {name}.*TokenPolicyGradient"):
+        type("Mine", (algorithms.PolicyGradient,), {name: lambda self, *arguments: None})
+
+
+def test_a_kl_to_the_sampling_policy_is_said_to_have_no_effect():
+    behind = contract.Previous(1)
+    for kl in (algorithms.RewardKL(0.5, behind), algorithms.KL(0.5, "k2", behind)):
+        (sentence,) = algorithms.GRPO(kl=kl).build(ON).warnings
+        assert sentence.startswith("kl has no effect")
+    assert algorithms.GRPO(kl=algorithms.KL(0.5, "k2", behind)).build(OFF).warnings == ()
+
+
+COMBINATIONS = [
+    (advantage, surrogate)
+    for advantage in _parts.choices(algorithms.PolicyGradient)["advantage"].kinds.values()
+    for surrogate in _parts.choices(algorithms.PolicyGradient)["surrogate"].kinds.values()
+]
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("advantage", "surrogate"), COMBINATIONS)
+def test_every_combination_of_an_advantage_and_a_surrogate_has_a_gradient(advantage, surrogate):
+    settings = algorithms.PolicyGradient(advantage=advantage(), surrogate=surrogate())
+    if advantage().of_tokens and surrogate().of_answers:
+        with pytest.raises(ValueError, match="has an advantage for each token"):
+            settings.build(OFF)
+        return
+    experience = rollouts()
+    algorithm = settings.build(OFF)
+    _, batch, _ = algorithm.prepare((), experience, None)
+    logp = moved(experience, 1e-4)
+    chosen = algorithm.select(Outputs(logp), batch, jax.random.key(0))
+    gradient = jax.grad(lambda x: algorithm.loss(Outputs(x), chosen)[0])(logp)
+    assert np.isfinite(gradient).all() and abs(gradient).max() > 1e-4

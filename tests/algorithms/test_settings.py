@@ -274,6 +274,7 @@ def test_settings_said_to_be_inert_are_inert_and_no_others(name):
 @pytest.mark.parametrize("name", sorted(algorithms.NAMES))
 def test_defaults_without_effect_are_said_only_where_the_algorithm_becomes_another(name):
     warnings = algorithms.find(name)().build(inputs("on-policy")[1]).warnings
+    warnings = [sentence for sentence in warnings if "no effect" in sentence]
     assert bool(warnings) == (name in ("topr", "kl_cov"))
 
 

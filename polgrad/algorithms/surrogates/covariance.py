@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from polgrad import losses, selection
 from polgrad.algorithms import common
-from polgrad.algorithms.surrogates import Aggregation, TokenSurrogate
+from polgrad.algorithms.surrogates.base import Aggregation, TokenSurrogate
 
 
 def sample_noise(key, prompt_ids, sample_ids, length: int):
