@@ -7,6 +7,7 @@ import shlex
 
 import jax
 import jax.numpy as jnp
+from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import _flags, _parts, algorithms, cli, contract
 from polgrad.contract import Outputs
@@ -39,6 +40,34 @@ def test_the_command_has_the_settings_of_the_example():
         default=schema(),
     )
     assert (parsed.algorithm, parsed.settings) == ("policy_gradient", wanted)
+
+
+def test_the_algorithms_of_the_page_have_the_gradient_that_they_say():
+    context = contract.Context(GROUP, T, PROMPTS, on_policy=False)
+    experience = {name: jnp.asarray(x) for name, x in stored_rollouts().items()}
+    logp = experience["behavior_logp"] + 0.1 * experience["mask"]
+    mask, valid = experience["mask"], experience["valid"]
+
+    def gradient(settings):
+        algorithm = settings.build(context)
+        _, batch, _ = algorithm.prepare((), experience, None)
+        return jax.grad(lambda x: algorithm.loss(Outputs(x), batch)[0])(logp)
+
+    gradients = {
+        "own": gradient(run("Powered")["own"]),
+        "new": gradient(run("Regression")["Regression"]()),
+    }
+
+    def regression(x):
+        ratio = ((x - experience["reference_logp"]) * mask).sum(-1)
+        centred = experience["rewards"] - experience["rewards"][valid].mean()
+        return jnp.where(valid, (0.1 * ratio - centred) ** 2, 0.0).sum() / valid.sum()
+
+    assert jnp.allclose(gradients["new"], jax.grad(regression)(logp), atol=1e-6)
+    assert jnp.abs(gradients["own"]).max() > 1e-3
+    # The advantages of a group sum to 0, and so do the slopes of a group times its lengths.
+    total = (gradients["own"].sum(-1) * jnp.where(valid, 1.0, 0.0)).reshape(PROMPTS, GROUP).sum(-1)
+    assert jnp.abs(total).max() < 1e-5
 
 
 def test_every_part_is_named():

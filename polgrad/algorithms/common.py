@@ -134,7 +134,7 @@ def need_group(settings: Any, context: Context, least: int) -> None:
     """
     if context.group_size < least:
         raise ValueError(
-            f"rollouts.group_size is {context.group_size}, expected at least {least}: "
+            f"the group size (rollouts.group_size) is {context.group_size}, expected at least {least}: "
             f"{type(settings).__name__} compares the samples of a prompt, and every gradient of a "
             "smaller group is 0"
         )

@@ -241,13 +241,17 @@ def test_a_loss_that_uses_an_entropy_it_did_not_ask_for_fails():
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "rloo",
                                   "clip_cov", "kl_cov", "nft", "disco", "online_dpo"])  # fmt: skip
 def test_groups_whose_gradient_would_be_0_are_refused(name):
-    with pytest.raises(ValueError, match="rollouts.group_size is 1, expected at least 2"):
+    with pytest.raises(
+        ValueError, match=r"the group size \(rollouts.group_size\) is 1, expected at least 2"
+    ):
         algorithms.find(name)().build(Context(1, T, PROMPTS, on_policy=False))
 
 
 @pytest.mark.parametrize("found", [algorithms.Reinforce, algorithms.ReinforcePlusPlus])
 def test_a_filter_of_uniform_groups_needs_groups(found):
-    with pytest.raises(ValueError, match="rollouts.group_size is 1, expected at least 2"):
+    with pytest.raises(
+        ValueError, match=r"the group size \(rollouts.group_size\) is 1, expected at least 2"
+    ):
         found(drop_uniform_groups=True).build(Context(1, T, PROMPTS, on_policy=False))
 
 
