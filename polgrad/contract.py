@@ -125,8 +125,10 @@ class Previous:
     """A copy of the trained policy that is made anew every few rollouts.
 
     Before rollout n (from 1) the copy is made where (n - 1) is a multiple of `every`. With
-    `every=1` that is the policy which samples: its log-probabilities are `behavior_logp`, and no
-    copy is held.
+    `every=1` no copy is held: where the trained policy samples, that is the policy which samples,
+    and its log-probabilities are `behavior_logp`. Where another policy drew the samples (a
+    `small.Log`), it is the trained policy at the start of the rollout, and `behavior_logp` are the
+    other policy's.
 
     Attributes:
       every: rollouts between copies, at least 1.

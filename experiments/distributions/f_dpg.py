@@ -63,21 +63,12 @@ def world(key: Array, settings: Settings) -> World:
     return World(base, logp, chosen @ counts.astype(np.float32), best)
 
 
-class Occurrences(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Occurrences(small.OneQuestion):
     """One question; an answer's reward is how often the wanted pair of tokens occurs in it."""
 
     world: World
     vocabulary: int
-
-    @property
-    def size(self) -> int:
-        return 1
-
-    def draw(self, key: Array, count: int) -> Array:
-        return jnp.zeros(count)
-
-    def ids(self, questions: Array) -> Array:
-        return jnp.zeros(questions.shape[0], jnp.int32)
 
     def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
         pairs = completions[..., :-1] * self.vocabulary + completions[..., 1:]
@@ -118,8 +109,8 @@ def learn(key, settings: Settings, task: World, algorithm: algorithms.FDPG, repo
         params=task.base,
         report=report,
     )
-    # Before the first sample the estimate of Z is 0.
-    estimate = curves["log_z"].at[0].set(-jnp.inf)
+    # Before the first sample in the target the estimate of Z is 0.
+    estimate = jnp.where(curves["known_z"] > 0.0, curves["log_z"], -jnp.inf)
     return {**curves, "z_error": jnp.abs(jnp.expm1(estimate - log_z))}
 
 
@@ -144,7 +135,7 @@ def arm(key, settings: Settings, *, divergence: str) -> dict[str, Array]:
 
     curves = towards(algorithms.Filtered(), "", 0)
     curves |= towards(algorithms.Tilt(settings.beta), "reward_", 1)
-    return {"update": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
+    return small.pick(curves, EXPERIMENT.metrics, axis="update")
 
 
 ORDER = ("reverse_kl", "jensen_shannon", "total_variation", "forward_kl")  # by alignment

@@ -86,7 +86,8 @@ def world(key: Array, settings: Settings) -> World:
     return World(token_logp(sequences, logits).sum(-1), preference)
 
 
-class Labelled(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled(small.OneQuestion):
     """Pairs of answers to be labelled; a question is the random number that decides its label.
 
     An answer is one token, its number in the list of answers.
@@ -94,15 +95,8 @@ class Labelled(NamedTuple):
 
     preference: Array  # [N, N]
 
-    @property
-    def size(self) -> int:
-        return 1
-
     def draw(self, key: Array, count: int) -> Array:
         return jax.random.uniform(key, (count,))
-
-    def ids(self, questions: Array) -> Array:
-        return jnp.zeros(questions.shape[0], jnp.int32)
 
     def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
         """1 for the answer that the label prefers and 0 for the other one."""
@@ -170,7 +164,7 @@ def learn(key: Array, settings: Settings, *, algorithm: Callable) -> dict[str, A
         params=game.reference[None],
         report=experiments.record,
     )
-    return {"iteration": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
+    return small.pick(curves, EXPERIMENT.metrics, axis="iteration")
 
 
 def holds(results: experiments.Results) -> experiments.Verdict:

@@ -108,20 +108,11 @@ def exact(key: Array, settings: Settings) -> dict[str, Array]:
     return {"update": settings.updates * indices, **curves}
 
 
-class Judged(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged(small.OneQuestion):
     """One question, whose answers are compared by the game or rewarded by what was fitted to it."""
 
     game: World
-
-    @property
-    def size(self) -> int:
-        return 1
-
-    def draw(self, key: Array, count: int) -> Array:
-        return jnp.zeros(count)
-
-    def ids(self, questions: Array) -> Array:
-        return jnp.zeros(questions.shape[0], jnp.int32)
 
     def reward(self, questions: Array, completions: Array, mask: Array) -> Array:
         return self.game.rewards[self.game.table.numbers(completions)]
@@ -154,7 +145,7 @@ def learn(key: Array, settings: Settings, *, algorithm: Callable) -> dict[str, A
         params=game.logits,
         report=experiments.record,
     )
-    return {"update": curves["rollout"]} | {name: curves[name] for name in EXPERIMENT.metrics}
+    return small.pick(curves, EXPERIMENT.metrics, axis="update")
 
 
 def nash_md(opponent: Callable) -> Callable:

@@ -144,9 +144,9 @@ def train(key, settings, *, algorithm, betas):
 
     curves = jax.vmap(run)(jnp.array(betas))
     best = jnp.argmax(curves["choosing"][:, -1])
-    curves = {name: curves[name][best] for name in ("rollout", "reward", "kl")}
-    epoch = curves.pop("rollout")
-    return curves | {"epoch": epoch, "beta": jnp.full(epoch.shape, jnp.array(betas)[best])}
+    curves = {name: curve[best] for name, curve in curves.items()}
+    curves["beta"] = jnp.full(curves["rollout"].shape, jnp.array(betas)[best])
+    return small.pick(curves, EXPERIMENT.metrics, axis="epoch")
 
 
 def holds(results):

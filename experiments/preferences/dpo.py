@@ -167,9 +167,8 @@ def train(key, settings, *, algorithm):
         params=task.reference,
         report=experiments.record,
     )
-    curves = {name: curves[name] for name in ("rollout", "reward", "kl", "chosen")}
-    update = curves.pop("rollout")
-    return curves | {"gain": curves["reward"] - curves["reward"][0], "update": update}
+    gain = curves["reward"] - curves["reward"][0]
+    return small.pick(curves | {"gain": gain}, EXPERIMENT.metrics, axis="update")
 
 
 def direct(settings, *, beta):

@@ -113,8 +113,7 @@ def train(key, settings, *, algorithm):
         success,
         vmap_method="sequential",
     )
-    names = ("rollout", "hard success", "easy success", "entropy")
-    return {name: curves[name] for name in names} | {"law error": error}
+    return small.pick(curves | {"law error": error}, EXPERIMENT.metrics)
 
 
 def prediction_error(entropy, success):

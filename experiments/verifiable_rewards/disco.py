@@ -105,7 +105,7 @@ def train(key, settings, *, algorithm):
         params=policy.init(init_key),
         report=experiments.record,
     )
-    return {name: curves[name] for name in ("rollout", *METRICS)}
+    return small.pick(curves, EXPERIMENT.metrics)
 
 
 def holds(results):
@@ -126,14 +126,6 @@ def holds(results):
             "hard entropy, DisCO log-L over GRPO", entropy("disco_log_l") / entropy("grpo"), 1.5
         ),
     )
-
-
-METRICS = {
-    "hard success": "share of right samples on the hard prompts (chance 0.002)",
-    "easy success": "the same on the easy prompts (chance 0.125)",
-    "hard found": "share of the hard prompts with a right answer among 64 samples (pass@64)",
-    "hard entropy": "nats a token on the hard prompts",
-}
 
 
 def arm(algorithm, *arguments, **changes):
@@ -164,7 +156,12 @@ EXPERIMENT = experiments.Experiment(
     },
     settings=Settings(),
     smoke={"rollouts": 4, "prompts": 16, "width": 16, "points": 2, "samples": 4},
-    metrics=METRICS,
+    metrics={
+        "hard success": "share of right samples on the hard prompts (chance 0.002)",
+        "easy success": "the same on the easy prompts (chance 0.125)",
+        "hard found": "share of the hard prompts with a right answer among 64 samples (pass@64)",
+        "hard entropy": "nats a token on the hard prompts",
+    },
     holds=holds,
     baseline="grpo",
     at_scale="R1-Distill-Qwen-1.5B on DeepScaleR (40k questions), 128 questions x 8 answers, "

@@ -107,7 +107,7 @@ def train(key, settings, *, algorithm):
         params=warm_start(warm_key, policy, settings),
         report=experiments.record,
     )
-    return {name: curves[name] for name in ("rollout", *METRICS)}
+    return small.pick(curves, EXPERIMENT.metrics)
 
 
 def holds(results):
@@ -125,12 +125,6 @@ def holds(results):
         ),
     )
 
-
-METRICS = {
-    "accuracy": "probability of the right answer, exact over all questions",
-    "greedy accuracy": "share of questions whose most likely digits are right",
-    "entropy": "nats a digit, mean over all questions",
-}
 
 ALGORITHMS = {
     "grpo": grpo,
@@ -153,7 +147,11 @@ EXPERIMENT = experiments.Experiment(
     arms={name: functools.partial(train, algorithm=f) for name, f in ALGORITHMS.items()},
     settings=Settings(),
     smoke={"examples": 512, "epochs": 1, "rollouts": 4, "questions": 16, "width": 16, "points": 2},
-    metrics=METRICS,
+    metrics={
+        "accuracy": "probability of the right answer, exact over all questions",
+        "greedy accuracy": "share of questions whose most likely digits are right",
+        "entropy": "nats a digit, mean over all questions",
+    },
     holds=holds,
     baseline="grpo",
     at_scale="Qwen2.5-Math-7B on DAPO-Math-17k, 512 questions x 16 answers, 16 mini-batches, with "

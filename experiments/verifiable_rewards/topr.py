@@ -133,7 +133,7 @@ def train(key, settings, *, algorithm=topr, skewed=False):
         params=params,
         report=experiments.record,
     )
-    return {"epoch": curves["rollout"]} | {name: curves[name] for name in METRICS}
+    return small.pick(curves, EXPERIMENT.metrics, axis="epoch")
 
 
 def holds(results):
@@ -152,11 +152,6 @@ def holds(results):
 
 
 NEVER, FULL, ANY, CUT = (0.0, 0.0), (1.0, 1.0), (0.0, math.inf), (0.0, 1.0)
-
-METRICS = {
-    "accuracy": "probability of the right answer, exact over all questions",
-    "invalid": "probability of an answer with a token that is no digit",
-}
 
 
 def arm(algorithm=topr, *, skewed=False, **changes):
@@ -198,7 +193,10 @@ EXPERIMENT = experiments.Experiment(
         "batch": 16,
         "width": 16,
     },
-    metrics=METRICS,
+    metrics={
+        "accuracy": "probability of the right answer, exact over all questions",
+        "invalid": "probability of an answer with a token that is no digit",
+    },
     holds=holds,
     baseline="sft",
     at_scale="Llama-3-8B-Instruct on GSM8K and MATH, 16 or 32 logged samples a question, one epoch "

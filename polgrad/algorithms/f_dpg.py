@@ -127,7 +127,7 @@ class FDPG:
                 log_target=log_target,
                 baseline=jnp.broadcast_to(baseline, log_target.shape),
             )
-            return state, batch, {"log_z": here.log_mean.mean(), "pseudo_reward": mean}
+            return state, batch, _normalisers(here.log_mean) | {"pseudo_reward": mean}
 
         def loss(outputs, batch):
             behavior = None
@@ -144,6 +144,16 @@ class FDPG:
             return masking.weighted_sum(loss, batch["weights"]), {}
 
         return Algorithm(init=init, prepare=prepare, loss=loss, policies={"reference": Initial()})
+
+
+def _normalisers(log_z: Float[Array, "P"]) -> dict[str, Array]:
+    """The mean of log Z over the prompts of a step whose Z is known, and the share of these.
+
+    Z is 0 until a prompt has an answer in the target; without a known Z there is no mean (NaN).
+    """
+    known = ~jnp.isneginf(log_z)
+    total = jnp.where(known, log_z, 0.0).sum()
+    return {"log_z": total / known.sum(), "known_z": known.mean()}
 
 
 def _add_groups(partition, prompts, score, behavior, valid):

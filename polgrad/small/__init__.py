@@ -22,16 +22,16 @@ from polgrad.small.policies import (
     NetworkPolicy,
     Policy,
     Probe,
-    greedy_accuracy,
     probe,
 )
-from polgrad.small.running import Program, Schedule, program, run
+from polgrad.small.running import Program, Schedule, pick, program, run
 from polgrad.small.tables import BigramPolicy, TablePolicy
 from polgrad.small.tasks import (
     Addition,
     CipherLadder,
     Listed,
     ModularSums,
+    OneQuestion,
     PeakBandit,
     Task,
     length_rewards,
@@ -49,6 +49,7 @@ __all__ = [
     "Log",
     "ModularSums",
     "NetworkPolicy",
+    "OneQuestion",
     "PeakBandit",
     "Policy",
     "PositionTable",
@@ -58,9 +59,9 @@ __all__ = [
     "TablePolicy",
     "Task",
     "bigrams",
-    "greedy_accuracy",
     "imitate",
     "length_rewards",
+    "pick",
     "probe",
     "program",
     "run",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from polgrad import _checks
 from polgrad.algorithms import Supervised
 from polgrad.contract import Batch
-from polgrad.small.policies import Policy
+from polgrad.small.policies import Policy, check_tokens
 from polgrad.small.running import Schedule, run
 
 __all__ = ["Answers", "Log", "imitate"]
@@ -57,12 +57,14 @@ class Log(_Rows):
     of the log, each with its G = `Schedule.group` samples; an epoch over the log is a rollout of all
     rows in many mini-batches. The importance ratio, for algorithms that have one, is that to the
     policy which drew the log. Algorithms without a ratio may use the log as well: the samples are
-    another policy's from the start.
+    another policy's from the start. `Previous(every=1)` is here the trained policy at the start of
+    the rollout, which is scored anew; it did not draw the log.
 
     Attributes:
       questions: arrays with a leading axis of N rows, which the policy reads.
-      completions: tokens of the samples.
-      behavior_logp: log-probabilities of the tokens under the policy that drew them, in nats.
+      completions: tokens of the samples; any number where the mask is 0.
+      behavior_logp: log-probabilities of the tokens under the policy that drew them, in nats; any
+        number, NaN too, where the mask is 0.
       rewards: of the samples; NaN where a sample has none, or is to be left out.
       mask: tokens that count; all of them by default.
       stopped: whether a sample ended before the longest length; all of them by default.
@@ -89,14 +91,25 @@ class Log(_Rows):
             _checks.shape("stopped", self.stopped, shape[:2], "[N, G], one value a sample")
         _same_rows(self.questions, shape[0])
 
+    def check_tokens(self, vocabulary: int) -> None:
+        """Refuses samples with tokens that a policy does not have.
+
+        Raises:
+          ValueError: if a token that counts is not in 0..vocabulary-1; traced ones are not checked.
+        """
+        check_tokens("completions", self.completions, self.mask, vocabulary)
+
     def logged(self, rows: Int[Array, "Q"]) -> Batch:
-        """The samples of rows: the log's arrays by name, with leading axes [Q, G]."""
-        completions = self.completions[rows]
-        mask, stopped = self.mask, self.stopped
+        """The samples of rows: the log's arrays by name, with leading axes [Q, G].
+
+        Where the mask is 0, tokens and log-probabilities are 0, as in a rollout.
+        """
+        completions, mask, stopped = self.completions[rows], self.mask, self.stopped
+        mask = jnp.ones_like(completions, bool) if mask is None else mask[rows] > 0
         return {
-            "completions": completions,
-            "mask": jnp.ones_like(completions, bool) if mask is None else mask[rows] > 0,
-            "behavior_logp": self.behavior_logp[rows],
+            "completions": jnp.where(mask, completions, 0),
+            "mask": mask,
+            "behavior_logp": jnp.where(mask, self.behavior_logp[rows], 0.0),
             "stopped": jnp.ones(completions.shape[:2], bool) if stopped is None else stopped[rows],
             "rewards": self.rewards[rows],
         }
@@ -124,6 +137,15 @@ class Answers(_Rows):
         for name, tokens in self.columns.items():
             _checks.rank(f"columns[{name!r}]", tokens, 2, "[N, T], rows and tokens")
             _same_rows(self.questions, tokens.shape[0])
+
+    def check_tokens(self, vocabulary: int) -> None:
+        """Refuses answers with tokens that a policy does not have.
+
+        Raises:
+          ValueError: if a token is not in 0..vocabulary-1; traced ones are not checked.
+        """
+        for name, tokens in self.columns.items():
+            check_tokens(f"columns[{name!r}]", tokens, None, vocabulary)
 
     def answers(self, rows: Int[Array, "Q"], columns: tuple[str, ...]) -> tuple[Array, Array]:
         """`(completions, mask)` of rows, `[Q, R, T]`, an answer for each of R columns.

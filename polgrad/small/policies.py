@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
@@ -16,15 +17,19 @@ from polgrad.rollouts import Sampling, generate_fixed
 from polgrad.training.scoring import Scoring, score
 
 
-class Mixed(NamedTuple):
-    """The other policy of a geometric mixture, and its weight."""
+class OtherPolicy(NamedTuple):
+    """The policy that samples are mixed with, by its parameters, and its weight in the mixture."""
 
     params: Any
     weight: float
 
 
 class Policy(Protocol):
-    """What a run asks of a policy; all pure functions, to be traced."""
+    """What a run asks of a policy; all pure functions, to be traced.
+
+    A policy may say how many tokens it has, as `vocabulary`: ready answers and logged samples are
+    then held against it.
+    """
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Random parameters."""
@@ -41,7 +46,7 @@ class Policy(Protocol):
         *,
         samples: int,
         greedy: bool = False,
-        mixed: Mixed | None = None,
+        mixed: OtherPolicy | None = None,
     ) -> Batch:
         """Completions of each prompt as the rows of a rollout, prompt after prompt.
 
@@ -104,6 +109,31 @@ def as_rollout(
     return rollout_of(prompts, ids, found | {"stopped": jnp.ones(found["mask"].shape[:2], bool)})
 
 
+def check_tokens(name: str, tokens: Any, mask: Any, vocabulary: int) -> None:
+    """Refuses tokens that a policy does not have; the values of traced arrays are not known.
+
+    Args:
+      name: of the tokens, for the message.
+      tokens: any shape.
+      mask: where it is 0, a token may be any number; None where all count.
+      vocabulary: V, number of the policy's tokens.
+
+    Raises:
+      ValueError: if a token that counts is not in 0..V-1.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((tokens, mask))):
+        return
+    tokens = np.asarray(tokens)
+    wrong = (tokens < 0) | (tokens >= vocabulary)
+    if mask is not None:
+        wrong &= np.asarray(mask) > 0
+    if wrong.any():
+        raise ValueError(
+            f"{name} has token {tokens[wrong][0]}, expected tokens in 0..{vocabulary - 1}, those of "
+            "the policy"
+        )
+
+
 def refuse_values(policy: Policy, needs: Needs) -> None:
     """Refuses an algorithm that needs values, for a policy without a value head.
 
@@ -128,6 +158,11 @@ class FeaturePolicy:
     network: Any
     features: Callable[[Any], Array]
     lengths: Callable[[Any], Array] | None = None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens; None for a network that does not say it."""
+        return getattr(self.network, "vocabulary", None)
 
     def init(self, key):
         """Random parameters of the network."""
@@ -200,6 +235,11 @@ class NetworkPolicy:
     sampling: Sampling
     tokens: Callable[[Any], tuple[Array, Array]]
     compute_dtype: Any = jnp.float32
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.network.vocab_size
 
     def init(self, key):
         """Random parameters of the network."""
@@ -285,14 +325,3 @@ def probe(
     rewards = task.reward(questions, completions, mask > 0)
     entropy = by_question(policy.forward(params, rows, needs=Needs()).entropy)
     return Probe(rewards, masked_mean(entropy, mask, axis=(1, 2)))
-
-
-def greedy_accuracy(policy: Policy, task: Any, questions: Any) -> Callable[[Any, Array], Array]:
-    """`(params, key) -> mean reward` of the most likely completion of each question."""
-
-    def accuracy(params, key):
-        return probe(
-            params, questions, key, policy=policy, task=task, samples=1, greedy=True
-        ).rewards.mean()
-
-    return accuracy

@@ -1,7 +1,8 @@
 """The loop of `polgrad train` on a small policy, as one compiled program."""
 
 import functools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from polgrad.contract import (
     Settings,
 )
 from polgrad.curricula import bandit
-from polgrad.small.policies import Mixed, Policy, rollout_of
+from polgrad.small.policies import OtherPolicy, Policy, rollout_of
 from polgrad.small.tasks import Task
 from polgrad.training import named_policies, step
 from polgrad.training.state import TrainState
@@ -107,7 +108,11 @@ def run(
 
     Raises:
       ValueError: sizes that do not divide, an algorithm or a curriculum that asks for what the
-        policy, the task or the algorithm does not have.
+        policy, the task or the algorithm does not have, ready tokens that the policy does not have.
+
+    Warns:
+      UserWarning: with each of `Algorithm.warnings`, such as settings without effect, when the run
+        is traced.
     """
     parts = program(
         settings,
@@ -128,6 +133,25 @@ def run(
     (state, _, _), curves = jax.lax.scan(stretch, parts.init(key, params), points)
     every = schedule.rollouts // schedule.points
     return state.params, {"rollout": points * every} | curves
+
+
+def pick(
+    curves: Mapping[str, Array], names: Iterable[str], *, axis: str = "rollout"
+) -> dict[str, Array]:
+    """Some of the curves of a run, as an arm of an experiment returns them.
+
+    Use it to leave out the metrics of the rollouts: they are NaN before training, and a runner of
+    experiments refuses curves with a NaN.
+
+    Args:
+      curves: from `run`, or made of them.
+      names: of the curves that stay, such as the metrics of an experiment.
+      axis: what the number of the rollout is called.
+
+    Returns:
+      The curves by name, and `rollout` by the name of the axis.
+    """
+    return {axis: curves["rollout"]} | {name: curves[name] for name in names}
 
 
 def program(
@@ -190,6 +214,9 @@ class _Loop:
         self.policies = dict(self.algorithm.policies)
         self.name = type(settings).__name__
         self._check(updates)
+        for sentence in self.algorithm.warnings:
+            # Of this line, whoever calls: Python then shows a sentence once a process.
+            warnings.warn(f"{self.name}: {sentence}", stacklevel=1)
         self.curriculum = None if curriculum is None else self._curriculum(curriculum)
         forward = functools.partial(policy.forward, needs=self.algorithm.needs)
         self.update = step.update_of(forward, self.algorithm, optimizer)
@@ -226,6 +253,9 @@ class _Loop:
                 f"{name} samples from a mixture of policies, and task {type(self.task).__name__} has "
                 "logged samples alone"
             )
+        vocabulary = getattr(self.policy, "vocabulary", None)
+        if vocabulary is not None and hasattr(self.task, "check_tokens"):
+            self.task.check_tokens(vocabulary)
 
     def _curriculum(self, settings: CurriculumSettings) -> Curriculum:
         if not hasattr(self.task, "arms"):
@@ -355,7 +385,7 @@ class _Loop:
         versus = self.algorithm.collect.samples.versus
         if versus is not None:
             # A policy that is the sampling one itself is not held.
-            other = Mixed(held.get(versus.name, params), versus.weight)
+            other = OtherPolicy(held.get(versus.name, params), versus.weight)
             _, others, others_mask = drawn(keys[1], other)
             if hasattr(self.task, "prefer"):
                 experience["preferences"] = self.task.prefer(

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from polgrad.contract import Outputs
 from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 from polgrad.policies import geometric_mixture
 from polgrad.small import bigrams
 from polgrad.small.networks import token_statistics
-from polgrad.small.policies import as_rollout, no_prompts, refuse_values
+from polgrad.small.policies import as_rollout, check_tokens, no_prompts, refuse_values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,15 +57,36 @@ class TablePolicy:
         """Log-probabilities of all completions, in nats."""
         return token_logp(self.sequences, params).sum(-1)
 
-    def numbers(self, completions: Int[Array, "*S T"]) -> Int[Array, "*S"]:
-        """Which of the listed completions each one is, from 0."""
-        tokens, size = self.sequences.tokens, self.sequences.vocabulary
-        digits = size ** np.arange(tokens.shape[1])[::-1]
-        if len(tokens) == size ** tokens.shape[1]:
-            return completions @ digits  # All words are there, in their order.
-        places = np.zeros(size ** tokens.shape[1], np.int32)
-        places[tokens @ digits] = np.arange(len(tokens))
-        return jnp.asarray(places)[completions @ digits]
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.sequences.vocabulary
+
+    def numbers(
+        self, completions: Int[Array, "*S T"], mask: Num[Array, "*S T"] | None = None
+    ) -> Int[Array, "*S"]:
+        """Which of the listed completions each one is, from 0.
+
+        Tokens behind the end of a completion are not looked at.
+
+        Args:
+          completions: tokens in 0..V-1.
+          mask: where it is 0, a token may be any number; without it, all tokens are in 0..V-1.
+
+        Raises:
+          ValueError: if a token is out of range. The values of traced arrays are not checked.
+        """
+        tokens, length = self.sequences.tokens, self.sequences.tokens.shape[1]
+        check_tokens("completions", completions, mask, self.vocabulary)
+        completions = jnp.asarray(completions)
+        if mask is not None:
+            completions = jnp.where(mask > 0, completions, 0)
+        words = completions @ self.vocabulary ** np.arange(length)[::-1]
+        if len(tokens) == self.vocabulary**length:
+            return words  # All words are there, in their order.
+        # Words that differ behind the end alone follow each other: they are one completion.
+        alike = self.vocabulary ** (length - self.sequences.mask.sum(1).astype(int))
+        return jnp.asarray(np.repeat(np.arange(len(tokens), dtype=np.int32), alike))[words]
 
     def sample(self, params, prompts, ids, key, *, samples, greedy=False, mixed=None):
         """Completions drawn by their position, each with one random number."""
@@ -86,7 +107,7 @@ class TablePolicy:
         """
         refuse_values(self, needs)
         # Of an index: on a CPU faster than products with one-hot rows, its gradient too.
-        numbers = self.numbers(batch["completions"])
+        numbers = self.numbers(batch["completions"], batch["mask"])
         logp = jax.nn.log_softmax(params)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)[self.sequences.prefix]
         tokens = token_logp(self.sequences, params)

@@ -318,6 +318,9 @@ def test_f_dpg_goes_to_its_target(target):
     pseudo = losses.f_dpg_pseudo_reward(behavior, log_target, **form)
     mean = over_samples(pseudo, given | {"valid": given["valid"] & ~unknown})
     np.testing.assert_allclose(metrics["pseudo_reward"], mean, rtol=1e-4)
+    known = ~np.isneginf(log_z)
+    np.testing.assert_allclose(metrics["log_z"], log_z[known].mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["known_z"], known.mean())
     np.testing.assert_allclose(losses.targets.baseline_value(state.baseline), mean, rtol=1e-4)
 
     def direct(logp):
@@ -328,6 +331,14 @@ def test_f_dpg_goes_to_its_target(target):
     ours = jax.grad(lambda x: algorithm.loss(Outputs(x), batch)[0])(start)
     assert np.abs(ours).max() > 1e-3
     np.testing.assert_allclose(ours, jax.grad(direct)(start), rtol=1e-4, atol=1e-5)
+
+
+def test_f_dpg_without_a_known_z_has_no_mean_of_them():
+    algorithm = algorithms.FDPG(target=algorithms.Filtered()).build(OFF)
+    given = experience(algorithm)
+    given["rewards"] = 0.0 * given["rewards"]
+    _, _, metrics = algorithm.prepare(algorithm.init(None), given, None)
+    assert metrics["known_z"] == 0.0 and np.isnan(metrics["log_z"])
 
 
 def test_a_ranking_without_a_bound_adds_up_over_groups():

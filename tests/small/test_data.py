@@ -107,6 +107,28 @@ def test_a_sample_without_a_reward_is_left_out():
     np.testing.assert_allclose(curves["reward_mean"][1], 2 / 3, rtol=1e-6)
 
 
+def test_the_padding_of_a_log_may_be_anything():
+    policy = small.TablePolicy.create(3, 2, end=2)
+    completions = jnp.array([[[2, 0], [0, 1]], [[1, 2], [2, 0]]])
+    mask = jnp.array([[[1, 0], [1, 1]], [[1, 1], [1, 0]]])
+    clean = small.Log(
+        jnp.zeros(2), completions, jnp.where(mask, -1.0, 0.0), jnp.array([[1.0, 0.0]] * 2), mask
+    )
+    padded = dataclasses.replace(
+        clean,
+        completions=jnp.where(mask, completions, jnp.array([[[0, 1]], [[0, -7]]])),
+        behavior_logp=jnp.where(mask, -1.0, jnp.nan),
+    )
+    start = policy.init(jax.random.key(5))
+    sizes = {"policy": policy, "params": start, "questions": 2, "group": 2, "mini_batches": 2}
+    train = jax.jit(lambda task: run(algorithms.DisCO(), task, **sizes), static_argnums=0)
+    (params, curves), (ours, found) = train(clean), train(padded)
+    np.testing.assert_array_equal(ours, params)
+    assert jnp.abs(params - start).max() > 1e-3
+    assert np.isfinite(found["behavior_kl"][1])
+    jax.tree.map(np.testing.assert_array_equal, found, curves)
+
+
 class OneNumberEach:
     """A policy with a parameter for each question, which is the log-probability of any answer."""
 
@@ -188,7 +210,8 @@ def test_imitation_learns_answers():
     network = small.FactorizedMLP(addition.width, 10, addition.length, width=32)
     policy = small.FeaturePolicy(network, addition.features)
     questions = addition.draw(jax.random.key(0), 512)
-    accuracy = small.greedy_accuracy(policy, addition, questions)
+    probe = functools.partial(small.probe, policy=policy, task=addition, samples=1, greedy=True)
+    accuracy = lambda params, key: probe(params, questions, key).rewards.mean()  # noqa: E731
 
     @jax.jit
     def both(key):
@@ -220,6 +243,12 @@ def test_a_probe_is_the_mean_over_the_samples_of_each_question():
     np.testing.assert_allclose(found.entropy, (chance * entropy).sum(1), atol=0.03)
 
 
+# Made outside of a traced function, where its tokens are known.
+WRONG = small.Log(
+    WORLD.prompts, jnp.full((8, GROUP, 2), 3), jnp.zeros((8, GROUP, 2)), jnp.ones((8, GROUP))
+)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -238,6 +267,17 @@ def test_a_probe_is_the_mean_over_the_samples_of_each_question():
                 algorithms.DPO(), small.Answers(WORLD.prompts, {"chosen": jnp.ones((8, 2))})
             ),
             "reads column 'rejected', expected one of chosen",
+        ),
+        (
+            lambda: run(algorithms.TOPR(), WRONG),
+            r"completions has token 3, expected tokens in 0\.\.2, those of the policy",
+        ),
+        (
+            lambda: run(
+                algorithms.Supervised(),
+                small.Answers(WORLD.prompts, {"answer": np.full((8, 2), -1)}),
+            ),
+            r"columns\['answer'\] has token -1, expected tokens in 0\.\.2",
         ),
         (lambda: log(jnp.ones((8, 3))), r"rewards has shape \[8, 3\], expected \[N, G\], .*8, 4"),
         (

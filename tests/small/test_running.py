@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -74,17 +75,19 @@ class Counting:
 
 def test_grpo_learns_on_every_seed():
     schedule = small.Schedule(rollouts=60, questions=16, group=8, points=3)
-    evaluate = functools.partial(small.greedy_accuracy, POLICY, WORLD, WORLD.prompts)
+    probe = functools.partial(small.probe, policy=POLICY, task=WORLD, samples=1, greedy=True)
+    evaluate = lambda p, k: {"accuracy": probe(p, WORLD.prompts, k).rewards.mean()}  # noqa: E731
     train = functools.partial(run, algorithms.GRPO(clip_high=0.28), schedule=schedule, rate=3e-2)
     seeds = jax.random.split(jax.random.key(0), 4)
-    found = jax.vmap(
-        lambda key: train(key=key, evaluate=lambda p, k: {"accuracy": evaluate()(p, k)})
-    )
+    found = jax.vmap(lambda key: train(key=key, evaluate=evaluate))
     _, curves = jax.jit(found)(seeds)
     np.testing.assert_array_equal(curves["rollout"][0], [0, 20, 40, 60])
     assert (curves["accuracy"][:, -1] - curves["accuracy"][:, 0]).min() > 0.2
     assert np.isnan(curves["reward_mean"][:, 0]).all()
     assert (curves["reward_mean"][:, -1] > curves["reward_mean"][:, 1]).all()
+    picked = small.pick(curves, ["accuracy"], axis="update")
+    assert [*picked] == ["update", "accuracy"]
+    np.testing.assert_array_equal(picked["update"], curves["rollout"])
 
 
 @pytest.mark.sampled(60)
@@ -333,6 +336,17 @@ def test_a_skipped_update_leaves_the_state_that_observes():
     assert first == pytest.approx(loss) and np.isnan(bad) and skipped == 1
     assert second == first
     assert third == pytest.approx(0.5 * second + last)
+
+
+def test_settings_without_effect_are_told_once():
+    settings = algorithms.GRPO(clip_high=0.28)
+    with warnings.catch_warnings(record=True, action="default") as found:
+        for _ in range(2):
+            jax.eval_shape(lambda: run(settings))
+    (told,) = (warning for warning in found if warning.category is UserWarning)
+    assert str(told.message).startswith("GRPO: clip_high has no effect")
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        jax.eval_shape(lambda: run(settings, schedule=SCHEDULE._replace(mini_batches=4)))
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,16 @@ from polgrad import algorithms, policies, small
 from polgrad.contract import Needs
 from polgrad.games.sequences import enumerate_sequences
 from polgrad.small import bigrams
-from polgrad.small.policies import Mixed
+from polgrad.small.policies import OtherPolicy
 
 DRAWS = 40_000
 
 
-class Quality:
+class Quality(small.OneQuestion):
     """One question; an answer is worth as much as its number in the list is high."""
-
-    size = 1
 
     def __init__(self, numbers):
         self.numbers = numbers
-
-    def draw(self, key, count):
-        return jnp.zeros((count, 1))
-
-    def ids(self, questions):
-        return jnp.zeros(len(questions), jnp.int32)
 
     def reward(self, questions, completions, mask):
         return self.numbers(completions) / 10.0
@@ -64,7 +56,7 @@ def mixture_by_hand(policy, own, other, weight):
 def test_samples_of_a_table_have_their_probabilities(end, weight):
     policy = table(end)
     own, other = two(policy)
-    mixed = None if weight is None else Mixed(other, weight)
+    mixed = None if weight is None else OtherPolicy(other, weight)
     found = rows(policy, own, mixed=mixed)
     expected = mixture_by_hand(policy, own, other, weight or 0.0)
     numbers = policy.numbers(found["completions"])
@@ -89,6 +81,27 @@ def test_a_table_is_scored_as_it_is_sampled():
     np.testing.assert_allclose(outputs.entropy, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_what_stands_behind_the_end_of_a_completion_does_not_count():
+    policy = small.TablePolicy.create(3, 2, end=2)
+    assert policy.sequences.tokens.tolist()[-1] == [2, 0]
+    # In the range any token may stand there, and out of it with a mask.
+    np.testing.assert_array_equal(policy.numbers([[2, 0], [2, 1], [2, 2], [1, 2]]), [6, 6, 6, 5])
+    padded, mask = jnp.array([[2, -1], [2, 9], [1, 2]]), jnp.array([[1, 0], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(policy.numbers(padded, mask), [6, 6, 5])
+    params, _ = two(policy)
+    outputs = policy.forward(params, {"completions": padded, "mask": mask}, needs=Needs())
+    np.testing.assert_allclose(outputs.logp.sum(-1), policy.logp(params)[jnp.array([6, 6, 5])])
+    np.testing.assert_array_equal(outputs.logp[:2, 1], 0.0)
+    rewards = small.Listed(policy, jnp.arange(7.0)).reward(jnp.zeros(1), padded[None], mask[None])
+    np.testing.assert_array_equal(rewards, [[6, 6, 5]])
+
+
+@pytest.mark.parametrize("token", [-1, 3])
+def test_a_token_that_a_table_does_not_have_is_refused(token):
+    with pytest.raises(ValueError, match=rf"completions has token {token}, expected .* 0\.\.2"):
+        small.TablePolicy.create(3, 2).numbers([[2, 1], [0, token]])
+
+
 def test_bigrams_are_sampled_and_scored_as_listed():
     policy = small.BigramPolicy(vocabulary=3, length=4)
     own, other = two(policy)
@@ -96,7 +109,7 @@ def test_bigrams_are_sampled_and_scored_as_listed():
     mixture = jax.tree.map(mix, own, other)
     for params, found in (
         (own, rows(policy, own)),
-        (mixture, rows(policy, own, mixed=Mixed(other, 0.4))),
+        (mixture, rows(policy, own, mixed=OtherPolicy(other, 0.4))),
     ):
         expected = np.exp(bigrams.every_logp(params))
         numbers = found["completions"] @ 3 ** np.arange(4)[::-1]
@@ -129,7 +142,7 @@ def test_the_weight_of_a_mixture_may_be_traced(policy):
     prompts, ids, key = policy.prompts(jnp.zeros(1)), jnp.zeros(1, jnp.int32), jax.random.key(4)
 
     def drawn(weight):
-        mixed = Mixed(other, weight)
+        mixed = OtherPolicy(other, weight)
         return policy.sample(own, prompts, ids, key, samples=50, mixed=mixed)["completions"]
 
     together = jax.jit(jax.vmap(drawn))(jnp.array([0.0, 0.3, 1.0]))

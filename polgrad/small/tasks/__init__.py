@@ -5,6 +5,7 @@ CipherLadder                    levels of difficulty, each resting on the easier
 Listed                          one question whose completions have known rewards (listed.py)
 ModularSums                     easy prompts that burn the entropy that hard ones need
                                 (modular_sums.py)
+OneQuestion                     the base of tasks with one question (listed.py)
 PeakBandit, length_rewards      a peak of reward far from the reference, or under it (peaks.py)
 """
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad.small.tasks.addition import Addition
 from polgrad.small.tasks.cipher import CipherLadder
-from polgrad.small.tasks.listed import Listed
+from polgrad.small.tasks.listed import Listed, OneQuestion
 from polgrad.small.tasks.modular_sums import ModularSums
 from polgrad.small.tasks.peaks import PeakBandit, length_rewards
 
@@ -23,6 +24,7 @@ __all__ = [
     "CipherLadder",
     "Listed",
     "ModularSums",
+    "OneQuestion",
     "PeakBandit",
     "Task",
     "length_rewards",
@@ -39,7 +41,8 @@ class Task(Protocol):
 
     Where `draw` gives rows of data, `asked(rows)` gives the questions that the policy reads, and
     `logged(rows)` the samples that stand in place of the policy's (see `small.Log`); a task with
-    `logged` needs no `reward`.
+    `logged` needs no `reward`. Where it has `check_tokens(vocabulary)`, a run calls that with the
+    number of the policy's tokens.
 
     A task whose questions fall into categories, for a curriculum to choose from, has `arms`, how many
     there are, and `draw(key, count, arm=None)`, where `arm [Q]` is the category of each question, in
