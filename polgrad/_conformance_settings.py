@@ -13,8 +13,8 @@ from polgrad import _conformance_groups as groups
 from polgrad import _conformance_rollouts as rollouts
 from polgrad._conformance import Check, Measurement
 from polgrad.algorithms import common
-from polgrad.contract import Algorithm, Context, Group, List, Pair, Settings
-from polgrad.training import step
+from polgrad.contract import Algorithm, Context, Group, List, Outputs, Pair, Settings
+from polgrad.training import named_policies, step
 
 __all__ = ["Path", "examine", "follows", "name_of"]
 
@@ -53,7 +53,7 @@ def examine(settings: Settings) -> tuple[str, tuple[Measurement, ...], dict[str,
         "micro-batches": _check_micro_batches(batch),
         "permutation": _check_permutation(batch),
         "padding": _check_padding(batch),
-        "stopped arguments": _check_stopped(batch),
+        **_check_stopped(batch),
         "minus infinity": _check_edges(batch),
         "number formats": _check_formats(batch),
     }
@@ -290,7 +290,7 @@ class _Example:
     """A small off-policy batch of several prompts, its `prepare` and its gradients."""
 
     def __init__(self, settings: Settings, problem: kit.Problem):
-        self.problem = problem
+        self.settings, self.problem = settings, problem
         self.algorithm = _build(settings, _GROUP, _PROMPTS, on_policy=False)
         kind = rollouts.kind_of(self.algorithm, type(settings).__name__)
         self.beta = _beta(settings)
@@ -303,18 +303,23 @@ class _Example:
         self.gradient = functools.cache(self._gradient)
         self.base = self.loss_and_gradient(self.batch)
 
-    def _drawn(self) -> dict:
-        """Random completions; the rewards of the prompts differ in level."""
-        random = np.random.default_rng(0)
+    def _drawn(self, seed: int = 0) -> dict:
+        """Random completions, some with a level of rewards, others right or wrong.
+
+        A loss that knows right and wrong alone has no gradient for other rewards than 0 and 1.
+        """
+        random = np.random.default_rng(seed)
         roles = (len(self.algorithm.unit.roles),) if isinstance(self.world, rollouts.Pairs) else ()
         rows = _PROMPTS * (_GROUP if self.algorithm.samples else 1)
         index = random.integers(0, self.world.count, (rows, *roles))
         found = _experience(self.world, self.policies, index, _GROUP)
         if not self.algorithm.samples:
             return found
-        level = np.repeat(np.arange(_PROMPTS), _GROUP) / 4.0
+        prompt = np.arange(rows) // _GROUP
         found |= {
-            "rewards": self.problem.returns[index] + level,
+            "rewards": np.where(
+                prompt % 2 == 0, self.problem.returns[index] + prompt / 4.0, np.arange(rows) % 2
+            ),
             "valid": np.ones(rows, bool),
         }
         if isinstance(self.world, rollouts.Contests):
@@ -338,6 +343,59 @@ class _Example:
         logits = self.logits if logits is None else logits
         loss, gradient, _ = self.gradient(micro_batches)(logits, batch, jax.random.key(_KEY))
         return np.asarray(loss), np.asarray(gradient)
+
+    def outputs(self, batch: dict) -> Outputs:
+        """What the loss reads of the policy."""
+        outputs = rollouts.Tabular(self.problem)(jnp.asarray(self.logits), batch)
+        return outputs._replace(entropy=outputs.entropy if self.algorithm.needs.entropy else None)
+
+    def slopes(self, batch: dict) -> np.ndarray:
+        """Gradient of the loss in the log-probabilities of the policy, in their shape."""
+        outputs = self.outputs(batch)
+        batch = self.algorithm.select(outputs, batch, jax.random.key(_KEY))
+        loss = lambda logp: self.algorithm.loss(outputs._replace(logp=logp), batch)[0]  # noqa: E731
+        return np.asarray(jax.grad(loss)(outputs.logp))
+
+    @property
+    def sampler_names(self) -> list[str]:
+        """The arrays with log-probabilities of the policy that sampled."""
+        policies = self.algorithm.policies.items()
+        same = [f"{name}_logp" for name, kind in policies if named_policies.behaves(kind)]
+        return ["behavior_logp", *same]
+
+    def replaced(self, row: int) -> dict:
+        """The rollout with another answer, reward and preference in one row."""
+        experience = self.experience
+        differs = (experience["completions"] != experience["completions"][row]).any(-1)
+        other = int(np.argmax(differs))
+        found = {name: x.copy() for name, x in experience.items()}
+        for name in found.keys() - {"prompts", "prompt_lengths", "prompt_ids", "sample_ids"}:
+            found[name][row] = experience[name][other]
+        found["rewards"][row] = 1.0 - experience["rewards"][row]
+        if "preferences" in found:
+            found["preferences"][row] = 1.0 - experience["preferences"][row]
+        return found
+
+    def with_as_many_invalid(self) -> np.ndarray:
+        """The gradient where each group has as many samples again, none of which is valid."""
+        algorithm = _build(self.settings, 2 * _GROUP, _PROMPTS, on_policy=False)
+        key, other = jax.random.key(_KEY), self._drawn(1)
+        other["valid"] = np.zeros_like(other["valid"])
+        other["sample_ids"] = other["sample_ids"] + np.uint32(_GROUP)
+
+        def alternate(a, b):
+            return np.stack([a, b], 1).reshape(2 * len(a), *a.shape[1:])
+
+        experience = {name: alternate(other[name], x) for name, x in self.experience.items()}
+        batch = jax.jit(algorithm.prepare)(algorithm.init(key), experience, key)[1]
+        gradient = jax.jit(step.gradient_of(rollouts.Tabular(self.problem), algorithm))
+        return np.asarray(gradient(self.logits, batch, key)[1])
+
+    def draws(self) -> bool:
+        """Whether another key gives another gradient."""
+        key = jax.random.key(_KEY + 1)
+        batch = self._prepare(self.algorithm.init(key), self.experience, key)[1]
+        return not _same(np.asarray(self.gradient(1)(self.logits, batch, key)[1]), self.base[1])
 
     def moved(self, batch: dict, **changes) -> bool:
         """Whether another batch, or other arguments, give another gradient."""
@@ -406,23 +464,32 @@ def _check_padding(example: _Example) -> Check:
     return Check(True, "what lies under mask = 0 does not matter")
 
 
-def _check_stopped(example: _Example) -> Check:
-    """No gradient reaches what is fixed once the samples are drawn."""
-    names = [n for n in ("behavior_logp", "advantages", "rewards") if n in example.batch]
-    forward, key = rollouts.Tabular(example.problem), jax.random.key(_KEY)
-    outputs = forward(jnp.asarray(example.logits), example.batch)
-    algorithm, needs = example.algorithm, example.algorithm.needs
-    outputs = outputs._replace(entropy=outputs.entropy if needs.entropy else None)
+def _check_stopped(example: _Example) -> dict[str, Check]:
+    """No gradient reaches what is fixed once the samples are drawn; nothing where nothing is.
+
+    `behavior_logp`, the advantages and the rewards must be stopped. Other arrays are named where
+    they are: a log-ratio has a slope in the reference, and a weight that the algorithm adds has one
+    too, without harm, because both are constants of the batch.
+    """
+    batch, required = example.batch, {"behavior_logp", "advantages", "rewards"}
+    names = [n for n in batch if jnp.issubdtype(batch[n].dtype, jnp.floating)]
+    names = [n for n in names if n not in ("mask", "weights")]
+    outputs, key, algorithm = example.outputs(batch), jax.random.key(_KEY), example.algorithm
 
     def loss(fixed):
-        batch = algorithm.select(outputs, {**example.batch, **fixed}, key)
-        return algorithm.loss(outputs, batch)[0]
+        selected = algorithm.select(outputs, {**batch, **fixed}, key)
+        return algorithm.loss(outputs, selected)[0]
 
-    slopes = jax.grad(loss)({name: example.batch[name] for name in names}) if names else {}
-    leaks = [name for name, slope in slopes.items() if np.any(np.asarray(slope) != 0.0)]
+    slopes = jax.grad(loss)({name: batch[name] for name in names}) if names else {}
+    reached = [name for name, slope in slopes.items() if np.any(np.asarray(slope) != 0.0)]
+    leaks = [name for name in reached if name in required]
     if leaks:
-        return Check(False, f"a gradient reaches {' and '.join(leaks)}: stop it inside the loss")
-    return Check(True, "no gradient reaches what is fixed once the samples are drawn")
+        told = f"a gradient reaches {' and '.join(leaks)}: stop it inside the loss"
+        return {"stopped arguments": Check(False, told)}
+    stopped = [name for name in names if name not in reached]
+    if not stopped:
+        return {}
+    return {"stopped arguments": Check(True, f"no gradient reaches {', '.join(stopped)}")}
 
 
 def _check_edges(example: _Example) -> Check:
@@ -451,44 +518,91 @@ def _check_formats(example: _Example) -> Check:
 
 
 def _check_invalid(example: _Example) -> Check:
-    """Samples without a reward add nothing, and batches of them no NaN."""
+    """Samples without a valid reward add nothing, count nowhere, and batches of them give no NaN.
+
+    Tested are three things. Another answer, reward and preference in the place of one such sample
+    leave the gradient as it is. As many of them as valid samples, in every group, leave its direction
+    as it is: the algorithm is built for groups of twice the size, and its gradient must be a positive
+    multiple of the one without them. A factor may come from the number of rows that the loss is
+    divided by; a reward of 0 in a mean, or a count in a deviation, changes the direction. An
+    algorithm that draws numbers may draw others for more rows: its direction may change. And a
+    rollout of nothing else has a finite gradient.
+    """
     experience = example.experience
-    valid = experience["valid"].copy()
-    valid[1] = False
+    row = len(experience["valid"]) - 1  # of a prompt with rewards of 0 and 1
+    invalid = experience["valid"].copy()
+    invalid[row] = False
     found = []
-    for value in (0.0, 5.0):
-        rewards = experience["rewards"].copy()
-        rewards[1] = value
-        batch = example.prepare({**experience, "valid": valid, "rewards": rewards})
+    for other in (experience, example.replaced(row)):
+        batch = example.prepare({**other, "valid": invalid})
         found.append(example.loss_and_gradient(batch)[1])
     if not _same(*found):
-        return Check(False, "the reward of a sample that is not valid changes the gradient")
-    nothing = {"valid": np.zeros_like(valid), "rewards": np.zeros(len(valid))}
+        return Check(False, "what a sample that is not valid holds changes the gradient")
+    nothing = {"valid": np.zeros_like(invalid), "rewards": np.zeros(len(invalid))}
     loss, gradient = example.loss_and_gradient(example.prepare({**experience, **nothing}))
     if not (np.isfinite(loss) and np.all(np.isfinite(gradient))):
         return Check(False, "a rollout without a valid reward gives NaN or infinity")
-    return Check(True, "samples without a valid reward do not matter")
+    if _parallel(example.with_as_many_invalid(), example.base[1]):
+        return Check(True, "samples without a valid reward do not matter")
+    if example.draws():
+        told = "what samples without a valid reward hold does not matter; whether they count is not"
+        return Check(True, f"{told} examined, because the algorithm draws numbers")
+    return Check(
+        False,
+        "samples that are not valid, added to every group, change the direction of the gradient: "
+        "they count in a mean, a deviation or a rank",
+    )
+
+
+def _parallel(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether the first gradient is a positive multiple of the second, or both are 0."""
+    factor = np.sum(a * b) / max(np.sum(b * b), np.finfo(b.dtype).tiny)
+    return _same(a, b) or bool(factor > 0.0 and _same(a / factor, b))
 
 
 def _check_reuse(example: _Example) -> Check:
     """A loss for the samples of an earlier policy reads that policy, or needs none.
 
     It needs none if its gradient is 0 for any samples once the policy is optimal, as CoPG's is, or
-    if it compares the answers of a pair: their order is the same whoever wrote them.
+    if it compares the answers of a pair: their order is the same whoever wrote them. A loss that
+    knows answers by their class alone ranks right over wrong whoever wrote them. That is noted, and
+    no proof: with rewards of 0 and 1 REINFORCE with centred rewards has this gradient, up to the
+    weights of the prompts.
     """
-    batch, reuse = example.batch, example.algorithm.reuse
-    shifts = (0.05, -0.05, 0.5) if "behavior_logp" in batch else ()
-    if any(
-        example.moved({**batch, "behavior_logp": batch["behavior_logp"] + shift * batch["mask"]})
-        for shift in shifts
-    ):
-        return Check(True, f"the loss reads behavior_logp, and reuse is {reuse}")
+    batch, reuse, names = example.batch, example.algorithm.reuse, example.sampler_names
+    names = [name for name in names if name in batch]
+    for shift in (0.05, -0.05, 0.5) if names else ():
+        if example.moved({**batch, **{n: batch[n] + shift * batch["mask"] for n in names}}):
+            return Check(True, f"the loss reads {' and '.join(names)}, and reuse is {reuse}")
     told = f"the loss does not read behavior_logp, and reuse is {reuse}"
     if reuse and isinstance(example.algorithm.unit, Pair):
         return Check(True, f"{told}: a pair has the same order whoever wrote its answers")
     if reuse and _rests_at_optimum(example):
         return Check(True, f"{told}: samples of any policy lead to one optimum")
+    if reuse and _knows_classes_alone(example):
+        told += ": it ranks right over wrong answers, also those of an earlier policy"
+        return Check(False, told, required=False)
     return Check(not reuse, told)
+
+
+def _knows_classes_alone(example: _Example) -> bool:
+    """Whether a loss raises right answers, lowers wrong ones, and reads no amount of a reward.
+
+    Each group has a reward of 1, one of 0, and one in between that is changed a little: a policy
+    gradient weighs every sample by its reward, so that the change reaches all slopes of the group.
+    """
+    rewards = np.random.default_rng(0).integers(0, 2, (_PROMPTS, _GROUP)).astype(float)
+    found = []
+    for between in (0.3, 0.4):
+        rewards[:, :3] = 1.0, 0.0, between
+        batch = example.prepare({**example.experience, "rewards": rewards.reshape(-1)})
+        found.append(example.slopes(batch))
+    if found[0].size != rewards.size * batch["mask"].shape[-1] or not _same(*found):
+        return False
+    of_answers = found[0].reshape(rewards.size, -1).sum(-1)
+    right, wrong = (of_answers[rewards.reshape(-1) == reward] for reward in (1.0, 0.0))
+    signs = np.all(right <= 0.0) and np.all(wrong >= 0.0)
+    return bool(signs and np.any(right < 0.0) and np.any(wrong > 0.0))
 
 
 def _rests_at_optimum(example: _Example) -> bool:

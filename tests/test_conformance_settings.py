@@ -274,6 +274,127 @@ def test_wrong_settings_are_caught(wrong, failure, words):
     assert words in card.checks[failure].detail
 
 
+def example_of(settings):
+    """The batch that the checks look at."""
+    return whole._Example(settings, _conformance.problems()[1])
+
+
+class ZeroForInvalid(Mine):
+    def advantages(self, rewards, valid):
+        rewards = jnp.where(valid, rewards, 0.0)
+        return rewards - rewards.mean(-1, keepdims=True)
+
+
+class TakesAllForValid:
+    """Another algorithm, whose `prepare` ignores `valid`."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def build(self, context):
+        algorithm = self.settings.build(context)
+
+        def prepare(state, experience, key):
+            valid = jnp.ones_like(experience["valid"])
+            return algorithm.prepare(state, {**experience, "valid": valid}, key)
+
+        return algorithm._replace(prepare=prepare)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (ZeroForInvalid(), "count in a mean"),
+        (TakesAllForValid(algorithms.NashMD()), "holds changes the gradient"),
+        (TakesAllForValid(algorithms.DisCOB(bound=None)), "holds changes the gradient"),
+    ],
+    ids=["zero", "preferences", "classes"],
+)
+def test_samples_without_a_valid_reward_may_neither_add_nor_count(settings, words):
+    with _conformance.exactly():
+        found = whole._check_invalid(example_of(settings))
+    assert found.required and not found.ok and words in found.detail
+
+
+def test_a_preference_alone_is_not_read_where_the_sample_is_invalid():
+    """The answer, its tokens and its reward stay as they are."""
+    with _conformance.exactly():
+        example = example_of(TakesAllForValid(algorithms.NashMD(tau=0.0)))
+        whole_row, stays = example.replaced, example.experience
+        example.replaced = lambda row: {**stays, "preferences": whole_row(row)["preferences"]}
+        assert "holds changes" in whole._check_invalid(example).detail
+
+
+class DrawsByShape:
+    """GRPO without a scale, each sample weighted by a number that is drawn."""
+
+    def build(self, context):
+        algorithm = algorithms.GRPO(scale="none").build(context)
+
+        def prepare(state, experience, key):
+            state, batch, metrics = algorithm.prepare(state, experience, key)
+            weights = batch["weights"]
+            drawn = jax.random.uniform(key, weights.shape[:1])[:, None]
+            return state, {**batch, "weights": weights * drawn}, metrics
+
+        return algorithm._replace(prepare=prepare)
+
+
+def test_numbers_that_are_drawn_are_not_taken_for_invalid_samples():
+    with _conformance.exactly():
+        found = whole._check_invalid(example_of(DrawsByShape()))
+    assert found.ok and found.detail.endswith("examined, because the algorithm draws numbers")
+
+
+class Unranks(algorithms.DisCOB):
+    def rank(self, scores, rewards, valid):
+        return -super().rank(scores, rewards, valid)
+
+
+class GroupReinforce(SaysThatItCorrects):
+    """Divided by the deviation: with rewards of 0 and 1 the scale of the rewards is gone."""
+
+    def advantages(self, rewards, valid):
+        return advantages.group_relative(rewards, scale="group", valid=valid)
+
+
+@pytest.mark.parametrize(
+    "settings, ok, required, words",
+    [
+        (algorithms.DisCO(bound=None), False, False, "it ranks right over wrong answers"),
+        (algorithms.DisCO(bound=None, score="l_ratio"), True, True, "reads behavior_logp"),
+        (Unranks(bound=None), False, True, "does not read behavior_logp"),
+        (GroupReinforce(), False, True, "does not read behavior_logp"),
+        (algorithms.INPO(), True, True, "reads behavior_logp and previous_logp"),
+    ],
+    ids=["disco", "ratio", "wrong_way", "deviation", "sampler_by_name"],
+)
+def test_reuse_is_told_of_losses_that_do_not_read_the_sampler(settings, ok, required, words):
+    with _conformance.exactly():
+        found = whole._check_reuse(example_of(settings))
+    assert (found.ok, found.required) == (ok, required) and words in found.detail
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (algorithms.DPO(), None),  # a log-ratio has a slope in the reference
+        (algorithms.SimPO(), None),
+        (algorithms.Supervised(), None),
+        (algorithms.SPPO(), "no gradient reaches behavior_logp, sampler_logp"),
+        (
+            algorithms.NashMD(),
+            "no gradient reaches behavior_logp, preference, reference_logp, sampler_logp",
+        ),
+    ],
+)
+def test_what_is_fixed_is_named_and_nothing_where_nothing_is(settings, words):
+    with _conformance.exactly():
+        found = whole._check_stopped(example_of(settings))
+    assert [check.detail for check in found.values()] == ([words] if words else [])
+    assert all(check.ok for check in found.values())
+
+
 # --- What cannot be examined ------------------------------------------------------------------------
 
 
