@@ -52,7 +52,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "adv-estimator advantage-estimator": ("--algorithm",),
     "loss-type": ("--algorithm", "--settings.aggregation"),
-    "scale-rewards": ("--settings.scale",),
+    "scale-rewards": ("--settings.scale", "--settings.advantage.scale"),
+    "use-kl-in-reward": ("--settings.kl",),
     "max-grad-norm grad-clip gradient-clipping clip-grad-norm": ("--optimizer.max-gradient-norm",),
     "warmup-steps warmup-ratio lr-warmup-steps": ("--optimizer.warmup",),
     "lr-scheduler-type lr-scheduler scheduler lr-schedule": ("--optimizer.schedule",),
@@ -336,6 +337,11 @@ def _unknown(given: str, flags: dict[str, Flag], prog: str) -> str:
     known = [flag.name for flag in flags.values() if not flag.positional]
     hints = _meant(_normal("--" + given.lstrip("-")), known)
     group = given.lstrip("-").partition(".")[0]
+    if _normal("--" + given.lstrip("-")).split(".")[:2] in (
+        ["--settings", "surrogate"],
+        ["--settings", "advantage"],
+    ) and not any(name.startswith("--settings.surrogate") for name in known):
+        return f"unknown flag {_short(given)}; it belongs to --algorithm policy_gradient"
     if hints:
         return f"unknown flag {_short(given)}; did you mean {' or '.join(hints)}?"
     if group == "settings" and (own := [n for n in known if n.startswith("--settings.")]):

@@ -345,10 +345,11 @@ def _chosen(choice: Choice, flat: Any, name: str, before: Any, given: Set[str], 
     for setting in sorted(wanted - {*owners.get(chosen, ())}):
         fitting = [n for n, names in owners.items() if setting in names]
         flag = f"--{place}".replace("_", "-")
-        raise ValueError(
-            f"{flag}.{setting.replace('_', '-')} is a setting of {', '.join(fitting)}, and {flag} is "
-            f"{chosen}; add {' or '.join(f'{flag} {n}' for n in fitting)}"
-        )
+        told = f"{flag}.{setting.replace('_', '-')} is a setting of {', '.join(fitting)}, and {flag} is"
+        if place in given and chosen != NONE:
+            own = ", ".join(name.replace("_", "-") for name in owners[chosen]) or "no setting"
+            raise ValueError(f"{told} {chosen}, which has {own}")
+        raise ValueError(f"{told} {chosen}; add {' or '.join(f'{flag} {n}' for n in fitting)}")
     if chosen == NONE:
         return None
     kind = choice.kinds[chosen]

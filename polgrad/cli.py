@@ -294,6 +294,10 @@ def _train_settings(arguments: list[str]) -> Any:
         name = _value(arguments, "--algorithm") or base.algorithm
         found = building.find_algorithm(name)
         settings = found
+        if raw.get("settings") and name != base.algorithm:
+            print(
+                f"note: the settings of {base.algorithm} in {source} are left out: {name} has its own"
+            )
         if raw and name == base.algorithm:
             settings = identity.algorithm_settings_of(raw, found, source)
         elif isinstance(found, type):

@@ -15,6 +15,7 @@ small enough to sum over every completion in float64, so the expected gradient, 
 variance are exact.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -147,6 +148,14 @@ def check(objective: Callable | Settings, *, layout: str | None = None) -> Card:
     """
     if hasattr(objective, "build"):
         return _check_settings(objective, layout)
+    if not callable(objective):
+        # A part alone has no path from samples to a gradient.
+        holds = "algorithms.PolicyGradient(surrogate=...), or its method surrogate"
+        part = dataclasses.is_dataclass(objective)
+        raise ValueError(
+            f"objective is {objective!r}, expected a loss or settings"
+            f"{f': settings that hold it, such as {holds}' if part else ', such as algorithms.GRPO()'}"
+        )
     with kit.exactly():
         call = kit.Call(objective, layout)
         examine = {"group": groups.examine, "pair": pairs.examine}.get(call.layout, _examine)

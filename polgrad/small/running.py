@@ -26,7 +26,7 @@ from polgrad.contract import (
 from polgrad.curricula import bandit
 from polgrad.small.policies import OtherPolicy, Policy, rollout_of
 from polgrad.small.tasks import Task
-from polgrad.training import named_policies, step
+from polgrad.training import abstract, named_policies, step
 from polgrad.training.state import TrainState
 
 Metrics = Mapping[str, Float[Array, ""]]
@@ -189,6 +189,11 @@ def program(
         first = jnp.maximum(point - 1, 0) * every
         carry = jax.lax.fori_loop(first, point * every, rollout, carry)
         found = evaluate(carry[0].params, jax.random.fold_in(evaluation_key, point))
+        if taken := found.keys() & {"rollout", *carry[2]}:
+            raise ValueError(
+                f"evaluate returned {min(taken)!r}, which is the name of another curve of the run; "
+                "expected another name"
+            )
         return carry, {**carry[2], **found}
 
     return Program(init, stretch, schedule.points)
@@ -200,6 +205,7 @@ class _Loop:
     def __init__(
         self, settings, policy: Policy, task: Task, schedule: Schedule, optimizer, curriculum=None
     ):
+        _check_given(settings, policy, task, schedule, optimizer, curriculum)
         updates = schedule.epochs * schedule.mini_batches
         context = Context(
             group_size=schedule.group,
@@ -211,9 +217,15 @@ class _Loop:
         self.logged = hasattr(task, "logged")
         self.optimizer = optimizer
         self.algorithm: Algorithm = settings.build(context)
+        if not isinstance(self.algorithm, Algorithm):
+            raise ValueError(
+                f"{type(settings).__name__}.build returned {self.algorithm!r}, expected an Algorithm"
+            )
         self.policies = dict(self.algorithm.policies)
         self.name = type(settings).__name__
         self._check(updates)
+        preferences = hasattr(task, "prefer")
+        abstract.check(self.algorithm, context, self.name, preferences=preferences)
         for sentence in self.algorithm.warnings:
             # Of this line, whoever calls: Python then shows a sentence once a process.
             warnings.warn(f"{self.name}: {sentence}", stacklevel=1)
@@ -224,9 +236,6 @@ class _Loop:
     def _check(self, updates: int) -> None:
         schedule, algorithm, name = self.schedule, self.algorithm, self.name
         algorithm.check()
-        for size in ("rollouts", "questions", "group", "epochs"):
-            if getattr(schedule, size) < 1:
-                raise ValueError(f"{size} is {getattr(schedule, size)}, expected at least 1")
         if schedule.points < 1 or schedule.rollouts % schedule.points:
             raise ValueError(
                 f"points is {schedule.points}, expected a divisor of rollouts = {schedule.rollouts}"
@@ -353,6 +362,11 @@ class _Loop:
         chosen = () if arm is None else (arm,)
         questions = self.task.draw(keys[0], self.schedule.questions, *chosen)
         ids, prompts = self.task.ids(questions), self.policy.prompts(_asked(self.task, questions))
+        if ids.shape[0] != self.schedule.questions:
+            raise ValueError(
+                f"questions is {self.schedule.questions}, and task {type(self.task).__name__} drew "
+                f"{ids.shape[0]}; expected at most as many as it has"
+            )
         if self.algorithm.samples:
             experience, metrics = self._samples(params, held, questions, ids, prompts, keys[1:])
         else:
@@ -380,7 +394,7 @@ class _Loop:
             experience, rewards, mask = self._logged(questions, ids, prompts)
         else:
             experience, completions, mask = drawn(keys[0])
-            rewards = self.task.reward(questions, completions, mask)
+            rewards = self._per_completion("reward", questions, completions, mask)
         valid = jnp.isfinite(rewards)
         versus = self.algorithm.collect.samples.versus
         if versus is not None:
@@ -388,11 +402,10 @@ class _Loop:
             other = OtherPolicy(held.get(versus.name, params), versus.weight)
             _, others, others_mask = drawn(keys[1], other)
             if hasattr(self.task, "prefer"):
-                experience["preferences"] = self.task.prefer(
-                    questions, completions, others
-                ).reshape(-1)
+                preferred = self._per_completion("prefer", questions, completions, others)
+                experience["preferences"] = preferred.reshape(-1)
             else:
-                against = self.task.reward(questions, others, others_mask)
+                against = self._per_completion("reward", questions, others, others_mask)
                 experience["opponent_rewards"] = against.reshape(-1)
         for name in ("preferences", "opponent_rewards"):
             if name in experience:
@@ -405,10 +418,22 @@ class _Loop:
         mean = rewards.sum() / count
         spread = jnp.where(valid, jnp.square(rewards - mean), 0.0).sum() / count
         return experience, {
-            "reward_mean": mean,
-            "reward_std": jnp.sqrt(spread),
+            # Without a valid reward there is no mean, and 0 would be a reward.
+            "reward_mean": jnp.where(valid.any(), mean, jnp.nan),
+            "reward_std": jnp.where(valid.any(), jnp.sqrt(spread), jnp.nan),
             "completion_length": mask.sum(-1).mean(),
         }
+
+    def _per_completion(self, method: str, questions, *arrays) -> Array:
+        """What a method of the task says of each completion."""
+        found = getattr(self.task, method)(questions, *arrays)
+        wanted = (self.schedule.questions, self.schedule.group)
+        if jnp.shape(found) != wanted:
+            raise ValueError(
+                f"{type(self.task).__name__}.{method} returned shape {list(jnp.shape(found))}, "
+                f"expected {list(wanted)}: one number for each completion of each question"
+            )
+        return found
 
     def _logged(self, questions, ids, prompts) -> tuple[Batch, Array, Array]:
         """The log's samples of these questions, with their rewards and their mask by question."""
@@ -455,6 +480,31 @@ class _Loop:
 
         state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, schedule.epochs))
         return state, jax.tree.map(jnp.mean, metrics)
+
+
+def _check_given(settings, policy, task, schedule, optimizer, curriculum) -> None:
+    """Checks that each argument of a run is what it is called."""
+    for name, given in (("settings", settings), ("curriculum", curriculum)):
+        if isinstance(given, type):
+            raise ValueError(f"{name} is the class {given.__name__}, expected {given.__name__}()")
+        if not hasattr(given, "build") and not (name == "curriculum" and given is None):
+            such = "algorithms.GRPO()" if name == "settings" else "curricula.SEC()"
+            raise ValueError(f"{name} is {given!r}, expected settings such as {such}")
+    wanted = {
+        "policy": (policy, ("init", "prompts", "sample", "forward"), "small.FeaturePolicy"),
+        "task": (task, ("size", "draw", "ids"), "small.ModularSums"),
+        "optimizer": (optimizer, ("init", "update"), "optax.adam(1e-3)"),
+    }
+    for name, (given, methods, such) in wanted.items():
+        missing = [method for method in methods if not hasattr(given, method)]
+        if missing:
+            raise ValueError(
+                f"{name} is a {type(given).__name__}, which has no {missing[0]}; expected one such "
+                f"as {such}"
+            )
+    for size, value in schedule._asdict().items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{size} is {value!r}, expected a whole number of at least 1")
 
 
 def _max_tokens(policy: Policy, task: Task, schedule: Schedule) -> int:

@@ -2,6 +2,7 @@
 
 import pathlib
 import traceback
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,16 @@ def _check_units(algorithm: Algorithm, batch: Batch) -> None:
             )
 
 
+def _values(returned: Any, what: str, expected: str) -> tuple:
+    """What a function returned, where it is a tuple of as many values as expected."""
+    count = expected.count(",") + 1
+    if isinstance(returned, tuple) and len(returned) == count:
+        return returned
+    came = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
+    verb = "is" if what.endswith("which") else "returned"
+    raise ValueError(f"{what} {verb} {came}, expected {expected}")
+
+
 def check(algorithm: Algorithm, context: Context, name: str, *, preferences: bool = False) -> None:
     """Traces the algorithm's functions, so that a mistake is found before anything is computed.
 
@@ -120,7 +131,8 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
     given = experience(algorithm, context, prompts=2, prompt_length=1, preferences=preferences)
 
     def step(key, given):
-        state, batch, metrics = algorithm.prepare(algorithm.init(key), given, key)
+        prepared = algorithm.prepare(algorithm.init(key), given, key)
+        state, batch, metrics = _values(prepared, "prepare", "(state, batch, metrics)")
         _check_units(algorithm, batch)
         zeros = jnp.zeros(batch["mask"].shape, jnp.float32)
         values = jnp.pad(zeros, [(0, 0)] * (zeros.ndim - 1) + [(0, 1)])
@@ -129,7 +141,15 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
             zeros if algorithm.needs.entropy else None,
             values if algorithm.needs.values else None,
         )
-        loss, measured = algorithm.loss(outputs, algorithm.select(outputs, batch, key))
+        lost = algorithm.loss(outputs, algorithm.select(outputs, batch, key))
+        loss, measured = _values(lost, "loss", "(sum, metrics)")
+        if jnp.shape(loss) != ():
+            raise ValueError(
+                f"loss returned shape {list(jnp.shape(loss))}, expected one number: the sum of the "
+                "losses times the batch's weights"
+            )
+        for metric, pair in measured.items():
+            _values(pair, f"loss has the metric {metric!r}, which", "(sum, count)")
         every = (*UPDATES, *(SAMPLED if algorithm.samples else ()))
         reported = {name: jnp.zeros(()) for name in (*every, *metrics, *measured)}
         reported |= {f"kl_{name}": jnp.zeros(()) for name in algorithm.policies}

@@ -493,8 +493,16 @@ def check(
         raise ValueError(
             f"the run in {run.place} cannot go on with other settings: "
             f"{'; '.join(map(str, refused))}. Give the run's own, or allow the change: "
-            f"--allow-changed {' '.join(c.name for c in refused)}"
+            f"--allow-changed {' '.join(_sections(c.name for c in refused))}"
         )
+
+
+def _sections(names: Iterable[str]) -> list[str]:
+    """The names, with that of a part in place of all its settings where the part is another one."""
+    names = list(names)
+    parts = [n.removesuffix(f".{_parts.KIND}") for n in names if n.endswith(f".{_parts.KIND}")]
+    outer = [p for p in parts if not _within(p, [q for q in parts if q != p])]
+    return [*outer, *(n for n in names if not _within(n, outer))]
 
 
 def _typed(found: list[Change]) -> str:
