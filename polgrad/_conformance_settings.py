@@ -569,11 +569,10 @@ def _check_reuse(example: _Example) -> Check:
     no proof: with rewards of 0 and 1 REINFORCE with centred rewards has this gradient, up to the
     weights of the prompts.
     """
-    batch, reuse, names = example.batch, example.algorithm.reuse, example.sampler_names
-    names = [name for name in names if name in batch]
-    for shift in (0.05, -0.05, 0.5) if names else ():
-        if example.moved({**batch, **{n: batch[n] + shift * batch["mask"] for n in names}}):
-            return Check(True, f"the loss reads {' and '.join(names)}, and reuse is {reuse}")
+    batch, reuse = example.batch, example.algorithm.reuse
+    for name, shift in itertools.product(example.sampler_names, (0.05, -0.05, 0.5)):
+        if name in batch and example.moved({**batch, name: batch[name] + shift * batch["mask"]}):
+            return Check(True, f"the loss reads {name}, and reuse is {reuse}")
     told = f"the loss does not read behavior_logp, and reuse is {reuse}"
     if reuse and isinstance(example.algorithm.unit, Pair):
         return Check(True, f"{told}: a pair has the same order whoever wrote its answers")

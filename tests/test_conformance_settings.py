@@ -365,7 +365,7 @@ class GroupReinforce(SaysThatItCorrects):
         (algorithms.DisCO(bound=None, score="l_ratio"), True, True, "reads behavior_logp"),
         (Unranks(bound=None), False, True, "does not read behavior_logp"),
         (GroupReinforce(), False, True, "does not read behavior_logp"),
-        (algorithms.INPO(), True, True, "reads behavior_logp and previous_logp"),
+        (algorithms.INPO(), True, True, "the loss reads previous_logp"),
     ],
     ids=["disco", "ratio", "wrong_way", "deviation", "sampler_by_name"],
 )
