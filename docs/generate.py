@@ -254,8 +254,8 @@ SETTINGS = """
 `conformance.check` takes settings too, yours as well as those of `polgrad.algorithms`. Every rollout (4 samples of the
 bandit, or 2 of the completions; every labelled pair; every demonstration) goes through `prepare`, `select` and `loss`
 with its exact probability. *Bias* and *variance* are now relative to REINFORCE with the mean of the other
-samples as baseline, or to DPO with the same beta. A gradient that is a multiple of the known one has a bias: *follows* tells the
-multiple, and adds the gradients of KL and entropy terms.
+samples as baseline, or to DPO with the same beta. A gradient that is a multiple of the known one
+has a bias: *follows* tells the multiple, and adds the gradients of KL and entropy terms.
 
 Division by the deviation of a group, as in GRPO, makes the gradient no policy gradient of the mean reward. With
 rewards of 0 and 1 it is one, times a factor that differs between prompts: the card of GRPO says both.

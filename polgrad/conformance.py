@@ -128,7 +128,8 @@ def check(objective: Callable | Settings, *, layout: str | None = None) -> Card:
     on-policy; to give for a batch the sum of its halves, in any order and with any padding; to have
     no gradient in what is fixed; to ignore samples without a reward; to be finite where the policy
     excludes a token; to agree in float32 with float64; and, where it may reuse samples, to read the
-    log-probabilities of the sampler. An algorithm that draws numbers is measured at one draw.
+    log-probabilities of the sampler, or to need none: a pair has the same order whoever wrote it, and
+    some losses have one optimum for samples of any policy. An algorithm that draws numbers is measured at one draw.
 
     Args:
       objective: the loss, or settings such as `algorithms.GRPO()`.

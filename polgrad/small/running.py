@@ -94,7 +94,8 @@ def run(
         the log.
       schedule: the sizes.
       optimizer: from optax.
-      evaluate: `(params, key) -> {name: number}`, at every point of the curves.
+      evaluate: `(params, key) -> {name: number}`, at every point of the curves. A name that a
+        metric of the rollouts has too, such as `entropy`, stands for the evaluation's.
       params: initial parameters; drawn by `policy.init` when left out.
       curriculum: which arms of the task the questions come from, such as `curricula.SEC()`; None
         leaves the choice to the task. Only for a task with arms.
@@ -189,10 +190,9 @@ def program(
         first = jnp.maximum(point - 1, 0) * every
         carry = jax.lax.fori_loop(first, point * every, rollout, carry)
         found = evaluate(carry[0].params, jax.random.fold_in(evaluation_key, point))
-        if taken := found.keys() & {"rollout", *carry[2]}:
+        if "rollout" in found:
             raise ValueError(
-                f"evaluate returned {min(taken)!r}, which is the name of another curve of the run; "
-                "expected another name"
+                "evaluate returned 'rollout', which is the axis of the curves; expected another name"
             )
         return carry, {**carry[2], **found}
 

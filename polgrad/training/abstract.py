@@ -54,22 +54,23 @@ def experience(
     rows = (prompts * context.group_size,) if sampled else (prompts,)
     if not sampled and isinstance(algorithm.unit, Pair):
         rows = (prompts, len(algorithm.unit.roles))
+    real = jnp.result_type(float)  # of 32 bits, or of 64 where jax is told so
     kinds = {
         "prompts": ((prompt_length,), jnp.int32),
         "prompt_lengths": ((), jnp.int32),
         "completions": ((tokens,), jnp.int32),
         "completion_lengths": ((), jnp.int32),
-        "mask": ((tokens,), jnp.float32),
+        "mask": ((tokens,), real),
     }
-    kinds |= {f"{name}_logp": ((tokens,), jnp.float32) for name in algorithm.policies}
+    kinds |= {f"{name}_logp": ((tokens,), real) for name in algorithm.policies}
     if algorithm.needs.values:
-        kinds["values"] = ((tokens + 1,), jnp.float32)
+        kinds["values"] = ((tokens + 1,), real)
     if sampled:
-        kinds |= {"behavior_logp": ((tokens,), jnp.float32), "rewards": ((), jnp.float32)}
+        kinds |= {"behavior_logp": ((tokens,), real), "rewards": ((), real)}
         kinds |= {name: ((), jnp.bool) for name in ("valid", "stopped")}
         kinds |= {name: ((), jnp.uint32) for name in ("prompt_ids", "sample_ids")}
     if sampled and algorithm.collect.samples.versus is not None:
-        kinds["preferences" if preferences else "opponent_rewards"] = ((), jnp.float32)
+        kinds["preferences" if preferences else "opponent_rewards"] = ((), real)
     return {
         name: jax.ShapeDtypeStruct(rows + shape, dtype) for name, (shape, dtype) in kinds.items()
     }
@@ -134,7 +135,7 @@ def check(algorithm: Algorithm, context: Context, name: str, *, preferences: boo
         prepared = algorithm.prepare(algorithm.init(key), given, key)
         state, batch, metrics = _values(prepared, "prepare", "(state, batch, metrics)")
         _check_units(algorithm, batch)
-        zeros = jnp.zeros(batch["mask"].shape, jnp.float32)
+        zeros = jnp.zeros(batch["mask"].shape)
         values = jnp.pad(zeros, [(0, 0)] * (zeros.ndim - 1) + [(0, 1)])
         outputs = Outputs(
             zeros,

@@ -88,5 +88,5 @@ def test_nft_off_policy_leaves_right_answers_without_a_ratio():
 
 
 def test_disco_needs_groups():
-    with pytest.raises(ValueError, match="group_size is 1, expected at least 2"):
+    with pytest.raises(ValueError, match=r"group_size\) is 1, expected at least 2"):
         algorithms.DisCO().build(Context(1, T, PROMPTS, on_policy=True))

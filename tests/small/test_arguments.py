@@ -77,10 +77,6 @@ WRONG = [
     ({"task": rewarding((4, 3, 1))}, r"Task.reward returned shape \[4, 3, 1\], expected \[4, 3\]"),
     ({"task": rewarding((3, 4))}, r"Task.reward returned shape \[3, 4\], expected \[4, 3\]"),
     ({"task": rewarding((4,))}, r"Task.reward returned shape \[4\], expected \[4, 3\]: one number"),
-    (
-        {"evaluate": lambda params, key: {"reward_mean": 7.0}},
-        "evaluate returned 'reward_mean', which is the name of another curve",
-    ),
     ({"evaluate": lambda params, key: {"rollout": 7.0}}, "evaluate returned 'rollout'"),
     (
         {"settings": Own(prepared=lambda state, batch: (state, batch))},

@@ -352,7 +352,10 @@ def test_settings_without_effect_are_told_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedule": SCHEDULE._replace(epochs=0)}, "epochs is 0, expected at least 1"),
+        (
+            {"schedule": SCHEDULE._replace(epochs=0)},
+            "epochs is 0, expected a whole number of at least 1",
+        ),
         (
             {"schedule": SCHEDULE._replace(points=4)},
             "points is 4, expected a divisor of rollouts = 6",
