@@ -384,3 +384,9 @@ def test_settings_of_version_0_1_are_those_of_today():
     stored["settings"]["kl_coefficient"] = 0.2
     (change,) = identity.changes(run, config, {})
     assert (change.name, change.there, change.here) == ("settings.kl.coefficient", 0.2, 0.1)
+
+
+def test_another_part_is_allowed_by_the_name_of_its_setting():
+    names = ["settings.kl.part", "settings.kl.coefficient", "settings.kl.reference.part", "seed"]
+    assert identity._sections(names) == ["settings.kl", "seed"]
+    assert identity._sections(["settings.kl.coefficient"]) == ["settings.kl.coefficient"]
