@@ -70,6 +70,13 @@ def test_the_algorithms_of_the_page_have_the_gradient_that_they_say():
     assert jnp.abs(total).max() < 1e-5
 
 
+def test_the_runs_of_the_page_learn():
+    names = run("small.NetworkPolicy(")
+    rewards = names["curves"]["reward_mean"]
+    assert rewards[-1] > 0.9 and jnp.isfinite(rewards[1:]).all()
+    assert jnp.isfinite(names["more"]["loss"][1:]).all() and names["log"].rewards.shape == (8, 4)
+
+
 def test_every_part_is_named():
     for schema in (algorithms.PolicyGradient, algorithms.KL):
         for field, choice in _parts.choices(schema).items():
