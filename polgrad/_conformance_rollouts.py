@@ -34,7 +34,7 @@ class Policies(NamedTuple):
     reference: np.ndarray
 
     def of(self, kind: NamedPolicy) -> np.ndarray:
-        """Logits of a named policy; all that do not sample are the reference."""
+        """Logits of a named policy: those of the sampling policy, or else those of the reference."""
         return self.behavior if named_policies.behaves(kind) else self.reference
 
 

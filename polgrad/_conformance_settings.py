@@ -520,13 +520,13 @@ def _check_formats(example: _Example) -> Check:
 def _check_invalid(example: _Example) -> Check:
     """Samples without a valid reward add nothing, count nowhere, and batches of them give no NaN.
 
-    Tested are three things. Another answer, reward and preference in the place of one such sample
-    leave the gradient as it is. As many of them as valid samples, in every group, leave its direction
-    as it is: the algorithm is built for groups of twice the size, and its gradient must be a positive
-    multiple of the one without them. A factor may come from the number of rows that the loss is
+    The check has three parts. First, such a sample gets another answer, reward and preference: the
+    gradient must stay the same. Second, every group gets as many such samples as it has valid ones, and
+    the algorithm is built for groups of twice the size: the gradient must be a positive multiple of
+    the gradient without these samples. A factor may come from the number of rows that the loss is
     divided by; a reward of 0 in a mean, or a count in a deviation, changes the direction. An
-    algorithm that draws numbers may draw others for more rows: its direction may change. And a
-    rollout of nothing else has a finite gradient.
+    algorithm that draws numbers may draw others for more rows: its direction may change. Third, a
+    rollout that has only such samples must have a finite gradient.
     """
     experience = example.experience
     row = len(experience["valid"]) - 1  # of a prompt with rewards of 0 and 1

@@ -50,7 +50,7 @@ class Settings:
     samples: int = 32
 
 
-# What follows is all that the arms differ in: the settings of the algorithm.
+# The arms differ only in the settings of the algorithm, which these functions build.
 
 
 def grpo(settings, **changes):

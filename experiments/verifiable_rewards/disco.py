@@ -43,7 +43,7 @@ class Settings:
     samples: int = 64
 
 
-# What follows is all that the arms differ in: the settings of the algorithm.
+# The arms differ only in the settings of the algorithm, which these functions build.
 
 
 def clips(settings):

@@ -44,7 +44,7 @@ class Settings:
     points: int = 30
 
 
-# What follows is all that the arms differ in: the settings of the algorithm.
+# The arms differ only in the settings of the algorithm, which these functions build.
 
 
 def grpo(settings):

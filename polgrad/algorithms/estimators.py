@@ -80,8 +80,8 @@ class Baseline(Estimator):
 class WhitenedReturns(Estimator):
     """REINFORCE++'s advantage: returns of tokens, whitened over the batch (Hu 2025, arXiv:2501.03262).
 
-    The outcome reward is paid at the last token that counts; the KL in the reward, if any, at every
-    token.
+    The reward of the answer is added at its last token that counts. A KL in the reward, if there is
+    one, is subtracted at every token.
     """
 
     of_tokens: ClassVar[bool] = True

@@ -90,13 +90,13 @@ class EpsilonGreedy:
 class SEC:
     """A self-evolving curriculum (Chen et al. 2025, arXiv:2505.14970).
 
-    The value of an arm is an exponential average of what it pays, the mean of |advantage| over its
-    samples of a rollout. Questions are drawn from the arms by their values.
+    The reward of an arm in a rollout is the mean of |advantage| over the arm's samples. The value of
+    an arm is an exponential average of its rewards. Questions are drawn from the arms by their values.
 
     Attributes:
       choice: probabilities of the arms from their values.
-      alpha: step of the values, in [0, 1]; 1 keeps the last payment alone.
-      decay_unseen: whether an arm without samples counts as one that paid 0.
+      alpha: step of the values, in [0, 1]; 1 keeps the last reward alone.
+      decay_unseen: whether an arm without samples in a rollout has the reward 0; if not, its value stays.
     """
 
     choice: Boltzmann | Normalized | EpsilonGreedy = Boltzmann()

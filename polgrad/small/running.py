@@ -97,8 +97,8 @@ def run(
       evaluate: `(params, key) -> {name: number}`, at every point of the curves. A name that a
         metric of the rollouts has too, such as `entropy`, stands for the evaluation's.
       params: initial parameters; drawn by `policy.init` when left out.
-      curriculum: which arms of the task the questions come from, such as `curricula.SEC()`; None
-        leaves the choice to the task. Only for a task with arms.
+      curriculum: how the arms of the questions are chosen, such as `curricula.SEC()`; the task must
+        have arms. With None the task draws the questions itself.
       report: called with (point, points in all, metrics), such as `experiments.record`.
 
     Returns:
@@ -327,7 +327,7 @@ class _Loop:
         return self.curriculum.choose(state.curriculum, state.step, noise)
 
     def _paid(self, state: Any, arm: Int[Array, "Q"], experience: Batch, batch: Batch) -> Any:
-        """The curriculum's state after a rollout, paid by the mean |advantage| of each sample."""
+        """The curriculum's state after a rollout, in which a sample's signal is its mean |advantage|."""
         if not self.curriculum.learns:
             return state
         if "advantages" not in batch:

@@ -439,3 +439,12 @@ def test_every_combination_of_an_advantage_and_a_surrogate_has_a_gradient(advant
     chosen = algorithm.select(Outputs(logp), batch, jax.random.key(0))
     gradient = jax.grad(lambda x: algorithm.loss(Outputs(x), chosen)[0])(logp)
     assert np.isfinite(gradient).all() and abs(gradient).max() > 1e-4
+
+
+def test_a_surrogate_without_a_rank_says_what_to_derive_it_from():
+    class Bare(algorithms.surrogates.Surrogate):
+        def surrogate(self, logp, behavior_logp, advantages, mask):
+            return logp
+
+    with pytest.raises(NotImplementedError, match="Bare is derived from Surrogate alone; .*Token"):
+        algorithms.PolicyGradient(surrogate=Bare()).build(OFF)

@@ -1,4 +1,4 @@
-"""Curricula in small runs: which arms are drawn, and what the arms are paid."""
+"""Curricula in small runs: which arms are drawn, and which signal each arm gets."""
 
 import dataclasses
 import functools

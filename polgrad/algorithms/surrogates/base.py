@@ -86,19 +86,25 @@ class Surrogate:
 
     def weights(self, mask: Float[Array, "B T"], context: Context) -> Array:
         """The weight of each loss in the sum."""
-        raise NotImplementedError
+        raise self._without_rank()
 
     def total(self, loss: Array, terms: list[Array], batch: Batch) -> Float[Array, ""]:
         """The weighted sum of the surrogate and of further terms, which have a number a token."""
-        raise NotImplementedError
+        raise self._without_rank()
 
     def correction(self, weights: TruncatedWeights, logp: Array, sampler_logp: Array, mask: Array):
         """What the sampler's correction multiplies the loss by."""
-        raise NotImplementedError
+        raise self._without_rank()
 
     def shaped(self, advantages: Float[Array, "B 1"]) -> Array:
         """Advantages as `surrogate` takes them."""
-        raise NotImplementedError
+        raise self._without_rank()
+
+    def _without_rank(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} is derived from Surrogate alone; derive it from TokenSurrogate or "
+            "SequenceSurrogate, which say whether its loss is one of tokens or of answers"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Addition                        two-digit addition, for warm starts and logged data (addition.py)
 CipherLadder                    levels of difficulty, each resting on the easier ones (cipher.py)
 Listed                          one question whose completions have known rewards (listed.py)
-ModularSums                     easy prompts that burn the entropy that hard ones need
-                                (modular_sums.py)
+ModularSums                     easy and hard prompts; learning the easy ones lowers the entropy
+                                that the hard ones need (modular_sums.py)
 OneQuestion                     the base of tasks with one question (listed.py)
 PeakBandit, length_rewards      a peak of reward far from the reference, or under it (peaks.py)
 """

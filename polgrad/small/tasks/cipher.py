@@ -1,4 +1,4 @@
-"""The cipher ladder: a task of levels, each of which holds all that the easier ones need.
+"""The cipher ladder: a task with levels; what is learnt on a level helps on all harder ones.
 
 A question of level l has l symbols and its answer l tokens: token i is what a hidden map makes of
 symbol i at position i. Only a whole answer earns a reward. An untrained policy solves level l
