@@ -117,8 +117,8 @@ from polgrad.losses.correction import (
     rejection_mask,
     truncated_importance_weights,
 )
-from polgrad.losses.cpl import cpl, cpl_ranked, segment_score
-from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge, sequence_score
+from polgrad.losses.cpl import cpl, cpl_ranked
+from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -127,13 +127,31 @@ from polgrad.losses.distillation import (
     top_k_kl,
 )
 from polgrad.losses.dno import dno
-from polgrad.losses.dpo import dpo, implicit_reward, ipo, plackett_luce, preference_margin
+from polgrad.losses.dpo import dpo, ipo, plackett_luce
 from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
-from polgrad.losses.f_dpg import f_dpg, f_dpg_pseudo_reward
+from polgrad.losses.f_dpg import f_dpg
 from polgrad.losses.f_sft import f_sft
-from polgrad.losses.inpo import inpo, inpo_contrast, sppo
+from polgrad.losses.inpo import inpo, sppo
+from polgrad.losses.inputs import (
+    density_weight,
+    desensitized_logp,
+    f_dpg_pseudo_reward,
+    f_dpo_score,
+    implicit_negative_policy,
+    implicit_reward,
+    implicit_value,
+    inpo_contrast,
+    kto_reference_point,
+    log_odds,
+    nft_prompt_weight,
+    preference_margin,
+    segment_score,
+    sequence_score,
+    topr_weights,
+    vespo_weights,
+    wpo_weight,
+)
 from polgrad.losses.kl import kl_penalty
-from polgrad.losses.likelihoods import desensitized_logp, f_dpo_score, wpo_weight
 from polgrad.losses.listwise import (
     lipo,
     listwise_softmax,
@@ -154,7 +172,7 @@ from polgrad.losses.mixture import (
     standardize_groups,
 )
 from polgrad.losses.nash_md import nash_md
-from polgrad.losses.nft import implicit_negative_policy, nft, nft_prompt_weight
+from polgrad.losses.nft import nft
 from polgrad.losses.off_policy import (
     dppo_kl,
     dppo_tv,
@@ -176,7 +194,7 @@ from polgrad.losses.pairs import (
     xpo,
 )
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
-from polgrad.losses.reference_free import alphapo, cpo, log_odds, orpo, simpo, slic, tpo
+from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
     bradley_terry,
@@ -186,20 +204,9 @@ from polgrad.losses.reward_model import (
     preference_strength,
     strength_groups,
 )
-from polgrad.losses.sequence_ratio import (
-    gmpo,
-    luspo,
-    ppo_clip_sequence,
-    vespo,
-    vespo_weights,
-)
-from polgrad.losses.supervised import imitation, implicit_value, rpo, rpo_average
-from polgrad.losses.topr import (
-    baseline_for_fraction,
-    effective_positive_fraction,
-    topr,
-    topr_weights,
-)
+from polgrad.losses.sequence_ratio import gmpo, luspo, ppo_clip_sequence, vespo
+from polgrad.losses.supervised import imitation, rpo, rpo_average
+from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction, topr
 from polgrad.losses.transforms import (
     debias_flips,
     flipped_probability,
@@ -210,10 +217,8 @@ from polgrad.losses.unlikelihood import unlikelihood
 from polgrad.losses.unpaired import (
     RewardShift,
     bco_unpaired,
-    density_weight,
     init_reward_shift,
     kto,
-    kto_reference_point,
     update_reward_shift,
 )
 from polgrad.losses.value import expectile_loss, td_loss, value_loss

@@ -9,18 +9,17 @@ same, and the policy is held near the one that drew the answers by a hinge on th
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid
 from polgrad.masking import masked_mean
-from polgrad.ratios import importance_ratio, penalty_log_ratio
+from polgrad.ratios import penalty_log_ratio
 
 __all__ = ["behavior_kl", "disco", "disco_b", "kl_hinge", "sequence_score"]
 
-_KINDS = ("log_l", "l_ratio")
 # Non-decreasing functions of the gap. `where` rather than `maximum`: no half slopes at the kink.
 _SURROGATES = {
     "identity": lambda gap: gap,
@@ -28,50 +27,6 @@ _SURROGATES = {
     "hinge": lambda gap: jnp.where(gap < 1.0, gap - 1.0, 0.0),
     "squared_hinge": lambda gap: -jnp.square(jnp.where(gap < 1.0, gap - 1.0, 0.0)),
 }
-
-
-def sequence_score(
-    logp: Float[Array, "B T"],
-    behavior_logp: Float[Array, "B T"],
-    mask: Num[Array, "B T"] | Bool[Array, "B T"],
-    *,
-    kind: str = "log_l",
-) -> Float[Array, "B"]:
-    """DisCO's unclipped score of an answer, the same for right and wrong ones.
-
-        "log_l"    mean over valid tokens of log pi
-        "l_ratio"  mean over valid tokens of the ratio pi / behavior
-
-    On-policy both have the same gradient.
-
-    Args:
-      logp: log-probabilities under the current policy, in nats, [B, T].
-      behavior_logp: log-probabilities under the policy that sampled, [B, T]; stopped, and unused
-        by "log_l".
-      mask: 1 where a token counts, [B, T].
-      kind: "log_l" or "l_ratio".
-
-    Returns:
-      Scores [B], float32 or wider; 0 for a row without a valid token (leave it out with `valid`
-      of `disco`). A token that the policy excludes counts 0 in "log_l" and has ratio 0 in
-      "l_ratio", both without gradient.
-
-    Raises:
-      ValueError: shapes that do not match; unknown kind.
-
-    References:
-      Li et al., DisCO: Reinforcing Large Reasoning Models with Discriminative Constrained
-      Optimization, 2025 (arXiv:2505.12366).
-    """
-    _checks.choice("kind", kind, _KINDS)
-    _checks.rank("logp", logp, 2, "[B, T]")
-    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
-    if kind == "log_l":
-        logp = accumulate(logp)
-        tokens = jnp.where(logp == -jnp.inf, 0.0, logp)
-    else:
-        tokens = importance_ratio(logp, behavior_logp)
-    return masked_mean(tokens, mask, axis=-1)
 
 
 def disco(

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from polgrad import _checks
-from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
 from polgrad.losses._pairs import finite_pair
@@ -84,56 +83,6 @@ def ipo(
     """
     chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
     return jnp.square(chosen - rejected - 0.5 / beta)
-
-
-def implicit_reward(
-    logp: Float[Array, "..."], reference_logp: Float[Array, "..."], *, beta: float = 0.1
-) -> Float[Array, "..."]:
-    """The reward that a policy is optimal for: beta (log policy - log reference).
-
-    Defined up to a function of the prompt; only differences at one prompt mean something.
-
-    Args:
-      logp: log-probabilities of whole answers under the policy, in nats.
-      reference_logp: the same under the reference; no gradient flows through it.
-      beta: strength of the KL to the reference, > 0.
-
-    Returns:
-      Rewards, same shape. Infinite log ratios count +-20 nats, undefined ones 0.
-
-    Raises:
-      ValueError: if `beta` is not positive.
-
-    References:
-      Rafailov et al., Direct Preference Optimization, 2023 (arXiv:2305.18290), section 5.
-    """
-    in_range("beta", beta, low=0.0, above=True)
-    return beta * finite(accumulate(logp) - jax.lax.stop_gradient(accumulate(reference_logp)))
-
-
-def preference_margin(
-    chosen_logp: Float[Array, "B"],
-    rejected_logp: Float[Array, "B"],
-    chosen_reference_logp: Float[Array, "B"],
-    rejected_reference_logp: Float[Array, "B"],
-) -> Float[Array, "B"]:
-    """How much more than the reference the policy prefers the chosen answer, in nats.
-
-    (log policy - log reference)(chosen) - (log policy - log reference)(rejected); without beta.
-    `dpo` depends on its log-ratios through this alone. As accuracy count margin > 0: the tie of
-    an untrained policy is a failure.
-
-    Args:
-      chosen_logp: log-probabilities of the chosen answers under the policy, sums over tokens.
-      rejected_logp: the same of the rejected answers.
-      chosen_reference_logp: under the reference; no gradient flows through it.
-      rejected_reference_logp: under the reference; no gradient flows through it.
-
-    Returns:
-      Margins, [B].
-    """
-    chosen = implicit_reward(chosen_logp, chosen_reference_logp, beta=1.0)
-    return chosen - implicit_reward(rejected_logp, rejected_reference_logp, beta=1.0)
 
 
 def plackett_luce(

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._scalars import in_range
 from polgrad.divergences import FDivergence
+from polgrad.losses.inputs import f_dpg_pseudo_reward
 from polgrad.ratios import importance_ratio
 
 __all__ = ["f_dpg", "f_dpg_pseudo_reward"]
@@ -66,35 +66,3 @@ def f_dpg(
     known = ~(jnp.isnan(log_target) | jnp.isposinf(log_target) | jnp.isneginf(logp))
     coefficient = jax.lax.stop_gradient(jnp.where(known, weight * (reward - baseline), 0.0))
     return -coefficient * jnp.where(known, logp, 0.0)
-
-
-def f_dpg_pseudo_reward(
-    logp: Float[Array, "B"],
-    log_target: Float[Array, "B"],
-    *,
-    divergence: FDivergence,
-    log_ratio_clip: float = 20.0,
-) -> Float[Array, "B"]:
-    """The reward that f-DPG follows: r = -f'(policy / target).
-
-    Needed beside the loss for the running baseline (`targets.update_baseline`) and for metrics.
-
-    Args:
-      logp: log-probabilities of whole sequences under the current policy, in nats.
-      log_target: normalised log-probabilities of the same sequences under the target.
-      divergence: a generator from `polgrad.divergences`.
-      log_ratio_clip: bound on |log(policy / target)| before f', in nats, > 0.
-
-    Returns:
-      Pseudo-rewards, same shape, without gradient. Where both log-probabilities are minus
-      infinity the log ratio counts as 0.
-
-    Raises:
-      ValueError: if shapes differ or `log_ratio_clip` is not positive.
-    """
-    in_range("log_ratio_clip", log_ratio_clip, low=0.0, above=True)
-    _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
-    _checks.same_shape("[B]", logp=logp, log_target=log_target)
-    logp, log_target = jax.lax.stop_gradient((accumulate(logp), accumulate(log_target)))
-    log_t = jnp.where(logp == log_target, 0.0, logp - log_target)  # -inf - -inf
-    return -divergence.f_prime_log(jnp.clip(log_t, -log_ratio_clip, log_ratio_clip))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from polgrad import _checks, divergences
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-from polgrad.losses.dpo import implicit_reward
+from polgrad.losses.inputs import implicit_reward
 from polgrad.ratios import LIMIT
 
 __all__ = ["f_sft"]

@@ -7,74 +7,9 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-from polgrad.losses.dpo import preference_margin
 from polgrad.ratios import finite
 
 __all__ = ["inpo", "inpo_contrast", "sppo"]
-
-
-def inpo_contrast(
-    chosen_logp: Float[Array, "B"],
-    rejected_logp: Float[Array, "B"],
-    chosen_reference_logp: Float[Array, "B"],
-    rejected_reference_logp: Float[Array, "B"],
-    chosen_previous_logp: Float[Array, "B"],
-    rejected_previous_logp: Float[Array, "B"],
-    *,
-    inverse_step: Float[Array, ""] | float,
-    tau: Float[Array, ""] | float,
-) -> Float[Array, "B"]:
-    """How much more the policy prefers the chosen answer than its two anchors do, in nats.
-
-    h = log policy(w) / policy(l) - (tau / s) log reference(w) / reference(l)
-        - (1 - tau / s) log previous(w) / previous(l)
-
-    with s = `inverse_step`: the average of two `preference_margin`s. With tau = s the previous
-    policy does not occur, with tau = 0 the reference does not. The mirror-descent step
-    `games.self_play_step` of step eta = 1 / s has h = (P(w beats previous) - P(l beats previous)) /
-    s.
-
-    Args:
-      chosen_logp: log-probabilities of the preferred answers under the policy, SUMS over tokens;
-        averages over tokens would be another method.
-      rejected_logp: the same of the other answers of the pairs.
-      chosen_reference_logp: under the reference; no gradient flows through it.
-      rejected_reference_logp: under the reference.
-      chosen_previous_logp: under the policy of the last iteration, which also drew the pairs; no
-        gradient flows through it.
-      rejected_previous_logp: under the policy of the last iteration.
-      inverse_step: s, the reciprocal of the step of mirror descent, > 0 (0.005 in the paper, which
-        calls it eta).
-      tau: strength of the KL to the reference, in [0, inverse_step] (a third of it in the paper).
-
-    Returns:
-      Contrasts, [B], for `inpo`; their sign changes when the answers swap. Infinite log ratios
-      count +-20 nats, undefined ones 0, both without gradient.
-
-    Raises:
-      ValueError: if shapes differ, `inverse_step` is not positive or `tau` lies outside
-        [0, inverse_step].
-
-    References:
-      Zhang et al., Iterative Nash Policy Optimization, 2024 (arXiv:2407.00617), equation 6.
-    """
-    in_range("inverse_step", inverse_step, low=0.0, above=True)
-    in_range("tau", tau, low=0.0, high=inverse_step, high_name="inverse_step")
-    _checks.rank("chosen_logp", chosen_logp, 1, "[B], one value an answer")
-    _checks.same_shape(
-        "[B]",
-        chosen_logp=chosen_logp,
-        rejected_logp=rejected_logp,
-        chosen_reference_logp=chosen_reference_logp,
-        rejected_reference_logp=rejected_reference_logp,
-        chosen_previous_logp=chosen_previous_logp,
-        rejected_previous_logp=rejected_previous_logp,
-    )
-    pair = chosen_logp, rejected_logp
-    to_reference = preference_margin(*pair, chosen_reference_logp, rejected_reference_logp)
-    to_previous = preference_margin(*pair, chosen_previous_logp, rejected_previous_logp)
-    weight = tau / inverse_step
-    return weight * to_reference + (1.0 - weight) * to_previous
 
 
 def inpo(

@@ -13,12 +13,10 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
+from polgrad.losses.inputs import _RATES
 from polgrad.ratios import bounded, importance_ratio, penalty_log_ratio
 
 __all__ = ["implicit_negative_policy", "nft", "nft_prompt_weight"]
-
-# Success rates are kept away from 0 and 1, where the negative policy is undefined.
-_RATES = (0.02, 0.98)
 
 
 def nft(
@@ -81,60 +79,3 @@ def nft(
     negative = jnp.log(bounded(left, low=epsilon, high=jnp.inf))
     loss = -rewards * positive - negative_weight * (1.0 - rewards) * negative
     return jnp.where(known[:, None], loss, 0.0)
-
-
-def nft_prompt_weight(
-    success_rate: Float[Array, "..."], *, like: str = "dr_grpo"
-) -> Float[Array, "..."]:
-    """How much a question counts in `nft`: what makes it equal to a policy gradient on-policy.
-
-        like "dr_grpo":  1 - p                  (the paper's default)
-        like "grpo":     sqrt((1 - p) / p)      (standard deviation with ddof = 0)
-        like "none":     1
-
-    Args:
-      success_rate: p of each question's whole group, in [0, 1].
-      like: one of the three above.
-
-    Returns:
-      Weights >= 0, same shape, without gradient; 0 where all answers are right or all wrong.
-
-    Raises:
-      ValueError: unknown name.
-
-    References:
-      Chen et al., NFT, 2025 (arXiv:2505.18116).
-    """
-    _checks.choice("like", like, ("dr_grpo", "grpo", "none"))
-    p = jax.lax.stop_gradient(accumulate(success_rate))
-    mixed = (p > 0.0) & (p < 1.0)
-    p = jnp.where(mixed, p, 0.5)
-    weight = {"dr_grpo": 1.0 - p, "grpo": jnp.sqrt((1.0 - p) / p), "none": jnp.ones_like(p)}[like]
-    return jnp.where(mixed, weight, 0.0)
-
-
-def implicit_negative_policy(
-    behavior: Float[Array, "... A"],
-    positive: Float[Array, "... A"],
-    success_rate: Float[Array, "..."],
-) -> Float[Array, "... A"]:
-    """What a model of right answers says of wrong ones: (behavior - p positive) / (1 - p).
-
-    With the true conditional, positive = r behavior / p, it is (1 - r) behavior / (1 - p).
-
-    Args:
-      behavior: probabilities of the policy that sampled, [..., A].
-      positive: probabilities of the model of right answers, [..., A].
-      success_rate: p of the behaviour policy, [...], in [0, 1).
-
-    Returns:
-      [..., A], sums to 1; negative where the model gives an answer more than behavior / p, and
-      the behaviour policy itself for p = 1.
-
-    References:
-      Chen et al., NFT, 2025 (arXiv:2505.18116), equation 4.
-    """
-    p = accumulate(success_rate)[..., None]
-    some = p < 1.0
-    left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
-    return jnp.where(some, left, accumulate(behavior))

@@ -1,7 +1,5 @@
 """Preference losses without a reference policy."""
 
-import math
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -9,8 +7,9 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
+from polgrad.losses.inputs import log_odds
 from polgrad.losses.supervised import imitation
-from polgrad.ratios import LIMIT, bounded, finite
+from polgrad.ratios import bounded, finite
 
 __all__ = ["alphapo", "cpo", "log_odds", "orpo", "simpo", "slic", "tpo"]
 
@@ -212,21 +211,6 @@ def cpo(
     in_range("alpha", alpha, low=0.0)
     preference = softplus(-beta * _margin(chosen_logp, rejected_logp))
     return preference + alpha * imitation(chosen_logp)
-
-
-def log_odds(logp: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """log(p / (1 - p)) from log p, without cancellation.
-
-    Args:
-      logp: log-probabilities, <= 0, any shape.
-
-    Returns:
-      Log-odds, same shape, float32 or wider. A probability above 1 - exp(-20) counts 20 and has
-      the slope exp(20) of that probability; one of 0 counts -20, without gradient.
-    """
-    safe = bounded(finite(logp), low=-jnp.inf, high=-math.exp(-LIMIT))
-    # log(1 - p) may lose digits for small p, where it is nothing next to log p.
-    return safe - jnp.log(-jnp.expm1(safe))
 
 
 def orpo(

@@ -4,64 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._scalars import limits
-from polgrad.ratios import LIMIT
+from polgrad.losses.inputs import topr_weights
 
 __all__ = ["baseline_for_fraction", "effective_positive_fraction", "topr", "topr_weights"]
-
-
-def topr_weights(
-    logp: Float[Array, "B"],
-    behavior_logp: Float[Array, "B"],
-    rewards: Float[Array, "B"],
-    *,
-    positive: tuple[float, float] = (1.0, 1.0),
-    negative: tuple[float, float] = (0.0, 1.0),
-) -> Float[Array, "B"]:
-    """Importance ratios truncated to one interval for positive and another for negative rewards.
-
-    weight = clip(policy / behavior, *positive) where reward > 0, clip(.., *negative) where
-    reward < 0, and 0 where reward = 0. The intervals name the method:
-
-      supervised on positives  (1, 1) (0, 0)      naive off-policy REINFORCE  (1, 1) (1, 1)
-      full importance weights  (0, inf) (0, inf)  truncated importance        (0, 1) (0, 1)
-      TOPR                     (1, 1) (0, 1)
-
-    Args:
-      logp: log-probabilities of whole sequences under the current policy, in nats.
-      behavior_logp: the same under the policy that drew them.
-      rewards: rewards, minus a baseline if there is one; the sign decides the class.
-      positive: (low, high) limits of the ratio for positive rewards, 0 <= low <= high.
-      negative: the same for negative rewards.
-
-    Returns:
-      Weights, [B], >= 0, without gradient. The log ratio is cut before the exponential, so that
-      +-800 nats give exactly the limits; an infinite upper limit is in effect exp(20).
-
-    Raises:
-      ValueError: if shapes differ or a pair of limits is not 0 <= low <= high.
-
-    References:
-      Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286), table 1.
-    """
-    limits("positive", positive)
-    limits("negative", negative)
-    _checks.rank("logp", logp, 1, "[B], one value a sequence (masking.sequence_sum)")
-    _checks.same_shape("[B]", logp=logp, behavior_logp=behavior_logp, rewards=rewards)
-    logp, behavior_logp, rewards = jax.lax.stop_gradient(
-        tuple(map(accumulate, (logp, behavior_logp, rewards)))
-    )
-    log_ratio = jnp.where(logp == behavior_logp, 0.0, logp - behavior_logp)
-    up = _truncated_ratio(log_ratio, *positive)
-    down = _truncated_ratio(log_ratio, *negative)
-    return jnp.where(rewards > 0.0, up, jnp.where(rewards < 0.0, down, 0.0))
-
-
-def _truncated_ratio(log_ratio: Array, low: float, high: float) -> Array:
-    """exp(log_ratio) within [low, high], cut before the exponential: +-800 nats are harmless."""
-    return jnp.clip(jnp.exp(jnp.minimum(log_ratio, LIMIT)), low, high)
 
 
 def topr(

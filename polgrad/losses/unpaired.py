@@ -10,7 +10,6 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
-from polgrad.masking import masked_mean
 from polgrad.ratios import finite
 
 __all__ = [
@@ -22,38 +21,6 @@ __all__ = [
     "kto_reference_point",
     "update_reward_shift",
 ]
-
-_TINY = 1e-30
-
-
-def kto_reference_point(
-    mismatched_logratio: Float[Array, "B"], *, valid: Bool[Array, "B"] | None = None
-) -> Float[Array, ""]:
-    """What an answer is compared with in `kto`: an estimate of KL(policy || reference).
-
-    z0 = max(0, mean of log(policy / reference) over mismatched answers)
-
-    with answers paired with the prompts of others, for example `jnp.roll(answers, 1, axis=0)`. A
-    statistic of the batch: compute it on the whole one, before any split.
-
-    Args:
-      mismatched_logratio: log(policy / reference) of mismatched answers, sums over tokens.
-      valid: False for rows that only fill the batch; None for none.
-
-    Returns:
-      The reference point in nats, >= 0, a scalar without gradient; 0 without a valid row.
-
-    Raises:
-      ValueError: if shapes differ.
-
-    References:
-      Ethayarajh et al., KTO: Model Alignment as Prospect Theoretic Optimization, 2024
-      (arXiv:2402.01306).
-    """
-    _checks.rank("mismatched_logratio", mismatched_logratio, 1, "[B], one value an answer")
-    ratios = jax.lax.stop_gradient(finite(mismatched_logratio))
-    valid = jnp.ones(ratios.shape, bool) if valid is None else valid
-    return jnp.maximum(masked_mean(ratios, valid), 0.0)
 
 
 def kto(
@@ -159,36 +126,6 @@ def update_reward_shift(
     total = jnp.sum(jnp.where(known, rewards - state.mean, 0.0))
     count = state.count + new
     return RewardShift(state.mean + total / jnp.maximum(count, 1.0), count)
-
-
-def density_weight(
-    desirable_probability: Float[Array, "*B"], *, low: float = 0.5, high: float = 10.0
-) -> Float[Array, "*B"]:
-    """How much an undesirable answer counts where prompts of the two kinds differ.
-
-        weight = clip(p / (1 - p), low, high), p = P(the prompt comes from the desirable data)
-
-    p is what a classifier of prompts says; the ratio carries undesirable answers over to the
-    prompts of desirable ones.
-
-    Args:
-      desirable_probability: p, in [0, 1], any shape.
-      low: smallest weight, >= 0.
-      high: largest weight, >= low.
-
-    Returns:
-      Weights in [low, high], same shape, without gradient; `high` for p = 1.
-
-    Raises:
-      ValueError: if a bound is out of range.
-
-    References:
-      Jung et al., Binary Classifier Optimization, 2024 (arXiv:2404.04656), section 3.3.
-    """
-    in_range("low", low, low=0.0)
-    in_range("high", high, low=low, low_name="low")
-    p = jax.lax.stop_gradient(accumulate(desirable_probability))
-    return jnp.clip(p / jnp.maximum(1.0 - p, _TINY), low, high)
 
 
 def bco_unpaired(

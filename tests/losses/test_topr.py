@@ -7,12 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.losses.topr import (
-    baseline_for_fraction,
-    effective_positive_fraction,
-    topr,
-    topr_weights,
-)
+from polgrad.losses.inputs import topr_weights
+from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction, topr
 
 REWARDS = (1.0, -1.0, -1.0)
 INF = math.inf
