@@ -107,7 +107,6 @@ from polgrad.losses.coefficients import (
     adaptive_kl,
     annealed_coefficient,
     dynamic_kl_coefficient,
-    entropy_bonus,
 )
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
 from polgrad.losses.copg import copg, copg_group
@@ -118,7 +117,7 @@ from polgrad.losses.correction import (
     truncated_importance_weights,
 )
 from polgrad.losses.cpl import cpl, cpl_ranked
-from polgrad.losses.disco import behavior_kl, disco, disco_b, kl_hinge
+from polgrad.losses.disco import disco, disco_b
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -151,7 +150,6 @@ from polgrad.losses.inputs import (
     vespo_weights,
     wpo_weight,
 )
-from polgrad.losses.kl import kl_penalty
 from polgrad.losses.listwise import (
     lipo,
     listwise_softmax,
@@ -193,6 +191,7 @@ from polgrad.losses.pairs import (
     robust_dpo,
     xpo,
 )
+from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
 from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
 from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (

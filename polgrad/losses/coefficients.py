@@ -188,29 +188,3 @@ def annealed_coefficient(
     in_range("decrement", decrement, low=0.0)
     in_range("floor", floor, high=initial, high_name="initial")
     return jnp.maximum(initial - decrement * accumulate(step), floor)
-
-
-def entropy_bonus(
-    entropy: Float[Array, "..."], *, coefficient: Float[Array, ""] | float = 0.001
-) -> Float[Array, "..."]:
-    """The entropy as a reward of its own: a term -coefficient entropy beside the policy's loss.
-
-    Args:
-      entropy: exact entropy of the policy at each step (`divergences.categorical_entropy` of its
-        logits), in nats, any shape; the gradient flows through it.
-      coefficient: strength, non-negative; a constant or one from `adaptive_entropy`; stopped.
-
-    Returns:
-      Losses, same shape, float32 or wider, to be added before the reduction. The entropy of a
-      position that is masked may be anything.
-
-    Raises:
-      ValueError: coefficient below 0.
-
-    References:
-      Williams and Peng, Function optimization using connectionist reinforcement learning
-        algorithms, 1991. Mnih et al., Asynchronous methods for deep reinforcement learning, 2016
-        (arXiv:1602.01783).
-    """
-    in_range("coefficient", coefficient, low=0.0)
-    return -jax.lax.stop_gradient(jnp.asarray(coefficient)) * accumulate(entropy)

@@ -16,7 +16,6 @@ from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid
 from polgrad.masking import masked_mean
-from polgrad.ratios import penalty_log_ratio
 
 __all__ = ["behavior_kl", "disco", "disco_b", "kl_hinge", "sequence_score"]
 
@@ -109,66 +108,6 @@ def disco_b(
     gaps = jnp.where(pairs, scores[..., :, None] - scores[..., None, :], 0.0)
     gain = masked_mean(_SURROGATES[surrogate](gaps), pairs, axis=(-2, -1))
     return jnp.where(both, -gain, 0.0)
-
-
-def behavior_kl(
-    logp: Float[Array, "..."], behavior_logp: Float[Array, "..."], *, kind: str = "k1"
-) -> Float[Array, "..."]:
-    """KL(behavior || policy) from samples of the behaviour policy, one estimate a token.
-
-        "k1"  behavior_logp - logp
-        "k3"  r - 1 - log r,   r = pi / behavior
-
-    Both are unbiased in value and, because the samples do not come from the policy that is
-    differentiated, in gradient; k3 is never negative.
-
-    Args:
-      logp: log-probabilities under the current policy, in nats, any shape.
-      behavior_logp: log-probabilities under the policy that sampled, same shape; stopped.
-      kind: "k1" or "k3".
-
-    Returns:
-      Estimates in nats, same shape, float32 or wider, to be averaged over all tokens of the
-      batch. Beyond +-20 nats the value and the slope are those at +-20 nats.
-
-    Raises:
-      ValueError: shapes that differ; unknown kind.
-    """
-    _checks.choice("kind", kind, ("k1", "k3"))
-    _checks.same_shape("one a token", logp=logp, behavior_logp=behavior_logp)
-    difference = penalty_log_ratio(logp, behavior_logp)
-    return -difference if kind == "k1" else jnp.expm1(difference) - difference
-
-
-def kl_hinge(
-    kl: Float[Array, "..."], *, beta: float = 1e3, delta: float = 1e-4, exact_square: bool = False
-) -> Float[Array, "..."]:
-    """Penalty for a divergence beyond its bound, and none below.
-
-        beta / 2 max(kl - delta, 0)^2,   or without the 1/2 for `exact_square`
-
-    The paper's code multiplies the KL by a stopped beta max(kl - delta, 0), which has the
-    gradient of the half square; the paper writes the square, whose gradient is twice as large.
-
-    Args:
-      kl: mean over all tokens of the batch of `behavior_kl`, with its gradient.
-      beta: strength, >= 0.
-      delta: the bound, in nats a token.
-      exact_square: whether to leave out the 1/2.
-
-    Returns:
-      Penalties >= 0, same shape; value and gradient exactly 0 for kl <= delta.
-
-    Raises:
-      ValueError: if `beta` is negative.
-
-    References:
-      Li et al., 2025 (arXiv:2505.12366), section 4.
-    """
-    in_range("beta", beta, low=0.0)
-    kl = accumulate(kl)
-    excess = jnp.where(kl > delta, kl - delta, 0.0)
-    return (beta if exact_square else 0.5 * beta) * jnp.square(excess)
 
 
 def _classes(scores, rewards, valid):

@@ -14,7 +14,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.divergences import categorical_kl
-from polgrad.losses.kl import kl_penalty
+from polgrad.losses.penalties import kl_penalty
 from polgrad.losses.policy_gradient import ppo_clip
 from polgrad.ratios import log_ratio, penalty_log_ratio
 
