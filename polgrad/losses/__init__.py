@@ -121,13 +121,11 @@ from polgrad.losses.disco import disco, disco_b
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
-    kdrl,
     teacher_log_ratio,
     top_k_kl,
 )
 from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, ipo, plackett_luce
-from polgrad.losses.entropy_mechanism import clip_cov, kl_cov
 from polgrad.losses.f_dpg import f_dpg
 from polgrad.losses.f_sft import f_sft
 from polgrad.losses.inpo import inpo, sppo
@@ -170,12 +168,6 @@ from polgrad.losses.mixture import (
     standardize_groups,
 )
 from polgrad.losses.nash_md import nash_md
-from polgrad.losses.nft import nft
-from polgrad.losses.off_policy import (
-    dppo_kl,
-    dppo_tv,
-    dro,
-)
 from polgrad.losses.optimal_transport import aot, aot_unpaired
 from polgrad.losses.p3o import (
     p3o_v1,
@@ -192,7 +184,7 @@ from polgrad.losses.pairs import (
     xpo,
 )
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
-from polgrad.losses.policy_gradient import cispo, gspo, gspo_token, ppo_clip, reinforce, sapo
+from polgrad.losses.policy_gradient import gspo, gspo_token
 from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
@@ -205,6 +197,19 @@ from polgrad.losses.reward_model import (
 )
 from polgrad.losses.sequence_ratio import gmpo, luspo, ppo_clip_sequence, vespo
 from polgrad.losses.supervised import imitation, rpo, rpo_average
+from polgrad.losses.tokens import (
+    cispo,
+    clip_cov,
+    dppo_kl,
+    dppo_tv,
+    dro,
+    kdrl,
+    kl_cov,
+    nft,
+    ppo_clip,
+    reinforce,
+    sapo,
+)
 from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction, topr
 from polgrad.losses.transforms import (
     debias_flips,

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Num
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.losses.inputs import _check, _totals, vespo_weights
-from polgrad.losses.policy_gradient import gspo, ppo_clip, reinforce
+from polgrad.losses.policy_gradient import gspo
+from polgrad.losses.tokens import ppo_clip, reinforce
 from polgrad.masking import masked_mean
 from polgrad.ratios import impossible, log_ratio
 
