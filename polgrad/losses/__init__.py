@@ -126,7 +126,6 @@ from polgrad.losses.distillation import (
 )
 from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, ipo, plackett_luce
-from polgrad.losses.f_dpg import f_dpg
 from polgrad.losses.f_sft import f_sft
 from polgrad.losses.inpo import inpo, sppo
 from polgrad.losses.inputs import (
@@ -167,7 +166,6 @@ from polgrad.losses.mixture import (
     soft_assignment,
     standardize_groups,
 )
-from polgrad.losses.nash_md import nash_md
 from polgrad.losses.optimal_transport import aot, aot_unpaired
 from polgrad.losses.p3o import (
     p3o_v1,
@@ -184,7 +182,6 @@ from polgrad.losses.pairs import (
     xpo,
 )
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
-from polgrad.losses.policy_gradient import gspo, gspo_token
 from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
@@ -195,7 +192,17 @@ from polgrad.losses.reward_model import (
     preference_strength,
     strength_groups,
 )
-from polgrad.losses.sequence_ratio import gmpo, luspo, ppo_clip_sequence, vespo
+from polgrad.losses.sequences import (
+    f_dpg,
+    gmpo,
+    gspo,
+    gspo_token,
+    luspo,
+    nash_md,
+    ppo_clip_sequence,
+    topr,
+    vespo,
+)
 from polgrad.losses.supervised import imitation, rpo, rpo_average
 from polgrad.losses.tokens import (
     cispo,
@@ -210,7 +217,7 @@ from polgrad.losses.tokens import (
     reinforce,
     sapo,
 )
-from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction, topr
+from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction
 from polgrad.losses.transforms import (
     debias_flips,
     flipped_probability,

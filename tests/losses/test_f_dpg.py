@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from polgrad import divergences
-from polgrad.losses.f_dpg import f_dpg
 from polgrad.losses.inputs import f_dpg_pseudo_reward
+from polgrad.losses.sequences import f_dpg
 
 TARGET = (0.4, 0.3, 0.15, 0.1, 0.05)
 LOGITS = (0.3, -0.2, 0.5, 0.1, -0.4)

@@ -8,7 +8,7 @@ import pytest
 from polgrad.divergences import categorical_kl
 from polgrad.games.nash_md import regularized_nash
 from polgrad.games.preference import rps_game
-from polgrad.losses.nash_md import nash_md as uncompiled
+from polgrad.losses.sequences import nash_md as uncompiled
 from polgrad.policies import geometric_mixture
 
 nash_md = jax.jit(uncompiled)  # tau is traced, as under a schedule

@@ -8,7 +8,7 @@ import pytest
 from polgrad import divergences
 from polgrad.games.bandits import kl_regularized_optimum
 from polgrad.losses import targets
-from polgrad.losses.f_dpg import f_dpg
+from polgrad.losses.sequences import f_dpg
 
 update_partition = jax.jit(targets.update_partition)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from polgrad.losses.inputs import topr_weights
-from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction, topr
+from polgrad.losses.sequences import topr
+from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction
 
 REWARDS = (1.0, -1.0, -1.0)
 INF = math.inf
