@@ -100,7 +100,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 
 from polgrad.losses import ranking, targets
 from polgrad.losses.absolute_pairs import apo_down, apo_zero, bco, nca
-from polgrad.losses.best_of_n import OrderedPairs, best_of_n, ordered_pairs, reward_weighted
+from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.coefficients import (
     Coefficient,
     adaptive_entropy,
@@ -109,7 +109,7 @@ from polgrad.losses.coefficients import (
     dynamic_kl_coefficient,
 )
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.copg import copg, copg_group
+from polgrad.losses.copg import copg
 from polgrad.losses.correction import (
     normalized_weights,
     off_policy_sequence_mask,
@@ -117,7 +117,6 @@ from polgrad.losses.correction import (
     truncated_importance_weights,
 )
 from polgrad.losses.cpl import cpl, cpl_ranked
-from polgrad.losses.disco import disco, disco_b
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -127,6 +126,16 @@ from polgrad.losses.distillation import (
 from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, ipo, plackett_luce
 from polgrad.losses.f_sft import f_sft
+from polgrad.losses.groups import (
+    best_of_n,
+    copg_group,
+    disco,
+    disco_b,
+    p3o_v1,
+    p3o_v2,
+    pairwise_policy_gradient,
+    reward_weighted,
+)
 from polgrad.losses.inpo import inpo, sppo
 from polgrad.losses.inputs import (
     density_weight,
@@ -167,11 +176,6 @@ from polgrad.losses.mixture import (
     standardize_groups,
 )
 from polgrad.losses.optimal_transport import aot, aot_unpaired
-from polgrad.losses.p3o import (
-    p3o_v1,
-    p3o_v2,
-    pairwise_policy_gradient,
-)
 from polgrad.losses.pairs import (
     discopop,
     exo,

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
@@ -64,49 +64,3 @@ def copg(
     gap = jnp.where(scored, rewards[0], 0.0) - jnp.where(scored, rewards[1], 0.0)
     contrast = jnp.where(scored, finite(first_logratio) - finite(second_logratio), 0.0)
     return 0.5 * beta * jnp.square(contrast) - jax.lax.stop_gradient(gap) * contrast
-
-
-def copg_group(
-    logratio: Float[Array, "... G"],
-    rewards: Float[Array, "... G"],
-    *,
-    beta: float,
-    valid: Bool[Array, "... G"] | None = None,
-) -> Float[Array, "... G"]:
-    """CoPG on all pairs of a group: half of `copg`, averaged over a sample's partners.
-
-    loss_i = 1 / (2 (n - 1)) sum_{j != i} copg(i, j), n valid samples.
-
-    The gradient of a group's sum is that of -sum_i sg[A_i] logratio_i, with A the leave-one-out
-    advantage of reward - beta logratio: RLOO with the KL in the reward, but valid off-policy.
-
-    Args:
-      logratio: log(policy / reference) of the G samples of a prompt, sums over tokens, in nats.
-        Stop the gradient of the reference when forming it.
-      rewards: their scores; no gradient flows through them.
-      beta: strength of the KL to the reference, > 0.
-      valid: True where a reward exists; all by default. Rewards that are not finite are invalid
-        in any case.
-
-    Returns:
-      Losses, same shape, to be averaged over samples; 0 for invalid samples and for a group with
-      one valid sample. Two samples sum to the `copg` of the pair.
-
-    Raises:
-      ValueError: if shapes differ, of rank 0 or 1, or `beta` is not positive.
-
-    References:
-      Flet-Berliac et al., Contrastive Policy Gradient, 2024 (arXiv:2406.19185); for two samples.
-    """
-    _checks.groups("logratio", logratio)
-    logratio, rewards = jnp.asarray(logratio), jnp.asarray(rewards)
-    valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid) != 0
-    _checks.same_shape("[..., G]", logratio=logratio, rewards=rewards, valid=valid)
-    valid &= jnp.isfinite(rewards)
-    rewards = jnp.where(valid, rewards, jnp.nan)
-    shape = (*rewards.shape, rewards.shape[-1])
-    own = [jnp.broadcast_to(x[..., :, None], shape) for x in (logratio, rewards)]
-    others = [jnp.broadcast_to(x[..., None, :], shape) for x in (logratio, rewards)]
-    pairs = copg(own[0], others[0], own[1], others[1], beta=beta)
-    partners = jnp.sum(valid, axis=-1, keepdims=True) - 1
-    return jnp.sum(pairs, axis=-1) / (2.0 * jnp.maximum(partners, 1))
