@@ -109,7 +109,6 @@ from polgrad.losses.coefficients import (
     dynamic_kl_coefficient,
 )
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.copg import copg
 from polgrad.losses.correction import (
     normalized_weights,
     off_policy_sequence_mask,
@@ -123,7 +122,6 @@ from polgrad.losses.distillation import (
     teacher_log_ratio,
     top_k_kl,
 )
-from polgrad.losses.dno import dno
 from polgrad.losses.dpo import dpo, ipo, plackett_luce
 from polgrad.losses.f_sft import f_sft
 from polgrad.losses.groups import (
@@ -136,7 +134,6 @@ from polgrad.losses.groups import (
     pairwise_policy_gradient,
     reward_weighted,
 )
-from polgrad.losses.inpo import inpo, sppo
 from polgrad.losses.inputs import (
     density_weight,
     desensitized_logp,
@@ -176,15 +173,8 @@ from polgrad.losses.mixture import (
     standardize_groups,
 )
 from polgrad.losses.optimal_transport import aot, aot_unpaired
-from polgrad.losses.pairs import (
-    discopop,
-    exo,
-    exponential_margin,
-    hinge,
-    linear_margin,
-    robust_dpo,
-    xpo,
-)
+from polgrad.losses.pairs import discopop, exo, exponential_margin, hinge, linear_margin, robust_dpo
+from polgrad.losses.pairs_online import copg, dno, inpo, sppo, xpo
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
 from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (

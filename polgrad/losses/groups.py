@@ -22,7 +22,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range, limits
 from polgrad._softplus import log_sigmoid
-from polgrad.losses.copg import copg
+from polgrad.losses.pairs_online import copg
 from polgrad.losses.ranking import answers
 from polgrad.masking import masked_mean
 from polgrad.ratios import LIMIT, finite, importance_ratio, penalty_log_ratio

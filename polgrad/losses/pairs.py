@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import _checks
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid, softplus
 from polgrad.losses._pairs import finite_pair
-from polgrad.losses.dpo import dpo
-from polgrad.ratios import bounded, finite
+from polgrad.ratios import bounded
 
 __all__ = ["discopop", "exo", "exponential_margin", "hinge", "linear_margin", "robust_dpo", "xpo"]
 
@@ -232,47 +230,6 @@ def discopop(
     # m exp(-z) in one exponent: at z << 0 the factors are 0 and infinity.
     exponential = jnp.exp(log_sigmoid(near / tau) - near)
     return jax.nn.sigmoid(-margin / tau) * softplus(-margin) + exponential
-
-
-def xpo(
-    chosen_logratio: Float[Array, "B"],
-    rejected_logratio: Float[Array, "B"],
-    reference_sample_logp: Float[Array, "B"],
-    *,
-    beta: float = 0.1,
-    alpha: float = 1e-5,
-) -> Float[Array, "B"]:
-    """XPO: online DPO with a bonus for leaving what the reference would say.
-
-    loss = dpo + alpha log policy(y'), y' drawn from the reference: optimism about answers that
-    the data have not shown yet.
-
-    Args:
-      chosen_logratio: log(policy / reference) of the preferred answers, sums over tokens, in
-        nats. Stop the gradient of the reference when forming it.
-      rejected_logratio: the same for the other answers of the pairs.
-      reference_sample_logp: log-probabilities under the current policy of answers that the
-        REFERENCE drew for the same prompts, sums over tokens.
-      beta: strength of the KL to the reference, > 0.
-      alpha: strength of the optimism, >= 0.
-
-    Returns:
-      Losses, [B], to be averaged over pairs; `dpo` for alpha = 0. An infinite log ratio or
-      log-probability counts +-20 nats, an undefined one 0, both without gradient.
-
-    Raises:
-      ValueError: if shapes differ, or `beta` or `alpha` is out of range.
-
-    References:
-      Xie et al., Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for
-      Sample-Efficient RLHF, 2024 (arXiv:2405.21046).
-    """
-    in_range("alpha", alpha, low=0.0)
-    preference = dpo(chosen_logratio, rejected_logratio, beta=beta)
-    _checks.same_shape(
-        "[B]", chosen_logratio=chosen_logratio, reference_sample_logp=reference_sample_logp
-    )
-    return preference + alpha * finite(reference_sample_logp)
 
 
 def _margin(chosen_logratio: Array, rejected_logratio: Array, beta: float) -> Array:

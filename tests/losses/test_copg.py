@@ -12,7 +12,7 @@ from one_group import one_group
 
 from polgrad import advantages, games, losses
 from polgrad.losses import ipo
-from polgrad.losses.copg import copg
+from polgrad.losses.pairs_online import copg
 
 # Arrays of rank 1 are one group.
 copg_group = one_group(losses.copg_group)
