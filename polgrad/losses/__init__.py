@@ -99,7 +99,6 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 """
 
 from polgrad.losses import ranking, targets
-from polgrad.losses.absolute_pairs import apo_down, apo_zero, bco, nca
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.coefficients import (
     Coefficient,
@@ -122,7 +121,7 @@ from polgrad.losses.distillation import (
     teacher_log_ratio,
     top_k_kl,
 )
-from polgrad.losses.dpo import dpo, ipo, plackett_luce
+from polgrad.losses.dpo import plackett_luce
 from polgrad.losses.f_sft import f_sft
 from polgrad.losses.groups import (
     best_of_n,
@@ -172,8 +171,24 @@ from polgrad.losses.mixture import (
     soft_assignment,
     standardize_groups,
 )
-from polgrad.losses.optimal_transport import aot, aot_unpaired
-from polgrad.losses.pairs import discopop, exo, exponential_margin, hinge, linear_margin, robust_dpo
+from polgrad.losses.optimal_transport import aot_unpaired
+from polgrad.losses.pairs import (
+    aot,
+    apo_down,
+    apo_zero,
+    bco,
+    discopop,
+    dpo,
+    exo,
+    exponential_margin,
+    hinge,
+    ipo,
+    linear_margin,
+    nca,
+    robust_dpo,
+    rpo,
+    rpo_average,
+)
 from polgrad.losses.pairs_online import copg, dno, inpo, sppo, xpo
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
 from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
@@ -197,7 +212,7 @@ from polgrad.losses.sequences import (
     topr,
     vespo,
 )
-from polgrad.losses.supervised import imitation, rpo, rpo_average
+from polgrad.losses.supervised import imitation
 from polgrad.losses.tokens import (
     cispo,
     clip_cov,

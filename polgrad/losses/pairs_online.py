@@ -15,7 +15,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
-from polgrad.losses.dpo import dpo
+from polgrad.losses.pairs import dpo
 from polgrad.ratios import finite
 
 
