@@ -122,7 +122,6 @@ from polgrad.losses.distillation import (
     top_k_kl,
 )
 from polgrad.losses.dpo import plackett_luce
-from polgrad.losses.f_sft import f_sft
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -212,7 +211,7 @@ from polgrad.losses.sequences import (
     topr,
     vespo,
 )
-from polgrad.losses.supervised import imitation
+from polgrad.losses.supervised import f_sft, imitation, unlikelihood
 from polgrad.losses.tokens import (
     cispo,
     clip_cov,
@@ -233,7 +232,6 @@ from polgrad.losses.transforms import (
     smooth_labels,
     unflipped_probability,
 )
-from polgrad.losses.unlikelihood import unlikelihood
 from polgrad.losses.unpaired import (
     RewardShift,
     bco_unpaired,
