@@ -151,6 +151,7 @@ from polgrad.losses.inputs import (
     vespo_weights,
     wpo_weight,
 )
+from polgrad.losses.labels import aot_unpaired, bco_unpaired, kto
 from polgrad.losses.listwise import (
     lipo,
     listwise_softmax,
@@ -170,7 +171,6 @@ from polgrad.losses.mixture import (
     soft_assignment,
     standardize_groups,
 )
-from polgrad.losses.optimal_transport import aot_unpaired
 from polgrad.losses.pairs import (
     aot,
     apo_down,
@@ -232,13 +232,7 @@ from polgrad.losses.transforms import (
     smooth_labels,
     unflipped_probability,
 )
-from polgrad.losses.unpaired import (
-    RewardShift,
-    bco_unpaired,
-    init_reward_shift,
-    kto,
-    update_reward_shift,
-)
+from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
 from polgrad.losses.value import expectile_loss, td_loss, value_loss
 
 __all__ = [
