@@ -114,14 +114,13 @@ from polgrad.losses.correction import (
     rejection_mask,
     truncated_importance_weights,
 )
-from polgrad.losses.cpl import cpl, cpl_ranked
+from polgrad.losses.cpl import cpl
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
     teacher_log_ratio,
     top_k_kl,
 )
-from polgrad.losses.dpo import plackett_luce
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -152,11 +151,13 @@ from polgrad.losses.inputs import (
     wpo_weight,
 )
 from polgrad.losses.labels import aot_unpaired, bco_unpaired, kto
-from polgrad.losses.listwise import (
+from polgrad.losses.lists import (
+    cpl_ranked,
     lipo,
     listwise_softmax,
     pairwise_hinge,
     pairwise_logistic,
+    plackett_luce,
     pointwise_sigmoid,
     pointwise_squared,
 )

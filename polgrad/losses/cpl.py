@@ -1,15 +1,13 @@
 """Contrastive preference learning: preferences between segments of behaviour."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
-from polgrad.masking import masked_mean
 from polgrad.ratios import finite
 
 __all__ = ["cpl", "cpl_ranked", "segment_score"]
@@ -57,42 +55,3 @@ def cpl(
     smoothing = jax.lax.stop_gradient(accumulate(label_smoothing))
     right = softplus(lambda_ * rejected - chosen)
     return (1.0 - smoothing) * right + smoothing * softplus(lambda_ * chosen - rejected)
-
-
-def cpl_ranked(
-    scores: Float[Array, "... K"],
-    labels: Float[Array, "... K"],
-    *,
-    lambda_: float = 0.5,
-    valid: Bool[Array, "... K"] | None = None,
-) -> Float[Array, "..."]:
-    """CPL of segments that are ranked among each other: `cpl` of all ordered pairs.
-
-        loss = mean of softplus(lambda S_j - S_i) over all i, j with label_i > label_j
-
-    Args:
-      scores: `segment_score` of the segments, [..., K].
-      labels: the larger, the better, such as negative regrets, same shape; stopped. Equal labels
-        make no pair.
-      lambda_: the bias, in [0, 1].
-      valid: False for segments to leave out, same shape; None for all.
-
-    Returns:
-      Losses, [...], >= 0; 0 without gradient for a list without an ordered pair.
-
-    Raises:
-      ValueError: if shapes differ or `lambda_` is out of range.
-
-    References:
-      Hejna et al., Contrastive Preference Learning, 2023 (arXiv:2310.13639), dense comparisons.
-    """
-    in_range("lambda_", lambda_, low=0.0, high=1.0)
-    _checks.same_shape("[..., K]", scores=scores, labels=labels)
-    scores, labels = finite(scores), accumulate(labels)
-    ordered = labels[..., :, None] > labels[..., None, :]
-    if valid is not None:
-        _checks.same_shape("[..., K]", scores=scores, valid=valid)
-        present = jnp.asarray(valid) != 0
-        ordered &= present[..., :, None] & present[..., None, :]
-    losses = softplus(lambda_ * scores[..., None, :] - scores[..., :, None])
-    return masked_mean(losses, ordered, axis=(-2, -1))

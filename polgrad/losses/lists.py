@@ -1,12 +1,11 @@
-"""Preference optimisation as learning to rank: losses of a list of labelled answers.
+"""Losses of a list of answers to one prompt: learning to rank, [..., K].
 
-The scores of the K answers to a prompt are implicit rewards, beta log(policy / reference), or
-what a reward model says; the labels, in [0, 1], say how good the answers are. Every loss of the
-learning-to-rank literature is then a preference loss, and with two answers the pairwise ones and
-ListMLE (`plackett_luce` of the scores sorted by label) are DPO. Where the labels come from, and
-what a pair is worth to its list, is in ranking.py.
-
-An answer whose score or label is not finite is left out, as is one that `valid` excludes.
+The scores of the K answers are implicit rewards, beta log(policy / reference), or what a reward model
+says; the labels, in [0, 1], say how good the answers are. Every loss of the learning-to-rank
+literature is then a preference loss, and with two answers the pairwise ones and ListMLE
+(`plackett_luce` of the scores sorted by label) are DPO. Where labels come from, and what a pair is
+worth to its list, is in ranking.py. An answer whose score or label is not finite is left out, as is
+one that `valid` excludes.
 """
 
 import jax
@@ -18,15 +17,8 @@ from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
 from polgrad.losses.ranking import answers, lambda_weights
-
-__all__ = [
-    "lipo",
-    "listwise_softmax",
-    "pairwise_hinge",
-    "pairwise_logistic",
-    "pointwise_sigmoid",
-    "pointwise_squared",
-]
+from polgrad.masking import masked_mean
+from polgrad.ratios import finite
 
 
 def pairwise_logistic(
@@ -245,3 +237,108 @@ def _pairs(scores, labels, weights, normalize, valid):
     if normalize:
         factors /= jnp.maximum(jnp.sum(ordered, axis=(-2, -1), keepdims=True), 1)
     return scores[..., :, None] - scores[..., None, :], factors
+
+
+def plackett_luce(
+    scores: Float[Array, "B K"], *, valid: Bool[Array, "B K"] | None = None
+) -> Float[Array, "B"]:
+    """Negative log-likelihood of rankings: DPO for more than two answers.
+
+    loss = -sum_k (s_k - log sum_{j >= k} exp s_j), for answers in ranked order. With two answers
+    and scores `implicit_reward` it is `dpo`.
+
+    Args:
+      scores: scores of the K answers of a prompt, BEST FIRST, for example implicit rewards.
+      valid: which answers exist, [B, K]; None for all.
+
+    Returns:
+      Losses, [B], >= 0; 0 for a row with fewer than two answers.
+
+    Raises:
+      ValueError: if `scores` is not of rank 2 or `valid` has another shape.
+
+    References:
+      Plackett, The analysis of permutations, 1975. Rafailov et al., 2023 (arXiv:2305.18290),
+      appendix A.3.
+    """
+    _checks.rank("scores", scores, 2, "[B, K], answers of a prompt on the last axis")
+    scores = finite(scores)
+    valid = jnp.ones(scores.shape, bool) if valid is None else jnp.asarray(valid, bool)
+    _checks.same_shape("[B, K]", scores=scores, valid=valid)
+    return _ranking(scores, valid)
+
+
+@jax.custom_jvp
+def _ranking(scores: Array, valid: Array) -> Array:
+    rest = _running(scores, valid, reverse=True)
+    return jnp.sum(jnp.where(valid, rest - scores, 0.0), axis=-1)
+
+
+_ABSENT = -1e30
+
+
+def _running(scores: Array, valid: Array, *, reverse: bool = False) -> Array:
+    """log of the sum of exponentials of an answer and all before it, or behind it."""
+
+    def step(total, answer):
+        score, exists = answer
+        larger, smaller = jnp.maximum(total, score), jnp.minimum(total, score)
+        total = jnp.where(exists, larger + softplus(smaller - larger), total)
+        return total, total
+
+    # Minus infinity would make the gradient of an empty sum NaN. Answer by answer because XLA's
+    # running log-sum-exp is a sum over all the others for each of them on a CPU.
+    empty = jnp.full(scores.shape[:1], _ABSENT, scores.dtype)
+    return jax.lax.scan(step, empty, (scores.T, valid.T), reverse=reverse)[1].T
+
+
+@_ranking.defjvp
+def _slope(primals, tangents):
+    """Derivative in s_k: the expected number of selections of answer k in rounds 1..k, minus 1.
+
+    Automatic differentiation of the loop would keep three arrays of its steps.
+    """
+    (scores, valid), (direction, _) = primals, tangents
+    rounds = _running(-_running(scores, valid, reverse=True), valid)
+    chosen = jnp.exp(jnp.where(valid, scores + rounds, -jnp.inf))
+    slope = jnp.where(valid, chosen - 1.0, 0.0)
+    return _ranking(scores, valid), jnp.sum(slope * direction, axis=-1)
+
+
+def cpl_ranked(
+    scores: Float[Array, "... K"],
+    labels: Float[Array, "... K"],
+    *,
+    lambda_: float = 0.5,
+    valid: Bool[Array, "... K"] | None = None,
+) -> Float[Array, "..."]:
+    """CPL of segments that are ranked among each other: `cpl` of all ordered pairs.
+
+        loss = mean of softplus(lambda S_j - S_i) over all i, j with label_i > label_j
+
+    Args:
+      scores: `segment_score` of the segments, [..., K].
+      labels: the larger, the better, such as negative regrets, same shape; stopped. Equal labels
+        make no pair.
+      lambda_: the bias, in [0, 1].
+      valid: False for segments to leave out, same shape; None for all.
+
+    Returns:
+      Losses, [...], >= 0; 0 without gradient for a list without an ordered pair.
+
+    Raises:
+      ValueError: if shapes differ or `lambda_` is out of range.
+
+    References:
+      Hejna et al., Contrastive Preference Learning, 2023 (arXiv:2310.13639), dense comparisons.
+    """
+    in_range("lambda_", lambda_, low=0.0, high=1.0)
+    _checks.same_shape("[..., K]", scores=scores, labels=labels)
+    scores, labels = finite(scores), accumulate(labels)
+    ordered = labels[..., :, None] > labels[..., None, :]
+    if valid is not None:
+        _checks.same_shape("[..., K]", scores=scores, valid=valid)
+        present = jnp.asarray(valid) != 0
+        ordered &= present[..., :, None] & present[..., None, :]
+    losses = softplus(lambda_ * scores[..., None, :] - scores[..., :, None])
+    return masked_mean(losses, ordered, axis=(-2, -1))
