@@ -114,7 +114,6 @@ from polgrad.losses.correction import (
     rejection_mask,
     truncated_importance_weights,
 )
-from polgrad.losses.cpl import cpl
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -191,7 +190,7 @@ from polgrad.losses.pairs import (
 )
 from polgrad.losses.pairs_online import copg, dno, inpo, sppo, xpo
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
-from polgrad.losses.reference_free import alphapo, cpo, orpo, simpo, slic, tpo
+from polgrad.losses.reference_free import alphapo, cpl, cpo, orpo, simpo, slic, tpo
 from polgrad.losses.reward_model import (
     PreferenceStrength,
     bradley_terry,
