@@ -118,7 +118,6 @@ from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
     teacher_log_ratio,
-    top_k_kl,
 )
 from polgrad.losses.groups import (
     best_of_n,
@@ -233,7 +232,8 @@ from polgrad.losses.transforms import (
     unflipped_probability,
 )
 from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
-from polgrad.losses.value import expectile_loss, td_loss, value_loss
+from polgrad.losses.values import expectile_loss, td_loss, value_loss
+from polgrad.losses.vocabulary import top_k_kl
 
 __all__ = [
     "Coefficient",

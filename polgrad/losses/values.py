@@ -1,4 +1,4 @@
-"""Losses of a value function (a critic)."""
+"""Losses of a value function (a critic): one number a step."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,6 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-
-__all__ = ["expectile_loss", "td_loss", "value_loss"]
 
 
 def value_loss(
