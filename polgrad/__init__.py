@@ -28,6 +28,7 @@ _SUBMODULES = (
     "ratios",
     "rewards",
     "rollouts",
+    "schedules",
     "selection",
     "small",
     "statistics",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad import schedules
 from polgrad._catalogue import Primitive, array_annotation
 
 __all__ = ["ROWS", "SIZES", "Example", "Situation", "dims", "draw", "row_of", "situations"]
@@ -413,4 +414,4 @@ def _state(primitive: Primitive):
         return advantages.init_moving_average()
     if primitive.name == "losses.update_reward_shift":
         return losses.init_reward_shift()
-    return losses.Coefficient(jnp.asarray(0.5))
+    return schedules.Coefficient(jnp.asarray(0.5))

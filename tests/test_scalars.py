@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import diagnostics, losses
+from polgrad import diagnostics, losses, schedules
 from polgrad._scalars import clip_widths, in_range, limits
 
 
@@ -122,7 +122,7 @@ X, MASK = jnp.zeros((2, 3)), jnp.ones((2, 3))
             r"floor is 3.0, expected at most cap = \[1. 2.\]$",
         ),
         (
-            functools.partial(losses.annealed_coefficient, 0, initial=0.0),
+            functools.partial(schedules.annealed_coefficient, 0, initial=0.0),
             "floor is 0.001, expected at most initial = 0$",
         ),
         (

@@ -100,13 +100,6 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
-from polgrad.losses.coefficients import (
-    Coefficient,
-    adaptive_entropy,
-    adaptive_kl,
-    annealed_coefficient,
-    dynamic_kl_coefficient,
-)
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
 from polgrad.losses.correction import (
     normalized_weights,
@@ -234,18 +227,21 @@ from polgrad.losses.transforms import (
 from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
 from polgrad.losses.values import expectile_loss, td_loss, value_loss
 from polgrad.losses.vocabulary import top_k_kl
+from polgrad.schedules import (
+    Coefficient,
+    adaptive_entropy,
+    adaptive_kl,
+    annealed_coefficient,
+    dynamic_kl_coefficient,
+)
 
 __all__ = [
-    "Coefficient",
     "OrderedPairs",
     "PreferenceStrength",
     "RewardShift",
     "SoftAssignment",
-    "adaptive_entropy",
-    "adaptive_kl",
     "aggregate_groups",
     "alphapo",
-    "annealed_coefficient",
     "annotator_loglikelihood",
     "aot",
     "aot_unpaired",
@@ -279,7 +275,6 @@ __all__ = [
     "dppo_kl",
     "dppo_tv",
     "dro",
-    "dynamic_kl_coefficient",
     "effective_positive_fraction",
     "entropy_bonus",
     "exo",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from compiled import grad, run
 
-from polgrad import advantages, divergences, losses, masking
-from polgrad.losses import Coefficient
+from polgrad import advantages, divergences, losses, masking, schedules
+from polgrad.schedules import Coefficient
 
 SCALARS = jnp.array
 
@@ -26,15 +26,15 @@ def after(function, value, measured, *rest, **settings):
     ("kl", "error"), [(0.1, 0.0), (0.11, 0.1), (0.09, -0.1), (5.0, 0.2), (0.0, -0.2)]
 )
 def test_adaptive_kl_by_hand(kl, error):
-    state = after(losses.adaptive_kl, 0.5, kl, 5000)
+    state = after(schedules.adaptive_kl, 0.5, kl, 5000)
     np.testing.assert_allclose(state.value, 0.5 * (1 + error / 2), rtol=1e-6)
 
 
 def test_adaptive_kl_settings_and_what_is_not_known():
-    state = after(losses.adaptive_kl, 0.5, 2.2, 10, target=2.0, horizon=100.0)
+    state = after(schedules.adaptive_kl, 0.5, 2.2, 10, target=2.0, horizon=100.0)
     np.testing.assert_allclose(state.value, 0.5 * 1.01, rtol=1e-6)
     for kl in (jnp.nan, jnp.inf):
-        np.testing.assert_array_equal(after(losses.adaptive_kl, 0.5, kl, 10).value, 0.5)
+        np.testing.assert_array_equal(after(schedules.adaptive_kl, 0.5, kl, 10).value, 0.5)
 
 
 def test_adaptive_kl_holds_a_policy_at_its_target():
@@ -45,7 +45,7 @@ def test_adaptive_kl_holds_a_policy_at_its_target():
     def step(_, state):
         policy = log_reference + rewards / state.value
         kl = divergences.categorical_kl(policy, log_reference)
-        return losses.adaptive_kl(state, kl, 100, target=0.3, horizon=1000.0)
+        return schedules.adaptive_kl(state, kl, 100, target=0.3, horizon=1000.0)
 
     state = jax.jit(lambda s: jax.lax.fori_loop(0, 500, step, s))(Coefficient(SCALARS(0.1)))
     reached = divergences.categorical_kl(log_reference + rewards / state.value, log_reference)
@@ -60,16 +60,16 @@ def test_adaptive_kl_holds_a_policy_at_its_target():
     [(0.1, 0.02, 0.025), (0.2, 0.02, 0.025), (0.3, 0.0, 0.015), (math.nan, 0.0, 0.02)],
 )
 def test_adaptive_entropy_by_hand(entropy, used, following):
-    state, coefficient = after(losses.adaptive_entropy, 0.02, entropy)
+    state, coefficient = after(schedules.adaptive_entropy, 0.02, entropy)
     np.testing.assert_allclose([coefficient, state.value], [used, following], rtol=1e-6)
 
 
 def test_adaptive_entropy_stays_within_its_limits():
     settings = {"target": 1.0, "step": 0.5, "low": 0.25, "high": 0.75}
-    assert after(losses.adaptive_entropy, 0.5, 0.9, **settings)[0].value == 0.75
-    assert after(losses.adaptive_entropy, 0.5, 1.1, **settings)[0].value == 0.25
-    assert after(losses.adaptive_entropy, 0.002, 9.0)[0].value == 0.0
-    assert after(losses.adaptive_entropy, 1e6, 0.0, step=1e6)[0].value == 2e6
+    assert after(schedules.adaptive_entropy, 0.5, 0.9, **settings)[0].value == 0.75
+    assert after(schedules.adaptive_entropy, 0.5, 1.1, **settings)[0].value == 0.25
+    assert after(schedules.adaptive_entropy, 0.002, 9.0)[0].value == 0.0
+    assert after(schedules.adaptive_entropy, 1e6, 0.0, step=1e6)[0].value == 2e6
 
 
 @pytest.mark.parametrize("name", ["adaptive_kl", "adaptive_entropy"])
@@ -89,7 +89,7 @@ def test_controllers_carry_no_gradient(name):
 
 def dynamic(places, **settings):
     with jax.enable_x64(True):
-        each = jax.vmap(lambda s: losses.dynamic_kl_coefficient(s, **settings))
+        each = jax.vmap(lambda s: schedules.dynamic_kl_coefficient(s, **settings))
         return np.asarray(jax.jit(each)(jnp.asarray(places, float)))
 
 
@@ -121,17 +121,17 @@ def test_dynamic_kl_at_the_ends_of_its_settings():
     np.testing.assert_allclose(dynamic([-5], explore=0.0), 0.04, atol=1e-12)
     np.testing.assert_allclose(dynamic([-5]), 0.07, atol=1e-12)
     # Every number may be traced.
-    traced = jax.jit(lambda t, w: losses.dynamic_kl_coefficient(30, steps=t, explore=w))
+    traced = jax.jit(lambda t, w: schedules.dynamic_kl_coefficient(30, steps=t, explore=w))
     np.testing.assert_allclose(traced(100, 0.3), 0.04, rtol=1e-6)
 
 
 def test_annealing_by_hand():
-    each = jax.jit(jax.vmap(losses.annealed_coefficient))
+    each = jax.jit(jax.vmap(schedules.annealed_coefficient))
     values = each(jnp.array([0, 40, 80, 81, 280]))
     np.testing.assert_allclose(values, [0.005, 0.003, 0.001, 0.001, 0.001], rtol=1e-5)
-    other = run(losses.annealed_coefficient, 3, initial=1.0, decrement=0.25, floor=0.125)
+    other = run(schedules.annealed_coefficient, 3, initial=1.0, decrement=0.25, floor=0.125)
     assert other == 0.25
-    assert run(losses.annealed_coefficient, 9, initial=1.0, decrement=0.0, floor=0.125) == 1.0
+    assert run(schedules.annealed_coefficient, 9, initial=1.0, decrement=0.0, floor=0.125) == 1.0
 
 
 # --- in a loss ---------------------------------------------------------------------------------
@@ -151,7 +151,9 @@ def grpo(logp, rewards, beta):
 def test_grpo_d_with_equal_bounds_is_grpo_bit_for_bit():
     rewards = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     slope = grad(
-        lambda x, step: grpo(x, rewards, losses.dynamic_kl_coefficient(step, low=0.04, high=0.04))
+        lambda x, step: grpo(
+            x, rewards, schedules.dynamic_kl_coefficient(step, low=0.04, high=0.04)
+        )
     )
     constant = grad(lambda x, beta: grpo(x, rewards, beta))(LOGP, jnp.float32(0.04))
     for step in (0, 50):

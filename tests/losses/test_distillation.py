@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
-from polgrad import divergences, games, losses, masking
+from polgrad import divergences, games, losses, masking, schedules
 
 POLICY = TabularPolicy(vocabulary=4, length=1)
 STUDENT = np.array([[[0.5, -0.3, 0.1, 0.9]]])
@@ -292,7 +292,7 @@ def test_the_annealed_strength_reaches_its_floor_after_eighty_updates():
     """The schedule that the method is used with."""
     loss = jax.jit(
         lambda step: losses.kdrl(
-            LOGP, LOGP, TEACHING, 0 * ADVANTAGES, beta=losses.annealed_coefficient(step)
+            LOGP, LOGP, TEACHING, 0 * ADVANTAGES, beta=schedules.annealed_coefficient(step)
         )[0, 0]
     )
     assert loss(80) / loss(0) == pytest.approx(0.2, rel=1e-4)

@@ -1,7 +1,8 @@
-"""Strengths of the terms beside the policy's: controllers, schedules, the entropy bonus.
+"""How strong a term is in the course of a run: schedules of the step, and controllers of a statistic.
 
-Each gives a scalar array that may be traced, so that one compiled step serves a whole run; what a
-loss is multiplied with never has to be a Python number.
+Each gives a scalar array that may be traced, so that one compiled step serves a whole run. What a
+loss is multiplied with never has to be a Python number. `dynamic_kl_coefficient` and
+`annealed_coefficient` are functions of the step; `adaptive_kl` and `adaptive_entropy` keep a state.
 """
 
 import math
@@ -13,15 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-
-__all__ = [
-    "Coefficient",
-    "adaptive_entropy",
-    "adaptive_kl",
-    "annealed_coefficient",
-    "dynamic_kl_coefficient",
-    "entropy_bonus",
-]
 
 
 class Coefficient(NamedTuple):
