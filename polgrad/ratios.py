@@ -12,9 +12,12 @@ Use `log_ratio` in a new surrogate and `penalty_log_ratio` in a new penalty.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
+from polgrad import _checks
 from polgrad._dtypes import accumulate
+from polgrad._scalars import in_range
+from polgrad.masking import masked_mean, sequence_sum
 
 __all__ = [
     "LIMIT",
@@ -165,3 +168,90 @@ def _parts(logp, behavior_logp):
     difference = jnp.where(live, current, 0.0) - jnp.where(live, behavior, 0.0)
     edge = LIMIT * ((behavior == -jnp.inf).astype(difference.dtype) - (current == -jnp.inf))
     return difference, edge, live
+
+
+def truncated_importance_weights(
+    logp: Float[Array, "B T"],
+    behavior_logp: Float[Array, "B T"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    level: str = "token",
+    mode: str = "truncate",
+    floor: float = 0.0,
+    cap: float = 2.0,
+) -> Float[Array, "B T"]:
+    """Importance weights of trainer over sampler, bounded.
+
+        level "token":     w[b, t] = exp(logp - behavior_logp)
+        level "sequence":  w[b, t] = exp(sum over valid tokens of (logp - behavior_logp))
+        mode "truncate":   clip(w, floor, cap)                (TIS)
+        mode "mask":       w where floor <= w <= cap, else 0  (IcePop, MIS)
+
+    Args:
+      logp: log-probabilities under the trainer's policy at sampling time, in nats, [B, T].
+      behavior_logp: what the sampler reported for the same tokens, [B, T].
+      mask: 1 where a token counts, [B, T].
+      level: "token" or "sequence".
+      mode: "truncate" or "mask".
+      floor: smallest weight, in [0, cap].
+      cap: largest weight, non-negative.
+
+    Returns:
+      Weights [B, T], stopped, float32 or wider; 0 where masked. The sum of a sequence is clamped
+      to +-20 nats.
+
+    Raises:
+      ValueError: shapes that differ; unknown level or mode; cap below 0; floor outside [0, cap].
+
+    References:
+      Yao et al., Your efficient RL framework secretly brings you off-policy RL training, 2025.
+      Ling Team, Every step evolves (IcePop), 2025 (arXiv:2510.18855).
+    """
+    _checks.choice("level", level, ("token", "sequence"))
+    _checks.choice("mode", mode, ("truncate", "mask"))
+    in_range("cap", cap, low=0.0)
+    in_range("floor", floor, low=0.0, high=cap, high_name="cap")
+    _checks.rank("logp", logp, 2, "[B, T]")
+    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
+    logp, behavior_logp = jax.lax.stop_gradient((logp, behavior_logp))
+    valid = jnp.asarray(mask) != 0
+    if level == "token":
+        ratio = importance_ratio(logp, behavior_logp)
+    else:
+        total = sequence_sum(log_ratio(logp, behavior_logp), valid)
+        excluded = jnp.any(valid & impossible(logp, behavior_logp), axis=-1)
+        ratio = jnp.where(excluded, 0.0, importance_ratio(total, jnp.zeros_like(total)))[:, None]
+    if mode == "truncate":
+        bounded = jnp.clip(ratio, floor, cap)
+    else:
+        bounded = jnp.where((ratio >= floor) & (ratio <= cap), ratio, 0.0)
+    return jnp.where(valid, bounded, 0.0)
+
+
+def normalized_weights(
+    weights: Float[Array, "..."], mask: Num[Array, "..."] | Bool[Array, "..."]
+) -> Float[Array, "..."]:
+    """Scales importance weights to a mean of 1 over the whole batch.
+
+        w / mean over valid entries of w
+
+    Self-normalisation trades a bias that vanishes with the batch for a smaller variance, and
+    keeps the size of the step when most weights are small.
+
+    Args:
+      weights: of tokens [B, T] or sequences [B], non-negative. Call it on the whole batch.
+      mask: 1 where an entry counts, same shape.
+
+    Returns:
+      Same shape, stopped, float32 or wider; 0 where masked, and everywhere if no weight is
+      positive.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    References:
+      Kahn and Marshall, Methods of reducing sample size in Monte Carlo computations, 1953.
+    """
+    weights = accumulate(jax.lax.stop_gradient(weights))
+    mean = masked_mean(weights, mask)
+    return jnp.where(jnp.asarray(mask) != 0, weights, 0.0) / jnp.where(mean > 0, mean, 1.0)

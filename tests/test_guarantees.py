@@ -14,7 +14,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _examples, _guarantees, advantages, losses, masking
+from polgrad import _examples, _guarantees, advantages, losses, masking, ratios
 from polgrad._catalogue import Primitive
 from polgrad.curricula import bandit
 
@@ -38,7 +38,7 @@ VARIANTS = {
     "value_loss clipped": variant(losses.value_loss, "old_values", clip=0.25),
     "bradley_terry": variant(losses.bradley_terry, "margin", "label_smoothing", "weights"),
     "f_dpg off-policy": variant(losses.f_dpg, "behavior_logp"),
-    "sequence weights": variant(losses.truncated_importance_weights, level="sequence", mode="mask"),
+    "sequence weights": variant(ratios.truncated_importance_weights, level="sequence", mode="mask"),
     "rejection by sequence": variant(losses.rejection_mask, level="mean", kind="k3"),
     "discounted_returns cut": variant(advantages.discounted_returns, *CUT),
     "lambda_returns cut": variant(advantages.lambda_returns, *CUT),

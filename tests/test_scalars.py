@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import diagnostics, losses, schedules
+from polgrad import diagnostics, losses, ratios, schedules
 from polgrad._scalars import clip_widths, in_range, limits
 
 
@@ -117,7 +117,7 @@ X, MASK = jnp.zeros((2, 3)), jnp.ones((2, 3))
         ),
         (
             functools.partial(
-                losses.truncated_importance_weights, X, X, MASK, floor=3.0, cap=jnp.array([1.0, 2])
+                ratios.truncated_importance_weights, X, X, MASK, floor=3.0, cap=jnp.array([1.0, 2])
             ),
             r"floor is 3.0, expected at most cap = \[1. 2.\]$",
         ),

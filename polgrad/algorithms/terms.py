@@ -9,7 +9,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import _checks, advantages, losses, masking
+from polgrad import _checks, advantages, losses, masking, ratios
 from polgrad._scalars import in_range
 from polgrad.contract import Batch, Context, Initial, NamedPolicy, Outputs, Previous
 
@@ -163,13 +163,13 @@ class TruncatedWeights:
         self, logp: Float[Array, "B T"], sampler_logp: Float[Array, "B T"], mask: Array
     ) -> Float[Array, "B T"]:
         """One weight a token."""
-        return losses.truncated_importance_weights(logp, sampler_logp, mask, cap=self.cap)
+        return ratios.truncated_importance_weights(logp, sampler_logp, mask, cap=self.cap)
 
     def of_answers(
         self, logp: Float[Array, "B T"], sampler_logp: Float[Array, "B T"], mask: Array
     ) -> Float[Array, "B"]:
         """One weight an answer: the truncated product over its tokens."""
-        weights = losses.truncated_importance_weights(
+        weights = ratios.truncated_importance_weights(
             logp, sampler_logp, mask, cap=self.cap, level="sequence"
         )
         return jnp.max(weights, axis=-1)  # 0 at masked tokens

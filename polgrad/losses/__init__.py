@@ -101,12 +101,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.correction import (
-    normalized_weights,
-    off_policy_sequence_mask,
-    rejection_mask,
-    truncated_importance_weights,
-)
+from polgrad.losses.correction import off_policy_sequence_mask, rejection_mask
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -227,6 +222,7 @@ from polgrad.losses.transforms import (
 from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
 from polgrad.losses.values import expectile_loss, td_loss, value_loss
 from polgrad.losses.vocabulary import top_k_kl
+from polgrad.ratios import normalized_weights, truncated_importance_weights
 from polgrad.schedules import (
     Coefficient,
     adaptive_entropy,
@@ -318,7 +314,6 @@ __all__ = [
     "nca",
     "nft",
     "nft_prompt_weight",
-    "normalized_weights",
     "off_policy_sequence_mask",
     "ordered_pairs",
     "orpo",
@@ -361,7 +356,6 @@ __all__ = [
     "topr",
     "topr_weights",
     "tpo",
-    "truncated_importance_weights",
     "unflipped_probability",
     "unlikelihood",
     "update_reward_shift",

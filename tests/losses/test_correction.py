@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from compiled import grad, run
 
-from polgrad import losses
+from polgrad import losses, ratios
 
 LOGP = jnp.log(jnp.array([[0.3, 1.0, 2.5, 9.0]]))
 BEHAVIOR = jnp.zeros((1, 4))
@@ -23,7 +23,7 @@ MASK = jnp.array([[1, 1, 1, 0]])
     ],
 )
 def test_hand_numbers(settings, expected):
-    weights = run(losses.truncated_importance_weights, LOGP, BEHAVIOR, MASK, **settings)
+    weights = run(ratios.truncated_importance_weights, LOGP, BEHAVIOR, MASK, **settings)
     np.testing.assert_allclose(weights, [expected], rtol=1e-6)
 
 
@@ -32,7 +32,7 @@ def test_weights_are_stopped_and_total(level):
     logp = jnp.array([[-np.inf, -1.0, -1.0, jnp.nan], [-1.0, -np.inf, -np.inf, -1.0]])
     behavior = jnp.array([[-1.0, -1.0, -1.0, -1.0], [-1.0, -np.inf, -1.0, -np.inf]])
     mask = jnp.array([[1, 1, 1, 0], [1, 1, 0, 1]])
-    weigh = lambda x, b: losses.truncated_importance_weights(x, b, mask, level=level)  # noqa: E731
+    weigh = lambda x, b: ratios.truncated_importance_weights(x, b, mask, level=level)  # noqa: E731
     expected = {
         "token": [[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 2.0]],
         "sequence": [[0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 2.0]],
@@ -53,13 +53,13 @@ def test_off_policy_mask_drops_bad_sequences_that_the_policy_has_left():
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="level is 'word'"):
-        losses.truncated_importance_weights(LOGP, BEHAVIOR, MASK, level="word")
+        ratios.truncated_importance_weights(LOGP, BEHAVIOR, MASK, level="word")
     with pytest.raises(ValueError, match="mode is 'clip'"):
-        losses.truncated_importance_weights(LOGP, BEHAVIOR, MASK, mode="clip")
+        ratios.truncated_importance_weights(LOGP, BEHAVIOR, MASK, mode="clip")
     with pytest.raises(ValueError, match="floor is 3.0"):
-        losses.truncated_importance_weights(LOGP, BEHAVIOR, MASK, floor=3.0)
+        ratios.truncated_importance_weights(LOGP, BEHAVIOR, MASK, floor=3.0)
     with pytest.raises(ValueError, match=r"mask has shape \[4\]"):
-        losses.truncated_importance_weights(LOGP, BEHAVIOR, MASK[0])
+        ratios.truncated_importance_weights(LOGP, BEHAVIOR, MASK[0])
     with pytest.raises(ValueError, match=r"advantages has shape \[1, 1\]"):
         losses.off_policy_sequence_mask(LOGP, BEHAVIOR, jnp.ones((1, 1)), MASK)
 
@@ -109,9 +109,9 @@ def test_by_default_no_function_of_this_file_lets_a_ratio_of_1000_pass():
     for kind in ("k2", "k3"):
         assert not run(losses.rejection_mask, x, *SAMPLER, kind=kind)[0, 3]
     # A masked weight is the ratio itself: small ratios may stay.
-    weights = run(losses.truncated_importance_weights, x, *SAMPLER, mode="mask")
+    weights = run(ratios.truncated_importance_weights, x, *SAMPLER, mode="mask")
     np.testing.assert_allclose(weights, [[0.1, 0.6, 1.5, 0.0]], rtol=1e-6)
-    weights = run(losses.truncated_importance_weights, x, *SAMPLER)
+    weights = run(ratios.truncated_importance_weights, x, *SAMPLER)
     np.testing.assert_allclose(weights, [[0.1, 0.6, 1.5, 2.0]], rtol=1e-6)
 
 
@@ -166,18 +166,18 @@ def test_bad_rejection_arguments_are_named():
 def test_normalized_weights_have_mean_one():
     weights = jnp.array([[0.5, 1.5, np.nan], [4.0, 0.0, 7.0]])
     mask = jnp.array([[1, 1, 0], [1, 1, 0]])
-    normalized = run(losses.normalized_weights, weights, mask)
+    normalized = run(ratios.normalized_weights, weights, mask)
     np.testing.assert_allclose(normalized, np.array([[0.5, 1.5, 0], [4, 0, 0]]) / 1.5, rtol=1e-6)
     for nothing in (jnp.zeros((2, 3)), mask):
-        np.testing.assert_array_equal(run(losses.normalized_weights, mask * 0.0, nothing), 0.0)
-    slope = grad(lambda w: losses.normalized_weights(w, mask).sum())(jnp.ones((2, 3)))
+        np.testing.assert_array_equal(run(ratios.normalized_weights, mask * 0.0, nothing), 0.0)
+    slope = grad(lambda w: ratios.normalized_weights(w, mask).sum())(jnp.ones((2, 3)))
     np.testing.assert_array_equal(slope, 0.0)
     with pytest.raises(ValueError, match="mask"):
-        losses.normalized_weights(weights, mask[:1])
+        ratios.normalized_weights(weights, mask[:1])
 
 
 def test_normalisation_raises_small_weights():
-    small = run(losses.normalized_weights, jnp.array([0.5, 0.25, 0.75]), jnp.ones(3))
+    small = run(ratios.normalized_weights, jnp.array([0.5, 0.25, 0.75]), jnp.ones(3))
     np.testing.assert_allclose(small, [1.0, 0.5, 1.5], rtol=1e-6)
 
 
@@ -187,7 +187,7 @@ def test_normalisation_raises_small_weights():
 def test_a_weight_at_its_bound_is_kept():
     one = jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2))
     for bounds in ({"floor": 1.0}, {"cap": 1.0}):
-        kept = run(losses.truncated_importance_weights, *one, mode="mask", **bounds)
+        kept = run(ratios.truncated_importance_weights, *one, mode="mask", **bounds)
         np.testing.assert_array_equal(kept, 1.0)
 
 
@@ -201,6 +201,6 @@ def test_only_bad_sequences_beyond_the_threshold_are_dropped():
 
 def test_normalized_weights_carry_no_gradient():
     weights, mask = jnp.array([1.0, 3.0, 5.0]), jnp.array([1, 1, 0])
-    np.testing.assert_allclose(losses.normalized_weights(weights, mask), [0.5, 1.5, 0.0])
-    slope = jax.grad(lambda w: jnp.sum(losses.normalized_weights(w, mask) ** 2))(weights)
+    np.testing.assert_allclose(ratios.normalized_weights(weights, mask), [0.5, 1.5, 0.0])
+    slope = jax.grad(lambda w: jnp.sum(ratios.normalized_weights(w, mask) ** 2))(weights)
     np.testing.assert_array_equal(slope, 0.0)
