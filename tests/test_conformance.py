@@ -9,7 +9,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _catalogue, _conformance, conformance, losses
+from polgrad import _catalogue, _conformance, conformance, losses, selection
 from polgrad.ratios import log_ratio
 
 card_of = functools.cache(conformance.check)
@@ -265,7 +265,7 @@ def test_every_loss_has_a_layout_or_is_refused():
     [
         (losses.topr_weights, "float64 without a gradient in logp"),
         (losses.vespo_weights, "float64 without a gradient in logp"),
-        (losses.off_policy_sequence_mask, "bool without a gradient in logp"),
+        (selection.off_policy_sequence_mask, "bool without a gradient in logp"),
         (losses.kl_penalty, "unknown: reference_logp"),
         (losses.disco, "unknown: scores"),
         (lambda lp, adv: -lp * adv, "unknown: adv, lp"),

@@ -14,7 +14,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _examples, _guarantees, advantages, losses, masking, ratios
+from polgrad import _examples, _guarantees, advantages, losses, masking, ratios, selection
 from polgrad._catalogue import Primitive
 from polgrad.curricula import bandit
 
@@ -39,7 +39,7 @@ VARIANTS = {
     "bradley_terry": variant(losses.bradley_terry, "margin", "label_smoothing", "weights"),
     "f_dpg off-policy": variant(losses.f_dpg, "behavior_logp"),
     "sequence weights": variant(ratios.truncated_importance_weights, level="sequence", mode="mask"),
-    "rejection by sequence": variant(losses.rejection_mask, level="mean", kind="k3"),
+    "rejection by sequence": variant(selection.rejection_mask, level="mean", kind="k3"),
     "discounted_returns cut": variant(advantages.discounted_returns, *CUT),
     "lambda_returns cut": variant(advantages.lambda_returns, *CUT),
     "gae cut": variant(advantages.gae, *CUT),

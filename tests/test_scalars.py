@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import diagnostics, losses, ratios, schedules
+from polgrad import diagnostics, losses, ratios, schedules, selection
 from polgrad._scalars import clip_widths, in_range, limits
 
 
@@ -112,7 +112,7 @@ X, MASK = jnp.zeros((2, 3)), jnp.ones((2, 3))
             r"cap_low is 2.0, expected at most cap_high = \[1. 2. 3.\]$",
         ),
         (
-            functools.partial(losses.rejection_mask, X, X, MASK, high=-1.0),
+            functools.partial(selection.rejection_mask, X, X, MASK, high=-1.0),
             "high is -1.0, expected at least low = -0.693147$",
         ),
         (

@@ -101,7 +101,6 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.correction import off_policy_sequence_mask, rejection_mask
 from polgrad.losses.distillation import (
     distillation_advantages,
     distillation_mask,
@@ -230,6 +229,7 @@ from polgrad.schedules import (
     annealed_coefficient,
     dynamic_kl_coefficient,
 )
+from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
 
 __all__ = [
     "OrderedPairs",
@@ -314,7 +314,6 @@ __all__ = [
     "nca",
     "nft",
     "nft_prompt_weight",
-    "off_policy_sequence_mask",
     "ordered_pairs",
     "orpo",
     "p3o_v1",
@@ -331,7 +330,6 @@ __all__ = [
     "preference_strength",
     "ranking",
     "reinforce",
-    "rejection_mask",
     "reward_weighted",
     "robust_dpo",
     "rpo",
