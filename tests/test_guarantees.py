@@ -145,7 +145,7 @@ UNSET = {
 # What else a number needs: optional arrays, and settings.
 CONSTANT = (), {"mode": "constant"}
 NEEDS = {
-    ("curricula.filtration.threshold_filter", "share"): (("noise",), {}),
+    ("selection.threshold_filter", "share"): (("noise",), {}),
     ("curricula.large_margin_pairs", "student_margin"): (("teacher",), {}),
     ("losses.value_loss", "clip"): (("old_values",), {}),
     ("masking.reduce", "length"): CONSTANT,

@@ -18,7 +18,7 @@ PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable(
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"
 # What a number needs beside itself.
 OPTIONAL = {
-    ("curricula.filtration.threshold_filter", "share"): ("noise",),
+    ("selection.threshold_filter", "share"): ("noise",),
     ("curricula.large_margin_pairs", "student_margin"): ("teacher",),
     ("losses.value_loss", "clip"): ("old_values",),
 }

@@ -33,7 +33,7 @@ filtered_policy                 the policy that this amounts to, exactly (filter
 reward_calibration              which filter suits a reward model
 """
 
-from polgrad.curricula import bandit, filtration, windows
+from polgrad.curricula import bandit, windows
 from polgrad.curricula.arms import (
     DUMP,
     SEC,
@@ -43,12 +43,6 @@ from polgrad.curricula.arms import (
     Normalized,
     Reverse,
     Uniform,
-)
-from polgrad.curricula.balancing import anna_karenina_select
-from polgrad.curricula.by_score import select_by_score
-from polgrad.curricula.filter_analysis import (
-    filtered_policy,
-    reward_calibration,
 )
 from polgrad.curricula.pairs import (
     Triple,
@@ -71,6 +65,8 @@ from polgrad.curricula.resets import (
     reset_states,
 )
 from polgrad.curricula.segments import Segments, sample_segments
+from polgrad.selection.analysis import filtered_policy, reward_calibration
+from polgrad.selection.samples import anna_karenina_select, select_by_score
 
 __all__ = [
     "DUMP",
@@ -86,10 +82,7 @@ __all__ = [
     "Segments",
     "Triple",
     "Uniform",
-    "anna_karenina_select",
     "bandit",
-    "filtered_policy",
-    "filtration",
     "forced_tokens",
     "join_prefix",
     "judge_scores",
@@ -102,8 +95,6 @@ __all__ = [
     "replay_order",
     "reset_prompts",
     "reset_states",
-    "reward_calibration",
     "sample_segments",
-    "select_by_score",
     "windows",
 ]

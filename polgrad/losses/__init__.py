@@ -101,11 +101,7 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.distillation import (
-    distillation_advantages,
-    distillation_mask,
-    teacher_log_ratio,
-)
+from polgrad.losses.distillation import distillation_advantages, teacher_log_ratio
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -229,6 +225,7 @@ from polgrad.schedules import (
     annealed_coefficient,
     dynamic_kl_coefficient,
 )
+from polgrad.selection.samples import distillation_mask
 from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
 
 __all__ = [
@@ -265,7 +262,6 @@ __all__ = [
     "disco_b",
     "discopop",
     "distillation_advantages",
-    "distillation_mask",
     "dno",
     "dpo",
     "dppo_kl",

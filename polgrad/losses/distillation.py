@@ -6,8 +6,7 @@ have the same expected gradient. Student and teacher must share the tokenizer an
 """
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
@@ -80,38 +79,3 @@ def distillation_advantages(
     in_range("beta", beta, low=0.0)
     paid = beta * teacher_log_ratio(logp, teacher_logp)
     return jax.lax.stop_gradient(accumulate(advantages) + paid)
-
-
-def distillation_mask(
-    correct: Bool[Array, "... G"],
-    *,
-    level: str = "response",
-    valid: Bool[Array, "... G"] | None = None,
-) -> Bool[Array, "... G"]:
-    """Which samples the teacher still has something to say about: those that failed.
-
-        "response":  the wrong ones          "group":  all of a group without a right one
-
-    Args:
-      correct: whether each sample of a prompt is right (the verdict, not a shaped reward).
-      level: "response" or "group".
-      valid: whether a sample could be scored; None for all.
-
-    Returns:
-      True where the teacher's term counts, [..., G]; False for invalid samples, which are not
-      right ones either.
-
-    Raises:
-      ValueError: unknown level; shapes that differ; rank 0 or 1.
-
-    References:
-      Xu et al., KDRL, 2025 (arXiv:2506.02208), section 3.4.
-    """
-    _checks.choice("level", level, ("response", "group"))
-    _checks.groups("correct", correct)
-    right = jnp.asarray(correct) != 0
-    valid = jnp.ones(right.shape, bool) if valid is None else jnp.asarray(valid) != 0
-    _checks.same_shape("[..., G]", correct=right, valid=valid)
-    right &= valid
-    solved = right if level == "response" else jnp.any(right, axis=-1, keepdims=True)
-    return valid & ~solved

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.curricula.balancing import anna_karenina_select
+from polgrad.selection.samples import anna_karenina_select
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from compiled import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad.curricula import select_by_score
+from polgrad.selection import select_by_score
 
 SCORES = jnp.array([3.0, 1.0, 2.0, 1.0, 5.0])
 

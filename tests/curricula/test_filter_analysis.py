@@ -11,8 +11,7 @@ from filters import KINDS, by_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import curricula
-from polgrad.curricula import filtration
+from polgrad import selection
 
 # --- the filtered policy ---------------------------------------------------------------------------
 
@@ -20,7 +19,7 @@ from polgrad.curricula import filtration
 def filtered(probabilities, rewards, weights):
     with jax.enable_x64(True):
         arrays = (jnp.asarray(x, float) for x in (probabilities, rewards, weights))
-        return np.asarray(jax.jit(curricula.filtered_policy)(*arrays))
+        return np.asarray(jax.jit(selection.filtered_policy)(*arrays))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def test_the_filtered_policy_is_that_of_all_draws(kind, rewards):
     pi, n = np.array([0.4, 0.1, 0.2, 0.3]), 4
     expected = np.zeros(4)
     draws = np.array(list(itertools.product(range(4), repeat=n)))
-    weights = np.asarray(run(filtration.filtered_weights, np.array(rewards)[draws], kind=kind))
+    weights = np.asarray(run(selection.filtered_weights, np.array(rewards)[draws], kind=kind))
     for actions, chance in zip(draws, weights, strict=True):
         np.add.at(expected, actions, pi[actions].prod() * chance)
     found = filtered(pi, rewards, by_rank(kind, n))
@@ -68,17 +67,17 @@ def test_limits_of_the_filtered_policy():
 def test_calibration_by_hand():
     rewards, scores = np.array([-1.0, 0.0, 1.0]), np.array([0.0, 0.2, 1.0])
     np.testing.assert_allclose(
-        run(curricula.reward_calibration, rewards, scores), 0.892857, atol=1e-6
+        run(selection.reward_calibration, rewards, scores), 0.892857, atol=1e-6
     )
     # The units of neither matter.
-    small = run(curricula.reward_calibration, 0.1 * rewards + 3, 0.1 * scores)
+    small = run(selection.reward_calibration, 0.1 * rewards + 3, 0.1 * scores)
     np.testing.assert_allclose(small, 0.892857, atol=1e-5)
-    line = run(curricula.reward_calibration, rewards, 3 - 2 * rewards)
+    line = run(selection.reward_calibration, rewards, 3 - 2 * rewards)
     np.testing.assert_allclose(line, 1.0, rtol=1e-6)
     for x, s in ((rewards, np.ones(3)), (np.ones(3), scores)):
-        assert run(curricula.reward_calibration, x, s) == 0.0
+        assert run(selection.reward_calibration, x, s) == 0.0
     # 0.1 has no exact form, and a mean of it may miss it.
-    assert run(curricula.reward_calibration, np.arange(7.0), np.full(7, 0.1), groups=3) == 0.0
+    assert run(selection.reward_calibration, np.arange(7.0), np.full(7, 0.1), groups=3) == 0.0
 
 
 @given(seed=st.integers(0, 10_000))
@@ -97,23 +96,23 @@ def test_calibration_groups_by_reward(seed):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-CALIBRATION = jax.jit(lambda r, s, v: curricula.reward_calibration(r, s, groups=4, valid=v))
+CALIBRATION = jax.jit(lambda r, s, v: selection.reward_calibration(r, s, groups=4, valid=v))
 
 
 def test_calibration_edges():
     """Equal rewards share a group, whatever the order; missing ones are left out."""
     rewards = np.array([0.0, 1.0, 1.0, 1.0, 2.0, np.nan, 3.0])
     scores = np.array([0.0, 5.0, -3.0, 1.0, 4.0, 9.0, np.nan])
-    found = run(curricula.reward_calibration, rewards, scores, groups=5)
+    found = run(selection.reward_calibration, rewards, scores, groups=5)
     x, s = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 4.0])
     np.testing.assert_allclose(found, np.corrcoef(x, s)[0, 1] ** 2, rtol=1e-5)
-    assert run(curricula.reward_calibration, np.full(7, np.nan), scores) == 0.0
+    assert run(selection.reward_calibration, np.full(7, np.nan), scores) == 0.0
     # Fifteen groups by default.
     many = np.arange(30.0)
     spiky = np.where(many % 2, 1.0, -1.0) + many
-    found = run(curricula.reward_calibration, many, spiky)
+    found = run(selection.reward_calibration, many, spiky)
     np.testing.assert_allclose(found, 1.0, rtol=1e-5)
-    assert run(curricula.reward_calibration, many, spiky, groups=16) < 0.9999
+    assert run(selection.reward_calibration, many, spiky, groups=16) < 0.9999
 
 
 # --- mistakes --------------------------------------------------------------------------------------
@@ -122,17 +121,17 @@ def test_calibration_edges():
 def test_bad_arguments_are_named():
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match="probabilities"):
-        curricula.filtered_policy(x, x, x[0])
+        selection.filtered_policy(x, x, x[0])
     with pytest.raises(ValueError, match="rewards"):
-        curricula.filtered_policy(x[0], x[0, :2], x[0])
+        selection.filtered_policy(x[0], x[0, :2], x[0])
     with pytest.raises(ValueError, match="weights"):
-        curricula.filtered_policy(x[0], x[0], x)
+        selection.filtered_policy(x[0], x[0], x)
     with pytest.raises(ValueError, match="rewards"):
-        curricula.reward_calibration(x, x)
+        selection.reward_calibration(x, x)
     with pytest.raises(ValueError, match="scores"):
-        curricula.reward_calibration(x[0], x[0, :2])
+        selection.reward_calibration(x[0], x[0, :2])
     with pytest.raises(ValueError, match="valid"):
-        curricula.reward_calibration(x[0], x[0], valid=x[0, :2])
+        selection.reward_calibration(x[0], x[0], valid=x[0, :2])
     with pytest.raises(ValueError, match="groups is 0"):
-        curricula.reward_calibration(x[0], x[0], groups=0)
-    run(curricula.reward_calibration, x[0], x[0], groups=1)
+        selection.reward_calibration(x[0], x[0], groups=0)
+    run(selection.reward_calibration, x[0], x[0], groups=1)

@@ -12,7 +12,7 @@ from filters import KINDS, by_rank
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad.curricula import filtration
+from polgrad import selection
 
 NOISE = np.random.default_rng(0).random((4000, 5)).astype(np.float32)
 TIES = np.random.default_rng(1).random((4000, 5)).astype(np.float32)
@@ -25,10 +25,10 @@ GROUP = np.array([0.2, 0.9, -0.4, 0.9, 0.1], np.float32)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_rank_weights(kind, n):
-    found = filtration.rank_weights(n, kind=kind)
+    found = selection.rank_weights(n, kind=kind)
     np.testing.assert_allclose(found, by_rank(kind, n), rtol=1e-6, atol=1e-7)
     if kind == "best_random":
-        np.testing.assert_array_equal(filtration.rank_weights(n), found)
+        np.testing.assert_array_equal(selection.rank_weights(n), found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,34 +49,34 @@ def test_filtered_weights_are_the_mean_over_broken_ties(kind, seed):
 
 
 WEIGHTS = {
-    kind: jax.jit(lambda r, v, k=kind: filtration.filtered_weights(r, kind=k, valid=v))
+    kind: jax.jit(lambda r, v, k=kind: selection.filtered_weights(r, kind=k, valid=v))
     for kind in KINDS
 }
 
 
 def test_filtered_weights_by_default_and_under_an_increasing_map():
-    found = run(filtration.filtered_weights, GROUP)
+    found = run(selection.filtered_weights, GROUP)
     np.testing.assert_allclose(found, [0.125, 0.3125, 0.125, 0.3125, 0.125], rtol=1e-6)
-    moved = run(filtration.filtered_weights, np.exp(3 * GROUP))
+    moved = run(selection.filtered_weights, np.exp(3 * GROUP))
     np.testing.assert_array_equal(moved, found)
-    whole = run(filtration.filtered_weights, GROUP.reshape(-1), kind="best_worst")
+    whole = run(selection.filtered_weights, GROUP.reshape(-1), kind="best_worst")
     np.testing.assert_allclose(whole, [0, 0.25, 0.5, 0.25, 0], rtol=1e-6)
-    slope = jax.grad(lambda r: (filtration.filtered_weights(r) * r).sum())(jnp.asarray(GROUP))
+    slope = jax.grad(lambda r: (selection.filtered_weights(r) * r).sum())(jnp.asarray(GROUP))
     np.testing.assert_allclose(slope, found, rtol=1e-6)
 
 
 def test_power_weights():
     rewards = np.array([-0.5, 0.0, 0.25, np.nan], np.float32)
-    found = run(filtration.power_weights, rewards)
+    found = run(selection.power_weights, rewards)
     np.testing.assert_allclose(found, [0.25, 1e-8, 0.0625, 0.0], rtol=1e-5)
-    cubed = run(filtration.power_weights, rewards, power=3.0, epsilon=0.5)
+    cubed = run(selection.power_weights, rewards, power=3.0, epsilon=0.5)
     np.testing.assert_allclose(cubed, [0.625, 0.5, 0.515625, 0.0], rtol=1e-6)
-    flat = run(filtration.power_weights, rewards, power=0.0, epsilon=0.0)
+    flat = run(selection.power_weights, rewards, power=0.0, epsilon=0.0)
     np.testing.assert_array_equal(flat, [1, 1, 1, 0])
-    masked = jax.jit(lambda r, v: filtration.power_weights(r, valid=v))
+    masked = jax.jit(lambda r, v: selection.power_weights(r, valid=v))
     valid = np.array([False, True, True, True])
     np.testing.assert_allclose(masked(rewards, valid)[:2], [0.0, 1e-8], rtol=1e-5)
-    slope = jax.grad(lambda r: filtration.power_weights(r).sum())(jnp.asarray(rewards))
+    slope = jax.grad(lambda r: selection.power_weights(r).sum())(jnp.asarray(rewards))
     np.testing.assert_array_equal(slope, 0.0)
 
 
@@ -96,41 +96,41 @@ def close(counts, chance, draws=4000):
 
 
 def test_best_and_random():
-    kept = pairs(filtration.best_and_random, GROUP, NOISE[:, 0])
+    kept = pairs(selection.best_and_random, GROUP, NOISE[:, 0])
     np.testing.assert_array_equal(kept.sum(1), 2)
     assert np.all(kept[:, 1] | kept[:, 3])
     # One of the two best, then a quarter each of the others.
     for sample, chance in enumerate([0.25, 0.625, 0.25, 0.625, 0.25]):
         close(kept[:, sample].sum(), chance)
-    equal = pairs(filtration.best_and_random, np.zeros(5, np.float32), NOISE[:, 0])
+    equal = pairs(selection.best_and_random, np.zeros(5, np.float32), NOISE[:, 0])
     for sample in range(5):
         close(equal[:, sample].sum(), 0.4)
     # The first of the others at noise 0, the last just below 1; larger tie-breaks win.
     rewards, ties = np.zeros(4, np.float32), np.array([0.1, 0.9, 0.3, 0.2], np.float32)
-    pick = jax.jit(filtration.best_and_random)
+    pick = jax.jit(selection.best_and_random)
     np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.0)), [1, 1, 0, 0])
     np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.34)), [0, 1, 1, 0])
     np.testing.assert_array_equal(pick(rewards, ties, np.float32(0.999)), [0, 1, 0, 1])
 
 
 def test_best_and_worst():
-    kept = pairs(filtration.best_and_worst, GROUP)
+    kept = pairs(selection.best_and_worst, GROUP)
     np.testing.assert_array_equal(kept.sum(1), 2)
     assert np.all(kept[:, 2])
     close(kept[:, 1].sum(), 0.5)
-    moved = pairs(filtration.best_and_worst, np.exp(GROUP))
+    moved = pairs(selection.best_and_worst, np.exp(GROUP))
     np.testing.assert_array_equal(moved, kept)
-    equal = pairs(filtration.best_and_worst, np.zeros(5, np.float32))
+    equal = pairs(selection.best_and_worst, np.zeros(5, np.float32))
     for sample in range(5):
         close(equal[:, sample].sum(), 0.4)
 
 
-@pytest.mark.parametrize("function", [filtration.best_and_random, filtration.best_and_worst])
+@pytest.mark.parametrize("function", [selection.best_and_random, selection.best_and_worst])
 def test_few_samples_keep_what_there_is(function):
     nan = np.nan
     rewards = np.array([[nan, 1.0, 5.0, nan], [nan, 3.0, nan, nan], [nan] * 4])
     valid = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], bool)
-    rest = (np.full(3, 0.5, np.float32),) if function is filtration.best_and_random else ()
+    rest = (np.full(3, 0.5, np.float32),) if function is selection.best_and_random else ()
     call = jax.jit(lambda r, t, v: function(r, t, *rest, valid=v))
     ties = NOISE[:3, :4]
     np.testing.assert_array_equal(
@@ -148,45 +148,45 @@ def test_few_samples_keep_what_there_is(function):
 
 def test_thresholds():
     rewards = np.array([0.9, 0.5, 0.1, -0.5, -0.9, np.inf, -np.inf, np.nan], np.float32)
-    top = run(filtration.threshold_filter, rewards)
+    top = run(selection.threshold_filter, rewards)
     np.testing.assert_array_equal(top, [1, 0, 0, 0, 0, 0, 0, 0])
-    both = run(filtration.threshold_filter, rewards, high=0.0, low=-0.5)
+    both = run(selection.threshold_filter, rewards, high=0.0, low=-0.5)
     np.testing.assert_array_equal(both, [1, 1, 1, 0, 1, 0, 0, 0])
     noise = np.array([0.9, 0.4, 0.6, 0.5, 0.2, 0.1, 0.1, 0.1], np.float32)
-    random = jax.jit(lambda r, n: filtration.threshold_filter(r, share=0.5, noise=n))
+    random = jax.jit(lambda r, n: selection.threshold_filter(r, share=0.5, noise=n))
     np.testing.assert_array_equal(random(rewards, noise), [1, 1, 0, 0, 1, 0, 0, 0])
-    unused = jax.jit(lambda r, n: filtration.threshold_filter(r, noise=n))
+    unused = jax.jit(lambda r, n: selection.threshold_filter(r, noise=n))
     np.testing.assert_array_equal(unused(rewards, 0 * noise), top)
-    traced = jax.jit(lambda r, n, s: filtration.threshold_filter(r, share=s, noise=n))
+    traced = jax.jit(lambda r, n, s: selection.threshold_filter(r, share=s, noise=n))
     np.testing.assert_array_equal(traced(rewards, noise, 0.5), random(rewards, noise))
 
 
 def test_resampling_follows_the_weights():
     weights = np.array([0.1, 0.0, 0.4, 0.5], np.float32)
-    drawn = run(filtration.resample, weights, NOISE.reshape(-1))
+    drawn = run(selection.resample, weights, NOISE.reshape(-1))
     counts = np.bincount(drawn, minlength=4)
     assert counts[1] == 0
     for index in (0, 2, 3):
         close(counts[index], weights[index], NOISE.size)
-    edges = run(filtration.resample, weights, np.array([0.0, 0.0999, 0.1001, 0.4999, 0.51, 0.999]))
+    edges = run(selection.resample, weights, np.array([0.0, 0.0999, 0.1001, 0.4999, 0.51, 0.999]))
     np.testing.assert_array_equal(edges, [0, 0, 2, 2, 3, 3])
 
 
 def test_choosing_without_replacement():
     weights = np.broadcast_to(np.array([4.0, 1.0, 0.0, 3.0, 2.0], np.float32), NOISE.shape)
-    one = np.asarray(run(filtration.choose, weights, NOISE, count=1))
+    one = np.asarray(run(selection.choose, weights, NOISE, count=1))
     for sample in range(5):
         close(one[:, sample].sum(), weights[0, sample] / 10)
-    two = np.asarray(run(filtration.choose, weights, NOISE))
+    two = np.asarray(run(selection.choose, weights, NOISE))
     np.testing.assert_array_equal(two.sum(1), 2)
     # The first, or the second after one of the others.
     close(two[:, 1].sum(), 0.1 + 0.1 * (4 / 6 + 3 / 7 + 2 / 8))
-    every = run(filtration.choose, weights, NOISE, count=5)
+    every = run(selection.choose, weights, NOISE, count=5)
     np.testing.assert_array_equal(every, weights > 0)
-    whole = run(filtration.choose, np.ones((2, 3)), np.zeros((2, 3)), count=3)
+    whole = run(selection.choose, np.ones((2, 3)), np.zeros((2, 3)), count=3)
     np.testing.assert_array_equal(whole, True)
     # A noise of 0 waits longest but is not lost.
-    last = run(filtration.choose, np.ones(3), np.array([0.0, 0.9, 0.8]), count=2)
+    last = run(selection.choose, np.ones(3), np.array([0.0, 0.9, 0.8]), count=2)
     np.testing.assert_array_equal(last, [False, True, True])
 
 
@@ -196,42 +196,42 @@ def test_choosing_without_replacement():
 def test_bad_arguments_are_named():
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match="n is 0"):
-        filtration.rank_weights(0)
+        selection.rank_weights(0)
     with pytest.raises(ValueError, match="kind"):
-        filtration.rank_weights(3, kind="worst")
+        selection.rank_weights(3, kind="worst")
     with pytest.raises(ValueError, match="kind"):
-        filtration.filtered_weights(x, kind="worst")
+        selection.filtered_weights(x, kind="worst")
     with pytest.raises(ValueError, match=r"rewards has shape \[\]"):
-        filtration.filtered_weights(1.0)
+        selection.filtered_weights(1.0)
     with pytest.raises(ValueError, match="valid"):
-        filtration.filtered_weights(x, valid=x[:1])
+        selection.filtered_weights(x, valid=x[:1])
     with pytest.raises(ValueError, match="noise"):
-        filtration.best_and_random(x, x, jnp.ones(3))
+        selection.best_and_random(x, x, jnp.ones(3))
     with pytest.raises(ValueError, match="low is"):
-        filtration.threshold_filter(x, high=0.0, low=0.1)
-    filtration.threshold_filter(x, high=0.0, low=0.0)
+        selection.threshold_filter(x, high=0.0, low=0.1)
+    selection.threshold_filter(x, high=0.0, low=0.0)
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="share is"):
-            filtration.threshold_filter(x, share=share, noise=x)
-    filtration.threshold_filter(x, share=1.0, noise=x)
+            selection.threshold_filter(x, share=share, noise=x)
+    selection.threshold_filter(x, share=1.0, noise=x)
     with pytest.raises(ValueError, match="noise is None"):
-        filtration.threshold_filter(x, share=0.5)
+        selection.threshold_filter(x, share=0.5)
     with pytest.raises(ValueError, match="noise has shape"):
-        filtration.threshold_filter(x, share=0.5, noise=x[:1])
+        selection.threshold_filter(x, share=0.5, noise=x[:1])
     with pytest.raises(ValueError, match="power is"):
-        filtration.power_weights(x, power=-1.0)
+        selection.power_weights(x, power=-1.0)
     with pytest.raises(ValueError, match="epsilon is"):
-        filtration.power_weights(x, epsilon=-1.0)
+        selection.power_weights(x, epsilon=-1.0)
     with pytest.raises(ValueError, match="valid"):
-        filtration.power_weights(x, valid=x[:1])
+        selection.power_weights(x, valid=x[:1])
     with pytest.raises(ValueError, match="weights"):
-        filtration.resample(x, x[0])
+        selection.resample(x, x[0])
     with pytest.raises(ValueError, match="noise"):
-        filtration.resample(x[0], x)
+        selection.resample(x[0], x)
     for count in (0, 4):
         with pytest.raises(ValueError, match=f"count is {count}"):
-            filtration.choose(x, x, count=count)
+            selection.choose(x, x, count=count)
     with pytest.raises(ValueError, match="noise"):
-        filtration.choose(x, x[:1])
+        selection.choose(x, x[:1])
     with pytest.raises(ValueError, match=r"weights has shape \[\]"):
-        filtration.choose(1.0, 1.0)
+        selection.choose(1.0, 1.0)

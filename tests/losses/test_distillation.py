@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
-from polgrad import divergences, games, losses, masking, schedules
+from polgrad import divergences, games, losses, masking, schedules, selection
 
 POLICY = TabularPolicy(vocabulary=4, length=1)
 STUDENT = np.array([[[0.5, -0.3, 0.1, 0.9]]])
@@ -179,16 +179,16 @@ def test_impossible_tokens():
 
 def test_masks_by_hand():
     correct = np.array([[1, 0], [0, 0], [1, 1]], bool)
-    response = run(losses.distillation_mask, correct)
+    response = run(selection.distillation_mask, correct)
     np.testing.assert_array_equal(response, [[0, 1], [1, 1], [0, 0]])
-    group = run(losses.distillation_mask, correct, level="group")
+    group = run(selection.distillation_mask, correct, level="group")
     np.testing.assert_array_equal(group, [[0, 0], [1, 1], [0, 0]])
 
 
 def test_a_sample_that_could_not_be_scored_is_not_distilled_and_not_right():
     correct = np.array([[1, 0], [0, 0], [1, 0]], bool)
     valid = np.array([[0, 1], [1, 0], [1, 0]], bool)
-    masked = jax.jit(losses.distillation_mask, static_argnames="level")
+    masked = jax.jit(selection.distillation_mask, static_argnames="level")
     for level, last in (("response", 0), ("group", 0)):
         found = masked(correct, level=level, valid=valid)
         np.testing.assert_array_equal(found, [[0, 1], [1, 0], [last, 0]])
@@ -196,7 +196,7 @@ def test_a_sample_that_could_not_be_scored_is_not_distilled_and_not_right():
 
 def test_a_solved_group_under_the_mask_has_no_gradient_at_all():
     correct = np.ones((1, 3), bool)
-    keep = losses.distillation_mask(correct).reshape(-1)
+    keep = selection.distillation_mask(correct).reshape(-1)
 
     def loss(x):
         token = losses.kdrl(x, LOGP, TEACHING, 0 * ADVANTAGES, beta=1.0, distilled=keep)
@@ -273,11 +273,11 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="teacher_logp"):
         losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING[:2])
     with pytest.raises(ValueError, match="level"):
-        losses.distillation_mask(np.ones((1, 2), bool), level="none")
+        selection.distillation_mask(np.ones((1, 2), bool), level="none")
     with pytest.raises(ValueError, match="valid"):
-        losses.distillation_mask(np.ones((1, 2), bool), valid=np.ones(2, bool))
+        selection.distillation_mask(np.ones((1, 2), bool), valid=np.ones(2, bool))
     with pytest.raises(ValueError, match="correct has shape"):
-        losses.distillation_mask(True)
+        selection.distillation_mask(True)
     x = jnp.zeros((2, 4))
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"k is {k}"):

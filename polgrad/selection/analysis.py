@@ -1,4 +1,4 @@
-"""What a filter of samples amounts to: the policy behind it, and which filter suits a reward."""
+"""What a filter of samples amounts to: the policy that it makes, and which filter suits a reward model."""
 
 import math
 
@@ -10,8 +10,6 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.advantages import batch_baseline
-
-__all__ = ["filtered_policy", "reward_calibration"]
 
 
 def filtered_policy(
@@ -28,7 +26,7 @@ def filtered_policy(
     Args:
       probabilities: pi, [A], summing to 1.
       rewards: of the actions, [A].
-      weights: of the ranks, best first, [N] (`filtration.rank_weights`), summing to 1.
+      weights: of the ranks, best first, [N] (`selection.rank_weights`), summing to 1.
 
     Returns:
       mu, [A], summing to 1; 0 where pi is.

@@ -1,13 +1,7 @@
-"""Policy filtration: of the samples of a prompt, train on those whose reward can be trusted.
+"""Which samples and prompts are kept: masks, weights and indices over groups or a pool.
 
-A learned reward model is reliable for its best and worst samples and noisy in between. These
-functions rank the samples of a prompt and weigh or choose them by rank or reward; what policy
-that amounts to is in filter_analysis.py. Nothing in the loss changes: the behaviour
-log-probabilities are those of the unfiltered policy.
-
-    keep = best_and_random(rewards, ties, noise)            # a few of the samples
-    weights = filtered_weights(rewards, kind="best_worst")  # or the chance of each,
-    chosen = resample(weights, noise)                       # and samples by that chance
+A learned reward is wrong about some samples more often than about others. What a sample is worth
+keeping for can be told from its rank in the group, its reward or a score of its prompt.
 """
 
 import math
@@ -20,17 +14,6 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.rollouts.sampling import inverse_cdf
-
-__all__ = [
-    "best_and_random",
-    "best_and_worst",
-    "choose",
-    "filtered_weights",
-    "power_weights",
-    "rank_weights",
-    "resample",
-    "threshold_filter",
-]
 
 _KINDS = ("none", "best", "best_random", "best_worst")
 
@@ -330,3 +313,116 @@ def _group(rewards, valid):
     if jnp.ndim(rewards) == 0:
         raise ValueError("rewards has shape [], expected [..., N] with the samples last")
     return _present(rewards, valid)
+
+
+def anna_karenina_select(
+    correct: Bool[Array, "... G"], *, valid: Bool[Array, "... G"] | None = None
+) -> Bool[Array, "... G"]:
+    """Keeps all wrong samples of a prompt and the first right one.
+
+    Right answers resemble each other, wrong ones are each wrong in their own way. Without the
+    cut, prompts that are nearly solved flood an off-policy data set with positives.
+
+    Args:
+      correct: whether each of the G samples of a prompt is right.
+      valid: whether each sample could be scored; all by default.
+
+    Returns:
+      Which samples to keep, same shape. Invalid samples are never kept.
+
+    Raises:
+      ValueError: rank 0 or 1.
+
+    References:
+      Le Roux et al., Tapered Off-Policy REINFORCE, 2025 (arXiv:2503.14286).
+    """
+    _checks.groups("correct", correct)
+    correct = jnp.asarray(correct, bool)
+    valid = jnp.ones(correct.shape, bool) if valid is None else jnp.asarray(valid, bool)
+    right = correct & valid
+    first = right & (jnp.cumsum(right, axis=-1) == 1)
+    return valid & (~correct | first)
+
+
+_WHICH = ("lowest", "middle", "highest")
+
+
+def select_by_score(
+    scores: Float[Array, "N"],
+    *,
+    count: int,
+    which: str = "lowest",
+    valid: Bool[Array, "N"] | None = None,
+) -> Bool[Array, "N"]:
+    """Keeps `count` prompts of a pool by their score, such as the base model's BLEU.
+
+    "lowest" takes the hard prompts, "highest" the easy ones, "middle" the window around the
+    median. With uniform noise for scores it is a random subset of the same size. A score from one
+    sampled answer is noisy; the mean of several is less so.
+
+    Args:
+      scores: one a prompt, [N].
+      count: how many to keep, >= 0.
+      which: "lowest", "middle" or "highest".
+      valid: prompts that may be taken; all by default. Scores that are not finite are invalid in
+        any case.
+
+    Returns:
+      Which to keep, [N], stopped; all valid ones where there are not more than `count`. Of equal
+      scores the earlier prompts are taken.
+
+    Raises:
+      ValueError: unknown name; shapes that differ; count below 0.
+
+    References:
+      Chang et al., BLEUBERI, 2025 (arXiv:2505.11080): the 5,000 lowest of 50,000.
+    """
+    _checks.choice("which", which, _WHICH)
+    _checks.rank("scores", scores, 1, "[N], one a prompt")
+    in_range("count", count, low=0)
+    scores = jax.lax.stop_gradient(jnp.asarray(scores))
+    usable = jnp.isfinite(scores)
+    if valid is not None:
+        _checks.same_shape("[N]", scores=scores, valid=valid)
+        usable &= jnp.asarray(valid) != 0
+    ordered = -scores if which == "highest" else scores
+    # Two stable sorts turn scores into places, invalid prompts behind all others.
+    order = jnp.argsort(jnp.where(usable, ordered, jnp.inf), stable=True)
+    place = jnp.argsort(order)
+    first = jnp.maximum(jnp.sum(usable) - count, 0) // 2 if which == "middle" else 0
+    return usable & (place >= first) & (place < first + count)
+
+
+def distillation_mask(
+    correct: Bool[Array, "... G"],
+    *,
+    level: str = "response",
+    valid: Bool[Array, "... G"] | None = None,
+) -> Bool[Array, "... G"]:
+    """Which samples the teacher still has something to say about: those that failed.
+
+        "response":  the wrong ones          "group":  all of a group without a right one
+
+    Args:
+      correct: whether each sample of a prompt is right (the verdict, not a shaped reward).
+      level: "response" or "group".
+      valid: whether a sample could be scored; None for all.
+
+    Returns:
+      True where the teacher's term counts, [..., G]; False for invalid samples, which are not
+      right ones either.
+
+    Raises:
+      ValueError: unknown level; shapes that differ; rank 0 or 1.
+
+    References:
+      Xu et al., KDRL, 2025 (arXiv:2506.02208), section 3.4.
+    """
+    _checks.choice("level", level, ("response", "group"))
+    _checks.groups("correct", correct)
+    right = jnp.asarray(correct) != 0
+    valid = jnp.ones(right.shape, bool) if valid is None else jnp.asarray(valid) != 0
+    _checks.same_shape("[..., G]", correct=right, valid=valid)
+    right &= valid
+    solved = right if level == "response" else jnp.any(right, axis=-1, keepdims=True)
+    return valid & ~solved
