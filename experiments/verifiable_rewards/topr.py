@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polgrad import algorithms, experiments, losses, small
+from polgrad import advantages, algorithms, experiments, small
 from polgrad.algorithms import estimators, surrogates
 from polgrad.policies.distributions import token_statistics
 
@@ -53,7 +53,7 @@ class Settings:
 
 def topr(settings, share, *, target=None, positive=(1.0, 1.0), negative=(0.0, 1.0)):
     """The limits of the ratio name the method; a target share is reached by a baseline."""
-    baseline = 0.0 if target is None else losses.baseline_for_fraction(share, target)
+    baseline = 0.0 if target is None else advantages.baseline_for_fraction(share, target)
     return algorithms.TOPR(baseline, scale=1.0, positive=positive, negative=negative)
 
 

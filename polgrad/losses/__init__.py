@@ -98,10 +98,11 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
   normalized_weights              scales weights to a mean of 1
 """
 
+from polgrad.advantages.baselines import baseline_for_fraction, effective_positive_fraction
+from polgrad.advantages.token_rewards import distillation_advantages, teacher_log_ratio
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
-from polgrad.losses.distillation import distillation_advantages, teacher_log_ratio
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -207,7 +208,6 @@ from polgrad.losses.tokens import (
     reinforce,
     sapo,
 )
-from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction
 from polgrad.losses.transforms import (
     debias_flips,
     flipped_probability,
@@ -240,7 +240,6 @@ __all__ = [
     "aot_unpaired",
     "apo_down",
     "apo_zero",
-    "baseline_for_fraction",
     "bco",
     "bco_unpaired",
     "behavior_kl",
@@ -261,13 +260,11 @@ __all__ = [
     "disco",
     "disco_b",
     "discopop",
-    "distillation_advantages",
     "dno",
     "dpo",
     "dppo_kl",
     "dppo_tv",
     "dro",
-    "effective_positive_fraction",
     "entropy_bonus",
     "exo",
     "expectile_loss",
@@ -345,7 +342,6 @@ __all__ = [
     "swav",
     "targets",
     "td_loss",
-    "teacher_log_ratio",
     "top_k_kl",
     "topr",
     "topr_weights",

@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
-from polgrad import divergences, games, losses, masking, schedules, selection
+from polgrad import advantages, divergences, games, losses, masking, schedules, selection
 
 POLICY = TabularPolicy(vocabulary=4, length=1)
 STUDENT = np.array([[[0.5, -0.3, 0.1, 0.9]]])
@@ -48,7 +48,7 @@ def test_values_of_the_estimators(x64):
     kinds = {k: divergences.kl_estimate(logp, TEACHER[:, 0], kind=k) for k in ("k1", "k2", "k3")}
     mean = {k: float(jnp.exp(logp) @ v) for k, v in kinds.items()}
     assert mean == pytest.approx({"k1": 0.1471234, "k2": 0.1792343, "k3": 0.1471234}, abs=1e-7)
-    ratio = losses.teacher_log_ratio(logp, TEACHER[:, 0])
+    ratio = advantages.teacher_log_ratio(logp, TEACHER[:, 0])
     np.testing.assert_allclose(jnp.exp(logp) @ ratio, -mean["k1"], rtol=1e-12)
     np.testing.assert_allclose(ratio, TEACHER[:, 0] - logp, rtol=1e-12)
 
@@ -75,7 +75,7 @@ def test_by_default_kdrl_follows_the_reverse_kl_without_a_ratio(x64):
 
 def test_in_the_advantage_the_gradient_is_the_same(x64):
     def loss(logp, teacher, advantage, sampler):
-        shaped = losses.distillation_advantages(advantage, logp, teacher, beta=0.5)
+        shaped = advantages.distillation_advantages(advantage, logp, teacher, beta=0.5)
         return losses.reinforce(logp, shaped)
 
     rewards = np.array([1.0, 0.0, -0.5, 2.0])
@@ -136,7 +136,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
     loss = lambda x: losses.kdrl(x, LOGP, LOGP, 0 * ADVANTAGES, beta=1.0).sum()  # noqa: E731
     for result in value_and_grad(loss)(LOGP):
         np.testing.assert_array_equal(result, 0.0)
-    same = run(losses.distillation_advantages, ADVANTAGES, LOGP, LOGP)
+    same = run(advantages.distillation_advantages, ADVANTAGES, LOGP, LOGP)
     np.testing.assert_array_equal(same, np.broadcast_to(ADVANTAGES, (3, 4)))
 
 
@@ -150,26 +150,28 @@ def test_only_the_student_carries_a_gradient():
     assert np.any(to_student != 0)
     for gradient in stopped:
         np.testing.assert_array_equal(gradient, 0.0)
-    shaped = lambda a, x, t, beta: losses.distillation_advantages(a, x, t, beta=beta).sum()  # noqa: E731
+    shaped = lambda a, x, t, beta: advantages.distillation_advantages(a, x, t, beta=beta).sum()  # noqa: E731
     for gradient in grad(shaped, argnums=(0, 1, 2, 3))(ADVANTAGES, LOGP, TEACHING, 0.5):
         np.testing.assert_array_equal(gradient, 0.0)
-    ratio = lambda x, t: losses.teacher_log_ratio(x, t).sum()  # noqa: E731
+    ratio = lambda x, t: advantages.teacher_log_ratio(x, t).sum()  # noqa: E731
     for gradient in grad(ratio, argnums=(0, 1))(LOGP, TEACHING):
         np.testing.assert_array_equal(gradient, 0.0)
 
 
 def test_distillation_advantages_by_hand():
     x, teacher = jnp.full((1, 2), -1.0), jnp.array([[-0.5, -3.0]])
-    found = run(losses.distillation_advantages, jnp.array([[2.0]]), x, teacher)
+    found = run(advantages.distillation_advantages, jnp.array([[2.0]]), x, teacher)
     np.testing.assert_allclose(found, [[2.5, 0.0]])
-    half = run(losses.distillation_advantages, jnp.array([[2.0, 1.0]]), x, teacher, beta=0.5)
+    half = run(advantages.distillation_advantages, jnp.array([[2.0, 1.0]]), x, teacher, beta=0.5)
     np.testing.assert_allclose(half, [[2.25, 0.0]])
 
 
 def test_impossible_tokens():
     inf = np.inf
     x, teacher = jnp.array([[-1.0, -inf, -inf]]), jnp.array([[-inf, -1.0, -inf]])
-    np.testing.assert_array_equal(run(losses.teacher_log_ratio, x, teacher), [[-20.0, 20.0, 0.0]])
+    np.testing.assert_array_equal(
+        run(advantages.teacher_log_ratio, x, teacher), [[-20.0, 20.0, 0.0]]
+    )
     loss = lambda x: losses.kdrl(x, x, teacher, jnp.ones((1, 1)), beta=1.0).sum()  # noqa: E731
     assert all(np.all(np.isfinite(result)) for result in value_and_grad(loss)(x))
 
@@ -266,12 +268,12 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="gradient"):
         losses.kdrl(*arguments, beta=1.0, gradient="k1")
     with pytest.raises(ValueError, match="beta"):
-        losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=-0.1)
-    losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=0.0)
+        advantages.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=-0.1)
+    advantages.distillation_advantages(ADVANTAGES, LOGP, TEACHING, beta=0.0)
     with pytest.raises(ValueError, match="advantages"):
-        losses.distillation_advantages(ADVANTAGES[:, 0], LOGP, TEACHING)
+        advantages.distillation_advantages(ADVANTAGES[:, 0], LOGP, TEACHING)
     with pytest.raises(ValueError, match="teacher_logp"):
-        losses.distillation_advantages(ADVANTAGES, LOGP, TEACHING[:2])
+        advantages.distillation_advantages(ADVANTAGES, LOGP, TEACHING[:2])
     with pytest.raises(ValueError, match="level"):
         selection.distillation_mask(np.ones((1, 2), bool), level="none")
     with pytest.raises(ValueError, match="valid"):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.advantages.baselines import baseline_for_fraction, effective_positive_fraction
 from polgrad.losses.inputs import topr_weights
 from polgrad.losses.sequences import topr
-from polgrad.losses.topr import baseline_for_fraction, effective_positive_fraction
 
 REWARDS = (1.0, -1.0, -1.0)
 INF = math.inf
