@@ -26,6 +26,7 @@ _SUBMODULES = (
     "masking",
     "policies",
     "ratios",
+    "reward_models",
     "rewards",
     "rollouts",
     "schedules",

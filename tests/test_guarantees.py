@@ -14,7 +14,16 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _examples, _guarantees, advantages, losses, masking, ratios, selection
+from polgrad import (
+    _examples,
+    _guarantees,
+    advantages,
+    losses,
+    masking,
+    ratios,
+    reward_models,
+    selection,
+)
 from polgrad._catalogue import Primitive
 from polgrad.curricula import bandit
 
@@ -36,7 +45,7 @@ VARIANTS = {
     "kl_penalty k3": variant(losses.kl_penalty, gradient="k3"),
     "kl_penalty off-policy": variant(losses.kl_penalty, "behavior_logp"),
     "value_loss clipped": variant(losses.value_loss, "old_values", clip=0.25),
-    "bradley_terry": variant(losses.bradley_terry, "margin", "label_smoothing", "weights"),
+    "bradley_terry": variant(reward_models.bradley_terry, "margin", "label_smoothing", "weights"),
     "f_dpg off-policy": variant(losses.f_dpg, "behavior_logp"),
     "sequence weights": variant(ratios.truncated_importance_weights, level="sequence", mode="mask"),
     "rejection by sequence": variant(selection.rejection_mask, level="mean", kind="k3"),
@@ -60,8 +69,8 @@ NAN_STAYS = {
     "advantages.missing_eos_reward",
     "advantages.regularized_rewards",
     "advantages.vtrace",
-    "losses.aggregate_groups",
-    "losses.standardize_groups",
+    "reward_models.aggregate_groups",
+    "reward_models.standardize_groups",
 }
 # What is fixed once the samples are drawn.
 FIXED = {

@@ -44,15 +44,7 @@ from polgrad.curricula.arms import (
     Reverse,
     Uniform,
 )
-from polgrad.curricula.pairs import (
-    Triple,
-    judge_scores,
-    knockout_pair,
-    large_margin_pairs,
-    mix_replay,
-    policy_pairs,
-    reference_triples,
-)
+from polgrad.curricula.pairs import judge_scores, knockout_pair, large_margin_pairs, mix_replay
 from polgrad.curricula.replay import replay_order
 from polgrad.curricula.resets import (
     ForcedTokens,
@@ -65,6 +57,7 @@ from polgrad.curricula.resets import (
     reset_states,
 )
 from polgrad.curricula.segments import Segments, sample_segments
+from polgrad.reward_models.policy_discrimination import Triple, policy_pairs, reference_triples
 from polgrad.selection.analysis import filtered_policy, reward_calibration
 from polgrad.selection.samples import anna_karenina_select, select_by_score
 
@@ -80,7 +73,6 @@ __all__ = [
     "ResetPrompts",
     "Reverse",
     "Segments",
-    "Triple",
     "Uniform",
     "bandit",
     "forced_tokens",
@@ -89,9 +81,7 @@ __all__ = [
     "knockout_pair",
     "large_margin_pairs",
     "mix_replay",
-    "policy_pairs",
     "prefix_lengths",
-    "reference_triples",
     "replay_order",
     "reset_prompts",
     "reset_states",

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
@@ -203,86 +203,3 @@ def mix_replay(
         rows = jax.random.permutation(jax.random.fold_in(key, age), have)[:count]
         parts.append(jax.tree.map(lambda x, rows=rows: jnp.asarray(x)[rows], pool))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
-def policy_pairs(
-    key: Key[Array, ""], *, policies: int, count: int
-) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
-    """Two different policies of a pool for each pre-training triple of a policy discriminator.
-
-    Two answers of the first policy are the reference and the positive, one of the second the
-    negative, all to the same prompt and drawn independently.
-
-    Args:
-      key: for the draws.
-      policies: number of policies in the pool, at least 2. Close ones belong into it too, such as
-        checkpoints and mixtures.
-      count: number of triples.
-
-    Returns:
-      (first, second) in 0..policies - 1, [N] each, never equal; every ordered pair equally likely.
-
-    Raises:
-      ValueError: fewer than two policies.
-
-    References:
-      Dou et al., Pre-Trained Policy Discriminators are General Reward Models, 2025
-      (arXiv:2507.05197), section 3.
-    """
-    in_range("policies", policies, low=2)
-    keys = jax.random.split(key)
-    first = jax.random.randint(keys[0], (count,), 0, policies)
-    return first, (first + jax.random.randint(keys[1], (count,), 1, policies)) % policies
-
-
-class Triple(NamedTuple):
-    """Indices of a reference and of two answers to compare with it.
-
-    Attributes:
-      reference: the best answer.
-      chosen: the second best.
-      rejected: the third.
-      usable: whether there are three answers and the second is better than the third.
-    """
-
-    reference: Int[Array, "..."]
-    chosen: Int[Array, "..."]
-    rejected: Int[Array, "..."]
-    usable: Bool[Array, "..."]
-
-
-def reference_triples(
-    scores: Float[Array, "... K"], *, valid: Bool[Array, "... K"] | None = None
-) -> Triple:
-    """From ranked answers, what fine-tunes a reward model that compares with a reference.
-
-    Against the best answer as the reference, the second is to score above the third:
-    `losses.bradley_terry` of these two scores.
-
-    Args:
-      scores: of the answers to a prompt, [..., K], K of at least 3; higher is better.
-      valid: False for answers to leave out, [..., K]; scores that are not finite are left out in
-        any case.
-
-    Returns:
-      `Triple(reference, chosen, rejected, usable)`, each [...]; of equal scores the earlier.
-
-    Raises:
-      ValueError: shapes that differ; fewer than three answers.
-
-    References:
-      Dou et al., Pre-Trained Policy Discriminators are General Reward Models, 2025
-      (arXiv:2507.05197), equation 8.
-    """
-    if jnp.ndim(scores) == 0 or jnp.shape(scores)[-1] < 3:
-        raise ValueError(
-            f"scores has shape {list(jnp.shape(scores))}, expected [..., K] with K of at least 3"
-        )
-    known = jnp.isfinite(scores)
-    if valid is not None:
-        _checks.same_shape("[..., K]", scores=scores, valid=valid)
-        known &= jnp.asarray(valid) != 0
-    ranked = jnp.where(known, scores, -jnp.inf)
-    order = jnp.argsort(-ranked, axis=-1)[..., :3]
-    second, third = jnp.moveaxis(jnp.take_along_axis(ranked, order, axis=-1), -1, 0)[1:]
-    return Triple(*jnp.moveaxis(order, -1, 0), (second > third) & (third > -jnp.inf))

@@ -9,20 +9,18 @@ it is first used.
 import importlib
 
 from polgrad.data.batches import batch_indices
-from polgrad.data.comparison_inputs import ComparisonInput, comparison_input
 from polgrad.data.sources import Source
 from polgrad.data.tasks import load_task, task_names
 from polgrad.data.tokenizers import CharacterTokenizer, HubTokenizer, Tokenizer, from_assets
+from polgrad.reward_models.policy_discrimination import ComparisonInput, comparison_input
 
 __all__ = [
     "CharacterTokenizer",
-    "ComparisonInput",
     "HubTokenizer",
     "Source",
     "Tokenizer",
     "augmentation",
     "batch_indices",
-    "comparison_input",
     "from_assets",
     "load_task",
     "task_names",

@@ -265,7 +265,7 @@ def flip_pairs(chosen: Tree, rejected: Tree, flip: Bool[Array, "N"]) -> tuple[Tr
     Args:
       chosen: a tree of arrays with N rows.
       rejected: a tree like it.
-      flip: which pairs to exchange, [N], such as `losses.flip_mask`.
+      flip: which pairs to exchange, [N], such as `reward_models.flip_mask`.
 
     Returns:
       (chosen, rejected) with those rows exchanged.

@@ -37,7 +37,6 @@ from polgrad.games.nash_md import (
     regularized_nash,
     self_play_step,
 )
-from polgrad.games.policy_discrimination import policy_discrimination
 from polgrad.games.preference import (
     additive_game,
     bradley_terry_fit,
@@ -62,6 +61,7 @@ from polgrad.games.self_play import (
     spin_step,
 )
 from polgrad.games.soft_values import SoftValues, segment_preference, soft_value_iteration
+from polgrad.reward_models.policy_discrimination import policy_discrimination
 
 __all__ = [
     "AnnotatorMixture",
@@ -97,7 +97,6 @@ __all__ = [
     "nash_md_step",
     "optimal_chosen",
     "optimal_rejected",
-    "policy_discrimination",
     "policy_gradient",
     "policy_win_rate",
     "population_game",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from polgrad import _checks
 from polgrad._scalars import in_range
 from polgrad.games.bandits import kl_regularized_optimum, kl_regularized_value
-from polgrad.losses.mixture import annotator_loglikelihood, hard_assignment
+from polgrad.reward_models.annotators import annotator_loglikelihood, hard_assignment
 
 __all__ = [
     "AnnotatorMixture",

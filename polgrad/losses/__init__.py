@@ -102,7 +102,6 @@ from polgrad.advantages.baselines import baseline_for_fraction, effective_positi
 from polgrad.advantages.token_rewards import distillation_advantages, teacher_log_ratio
 from polgrad.losses import ranking, targets
 from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
-from polgrad.losses.contrastive import difference_views, simcse, sinkhorn, swav
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -143,17 +142,6 @@ from polgrad.losses.lists import (
     pointwise_sigmoid,
     pointwise_squared,
 )
-from polgrad.losses.mixture import (
-    SoftAssignment,
-    aggregate_groups,
-    annotator_loglikelihood,
-    exponentiated_weights,
-    hard_assignment,
-    maxmin_weights,
-    mixture_bradley_terry,
-    soft_assignment,
-    standardize_groups,
-)
 from polgrad.losses.pairs import (
     aot,
     apo_down,
@@ -174,15 +162,6 @@ from polgrad.losses.pairs import (
 from polgrad.losses.pairs_online import copg, dno, inpo, sppo, xpo
 from polgrad.losses.penalties import behavior_kl, entropy_bonus, kl_hinge, kl_penalty
 from polgrad.losses.reference_free import alphapo, cpl, cpo, orpo, simpo, slic, tpo
-from polgrad.losses.reward_model import (
-    PreferenceStrength,
-    bradley_terry,
-    difference_objective,
-    flip_mask,
-    meta_gradient,
-    preference_strength,
-    strength_groups,
-)
 from polgrad.losses.sequences import (
     f_dpg,
     gmpo,
@@ -218,6 +197,28 @@ from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_rewar
 from polgrad.losses.values import expectile_loss, td_loss, value_loss
 from polgrad.losses.vocabulary import top_k_kl
 from polgrad.ratios import normalized_weights, truncated_importance_weights
+from polgrad.reward_models.annotators import (
+    SoftAssignment,
+    aggregate_groups,
+    annotator_loglikelihood,
+    exponentiated_weights,
+    hard_assignment,
+    maxmin_weights,
+    mixture_bradley_terry,
+    soft_assignment,
+    standardize_groups,
+)
+from polgrad.reward_models.bradley_terry import (
+    PreferenceStrength,
+    bradley_terry,
+    difference_objective,
+    flip_mask,
+    meta_gradient,
+    preference_strength,
+    strength_groups,
+)
+from polgrad.reward_models.contrastive import difference_views, sinkhorn, swav
+from polgrad.reward_models.contrastive import info_nce as simcse
 from polgrad.schedules import (
     Coefficient,
     adaptive_entropy,
@@ -230,12 +231,8 @@ from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
 
 __all__ = [
     "OrderedPairs",
-    "PreferenceStrength",
     "RewardShift",
-    "SoftAssignment",
-    "aggregate_groups",
     "alphapo",
-    "annotator_loglikelihood",
     "aot",
     "aot_unpaired",
     "apo_down",
@@ -244,7 +241,6 @@ __all__ = [
     "bco_unpaired",
     "behavior_kl",
     "best_of_n",
-    "bradley_terry",
     "cispo",
     "clip_cov",
     "copg",
@@ -255,8 +251,6 @@ __all__ = [
     "debias_flips",
     "density_weight",
     "desensitized_logp",
-    "difference_objective",
-    "difference_views",
     "disco",
     "disco_b",
     "discopop",
@@ -269,17 +263,14 @@ __all__ = [
     "exo",
     "expectile_loss",
     "exponential_margin",
-    "exponentiated_weights",
     "f_dpg",
     "f_dpg_pseudo_reward",
     "f_dpo_score",
     "f_sft",
-    "flip_mask",
     "flipped_probability",
     "gmpo",
     "gspo",
     "gspo_token",
-    "hard_assignment",
     "hinge",
     "imitation",
     "implicit_negative_policy",
@@ -300,9 +291,6 @@ __all__ = [
     "listwise_softmax",
     "log_odds",
     "luspo",
-    "maxmin_weights",
-    "meta_gradient",
-    "mixture_bradley_terry",
     "nash_md",
     "nca",
     "nft",
@@ -320,7 +308,6 @@ __all__ = [
     "ppo_clip",
     "ppo_clip_sequence",
     "preference_margin",
-    "preference_strength",
     "ranking",
     "reinforce",
     "reward_weighted",
@@ -330,16 +317,10 @@ __all__ = [
     "sapo",
     "segment_score",
     "sequence_score",
-    "simcse",
     "simpo",
-    "sinkhorn",
     "slic",
     "smooth_labels",
-    "soft_assignment",
     "sppo",
-    "standardize_groups",
-    "strength_groups",
-    "swav",
     "targets",
     "td_loss",
     "top_k_kl",

@@ -8,7 +8,7 @@ from compiled import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import curricula
+from polgrad import curricula, reward_models
 from polgrad.losses import ranking
 
 K = 4
@@ -140,25 +140,25 @@ def test_replay_of_little_and_of_nothing():
 
 
 def test_pairs_of_policies():
-    first, second = curricula.policy_pairs(jax.random.key(0), policies=3, count=6000)
+    first, second = reward_models.policy_pairs(jax.random.key(0), policies=3, count=6000)
     counts = np.zeros((3, 3))
     np.add.at(counts, (first, second), 1)
     np.testing.assert_array_equal(np.diagonal(counts), 0)
     off = counts[~np.eye(3, dtype=bool)]
     np.testing.assert_allclose(off / 1000, 1.0, atol=0.12)
-    two = curricula.policy_pairs(jax.random.key(1), policies=2, count=5)
+    two = reward_models.policy_pairs(jax.random.key(1), policies=2, count=5)
     np.testing.assert_array_equal(two[0] + two[1], 1)
 
 
 def triple_valid(scores, valid):
-    return curricula.reference_triples(scores, valid=valid)
+    return reward_models.reference_triples(scores, valid=valid)
 
 
 def test_triples_of_ranked_answers():
     scores = np.array(
         [[1.0, 4.0, 3.0, 2.0], [2.0, 2.0, 2.0, 1.0], [np.nan, 1.0, np.inf, 2.0]], np.float32
     )
-    found = run(curricula.reference_triples, scores)
+    found = run(reward_models.reference_triples, scores)
     np.testing.assert_array_equal(found.reference, [1, 0, 3])
     np.testing.assert_array_equal(found.chosen, [2, 1, 1])
     np.testing.assert_array_equal(found.rejected[:2], [3, 2])
@@ -201,14 +201,14 @@ def test_bad_arguments():
         (lambda: curricula.mix_replay(key, x, [], fraction=-0.1), "fraction is -0.1"),
         (lambda: curricula.mix_replay(key, x, [], decay=1.1), "decay is 1.1"),
         (lambda: curricula.mix_replay(key, x, [], decay=-0.1), "decay is -0.1"),
-        (lambda: curricula.policy_pairs(key, policies=1, count=2), "policies is 1"),
-        (lambda: curricula.reference_triples(x[:2]), "scores has shape"),
-        (lambda: curricula.reference_triples(x[0]), "scores has shape"),
-        (lambda: curricula.reference_triples(x, valid=marks[:3]), "valid has shape"),
+        (lambda: reward_models.policy_pairs(key, policies=1, count=2), "policies is 1"),
+        (lambda: reward_models.reference_triples(x[:2]), "scores has shape"),
+        (lambda: reward_models.reference_triples(x[0]), "scores has shape"),
+        (lambda: reward_models.reference_triples(x, valid=marks[:3]), "valid has shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    assert y.shape == (3,) and not curricula.reference_triples(y).usable
+    assert y.shape == (3,) and not reward_models.reference_triples(y).usable
 
 
 def test_a_noisy_judge():

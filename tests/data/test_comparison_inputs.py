@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import data
+from polgrad import reward_models
 
 SEPARATOR, END = 98, 99
 ids = st.lists(st.integers(1, 50), max_size=9)
 
 
 def build(prompt, reference, candidate, length=20, response_length=4):
-    return data.comparison_input(
+    return reward_models.comparison_input(
         prompt,
         reference,
         candidate,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compiled import grad, run
 
-from polgrad import games, losses
+from polgrad import games, reward_models
 
 SYMMETRIC = np.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.6]]).T  # [A, U]
 ASYMMETRIC = np.array([[1.0, 0.2, 0.6], [0.0, 0.8, 0.5]]).T
@@ -117,7 +117,7 @@ def test_exponentiated_weights_descend_the_dual(x64):
     weights = jnp.array([0.9, 0.1])
     for _ in range(60):
         log_policy = games.kl_regularized_optimum(UNIFORM, ASYMMETRIC @ weights, beta=0.1)
-        weights = losses.exponentiated_weights(
+        weights = reward_models.exponentiated_weights(
             weights, jnp.exp(log_policy) @ ASYMMETRIC, step_size=0.4
         )
     np.testing.assert_allclose(weights, solve(UNIFORM, ASYMMETRIC, 0.1).weights, atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import advantages, games, losses
+from polgrad import advantages, games, losses, reward_models
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,9 @@ def test_the_preference_is_that_of_enumerated_triples():
     policies[0] = [0.0, 0.0, 1.0]
     joint = triples_of(policies)
     expected = joint / (joint + joint.swapaxes(1, 2))
-    np.testing.assert_allclose(run(games.policy_discrimination, policies), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        run(reward_models.policy_discrimination, policies), expected, rtol=1e-9
+    )
 
 
 TWO = np.array([[0.9, 0.1], [0.2, 0.8]])
@@ -42,7 +44,7 @@ TWO = np.array([[0.9, 0.1], [0.2, 0.8]])
 def pre_training_loss(scores, joint):
     """-E log sigmoid(r(reference, positive) - r(reference, negative)) over all triples."""
     r, a, b = (x.ravel() for x in np.indices(joint.shape))
-    return joint.ravel() @ losses.bradley_terry(scores[r, a], scores[r, b])
+    return joint.ravel() @ reward_models.bradley_terry(scores[r, a], scores[r, b])
 
 
 def test_the_exact_optimum_of_pre_training():
@@ -58,7 +60,7 @@ def test_the_exact_optimum_of_pre_training():
     gaps = [float(scores[0, 0] - scores[0, 1]), float(scores[1, 1] - scores[1, 0])]
     assert gaps == pytest.approx([1.392448, 1.882237], abs=1e-5)
     # The log-odds of the enumerated triples, not those of marginals.
-    odds = run(games.policy_discrimination, TWO)
+    odds = run(reward_models.policy_discrimination, TWO)
     logits = [math.log(odds[0, 0, 1] / odds[0, 1, 0]), math.log(odds[1, 1, 0] / odds[1, 0, 1])]
     assert logits == pytest.approx(gaps, abs=1e-6)
     positive, negative = joint.sum(2), joint.sum(1)
@@ -71,8 +73,8 @@ def test_the_exact_optimum_of_pre_training():
 
 def test_policies_that_cannot_be_told_apart():
     same = np.repeat(TWO[:1], 3, axis=0)
-    np.testing.assert_allclose(run(games.policy_discrimination, same), 0.5)
-    apart = run(games.policy_discrimination, np.eye(2))
+    np.testing.assert_allclose(run(reward_models.policy_discrimination, same), 0.5)
+    apart = run(reward_models.policy_discrimination, np.eye(2))
     # Token 0 against token 1: the reference decides; token 0 twice never occurs as a pair.
     np.testing.assert_allclose(apart[0], [[0.5, 1.0], [0.0, 0.5]])
     np.testing.assert_allclose(apart[1], [[0.5, 0.0], [1.0, 0.5]])
@@ -99,6 +101,6 @@ def test_scores_are_relative_to_the_group_of_a_reference():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="policies has shape"):
-        games.policy_discrimination(jnp.ones(3))
+        reward_models.policy_discrimination(jnp.ones(3))
     with pytest.raises(ValueError, match="P of at least 2"):
-        games.policy_discrimination(jnp.ones((1, 3)))
+        reward_models.policy_discrimination(jnp.ones((1, 3)))

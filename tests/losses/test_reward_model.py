@@ -10,7 +10,7 @@ from compiled import grad, run, value_and_grad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import losses
+from polgrad import losses, reward_models
 
 numbers = st.floats(-20.0, 20.0, width=32)
 CHOSEN = np.array([1.2, -0.3, 0.5, 2.0], np.float32)
@@ -25,13 +25,15 @@ def softplus(x):
 
 
 def everything(chosen, rejected, margin, smoothing, weights):
-    return losses.bradley_terry(
+    return reward_models.bradley_terry(
         chosen, rejected, margin=margin, label_smoothing=smoothing, center=0.01, weights=weights
     )
 
 
 def at(chosen, rejected, **settings):
-    return float(run(losses.bradley_terry, np.float32(chosen), np.float32(rejected), **settings))
+    return float(
+        run(reward_models.bradley_terry, np.float32(chosen), np.float32(rejected), **settings)
+    )
 
 
 def test_values_by_hand():
@@ -63,7 +65,7 @@ both = jax.jit(jax.value_and_grad(lambda *x: everything(*x).sum(), argnums=range
 
 def test_the_smoothed_minimum():
     """At log((1 - a) / a); 1/2 has it at 0, 1 is the flipped pair."""
-    slope = grad(lambda c, a: losses.bradley_terry(c, jnp.zeros(4), label_smoothing=a).sum())
+    slope = grad(lambda c, a: reward_models.bradley_terry(c, jnp.zeros(4), label_smoothing=a).sum())
     smoothing = np.array([0.1, 0.5, 0.25, 0.9], np.float32)
     np.testing.assert_allclose(
         slope(np.log((1 - smoothing) / smoothing), smoothing), 0.0, atol=1e-7
@@ -74,14 +76,14 @@ def test_the_smoothed_minimum():
 
 
 def test_reductions():
-    plain = run(losses.bradley_terry, CHOSEN, REJECTED)
+    plain = run(reward_models.bradley_terry, CHOSEN, REJECTED)
     np.testing.assert_allclose(plain, run(losses.dpo, CHOSEN, REJECTED, beta=1.0), rtol=1e-6)
-    shifted = run(losses.bradley_terry, CHOSEN + 2.5, REJECTED + 2.5)
+    shifted = run(reward_models.bradley_terry, CHOSEN + 2.5, REJECTED + 2.5)
     np.testing.assert_allclose(shifted, plain, rtol=1e-5)
-    swapped = run(losses.bradley_terry, REJECTED, CHOSEN)
+    swapped = run(reward_models.bradley_terry, REJECTED, CHOSEN)
     np.testing.assert_allclose(swapped - plain, CHOSEN - REJECTED, rtol=1e-5, atol=1e-6)
     # Some shape or other.
-    table = run(losses.bradley_terry, CHOSEN.reshape(2, 2), REJECTED.reshape(2, 2))
+    table = run(reward_models.bradley_terry, CHOSEN.reshape(2, 2), REJECTED.reshape(2, 2))
     np.testing.assert_allclose(table.ravel(), plain, rtol=1e-6)
 
 
@@ -105,60 +107,60 @@ MARGINS = np.array([[1.0, 2.0, 3.0], [-2.0, -1.0, 0.0], [5.0, 5.0, 5.0]], np.flo
 
 
 def strength_valid(margins, valid):
-    return losses.preference_strength(margins, valid=valid)
+    return reward_models.preference_strength(margins, valid=valid)
 
 
 def test_strength_of_a_preference():
-    mean, deviation = run(losses.preference_strength, MARGINS)
+    mean, deviation = run(reward_models.preference_strength, MARGINS)
     np.testing.assert_allclose(mean, [2.0, -1.0, 5.0], rtol=1e-6)
     np.testing.assert_allclose(deviation, [0.816497, 0.816497, 0.0], atol=1e-6)
-    flipped = run(losses.preference_strength, -MARGINS)
+    flipped = run(reward_models.preference_strength, -MARGINS)
     np.testing.assert_allclose(flipped.mean, -mean, rtol=1e-6)
     np.testing.assert_allclose(flipped.deviation, deviation, atol=1e-6)
     odd = MARGINS.copy()
     odd[0, 2], odd[1] = np.inf, np.nan
-    mean, deviation = run(losses.preference_strength, odd)
+    mean, deviation = run(reward_models.preference_strength, odd)
     np.testing.assert_allclose(mean, [1.5, 0.0, 5.0], rtol=1e-6)
     np.testing.assert_allclose(deviation, [0.5, 0.0, 0.0], atol=1e-6)
     valid = np.array([[True, False, True], [False, False, False], [False, True, True]])
     mean, deviation = run(strength_valid, MARGINS, valid)
     np.testing.assert_allclose(mean, [2.0, 0.0, 5.0], rtol=1e-6)
     np.testing.assert_allclose(deviation, [1.0, 0.0, 0.0], atol=1e-6)
-    slope = grad(lambda m: sum(x.sum() for x in losses.preference_strength(m)))(MARGINS)
+    slope = grad(lambda m: sum(x.sum() for x in reward_models.preference_strength(m)))(MARGINS)
     np.testing.assert_array_equal(slope, 0.0)
 
 
 def test_groups_of_strength():
     strength = np.array([0.5, -1.0, np.nan, 3.0, 0.0, 0.0, -2.0], np.float32)
-    groups = run(losses.strength_groups, strength, groups=3)
+    groups = run(reward_models.strength_groups, strength, groups=3)
     np.testing.assert_array_equal(groups, [2, 0, -1, 2, 1, 1, 0])
-    halves = run(losses.strength_groups, np.arange(40.0, dtype=np.float32)[::-1])
+    halves = run(reward_models.strength_groups, np.arange(40.0, dtype=np.float32)[::-1])
     np.testing.assert_array_equal(halves, np.arange(40)[::-1] // 2)  # 20 groups by default
-    nothing = run(losses.strength_groups, np.full(7, np.nan, np.float32), groups=3)
+    nothing = run(reward_models.strength_groups, np.full(7, np.nan, np.float32), groups=3)
     np.testing.assert_array_equal(nothing, -1)
-    np.testing.assert_array_equal(run(losses.strength_groups, strength, groups=1)[:2], 0)
+    np.testing.assert_array_equal(run(reward_models.strength_groups, strength, groups=1)[:2], 0)
 
 
 def test_which_pairs_to_flip():
     strength = np.array([0.5, -1.0, np.nan, 3.0, 0.0, -0.5, -2.0], np.float32)
-    flips = run(losses.flip_mask, strength)
+    flips = run(reward_models.flip_mask, strength)
     np.testing.assert_array_equal(flips, [False, True, False, False, False, True, True])
-    flips = run(losses.flip_mask, strength, threshold=0.5)
+    flips = run(reward_models.flip_mask, strength, threshold=0.5)
     np.testing.assert_array_equal(flips, [False, True, False, False, True, True, True])
-    flips = run(losses.flip_mask, strength, fraction=0.35)  # two of six
+    flips = run(reward_models.flip_mask, strength, fraction=0.35)  # two of six
     np.testing.assert_array_equal(flips, [False, True, False, False, False, False, True])
-    assert not run(losses.flip_mask, strength, fraction=0.0).any()
+    assert not run(reward_models.flip_mask, strength, fraction=0.0).any()
     np.testing.assert_array_equal(
-        run(losses.flip_mask, strength, fraction=1.0), np.isfinite(strength)
+        run(reward_models.flip_mask, strength, fraction=1.0), np.isfinite(strength)
     )
 
 
 def objective_valid(scores, valid):
-    return losses.difference_objective(scores, valid=valid)
+    return reward_models.difference_objective(scores, valid=valid)
 
 
 def test_the_difference_objective():
-    value = lambda *x: float(run(losses.difference_objective, np.array(x, np.float32)))  # noqa: E731
+    value = lambda *x: float(run(reward_models.difference_objective, np.array(x, np.float32)))  # noqa: E731
     assert value(2.0, 2.0) == pytest.approx(0.25)
     assert value(1.0, 1.0, 1.0, 1.0) == pytest.approx(0.375)
     assert value(0.0, 1.0, 3.0) == pytest.approx(0.569873, abs=1e-6)
@@ -169,13 +171,13 @@ def test_the_difference_objective():
     valid = np.array([[True, False, True, True], [True, True, True, False]])
     found = run(objective_valid, scores, valid)
     np.testing.assert_allclose(found, [0.569873, 0.0], atol=1e-6)
-    found = run(losses.difference_objective, scores)
+    found = run(reward_models.difference_objective, scores)
     np.testing.assert_allclose(found[1], 0.5 / (1 + math.exp(-3.0)), rtol=1e-6)
-    assert run(losses.difference_objective, scores[:, :0]).tolist() == [0.0, 0.0]
+    assert run(reward_models.difference_objective, scores[:, :0]).tolist() == [0.0, 0.0]
 
 
 def test_the_gradient_of_the_objective_moves_scores_apart():
-    slope = grad(lambda s: losses.difference_objective(s).sum())
+    slope = grad(lambda s: reward_models.difference_objective(s).sum())
     scores = np.array([0.0, 1.0, 3.0], np.float32)
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
     steep = {d: 2 / 9 * sigmoid(d) * sigmoid(-d) for d in (1, 2, 3)}
@@ -191,8 +193,8 @@ def linear_model():
     chosen, rejected, samples = (jnp.array(x) for x in rng.normal(size=(3, 6, 5)))
     params = {"w": jnp.array(rng.normal(size=3)), "v": jnp.array(rng.normal(size=2))}
     score = lambda p, x: x @ jnp.concatenate([p["w"], p["v"]])  # noqa: E731
-    loss = lambda p: losses.bradley_terry(score(p, chosen), score(p, rejected)).mean()  # noqa: E731
-    objective = lambda p: losses.difference_objective(score(p, samples[:2])).sum()  # noqa: E731
+    loss = lambda p: reward_models.bradley_terry(score(p, chosen), score(p, rejected)).mean()  # noqa: E731
+    objective = lambda p: reward_models.difference_objective(score(p, samples[:2])).sum()  # noqa: E731
     return loss, objective, params, lambda p: score(p, samples[:2])
 
 
@@ -203,7 +205,9 @@ def flat(tree):
 def test_the_meta_gradient_is_that_of_the_moved_parameters():
     with jax.enable_x64(True):
         loss, objective, params, scores = linear_model()
-        meta = jax.jit(lambda p, eta: losses.meta_gradient(loss, objective, p, step_size=eta))
+        meta = jax.jit(
+            lambda p, eta: reward_models.meta_gradient(loss, objective, p, step_size=eta)
+        )
         plain = jax.jit(jax.grad(loss))
         np.testing.assert_allclose(flat(meta(params, 0.0)), flat(plain(params)), rtol=1e-12)
         uphill = jax.jit(jax.grad(objective))(params)
@@ -230,21 +234,21 @@ def test_bad_arguments():
         ("center is -1", (x, x), {"center": -1.0}),
     ):
         with pytest.raises(ValueError, match=name):
-            losses.bradley_terry(*arguments, **settings)
+            reward_models.bradley_terry(*arguments, **settings)
     for function, name in (
-        (losses.preference_strength, "margins"),
-        (losses.difference_objective, "scores"),
+        (reward_models.preference_strength, "margins"),
+        (reward_models.difference_objective, "scores"),
     ):
         with pytest.raises(ValueError, match=f"{name} has shape"):
             function(jnp.zeros(()))
         with pytest.raises(ValueError, match="valid has shape"):
             function(x, valid=jnp.ones(4, bool))
     with pytest.raises(ValueError, match="groups is 0"):
-        losses.strength_groups(x, groups=0)
+        reward_models.strength_groups(x, groups=0)
     for fraction in (-0.1, 1.1):
         with pytest.raises(ValueError, match="fraction"):
-            losses.flip_mask(x, fraction=fraction)
-    for function in (losses.strength_groups, losses.flip_mask):
+            reward_models.flip_mask(x, fraction=fraction)
+    for function in (reward_models.strength_groups, reward_models.flip_mask):
         with pytest.raises(ValueError, match="strength has shape"):
             function(jnp.zeros((2, 2)))
 
@@ -253,9 +257,13 @@ def test_bfloat16_and_vmap():
     low = [jnp.asarray(x, jnp.bfloat16).reshape(2, 2) for x in (CHOSEN, REJECTED, MARGIN)]
 
     def call(chosen, rejected, margin):
-        strength = losses.preference_strength(jnp.stack([chosen, rejected], -1))
-        loss = losses.bradley_terry(chosen, rejected, margin=margin)
-        return loss, *strength, losses.difference_objective(jnp.stack([chosen, rejected], -1))
+        strength = reward_models.preference_strength(jnp.stack([chosen, rejected], -1))
+        loss = reward_models.bradley_terry(chosen, rejected, margin=margin)
+        return (
+            loss,
+            *strength,
+            reward_models.difference_objective(jnp.stack([chosen, rejected], -1)),
+        )
 
     for together, mapped in zip(run(call, *low), jax.jit(jax.vmap(call))(*low)):
         assert together.dtype == jnp.float32
@@ -264,7 +272,9 @@ def test_bfloat16_and_vmap():
 
 def test_value_and_grad_of_the_weighted_sum():
     value, slope = value_and_grad(
-        lambda c: losses.bradley_terry(c, jnp.asarray(REJECTED), weights=jnp.asarray(WEIGHTS)).sum()
+        lambda c: reward_models.bradley_terry(
+            c, jnp.asarray(REJECTED), weights=jnp.asarray(WEIGHTS)
+        ).sum()
     )(CHOSEN)
     z = (CHOSEN - REJECTED).astype(float)
     np.testing.assert_allclose(value, WEIGHTS @ softplus(-z), rtol=1e-5)

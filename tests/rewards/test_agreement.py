@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from polgrad.rewards.agreement import preference_agreement, standardized_mean
+from polgrad.reward_models.agreement import preference_agreement, standardized_mean
 
 NAN, INF = np.nan, np.inf
 

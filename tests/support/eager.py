@@ -153,7 +153,7 @@ def typical(rows: int, dtype: str) -> dict:
 # --- All losses -----------------------------------------------------------------------------------
 
 FEWER = {
-    "losses.simcse": 2_000,  # a matrix of rows by rows
+    "reward_models.info_nce": 2_000,  # a matrix of rows by rows
     # Their state is that of three prompts.
     "losses.targets.normalize": 3,
     "losses.targets.update_partition": 3,

@@ -17,20 +17,8 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import log_sigmoid
-from polgrad.losses.reward_model import bradley_terry
 from polgrad.ratios import finite
-
-__all__ = [
-    "SoftAssignment",
-    "aggregate_groups",
-    "annotator_loglikelihood",
-    "exponentiated_weights",
-    "hard_assignment",
-    "maxmin_weights",
-    "mixture_bradley_terry",
-    "soft_assignment",
-    "standardize_groups",
-]
+from polgrad.reward_models.bradley_terry import bradley_terry
 
 
 def annotator_loglikelihood(

@@ -14,10 +14,8 @@ from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.ratios import finite
 
-__all__ = ["difference_views", "simcse", "sinkhorn", "swav"]
 
-
-def simcse(
+def info_nce(
     first: Float[Array, "B D"],
     second: Float[Array, "B D"],
     *,
@@ -155,7 +153,7 @@ def difference_views(
       rejected: representations of the other answers, [B, D].
 
     Returns:
-      One view for `simcse` or `swav`, [2B, D].
+      One view for `info_nce` or `swav`, [2B, D].
 
     Raises:
       ValueError: shapes that differ.

@@ -20,16 +20,6 @@ from polgrad._softplus import softplus
 from polgrad.masking import masked_mean
 from polgrad.ratios import finite
 
-__all__ = [
-    "PreferenceStrength",
-    "bradley_terry",
-    "difference_objective",
-    "flip_mask",
-    "meta_gradient",
-    "preference_strength",
-    "strength_groups",
-]
-
 Params = TypeVar("Params")
 
 

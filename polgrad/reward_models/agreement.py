@@ -1,9 +1,7 @@
-"""Does a score order answers as people do? Agreement of metrics and reward models with labels."""
+"""How far scores agree: with labels, and with each other."""
 
 import numpy as np
 from jaxtyping import Float, Int
-
-__all__ = ["preference_agreement", "standardized_mean"]
 
 
 def preference_agreement(
