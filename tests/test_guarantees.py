@@ -155,13 +155,13 @@ UNSET = {
 CONSTANT = (), {"mode": "constant"}
 NEEDS = {
     ("selection.threshold_filter", "share"): (("noise",), {}),
-    ("curricula.large_margin_pairs", "student_margin"): (("teacher",), {}),
+    ("data.preferences.large_margin_pairs", "student_margin"): (("teacher",), {}),
     ("losses.value_loss", "clip"): (("old_values",), {}),
     ("masking.reduce", "length"): CONSTANT,
     ("masking.weights", "length"): CONSTANT,
 }
 # Numbers that fix how many rows a result has.
-SHAPES = {("curricula.mix_replay", "fraction"), ("curricula.mix_replay", "decay")}
+SHAPES = {("data.preferences.mix_replay", "fraction"), ("data.preferences.mix_replay", "decay")}
 
 
 def numbers(primitive):

@@ -19,7 +19,7 @@ NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"
 # What a number needs beside itself.
 OPTIONAL = {
     ("selection.threshold_filter", "share"): ("noise",),
-    ("curricula.large_margin_pairs", "student_margin"): ("teacher",),
+    ("data.preferences.large_margin_pairs", "student_margin"): ("teacher",),
     ("losses.value_loss", "clip"): ("old_values",),
 }
 SETTINGS = {

@@ -44,8 +44,6 @@ from polgrad.curricula.arms import (
     Reverse,
     Uniform,
 )
-from polgrad.curricula.pairs import judge_scores, knockout_pair, large_margin_pairs, mix_replay
-from polgrad.curricula.replay import replay_order
 from polgrad.curricula.resets import (
     ForcedTokens,
     JoinedAnswers,
@@ -56,7 +54,15 @@ from polgrad.curricula.resets import (
     reset_prompts,
     reset_states,
 )
-from polgrad.curricula.segments import Segments, sample_segments
+from polgrad.data.preferences import (
+    Segments,
+    judge_scores,
+    knockout_pair,
+    large_margin_pairs,
+    mix_replay,
+    replay_order,
+    sample_segments,
+)
 from polgrad.reward_models.policy_discrimination import Triple, policy_pairs, reference_triples
 from polgrad.selection.analysis import filtered_policy, reward_calibration
 from polgrad.selection.samples import anna_karenina_select, select_by_score
@@ -72,19 +78,12 @@ __all__ = [
     "Normalized",
     "ResetPrompts",
     "Reverse",
-    "Segments",
     "Uniform",
     "bandit",
     "forced_tokens",
     "join_prefix",
-    "judge_scores",
-    "knockout_pair",
-    "large_margin_pairs",
-    "mix_replay",
     "prefix_lengths",
-    "replay_order",
     "reset_prompts",
     "reset_states",
-    "sample_segments",
     "windows",
 ]

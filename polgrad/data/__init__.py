@@ -1,9 +1,9 @@
 """Tasks, tokenizers and batches: where prompts come from.
 
 Nothing here imports jax, and the heavy libraries (TFDS, reasoning-gym, pyarrow, tokenizers)
-load when a function first needs them: reward workers import this package too. The one module of
-arrays, `augmentation` (preference pairs flipped, and relabelled by their scores), loads jax when
-it is first used.
+load when a function first needs them: reward workers import this package too. The two modules of
+arrays load jax when they are first used: `preferences` (pairs made of samples, flipped, mixed) and
+`augmentation` (pairs relabelled by their scores).
 """
 
 import importlib
@@ -23,12 +23,13 @@ __all__ = [
     "batch_indices",
     "from_assets",
     "load_task",
+    "preferences",
     "task_names",
 ]
 
 
 def __getattr__(name: str):
-    if name == "augmentation":
+    if name in ("augmentation", "preferences"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

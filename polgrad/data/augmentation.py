@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
@@ -203,89 +203,6 @@ def goal_token(
     in_range("high", high, low=low, low_name="low")
     score = jnp.where(jnp.isnan(goal), low, jnp.clip(accumulate(goal), low, high))
     return jnp.round(score).astype(jnp.int32) - low + offset
-
-
-class SelectedPair(NamedTuple):
-    """A pair out of the samples of a prompt.
-
-    Attributes:
-      chosen: index of the best sample.
-      rejected: index of another one.
-      usable: whether there are two samples to choose from.
-    """
-
-    chosen: Int[Array, "..."]
-    rejected: Int[Array, "..."]
-    usable: Bool[Array, "..."]
-
-
-def select_pair(
-    scores: Float[Array, "... K"],
-    noise: Float[Array, "... K"],
-    *,
-    valid: Bool[Array, "... K"] | None = None,
-) -> SelectedPair:
-    """The best sample of a prompt and a random other one: how UltraFeedback makes its pairs.
-
-    Args:
-      scores: one a sample, [..., K].
-      noise: uniform numbers in [0, 1), same shape; the largest of the others is taken.
-      valid: False for samples to leave out; those with a score that is not finite are left out
-        in any case.
-
-    Returns:
-      `SelectedPair(chosen, rejected, usable)`, each [...]; of equal best samples the first. The
-      rejected sample may have the chosen one's score.
-
-    Raises:
-      ValueError: shapes that differ; fewer than two samples.
-
-    References:
-      Cui et al., UltraFeedback, 2023 (arXiv:2310.01377). Zhang et al., Reward-Augmented Data,
-      2024 (arXiv:2410.08067).
-    """
-    _checks.same_shape("[..., K]", scores=scores, noise=noise)
-    if jnp.ndim(scores) == 0 or jnp.shape(scores)[-1] < 2:
-        raise ValueError(
-            f"scores has shape {list(jnp.shape(scores))}, expected [..., K] with K of at least 2"
-        )
-    known = jnp.isfinite(scores)
-    if valid is not None:
-        _checks.same_shape("[..., K]", scores=scores, valid=valid)
-        known &= jnp.asarray(valid) != 0
-    chosen = jnp.argmax(jnp.where(known, scores, -jnp.inf), axis=-1)
-    others = known & (jnp.arange(jnp.shape(scores)[-1]) != chosen[..., None])
-    rejected = jnp.argmax(jnp.where(others, noise, -jnp.inf), axis=-1)
-    return SelectedPair(chosen, rejected, jnp.any(others, axis=-1))
-
-
-def flip_pairs(chosen: Tree, rejected: Tree, flip: Bool[Array, "N"]) -> tuple[Tree, Tree]:
-    """Exchanges the answers of those pairs whose label is believed to be wrong.
-
-    Args:
-      chosen: a tree of arrays with N rows.
-      rejected: a tree like it.
-      flip: which pairs to exchange, [N], such as `reward_models.flip_mask`.
-
-    Returns:
-      (chosen, rejected) with those rows exchanged.
-
-    Raises:
-      ValueError: if `flip` is not [N] or the trees' arrays differ in shape.
-
-    References:
-      Wang et al., Secrets of RLHF in Large Language Models Part II: Reward Modeling, 2024
-      (arXiv:2401.06080).
-    """
-    _checks.rank("flip", flip, 1, "[N], one a pair")
-    flip = jnp.asarray(flip) != 0
-
-    def pick(there, here):
-        _checks.same_shape("the same for both answers", chosen=here, rejected=there)
-        _checks.shape("flip", flip, jnp.shape(here)[:1], "[N]")
-        return jnp.where(flip.reshape(-1, *[1] * (jnp.ndim(here) - 1)), there, here)
-
-    return jax.tree.map(pick, rejected, chosen), jax.tree.map(pick, chosen, rejected)
 
 
 def _stack(first, second):

@@ -100,8 +100,8 @@ Weights and masks for a sampler that is not quite the policy (correction.py)
 
 from polgrad.advantages.baselines import baseline_for_fraction, effective_positive_fraction
 from polgrad.advantages.token_rewards import distillation_advantages, teacher_log_ratio
+from polgrad.data.preferences import OrderedPairs, ordered_pairs
 from polgrad.losses import ranking, targets
-from polgrad.losses.best_of_n import OrderedPairs, ordered_pairs
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -230,7 +230,6 @@ from polgrad.selection.samples import distillation_mask
 from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
 
 __all__ = [
-    "OrderedPairs",
     "RewardShift",
     "alphapo",
     "aot",
@@ -295,7 +294,6 @@ __all__ = [
     "nca",
     "nft",
     "nft_prompt_weight",
-    "ordered_pairs",
     "orpo",
     "p3o_v1",
     "p3o_v2",

@@ -2,7 +2,7 @@
 
 An ensemble of reward models measures each pair by the mean of their margins, chosen - rejected:
 where it is negative the label is probably wrong. Such pairs can be flipped (`flip_mask` and
-`data.augmentation.flip_pairs`), smoothed or given their mean as a margin, all in `bradley_terry`.
+`data.preferences.flip_pairs`), smoothed or given their mean as a margin, all in `bradley_terry`.
 """
 
 from collections.abc import Callable

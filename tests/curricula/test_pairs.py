@@ -8,7 +8,7 @@ from compiled import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import curricula, reward_models
+from polgrad import data, reward_models
 from polgrad.losses import ranking
 
 K = 4
@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**16)
 
 
 def with_arrays(scores, teacher, valid):
-    return curricula.large_margin_pairs(
+    return data.preferences.large_margin_pairs(
         scores, margin=2.0, floor=4.0, teacher=teacher, student_margin=1.0, valid=valid
     )
 
@@ -28,13 +28,13 @@ def pairs_of(found):
 
 
 def test_pairs_of_a_large_margin():
-    found = run(curricula.large_margin_pairs, SCORES, margin=2.0)
+    found = run(data.preferences.large_margin_pairs, SCORES, margin=2.0)
     assert pairs_of(found[0]) == {(0, 1), (0, 3), (1, 3), (2, 1), (2, 3)}
     assert pairs_of(found[1]) == {(1, 0), (2, 0)}
-    high = run(curricula.large_margin_pairs, SCORES, margin=2.0, floor=5.0)
+    high = run(data.preferences.large_margin_pairs, SCORES, margin=2.0, floor=5.0)
     assert pairs_of(high[0]) == {(0, 1), (0, 3), (2, 1), (2, 3)}
     assert not high[1].any()
-    assert not run(curricula.large_margin_pairs, SCORES, margin=5.5).any()
+    assert not run(data.preferences.large_margin_pairs, SCORES, margin=5.5).any()
 
 
 def test_students_need_a_smaller_margin():
@@ -52,7 +52,7 @@ def test_students_need_a_smaller_margin():
 
 def test_answers_that_may_only_be_rejected():
     scores = np.array([3.0, -np.inf, -np.inf, np.inf], np.float32)
-    found = run(curricula.large_margin_pairs, scores, margin=1.0)
+    found = run(data.preferences.large_margin_pairs, scores, margin=1.0)
     assert pairs_of(found) == {(0, 1), (0, 2)}
 
 
@@ -61,7 +61,7 @@ def test_a_pools_win_rates():
     wins = np.array([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]], np.float32)
     rates = run(ranking.win_rate_labels, wins)
     np.testing.assert_allclose(rates, [1.0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
-    found = run(curricula.large_margin_pairs, rates, margin=0.4)
+    found = run(data.preferences.large_margin_pairs, rates, margin=0.4)
     assert pairs_of(found) == {(0, 1), (0, 2), (0, 3)}
 
 
@@ -84,7 +84,7 @@ def by_hand(preference, calls):
 @given(seeds)
 def test_the_tournament_by_hand(seed):
     preference = (np.random.default_rng(seed).integers(0, 5, (2, 8, 8)) / 4.0).astype(np.float32)
-    found = run(curricula.knockout_pair, preference)
+    found = run(data.preferences.knockout_pair, preference)
     for b in range(2):
         calls = []
         expected = by_hand(preference[b], calls)
@@ -93,16 +93,16 @@ def test_the_tournament_by_hand(seed):
         unread = np.ones((8, 8), bool)
         unread[tuple(np.array(calls).T)] = False
         preference[b][unread] = np.nan
-    again = run(curricula.knockout_pair, preference)
+    again = run(data.preferences.knockout_pair, preference)
     for x, y in zip(found, again):
         np.testing.assert_array_equal(x, y)
 
 
 def test_a_tie_goes_to_the_first():
-    found = run(curricula.knockout_pair, np.full((2, 2), 0.5, np.float32))
+    found = run(data.preferences.knockout_pair, np.full((2, 2), 0.5, np.float32))
     assert (found.chosen, found.rejected, found.usable) == (0, 1, False)
     transitive = np.where(np.arange(4)[:, None] > np.arange(4), 1.0, 0.0).astype(np.float32)
-    found = run(curricula.knockout_pair, transitive)
+    found = run(data.preferences.knockout_pair, transitive)
     assert (found.chosen, found.rejected, found.usable) == (3, 0, True)
 
 
@@ -110,16 +110,16 @@ def test_replay_takes_less_of_what_is_older():
     new = {"id": jnp.arange(20), "x": jnp.zeros((20, 2))}
     older = [{"id": 100 * age + jnp.arange(30), "x": jnp.ones((30, 2))} for age in (1, 2, 3)]
     older.append({"id": 400 + jnp.arange(30), "x": jnp.ones((30, 2))})
-    found = curricula.mix_replay(jax.random.key(0), new, older)
+    found = data.preferences.mix_replay(jax.random.key(0), new, older)
     ids = np.asarray(found["id"])
     np.testing.assert_array_equal(ids[:20], np.arange(20))
     counts = [np.sum(ids // 100 == age) for age in (1, 2, 3, 4)]
     assert counts == [6, 3, 1, 0]
     assert found["x"].shape == (30, 2) and len(set(ids.tolist())) == 30
-    other = curricula.mix_replay(jax.random.key(1), new, older)
+    other = data.preferences.mix_replay(jax.random.key(1), new, older)
     assert not np.array_equal(other["id"], ids)
     # Each pool has its own draws.
-    twice = curricula.mix_replay(
+    twice = data.preferences.mix_replay(
         jax.random.key(0), new, [older[0], older[0]], fraction=0.5, decay=1.0
     )
     rows = np.asarray(twice["id"])[20:]
@@ -128,14 +128,17 @@ def test_replay_takes_less_of_what_is_older():
 
 def test_replay_of_little_and_of_nothing():
     new, old = jnp.arange(30.0), -1.0 - jnp.arange(2.0)
-    assert len(curricula.mix_replay(jax.random.key(0), new, [])) == 30
-    both = curricula.mix_replay(jax.random.key(0), new, [old])
+    assert len(data.preferences.mix_replay(jax.random.key(0), new, [])) == 30
+    both = data.preferences.mix_replay(jax.random.key(0), new, [old])
     assert sorted(both.tolist()) == [-2.0, -1.0, *range(30)]
-    tenth = curricula.mix_replay(jax.random.key(0), new, [-1.0 - new], fraction=0.1)
+    tenth = data.preferences.mix_replay(jax.random.key(0), new, [-1.0 - new], fraction=0.1)
     assert len(tenth) == 33
-    assert len(curricula.mix_replay(jax.random.key(0), new, [new], fraction=0.0)) == 30
+    assert len(data.preferences.mix_replay(jax.random.key(0), new, [new], fraction=0.0)) == 30
     assert (
-        len(curricula.mix_replay(jax.random.key(0), new, [new, new], fraction=1.0, decay=0.0)) == 60
+        len(
+            data.preferences.mix_replay(jax.random.key(0), new, [new, new], fraction=1.0, decay=0.0)
+        )
+        == 60
     )
 
 
@@ -175,32 +178,37 @@ def test_bad_arguments():
     x, y = jnp.zeros(4), jnp.zeros(3)
     marks, key = jnp.ones(4, bool), jax.random.key(0)
     for call, message in (
-        (lambda: curricula.large_margin_pairs(x, margin=0.0), "margin is 0"),
-        (lambda: curricula.large_margin_pairs(x[0], margin=1.0), "scores has shape"),
-        (lambda: curricula.large_margin_pairs(x, margin=1.0, valid=marks[:3]), "valid has shape"),
+        (lambda: data.preferences.large_margin_pairs(x, margin=0.0), "margin is 0"),
+        (lambda: data.preferences.large_margin_pairs(x[0], margin=1.0), "scores has shape"),
         (
-            lambda: curricula.large_margin_pairs(
+            lambda: data.preferences.large_margin_pairs(x, margin=1.0, valid=marks[:3]),
+            "valid has shape",
+        ),
+        (
+            lambda: data.preferences.large_margin_pairs(
                 x, margin=1.0, teacher=marks[:3], student_margin=1.0
             ),
             "teacher has shape",
         ),
         (
-            lambda: curricula.large_margin_pairs(x, margin=1.0, teacher=marks, student_margin=0.0),
+            lambda: data.preferences.large_margin_pairs(
+                x, margin=1.0, teacher=marks, student_margin=0.0
+            ),
             "student_margin is 0",
         ),
         (
-            lambda: curricula.large_margin_pairs(x, margin=1.0, student_margin=1.0),
+            lambda: data.preferences.large_margin_pairs(x, margin=1.0, student_margin=1.0),
             "without teacher",
         ),
-        (lambda: curricula.knockout_pair(x), "preference has shape"),
-        (lambda: curricula.knockout_pair(x[0]), "preference has shape"),
-        (lambda: curricula.knockout_pair(jnp.zeros((4, 2))), "preference has shape"),
-        (lambda: curricula.knockout_pair(jnp.zeros((6, 6))), "preference has shape"),
-        (lambda: curricula.knockout_pair(jnp.zeros((1, 1))), "preference has shape"),
-        (lambda: curricula.mix_replay(key, x, [], fraction=1.1), "fraction is 1.1"),
-        (lambda: curricula.mix_replay(key, x, [], fraction=-0.1), "fraction is -0.1"),
-        (lambda: curricula.mix_replay(key, x, [], decay=1.1), "decay is 1.1"),
-        (lambda: curricula.mix_replay(key, x, [], decay=-0.1), "decay is -0.1"),
+        (lambda: data.preferences.knockout_pair(x), "preference has shape"),
+        (lambda: data.preferences.knockout_pair(x[0]), "preference has shape"),
+        (lambda: data.preferences.knockout_pair(jnp.zeros((4, 2))), "preference has shape"),
+        (lambda: data.preferences.knockout_pair(jnp.zeros((6, 6))), "preference has shape"),
+        (lambda: data.preferences.knockout_pair(jnp.zeros((1, 1))), "preference has shape"),
+        (lambda: data.preferences.mix_replay(key, x, [], fraction=1.1), "fraction is 1.1"),
+        (lambda: data.preferences.mix_replay(key, x, [], fraction=-0.1), "fraction is -0.1"),
+        (lambda: data.preferences.mix_replay(key, x, [], decay=1.1), "decay is 1.1"),
+        (lambda: data.preferences.mix_replay(key, x, [], decay=-0.1), "decay is -0.1"),
         (lambda: reward_models.policy_pairs(key, policies=1, count=2), "policies is 1"),
         (lambda: reward_models.reference_triples(x[:2]), "scores has shape"),
         (lambda: reward_models.reference_triples(x[0]), "scores has shape"),
@@ -214,10 +222,10 @@ def test_bad_arguments():
 def test_a_noisy_judge():
     first, second = np.array([2.0, 2.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, 0.0])
     p = 1 / (1 + np.exp(-2.0))
-    wins = curricula.judge_scores(first, second, np.array([p - 1e-3, p + 1e-3, 0.49, 0.51]))
+    wins = data.preferences.judge_scores(first, second, np.array([p - 1e-3, p + 1e-3, 0.49, 0.51]))
     np.testing.assert_array_equal(wins, [True, False, True, False])
     broken = np.array([np.nan, 1.0, np.nan, -np.inf])
-    wins = curricula.judge_scores(broken, broken[::-1], np.array([0.1, 0.9, 0.4, 0.6]))
+    wins = data.preferences.judge_scores(broken, broken[::-1], np.array([0.1, 0.9, 0.4, 0.6]))
     np.testing.assert_array_equal(wins, [True, True, False, False])
     with pytest.raises(ValueError, match="noise"):
-        curricula.judge_scores(first, second, np.zeros(3))
+        data.preferences.judge_scores(first, second, np.zeros(3))

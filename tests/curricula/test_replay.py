@@ -5,7 +5,7 @@ import pytest
 from compiled import run
 
 from polgrad import losses
-from polgrad.curricula import replay_order
+from polgrad.data.preferences import replay_order
 
 NOISE = jnp.array([0.5, 0.1, 0.9, 0.4, 0.3])
 

@@ -11,7 +11,7 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import losses
+from polgrad import losses, preferences
 from polgrad.data import augmentation
 
 N = 4
@@ -116,13 +116,13 @@ def test_goal_tokens():
 
 
 def select_valid(scores, noise, valid):
-    return augmentation.select_pair(scores, noise, valid=valid)
+    return preferences.select_pair(scores, noise, valid=valid)
 
 
 def test_selected_pairs():
     scores = np.array([[1.0, 3.0, 2.0], [2.0, 2.0, np.nan], [np.inf, 1.0, np.nan]], np.float32)
     noise = np.array([[0.1, 0.9, 0.2], [0.9, 0.1, 0.5], [0.9, 0.1, 0.5]], np.float32)
-    found = run(augmentation.select_pair, scores, noise)
+    found = run(preferences.select_pair, scores, noise)
     np.testing.assert_array_equal(found.chosen, [1, 0, 1])
     np.testing.assert_array_equal(found.rejected[:2], [2, 1])
     np.testing.assert_array_equal(found.usable, [True, True, False])
@@ -136,7 +136,7 @@ def test_selected_pairs():
 def test_the_rejected_sample_is_uniform_among_the_others():
     noise = np.random.default_rng(0).random((3000, 3)).astype(np.float32)
     scores = np.broadcast_to(np.array([1.0, 3.0, 2.0], np.float32), noise.shape)
-    found = run(augmentation.select_pair, scores, noise)
+    found = run(preferences.select_pair, scores, noise)
     np.testing.assert_array_equal(found.chosen, 1)
     assert np.mean(np.asarray(found.rejected) == 0) == pytest.approx(0.5, abs=0.03)
 
@@ -144,11 +144,11 @@ def test_the_rejected_sample_is_uniform_among_the_others():
 def test_flipped_pairs():
     flip = np.array([True, False, False, True])
     chosen, rejected = {"a": CHOSEN, "b": HIGH}, {"a": REJECTED, "b": LOW}
-    there, here = run(augmentation.flip_pairs, chosen, rejected, flip)
+    there, here = run(preferences.flip_pairs, chosen, rejected, flip)
     np.testing.assert_array_equal(there["a"], np.where(flip[:, None], REJECTED, CHOSEN))
     np.testing.assert_array_equal(here["a"], np.where(flip[:, None], CHOSEN, REJECTED))
     np.testing.assert_array_equal(there["b"], np.where(flip, LOW, HIGH))
-    back, again = run(augmentation.flip_pairs, there, here, flip)
+    back, again = run(preferences.flip_pairs, there, here, flip)
     for found, wanted in zip(jax.tree.leaves((back, again)), jax.tree.leaves((chosen, rejected))):
         np.testing.assert_array_equal(found, wanted)
 
@@ -163,13 +163,13 @@ def test_bad_arguments():
         (lambda: augmentation.encode_goal(x, y[:0], width=1.0), "centers has shape"),
         (lambda: augmentation.encode_goal(x, y, width=0.0), "width is 0"),
         (lambda: augmentation.goal_token(x, low=3, high=2), "high is 2"),
-        (lambda: augmentation.select_pair(x, y), "noise has shape"),
-        (lambda: augmentation.select_pair(x[:1], x[:1]), "scores has shape"),
-        (lambda: augmentation.select_pair(x[0], x[0]), "scores has shape"),
-        (lambda: augmentation.select_pair(x, x, valid=jnp.ones(4, bool)), "valid has shape"),
-        (lambda: augmentation.flip_pairs(x, x, x[None]), "flip has shape"),
-        (lambda: augmentation.flip_pairs(x, x, y), "flip has shape"),
-        (lambda: augmentation.flip_pairs(x, y, x), "rejected has shape|chosen has shape"),
+        (lambda: preferences.select_pair(x, y), "noise has shape"),
+        (lambda: preferences.select_pair(x[:1], x[:1]), "scores has shape"),
+        (lambda: preferences.select_pair(x[0], x[0]), "scores has shape"),
+        (lambda: preferences.select_pair(x, x, valid=jnp.ones(4, bool)), "valid has shape"),
+        (lambda: preferences.flip_pairs(x, x, x[None]), "flip has shape"),
+        (lambda: preferences.flip_pairs(x, x, y), "flip has shape"),
+        (lambda: preferences.flip_pairs(x, y, x), "rejected has shape|chosen has shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from one_group import one_group
 from scipy.special import log_softmax, softmax
 
-from polgrad import advantages, losses
+from polgrad import advantages, data, losses
 from polgrad.games import kl_regularized_optimum
 
 # Arrays of rank 1 are one group.
 best_of_n = one_group(losses.best_of_n)
 reward_weighted = one_group(losses.reward_weighted)
-ordered_pairs = one_group(losses.ordered_pairs)
+ordered_pairs = one_group(data.preferences.ordered_pairs)
 one_group_relative = one_group(advantages.group_relative)
 one_above_worst = one_group(advantages.above_worst)
 
