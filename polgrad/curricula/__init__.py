@@ -44,16 +44,6 @@ from polgrad.curricula.arms import (
     Reverse,
     Uniform,
 )
-from polgrad.curricula.resets import (
-    ForcedTokens,
-    JoinedAnswers,
-    ResetPrompts,
-    forced_tokens,
-    join_prefix,
-    prefix_lengths,
-    reset_prompts,
-    reset_states,
-)
 from polgrad.data.preferences import (
     Segments,
     judge_scores,
@@ -64,6 +54,16 @@ from polgrad.data.preferences import (
     sample_segments,
 )
 from polgrad.reward_models.policy_discrimination import Triple, policy_pairs, reference_triples
+from polgrad.rollouts.resets import (
+    ForcedTokens,
+    JoinedAnswers,
+    ResetPrompts,
+    forced_tokens,
+    join_prefix,
+    prefix_lengths,
+    reset_prompts,
+    reset_states,
+)
 from polgrad.selection.analysis import filtered_policy, reward_calibration
 from polgrad.selection.samples import anna_karenina_select, select_by_score
 
@@ -73,17 +73,9 @@ __all__ = [
     "Boltzmann",
     "EasyToHard",
     "EpsilonGreedy",
-    "ForcedTokens",
-    "JoinedAnswers",
     "Normalized",
-    "ResetPrompts",
     "Reverse",
     "Uniform",
     "bandit",
-    "forced_tokens",
-    "join_prefix",
-    "prefix_lengths",
-    "reset_prompts",
-    "reset_states",
     "windows",
 ]

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import losses, masking, rollouts
-from polgrad.curricula import (
+from polgrad.games import nash_md_step, self_play_step
+from polgrad.policies import LinearNetwork
+from polgrad.rollouts.resets import (
     forced_tokens,
     join_prefix,
     prefix_lengths,
     reset_prompts,
     reset_states,
 )
-from polgrad.games import nash_md_step, self_play_step
-from polgrad.policies import LinearNetwork
 
 REFERENCES = jnp.array([[5, 6, 7], [4, 3, 2], [1, 2, 0], [7, 7, 7]])
 PREFIX = jnp.array([2, 0, 1, 3])
