@@ -21,7 +21,6 @@ _SUBMODULES = (
     "divergences",
     "environments",
     "frontiers",
-    "games",
     "losses",
     "masking",
     "policies",
@@ -33,6 +32,7 @@ _SUBMODULES = (
     "selection",
     "small",
     "statistics",
+    "tabular",
     "training",
 )
 

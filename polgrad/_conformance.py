@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
+from polgrad.tabular.sequences import Sequences, enumerate_sequences, token_logp
 
 _TOKEN_FIELDS = ("tokens", "mask", "prefix")
 STALENESS = (0.0, 0.1, 0.5, 1.0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from polgrad import _conformance as kit
 from polgrad._conformance import Check, Measurement
-from polgrad.games.sequences import token_logp
+from polgrad.tabular.sequences import token_logp
 
 __all__ = ["SIZES", "all_groups", "examine", "least_variance"]
 

@@ -17,7 +17,7 @@ from polgrad import _conformance as kit
 from polgrad import _conformance_groups as groups
 from polgrad import _conformance_pairs as pairs
 from polgrad.contract import Algorithm, NamedPolicy, Outputs, Pair, Sequence
-from polgrad.games.sequences import token_logp
+from polgrad.tabular.sequences import token_logp
 from polgrad.training import named_policies
 
 __all__ = ["Known", "Policies", "Tabular", "World", "kind_of", "policies_at"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from polgrad import _checks
 from polgrad import _conformance as kit
-from polgrad.games.sequences import token_logp
+from polgrad.tabular.sequences import token_logp
 
 _GROUP = 4
 

@@ -58,7 +58,7 @@ class Examination(NamedTuple):
 
 
 # These look at concrete numbers: one checks them, the other is a fit by SciPy.
-_ON_THE_HOST = ("games.check_preference", "diagnostics.fit_entropy_law")
+_ON_THE_HOST = ("tabular.check_preference", "diagnostics.fit_entropy_law")
 
 
 def examinable() -> tuple[Primitive, ...]:

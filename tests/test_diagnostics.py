@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run
 
 from polgrad import diagnostics, divergences, losses
-from polgrad.games import policy_gradient
+from polgrad.tabular import policy_gradient
 
 MASK = jnp.array([[1, 1, 1], [1, 0, 0]])
 EMPTY = jnp.zeros((2, 3))

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import algorithms, contract, divergences, experiments, games, small
-from polgrad.games.sequences import enumerate_sequences, token_logp
+from polgrad import algorithms, contract, divergences, experiments, small, tabular
+from polgrad.tabular.sequences import enumerate_sequences, token_logp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def world(key: Array, settings: Settings) -> World:
         jax.random.normal(key, (answers + sequences.prefixes * sequences.vocabulary,)), [answers]
     )
     classes = sequences.tokens.sum(-1) % 3
-    preference = games.cyclic_game(quality, classes, a=settings.quality, b=settings.cycle)
+    preference = tabular.cyclic_game(quality, classes, a=settings.quality, b=settings.cycle)
     logits = settings.spread * logits.reshape(table)
     return World(token_logp(sequences, logits).sum(-1), preference)
 
@@ -107,10 +107,10 @@ class Labelled(small.OneQuestion):
 
 def measure(world: World, logp: Array, settings: Settings) -> dict[str, Array]:
     policy, reference = jnp.exp(logp), jnp.exp(world.reference)
-    gap = games.duality_gap(policy, reference, world.preference, tau=settings.tau)
+    gap = tabular.duality_gap(policy, reference, world.preference, tau=settings.tau)
     return {
         "gap": gap,
-        "beaten_by": jnp.max(games.win_rates(world.preference, policy)),
+        "beaten_by": jnp.max(tabular.win_rates(world.preference, policy)),
         "entropy": divergences.categorical_entropy(logp),
     }
 
@@ -120,7 +120,7 @@ def exact(key: Array, settings: Settings) -> dict[str, Array]:
     game = world(jax.random.split(key)[0], settings)
 
     def improved(policy):
-        return games.self_play_step(
+        return tabular.self_play_step(
             policy,
             jnp.exp(game.reference),
             game.preference,

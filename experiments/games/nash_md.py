@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import algorithms, contract, divergences, experiments, games, small
-from polgrad.games.sequences import enumerate_sequences
+from polgrad import algorithms, contract, divergences, experiments, small, tabular
+from polgrad.tabular.sequences import enumerate_sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +64,25 @@ def world(key: Array, settings: Settings) -> World:
         jax.random.normal(key, (answers + sequences.prefixes * sequences.vocabulary,)), [answers]
     )
     classes = sequences.tokens.sum(-1) % 3
-    preference = games.cyclic_game(quality, classes, a=settings.quality, b=settings.cycle)
+    preference = tabular.cyclic_game(quality, classes, a=settings.quality, b=settings.cycle)
     logits = settings.spread * logits.reshape(table)
     policy = small.TablePolicy(sequences)
     reference = policy.logp(logits)
-    nash = games.regularized_nash(jnp.exp(reference), preference, tau=settings.tau, iterations=2000)
-    rewards = games.bradley_terry_fit(preference, jnp.exp(reference))
-    rlhf = jnp.exp(games.kl_regularized_optimum(reference, rewards, beta=settings.tau))
+    nash = tabular.regularized_nash(
+        jnp.exp(reference), preference, tau=settings.tau, iterations=2000
+    )
+    rewards = tabular.bradley_terry_fit(preference, jnp.exp(reference))
+    rlhf = jnp.exp(tabular.kl_regularized_optimum(reference, rewards, beta=settings.tau))
     return World(policy, logits, reference, preference, nash, rewards, rlhf)
 
 
 def measure(game: World, policy: Array, settings: Settings) -> dict[str, Array]:
     reference = jnp.exp(game.reference)
     return {
-        "gap": games.duality_gap(policy, reference, game.preference, tau=settings.tau),
-        "beaten_by": jnp.max(games.win_rates(game.preference, policy)),
-        "beats_rlhf": games.policy_win_rate(game.preference, policy, game.rlhf),
-        "beats_nash": games.policy_win_rate(game.preference, policy, game.equilibrium),
+        "gap": tabular.duality_gap(policy, reference, game.preference, tau=settings.tau),
+        "beaten_by": jnp.max(tabular.win_rates(game.preference, policy)),
+        "beats_rlhf": tabular.policy_win_rate(game.preference, policy, game.rlhf),
+        "beats_nash": tabular.policy_win_rate(game.preference, policy, game.equilibrium),
         "entropy": divergences.categorical_entropy(jnp.log(policy)),
         "kl_to_nash": divergences.categorical_kl(jnp.log(game.equilibrium), jnp.log(policy)),
     }
@@ -93,7 +95,7 @@ def exact(key: Array, settings: Settings) -> dict[str, Array]:
 
     def update(number, policy):
         eta = 2.0 / (settings.tau * (number + 2.0))
-        return games.nash_md_step(policy, reference, game.preference, eta=eta, tau=settings.tau)
+        return tabular.nash_md_step(policy, reference, game.preference, eta=eta, tau=settings.tau)
 
     def point(policy, index):
         # None at point 0, which is before the first update.

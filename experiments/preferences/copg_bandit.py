@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from polgrad import advantages, experiments, games, losses
+from polgrad import advantages, experiments, losses, tabular
 
 REWARDS = np.array([2.5, 2.0, 1.0])
 LOG_REFERENCE = np.log(np.full(3, 1 / 3))
@@ -72,7 +72,7 @@ def train(key, settings, *, method):
     """Adam on a method's loss, from the uniform policy; the regret of every few epochs."""
     data = pairs(key, settings)
     optimizer = optax.adam(settings.learning_rate)
-    best = games.kl_regularized_value(LOG_REFERENCE, REWARDS, beta=settings.beta)
+    best = tabular.kl_regularized_value(LOG_REFERENCE, REWARDS, beta=settings.beta)
 
     def loss(logits, batch):
         return jnp.mean(method(jax.nn.log_softmax(logits), *batch, settings.beta))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from polgrad import experiments, games, losses
+from polgrad import experiments, losses, tabular
 
 # Strengths of the KL at which the exact frontier is computed; it is interpolated between them.
 GRID = np.geomspace(100.0, 0.02, 400)
@@ -63,8 +63,8 @@ def preferred(ratio, logp, pairs):
 
 def train(key, settings, *, method):
     log_reference, rewards, pairs = world(key, settings)
-    frontier = games.reward_kl_frontier(log_reference, rewards, GRID)
-    start = games.expected_reward(log_reference, rewards)
+    frontier = tabular.reward_kl_frontier(log_reference, rewards, GRID)
+    start = tabular.expected_reward(log_reference, rewards)
     optimizer = optax.adam(settings.learning_rate)
 
     def loss(logits):

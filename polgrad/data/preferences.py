@@ -171,7 +171,7 @@ def judge_scores(
 
         noise < sigmoid(first - second)
 
-    `jnp.where(wins, first, second)` is then the chosen answer. Of tabular games `games.judge_pairs`
+    `jnp.where(wins, first, second)` is then the chosen answer. Of tabular games `tabular.judge_pairs`
     does the same.
 
     Args:

@@ -117,7 +117,6 @@ from polgrad.losses.inputs import (
     desensitized_logp,
     f_dpg_pseudo_reward,
     f_dpo_score,
-    implicit_negative_policy,
     implicit_reward,
     implicit_value,
     inpo_contrast,
@@ -228,6 +227,7 @@ from polgrad.schedules import (
 )
 from polgrad.selection.samples import distillation_mask
 from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
+from polgrad.tabular.bandits import implicit_negative_policy
 
 __all__ = [
     "RewardShift",
@@ -272,7 +272,6 @@ __all__ = [
     "gspo_token",
     "hinge",
     "imitation",
-    "implicit_negative_policy",
     "implicit_reward",
     "implicit_value",
     "init_reward_shift",

@@ -314,7 +314,7 @@ def inpo_contrast(
 
     with s = `inverse_step`: the average of two `preference_margin`s. With tau = s the previous
     policy does not occur, with tau = 0 the reference does not. The mirror-descent step
-    `games.self_play_step` of step eta = 1 / s has h = (P(w beats previous) - P(l beats previous)) /
+    `tabular.self_play_step` of step eta = 1 / s has h = (P(w beats previous) - P(l beats previous)) /
     s.
 
     Args:
@@ -452,33 +452,6 @@ def nft_prompt_weight(
 
 # Success rates are kept away from 0 and 1, where the negative policy is undefined.
 _RATES = (0.02, 0.98)
-
-
-def implicit_negative_policy(
-    behavior: Float[Array, "... A"],
-    positive: Float[Array, "... A"],
-    success_rate: Float[Array, "..."],
-) -> Float[Array, "... A"]:
-    """What a model of right answers says of wrong ones: (behavior - p positive) / (1 - p).
-
-    With the true conditional, positive = r behavior / p, it is (1 - r) behavior / (1 - p).
-
-    Args:
-      behavior: probabilities of the policy that sampled, [..., A].
-      positive: probabilities of the model of right answers, [..., A].
-      success_rate: p of the behaviour policy, [...], in [0, 1).
-
-    Returns:
-      [..., A], sums to 1; negative where the model gives an answer more than behavior / p, and
-      the behaviour policy itself for p = 1.
-
-    References:
-      Chen et al., NFT, 2025 (arXiv:2505.18116), equation 4.
-    """
-    p = accumulate(success_rate)[..., None]
-    some = p < 1.0
-    left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
-    return jnp.where(some, left, accumulate(behavior))
 
 
 def topr_weights(

@@ -112,7 +112,7 @@ def dno(
         p = sigmoid(reward_gap),   z = s (first - second),   s = inverse_step
 
     On pairs of any full-support sampler the one minimiser is the soft policy iteration
-    previous exp(win rate / s) / Z (`games.soft_policy_iteration` of step 1 / s), for preferences
+    previous exp(win rate / s) / Z (`tabular.soft_policy_iteration` of step 1 / s), for preferences
     that no reward expresses too; the minimum is the entropy of the targets. Repeat with the
     minimiser as the previous policy: the average of the policies tends to the Nash policy, the last
     one may spiral away from it.
@@ -123,7 +123,7 @@ def dno(
     Args:
       first_logratio: log(policy / previous) of the one answer, sums over tokens, in nats. Stop
         the gradient of the previous policy when forming it; for DNO with a KL to a reference it
-        is the mixture `games.smoothed_policy` of the two.
+        is the mixture `tabular.smoothed_policy` of the two.
       second_logratio: the same for the other answer.
       reward_gap: win rate of the first answer against the previous policy minus that of the
         second, in [-1, 1] (`ranking.win_rate_labels` of a pool of samples estimates them);

@@ -2,7 +2,7 @@
 
 One reward model of pooled preferences serves the majority. Instead, annotators are assigned to
 groups by how likely each group's reward model makes their choices, each model is fitted to its
-own annotators (`games.fit_annotator_mixture` does both in a table), and the policy is trained for
+own annotators (`tabular.fit_annotator_mixture` does both in a table), and the policy is trained for
 the group that it serves worst. The groups are the last axis.
 """
 
@@ -256,7 +256,7 @@ def exponentiated_weights(
     """Moves the groups' weights towards those that are served worst: weights exp(-step reward).
 
     The smooth form of `maxmin_weights`: alternating steps for the worst-off group oscillate
-    around the point where two are equal, these settle there (`games.maxmin_policy`).
+    around the point where two are equal, these settle there (`tabular.maxmin_policy`).
 
     Args:
       weights: of the groups so far, [..., U], >= 0 with a positive sum.

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from polgrad.contract import Outputs
-from polgrad.games.sequences import Sequences, enumerate_sequences, token_logp
 from polgrad.policies import geometric_mixture
 from polgrad.small import bigrams
 from polgrad.small.networks import token_statistics
 from polgrad.small.policies import as_rollout, check_tokens, no_prompts, refuse_values
+from polgrad.tabular.sequences import Sequences, enumerate_sequences, token_logp
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class TablePolicy:
     array, `[prefixes, V]`.
 
     Attributes:
-      sequences: the completions, as `games.sequences.enumerate_sequences` lists them.
+      sequences: the completions, as `tabular.sequences.enumerate_sequences` lists them.
     """
 
     sequences: Sequences

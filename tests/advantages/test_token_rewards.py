@@ -13,8 +13,8 @@ from scipy.special import log_softmax
 
 from polgrad import advantages, losses
 from polgrad.advantages import token_rewards
-from polgrad.games.sequences import enumerate_sequences, token_logp
-from polgrad.games.trees import soft_tree_values
+from polgrad.tabular.sequences import enumerate_sequences, token_logp
+from polgrad.tabular.trees import soft_tree_values
 
 INF, NAN = np.inf, np.nan
 MASK = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]], float)

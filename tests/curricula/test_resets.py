@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import losses, masking, rollouts
-from polgrad.games import nash_md_step, self_play_step
+from polgrad.tabular import nash_md_step, self_play_step
 from polgrad.policies import LinearNetwork
 from polgrad.rollouts.resets import (
     forced_tokens,

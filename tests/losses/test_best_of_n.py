@@ -13,7 +13,7 @@ from one_group import one_group
 from scipy.special import log_softmax, softmax
 
 from polgrad import advantages, data, losses
-from polgrad.games import kl_regularized_optimum
+from polgrad.tabular import kl_regularized_optimum
 
 # Arrays of rank 1 are one group.
 best_of_n = one_group(losses.best_of_n)

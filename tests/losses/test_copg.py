@@ -10,7 +10,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 from one_group import one_group
 
-from polgrad import advantages, games, losses
+from polgrad import advantages, losses, tabular
 from polgrad.losses import ipo
 from polgrad.losses.pairs_online import copg
 
@@ -47,7 +47,7 @@ def objective(logits):
 
 
 def test_the_optimum_of_the_bandit(x64):
-    log_optimum = games.kl_regularized_optimum(
+    log_optimum = tabular.kl_regularized_optimum(
         jnp.asarray(UNIFORM), jnp.asarray(REWARDS), beta=BETA
     )
     np.testing.assert_allclose(jnp.exp(log_optimum), [0.705385, 0.259496, 0.035119], atol=1e-6)
@@ -57,7 +57,7 @@ def test_the_optimum_of_the_bandit(x64):
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_the_optimum_is_stationary_whatever_drew_the_pairs(swap, x64):
-    log_optimum = games.kl_regularized_optimum(
+    log_optimum = tabular.kl_regularized_optimum(
         jnp.asarray(UNIFORM), jnp.asarray(REWARDS), beta=BETA
     )
     slope = grad(population)
@@ -217,7 +217,7 @@ def test_where_the_methods_of_the_paper_end(method, policy, regret, x64):
     }[method]
     reached = flow(loss)
     np.testing.assert_allclose(reached, policy, atol=1e-4)
-    best = games.kl_regularized_value(jnp.asarray(UNIFORM), jnp.asarray(REWARDS), beta=BETA)
+    best = tabular.kl_regularized_value(jnp.asarray(UNIFORM), jnp.asarray(REWARDS), beta=BETA)
     np.testing.assert_allclose(best - objective(jnp.log(reached)), regret, atol=1e-4)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import games, losses
+from polgrad import losses, tabular
 
 MASK = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]], bool)
 LOGP = np.array([[-1.0, -2.0, -5.0], [-1.0, -99.0, -5.0], [-1.0, -1.0, -1.0]])
@@ -127,14 +127,14 @@ def test_the_bias_rewards_a_shift_of_both_segments(lambda_):
 def test_the_optimal_policy_is_stationary_for_exact_preferences():
     """All pairs of two-step segments, weighted by the regret model of soft values."""
     rng, alpha = np.random.default_rng(0), 0.5
-    values = games.soft_value_iteration(
+    values = tabular.soft_value_iteration(
         rng.dirichlet(np.ones(3), size=(3, 2)), rng.normal(size=(3, 2)), discount=0.9, alpha=alpha
     )
     steps = np.array(np.meshgrid(*[range(6)] * 2)).reshape(2, -1).T  # (s, a) as one index
     a, b = (x.ravel() for x in np.indices((len(steps),) * 2))
     ones = np.ones((len(a), 2))
     flat = values.advantages.ravel()
-    p = games.segment_preference(flat[steps[a]], flat[steps[b]], ones, ones)
+    p = tabular.segment_preference(flat[steps[a]], flat[steps[b]], ones, ones)
 
     @jax.jit
     @jax.grad

@@ -7,7 +7,7 @@ import pytest
 from compiled import grad, run, value_and_grad
 from enumeration import TabularPolicy, expected_gradient, objective_gradient
 
-from polgrad import advantages, divergences, games, losses, masking, schedules, selection
+from polgrad import advantages, divergences, losses, masking, schedules, selection, tabular
 
 POLICY = TabularPolicy(vocabulary=4, length=1)
 STUDENT = np.array([[[0.5, -0.3, 0.1, 0.9]]])
@@ -91,7 +91,7 @@ def test_in_the_advantage_the_gradient_is_the_same(x64):
 
 def test_the_joint_optimum_is_the_teacher_tilted_by_the_reward(x64):
     rewards = np.array([1.0, 0.0, -0.5, 2.0])
-    optimum = games.kl_regularized_optimum(
+    optimum = tabular.kl_regularized_optimum(
         jnp.asarray(TEACHER[:, 0]), jnp.asarray(rewards), beta=0.5
     )
     at = jnp.asarray(optimum)[None, None]

@@ -10,7 +10,7 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import games, losses
+from polgrad import losses, tabular
 
 PREVIOUS = np.array([0.6, 0.3, 0.1])
 INVERSE_STEP = 0.5
@@ -35,12 +35,12 @@ def population(logits, sampler, rewards):
 
 @pytest.mark.parametrize("sampler", [np.full(3, 1 / 3), PREVIOUS], ids=["uniform", "previous"])
 def test_the_minimiser_is_soft_policy_iteration(sampler, x64):
-    rewards = games.win_rates(games.rps_game(), PREVIOUS)
+    rewards = tabular.win_rates(tabular.rps_game(), PREVIOUS)
     np.testing.assert_allclose(rewards, [0.6, 0.25, 0.65], atol=1e-12)
     weights = PREVIOUS * np.exp(np.asarray(rewards) / INVERSE_STEP)
     target = weights / weights.sum()
     np.testing.assert_allclose(target, (0.698086, 0.173330, 0.128584), atol=1e-6)
-    wins = games.policy_win_rate(games.rps_game(), target, PREVIOUS)
+    wins = tabular.policy_win_rate(tabular.rps_game(), target, PREVIOUS)
     assert float(wins) == pytest.approx(0.545764, abs=1e-6)
 
     value, slope = jax.jit(jax.value_and_grad(population))(np.log(target), sampler, rewards)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import losses
-from polgrad.games.bandits import kl_regularized_optimum
+from polgrad.tabular.bandits import kl_regularized_optimum
 
 # Compiled once a shape; beta is traced, as under a schedule.
 dpo = jax.jit(losses.dpo, static_argnames="label_smoothing")

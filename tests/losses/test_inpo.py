@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import games, losses
+from polgrad import losses, tabular
 from tests.support.compiled import grad, run
 
 inpo = jax.jit(losses.inpo)  # inverse_step is traced, as under a schedule
@@ -91,7 +91,7 @@ def test_every_form_is_the_exact_one_up_to_a_constant(form, x64):
 
 
 def test_the_minimiser_is_a_step_of_mirror_descent(x64):
-    step = run(games.self_play_step, PREVIOUS, REFERENCE, GAME, eta=1 / INVERSE_STEP, tau=TAU)
+    step = run(tabular.self_play_step, PREVIOUS, REFERENCE, GAME, eta=1 / INVERSE_STEP, tau=TAU)
     assert at(jnp.log(step), "win")[0] < 1e-20
     for form in ("label", "soft"):
         np.testing.assert_allclose(at(jnp.log(step), form)[1], 0.0, atol=1e-12)
@@ -100,8 +100,8 @@ def test_the_minimiser_is_a_step_of_mirror_descent(x64):
 
 @pytest.mark.parametrize("tau, inverse_step", [(0.1, 0.1), (0.1, 0.3), (0.5, 2.0)])
 def test_the_equilibrium_is_a_fixed_point_for_every_step(tau, inverse_step, x64):
-    reference, game = jnp.array([0.6, 0.3, 0.1]), games.rps_game()
-    nash = run(games.regularized_nash, reference, game, tau=tau, iterations=2000)
+    reference, game = jnp.array([0.6, 0.3, 0.1]), tabular.rps_game()
+    nash = run(tabular.regularized_nash, reference, game, tau=tau, iterations=2000)
     gradient = at(jnp.log(nash), "label", inverse_step, tau, reference, nash, game)[1]
     np.testing.assert_allclose(gradient, 0.0, atol=1e-10)
 
@@ -144,7 +144,7 @@ def test_pairs_from_elsewhere_play_against_whoever_drew_them(x64):
     trap = anchor * jnp.exp(GAME @ uniform / INVERSE_STEP)
     gradient = at(jnp.log(trap), "label", data=uniform)[1]
     np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
-    step = run(games.self_play_step, PREVIOUS, REFERENCE, GAME, eta=1 / INVERSE_STEP, tau=TAU)
+    step = run(tabular.self_play_step, PREVIOUS, REFERENCE, GAME, eta=1 / INVERSE_STEP, tau=TAU)
     assert np.abs(at(jnp.log(step), "label", data=uniform)[1]).max() > 1e-3
 
 
@@ -152,11 +152,11 @@ def test_offline_ipo_depends_on_the_data_and_online_inpo_does_not(x64):
     uniform, data, game, tau = (
         jnp.full(3, 1 / 3),
         jnp.array([0.6, 0.3, 0.1]),
-        games.dice_game(),
+        tabular.dice_game(),
         0.1,
     )
     np.testing.assert_allclose(game @ data, [0.511111, 0.472222, 0.516667], atol=1e-6)
-    optimum = run(games.regularized_best_response, data, uniform, game, tau=tau)
+    optimum = run(tabular.regularized_best_response, data, uniform, game, tau=tau)
     np.testing.assert_allclose(optimum, [0.365639, 0.247834, 0.386527], atol=1e-6)
     pairs = jnp.outer(data, data).ravel() * game.ravel()
     i, j = (x.ravel() for x in np.indices((3, 3)))
@@ -166,20 +166,20 @@ def test_offline_ipo_depends_on_the_data_and_online_inpo_does_not(x64):
         return pairs @ losses.ipo(ratio[i], ratio[j], beta=tau)
 
     np.testing.assert_allclose(grad(offline)(jnp.log(optimum)), 0.0, atol=1e-12)
-    iterate = lambda _, p: games.self_play_step(p, uniform, game, eta=5.0, tau=tau)  # noqa: E731
+    iterate = lambda _, p: tabular.self_play_step(p, uniform, game, eta=5.0, tau=tau)  # noqa: E731
     online = jax.jit(lambda: jax.lax.fori_loop(0, 200, iterate, data))()
     np.testing.assert_allclose(online, uniform, atol=1e-8)
     # With two answers preferences are a reward, and the data does not matter.
     two, reference = jnp.array([[0.5, 0.7], [0.3, 0.5]]), jnp.array([0.25, 0.75])
-    best = run(games.regularized_best_response, reference, reference, two, tau=tau)
-    nash = run(games.regularized_nash, reference, two, tau=tau, iterations=500)
+    best = run(tabular.regularized_best_response, reference, reference, two, tau=tau)
+    nash = run(tabular.regularized_nash, reference, two, tau=tau, iterations=500)
     np.testing.assert_allclose(best, nash, atol=1e-8)
 
 
 def test_sppo_with_many_answers_is_a_step_of_multiplicative_weights(x64):
     # With the normaliser that the step has, the regression is exact; SPPO takes eta / 2.
     eta = 0.2
-    step = run(games.self_play_step, PREVIOUS, REFERENCE, GAME, eta=eta, tau=0.0)
+    step = run(tabular.self_play_step, PREVIOUS, REFERENCE, GAME, eta=eta, tau=0.0)
     rates = GAME @ PREVIOUS
     losses_there = losses.sppo(jnp.log(step / PREVIOUS), rates, eta=eta)
     normaliser = jnp.log(PREVIOUS @ jnp.exp(eta * (rates - 0.5)))

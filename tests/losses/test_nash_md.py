@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from polgrad.divergences import categorical_kl
-from polgrad.games.nash_md import regularized_nash
-from polgrad.games.preference import rps_game
 from polgrad.losses.sequences import nash_md as uncompiled
 from polgrad.policies import geometric_mixture
+from polgrad.tabular.nash import regularized_nash
+from polgrad.tabular.preference import rps_game
 
 nash_md = jax.jit(uncompiled)  # tau is traced, as under a schedule
 

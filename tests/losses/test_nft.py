@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compiled import grad, run, value_and_grad
 
-from polgrad import advantages, losses, masking
+from polgrad import advantages, losses, masking, tabular
 from polgrad.ratios import bounded
 
 BEHAVIOR = np.array([0.4, 0.3, 0.2, 0.1])
@@ -49,12 +49,12 @@ def test_the_population_gradient_vanishes_at_the_policy_of_right_answers(x64):
 
 
 def test_the_implicit_negative_policy(x64):
-    negative = run(losses.implicit_negative_policy, BEHAVIOR, BEHAVIOR * SUCCESS / RATE, RATE)
+    negative = run(tabular.implicit_negative_policy, BEHAVIOR, BEHAVIOR * SUCCESS / RATE, RATE)
     np.testing.assert_allclose(negative, BEHAVIOR * (1 - SUCCESS) / (1 - RATE), atol=1e-12)
     assert float(negative.sum()) == pytest.approx(1.0) and np.all(np.asarray(negative) >= 0)
     mixed = RATE * BEHAVIOR * SUCCESS / RATE + (1 - RATE) * np.asarray(negative)
     np.testing.assert_allclose(mixed, BEHAVIOR, atol=1e-12)
-    without = run(losses.implicit_negative_policy, BEHAVIOR, BEHAVIOR[::-1], 1.0)
+    without = run(tabular.implicit_negative_policy, BEHAVIOR, BEHAVIOR[::-1], 1.0)
     np.testing.assert_array_equal(without, BEHAVIOR)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import advantages, games, losses, masking
+from polgrad import advantages, losses, masking, tabular
 
 RNG = np.random.default_rng(0)
 LOGP, BEHAVIOR, REFERENCE = RNG.normal(-2, 0.5, (3, 4, 5))
@@ -63,7 +63,7 @@ BETA = 0.3
 def test_reward_and_pairs_have_one_optimum():
     """RLHF with a KL in the reward, and DPO on pairs labelled by the same reward."""
     log_base = jnp.log(BASE)
-    optimum = games.kl_regularized_optimum(log_base, SCORES, beta=BETA)
+    optimum = tabular.kl_regularized_optimum(log_base, SCORES, beta=BETA)
 
     def rlhf(logits):
         logp = jax.nn.log_softmax(logits)

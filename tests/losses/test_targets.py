@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polgrad import divergences
-from polgrad.games.bandits import kl_regularized_optimum
+from polgrad.tabular.bandits import kl_regularized_optimum
 from polgrad.losses import targets
 from polgrad.losses.sequences import f_dpg
 

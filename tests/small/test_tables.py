@@ -10,7 +10,7 @@ import pytest
 
 from polgrad import algorithms, policies, small
 from polgrad.contract import Needs
-from polgrad.games.sequences import enumerate_sequences
+from polgrad.tabular.sequences import enumerate_sequences
 from polgrad.small import bigrams
 from polgrad.small.policies import OtherPolicy
 

@@ -8,17 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from polgrad import _checks
 from polgrad._scalars import in_range
-from polgrad.games.bandits import kl_regularized_optimum, kl_regularized_value
 from polgrad.reward_models.annotators import annotator_loglikelihood, hard_assignment
-
-__all__ = [
-    "AnnotatorMixture",
-    "MaxMin",
-    "fit_annotator_mixture",
-    "maxmin_dual",
-    "maxmin_policy",
-    "preference_diversity",
-]
+from polgrad.tabular.bandits import kl_regularized_optimum, kl_regularized_value
 
 
 class MaxMin(NamedTuple):

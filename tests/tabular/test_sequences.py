@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.games.sequences import enumerate_sequences, token_logp
+from polgrad.tabular.sequences import enumerate_sequences, token_logp
 
 
 @pytest.mark.sampled(2)

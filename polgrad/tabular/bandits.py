@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polgrad import _checks
+from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
+from polgrad.ratios import (
+    log_ratio,
+)
 
 __all__ = [
     "Frontier",
@@ -131,3 +136,101 @@ def reward_kl_frontier(
         return Frontier(jnp.sum(policy * rewards, -1), jnp.sum(policy * ratio, -1))
 
     return jax.vmap(point)(betas)
+
+
+def forward_kl_gradient(
+    logits: Float[Array, "... A"], log_target: Float[Array, "... A"]
+) -> Float[Array, "... A"]:
+    """Gradient of KL(target || softmax(logits)) in the logits: policy - target.
+
+    Args:
+      logits: unnormalised log-probabilities of the policy.
+      log_target: unnormalised log-probabilities of the target, same shape.
+
+    Returns:
+      The gradient (to descend), same shape; it sums to 0.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Tajwar et al., Preference Fine-Tuning of LLMs Should Leverage Suboptimal, On-Policy Data,
+      2024 (arXiv:2404.14367), section 6.
+    """
+    _checks.same_shape("[..., A]", logits=logits, log_target=log_target)
+    return jax.nn.softmax(accumulate(logits)) - jax.nn.softmax(accumulate(log_target))
+
+
+def reverse_kl_gradient(
+    logits: Float[Array, "... A"], log_target: Float[Array, "... A"]
+) -> Float[Array, "... A"]:
+    """Gradient of KL(softmax(logits) || target) in the logits: policy (log ratio - KL).
+
+    Args:
+      logits: unnormalised log-probabilities of the policy.
+      log_target: unnormalised log-probabilities of the target, same shape.
+
+    Returns:
+      The gradient (to descend), same shape; it sums to 0. Log ratios are clamped to +-20 nats.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    References:
+      Tajwar et al., 2024 (arXiv:2404.14367), section 6.
+    """
+    _checks.same_shape("[..., A]", logits=logits, log_target=log_target)
+    logp = jax.nn.log_softmax(accumulate(logits))
+    target = jax.nn.log_softmax(accumulate(log_target))
+    policy, ratio = jnp.exp(logp), log_ratio(logp, target)
+    return policy * (ratio - jnp.sum(policy * ratio, axis=-1, keepdims=True))
+
+
+def log_odds_change(
+    gradient: Float[Array, "... A"], *, first: int = 0, second: int = 1, step: float = 1.0
+) -> Float[Array, "..."]:
+    """How much one descent step on tabular logits changes log(policy(first) / policy(second)).
+
+        -step (gradient[first] - gradient[second])
+
+    Args:
+      gradient: of a loss in the logits.
+      first: an action.
+      second: another one.
+      step: learning rate.
+
+    Returns:
+      The change in nats, exact for any step, without the last axis.
+
+    References:
+      Tajwar et al., 2024 (arXiv:2404.14367): the quantity in which the two directions differ.
+    """
+    gradient = accumulate(gradient)
+    return -step * (gradient[..., first] - gradient[..., second])
+
+
+def implicit_negative_policy(
+    behavior: Float[Array, "... A"],
+    positive: Float[Array, "... A"],
+    success_rate: Float[Array, "..."],
+) -> Float[Array, "... A"]:
+    """What a model of right answers says of wrong ones: (behavior - p positive) / (1 - p).
+
+    With the true conditional, positive = r behavior / p, it is (1 - r) behavior / (1 - p).
+
+    Args:
+      behavior: probabilities of the policy that sampled, [..., A].
+      positive: probabilities of the model of right answers, [..., A].
+      success_rate: p of the behaviour policy, [...], in [0, 1).
+
+    Returns:
+      [..., A], sums to 1; negative where the model gives an answer more than behavior / p, and
+      the behaviour policy itself for p = 1.
+
+    References:
+      Chen et al., NFT, 2025 (arXiv:2505.18116), equation 4.
+    """
+    p = accumulate(success_rate)[..., None]
+    some = p < 1.0
+    left = (accumulate(behavior) - p * accumulate(positive)) / jnp.where(some, 1.0 - p, 1.0)
+    return jnp.where(some, left, accumulate(behavior))

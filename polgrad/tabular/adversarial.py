@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
-from polgrad.games.bandits import kl_regularized_value
+from polgrad.tabular.bandits import kl_regularized_value
 
 __all__ = ["adversarial_reward_objective", "uncovered_mass"]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import games, losses
+from polgrad import losses, tabular
 from polgrad.policies import distributions
 
-RPS, DICE = np.asarray(games.rps_game(), float), np.asarray(games.dice_game(), float)
+RPS, DICE = np.asarray(tabular.rps_game(), float), np.asarray(tabular.dice_game(), float)
 START = np.array([0.6, 0.3, 0.1])
 UNIFORM = np.full(3, 1 / 3)
 
@@ -29,7 +29,7 @@ def kl(p, q):
 
 @functools.partial(jax.jit, static_argnames=("eta", "iterations", "tau"))
 def iterate(policy=START, preference=RPS, **settings):
-    return games.soft_policy_iteration(policy, preference, **settings)
+    return tabular.soft_policy_iteration(policy, preference, **settings)
 
 
 def test_a_step_by_hand_and_what_it_gains():
@@ -63,13 +63,13 @@ def test_the_average_converges_where_the_last_policy_spirals():
     np.testing.assert_allclose(ten.average, np.mean(policies[:-1], axis=0), rtol=1e-10)
     assert kl(UNIFORM, iterate(eta=0.5, iterations=100).last) == pytest.approx(0.6577, abs=1e-4)
     long = iterate(eta=0.5, iterations=2000)
-    gaps = [float(games.duality_gap(x, UNIFORM, RPS, tau=0)) for x in long]
+    gaps = [float(tabular.duality_gap(x, UNIFORM, RPS, tau=0)) for x in long]
     assert gaps == pytest.approx([0.863, 0.0127], abs=1e-3)
 
 
 def test_additive_preferences_are_a_reward():
     scores = np.array([0.0, 0.1, 0.2])
-    found = iterate(preference=np.asarray(games.additive_game(scores)), eta=1.25, iterations=7)
+    found = iterate(preference=np.asarray(tabular.additive_game(scores)), eta=1.25, iterations=7)
     expected = START * np.exp(7 * scores / 0.8)
     np.testing.assert_allclose(found.last, expected / expected.sum(), rtol=1e-9)
 
@@ -78,11 +78,11 @@ def test_both_regularised_steps():
     """Against the policy it is mirror descent in self-play, against the mixture Nash-MD."""
     tau, eta = 0.1, 2.0
     found = iterate(eta=eta, iterations=1, reference=UNIFORM, tau=tau)
-    expected = run(games.self_play_step, START, UNIFORM, RPS, eta=eta, tau=tau)
+    expected = run(tabular.self_play_step, START, UNIFORM, RPS, eta=eta, tau=tau)
     np.testing.assert_allclose(found.last, expected, rtol=1e-12)
-    mixture = run(games.smoothed_policy, START, UNIFORM, reference_weight=tau * eta)
-    for opponent, step in ((START, games.self_play_step), (mixture, games.nash_md_step)):
-        optimum = games.kl_regularized_optimum(jnp.log(mixture), RPS @ opponent, beta=1 / eta)
+    mixture = run(tabular.smoothed_policy, START, UNIFORM, reference_weight=tau * eta)
+    for opponent, step in ((START, tabular.self_play_step), (mixture, tabular.nash_md_step)):
+        optimum = tabular.kl_regularized_optimum(jnp.log(mixture), RPS @ opponent, beta=1 / eta)
         expected = run(step, START, UNIFORM, RPS, eta=eta, tau=tau)
         np.testing.assert_allclose(jnp.exp(optimum), expected, rtol=1e-12)
     # Without a KL the reference has no say.
@@ -93,48 +93,48 @@ def test_both_regularised_steps():
     np.testing.assert_array_equal(own.last, start.last)
     # The regularised last policy converges.
     long = iterate(eta=1.0, iterations=400, reference=START, tau=0.5)
-    nash = run(games.regularized_nash, START, RPS, tau=0.5, iterations=2000)
+    nash = run(tabular.regularized_nash, START, RPS, tau=0.5, iterations=2000)
     np.testing.assert_allclose(long.last, nash, atol=1e-9)
     np.testing.assert_allclose(nash, (0.643506, 0.193193, 0.163301), atol=1e-6)
 
 
 def test_smoothed_policy():
     mixture = START**0.75 * UNIFORM**0.25
-    found = run(games.smoothed_policy, START, UNIFORM, reference_weight=0.25)
+    found = run(tabular.smoothed_policy, START, UNIFORM, reference_weight=0.25)
     np.testing.assert_allclose(found, mixture / mixture.sum(), rtol=1e-12)
     logits = [jnp.log(x) for x in (START, UNIFORM)]
     theirs = distributions.geometric_mixture(*logits, reference_weight=0.25)
     np.testing.assert_allclose(found, jax.nn.softmax(theirs), rtol=1e-9)
     left, right = np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5])
-    found = run(games.smoothed_policy, left, right, reference_weight=0.5)
+    found = run(tabular.smoothed_policy, left, right, reference_weight=0.5)
     np.testing.assert_allclose(found, [0, 1, 0])
     for weight, policy in ((0.0, left), (1.0, right)):
-        found = run(games.smoothed_policy, left, right, reference_weight=weight)
+        found = run(tabular.smoothed_policy, left, right, reference_weight=weight)
         np.testing.assert_allclose(found, policy)
-    apart = run(games.smoothed_policy, np.eye(3)[0], np.eye(3)[2], reference_weight=0.5)
+    apart = run(tabular.smoothed_policy, np.eye(3)[0], np.eye(3)[2], reference_weight=0.5)
     np.testing.assert_allclose(apart, UNIFORM)
 
 
 def test_fictitious_play():
-    once = run(games.fictitious_play, START, RPS, tau=0.1, iterations=1)
+    once = run(tabular.fictitious_play, START, RPS, tau=0.1, iterations=1)
     best = START * np.exp(RPS @ START / 0.1)
     best /= best.sum()
     np.testing.assert_allclose(once.last, best, rtol=1e-10)
     np.testing.assert_allclose(once.average, (START + best) / 2, rtol=1e-10)
-    twice = run(games.fictitious_play, START, RPS, tau=0.1, iterations=2)
+    twice = run(tabular.fictitious_play, START, RPS, tau=0.1, iterations=2)
     np.testing.assert_allclose(
         twice.average, (START + best + np.asarray(twice.last)) / 3, rtol=1e-10
     )
-    long = run(games.fictitious_play, START, RPS, tau=0.1, iterations=4000)
+    long = run(tabular.fictitious_play, START, RPS, tau=0.1, iterations=4000)
     np.testing.assert_allclose(long.average, (0.432065, 0.230329, 0.337605), atol=2e-3)
 
 
 def test_judged_pairs():
     first, second = np.indices((3, 3))
     noise = np.full((3, 3), 0.55)
-    found = run(games.judge_pairs, DICE, first, second, noise)
+    found = run(tabular.judge_pairs, DICE, first, second, noise)
     np.testing.assert_array_equal(found, DICE > 0.55)
-    at_the_edge = run(games.judge_pairs, np.full((3, 3), 0.55), first, second, noise)
+    at_the_edge = run(tabular.judge_pairs, np.full((3, 3), 0.55), first, second, noise)
     np.testing.assert_array_equal(at_the_edge, 0.0)
     assert found.dtype == jnp.float64
 
@@ -147,18 +147,18 @@ def test_bad_arguments():
         ({"eta": 1.0, "iterations": 1, "tau": -0.1, "reference": UNIFORM}, "tau is -0.1"),
     ):
         with pytest.raises(ValueError, match=message):
-            games.soft_policy_iteration(START, RPS, **settings)
+            tabular.soft_policy_iteration(START, RPS, **settings)
     with pytest.raises(ValueError, match="tau is 0"):
-        games.fictitious_play(START, RPS, tau=0.0, iterations=1)
+        tabular.fictitious_play(START, RPS, tau=0.0, iterations=1)
     with pytest.raises(ValueError, match="iterations is 0"):
-        games.fictitious_play(START, RPS, tau=1.0, iterations=0)
+        tabular.fictitious_play(START, RPS, tau=1.0, iterations=0)
     for weight in (-0.1, 1.1):
         with pytest.raises(ValueError, match="reference_weight"):
-            games.smoothed_policy(START, UNIFORM, reference_weight=weight)
+            tabular.smoothed_policy(START, UNIFORM, reference_weight=weight)
     with pytest.raises(ValueError, match="reference has shape"):
-        games.smoothed_policy(START, UNIFORM[:2], reference_weight=0.5)
+        tabular.smoothed_policy(START, UNIFORM[:2], reference_weight=0.5)
     with pytest.raises(ValueError, match="noise has shape"):
-        games.judge_pairs(RPS, np.zeros(2, int), np.zeros(2, int), np.zeros(3))
+        tabular.judge_pairs(RPS, np.zeros(2, int), np.zeros(2, int), np.zeros(3))
 
 
 DATA, MODEL = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
@@ -180,7 +180,7 @@ def spin_loss(logits, policy, data, lambda_, loss=losses.dpo):
 )
 def test_spin_step_is_the_minimiser(lambda_, expected):
     with jax.enable_x64(True):
-        step = games.spin_step(MODEL, DATA, lambda_=lambda_)
+        step = tabular.spin_step(MODEL, DATA, lambda_=lambda_)
         np.testing.assert_allclose(step, expected, atol=1e-6)
         value, slope = jax.value_and_grad(spin_loss)(jnp.log(step), MODEL, DATA, lambda_)
         np.testing.assert_allclose(slope, 0.0, atol=1e-12)
@@ -202,7 +202,7 @@ def test_spin_converges_above_one_half_and_swings_at_it():
         policy, found = jnp.asarray(MODEL), []
         for _ in range(steps):
             found.append(float(DATA @ (np.log(DATA) - np.log(policy))))
-            policy = games.spin_step(policy, DATA, lambda_=lambda_)
+            policy = tabular.spin_step(policy, DATA, lambda_=lambda_)
         return found
 
     with jax.enable_x64(True):
@@ -211,12 +211,12 @@ def test_spin_converges_above_one_half_and_swings_at_it():
         np.testing.assert_allclose(distances(0.5, 3), [0.274887, 0.213693, 0.274887], atol=1e-6)
         np.testing.assert_allclose(distances(1.0, 2), [0.274887, 0.0], atol=1e-6)
         assert distances(0.1, 3)[2] > 90.0
-    both = games.spin_step(np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5]), lambda_=1.0)
+    both = tabular.spin_step(np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.5, 0.5]), lambda_=1.0)
     np.testing.assert_array_equal(both, [0.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="lambda_"):
-        games.spin_step(MODEL, DATA, lambda_=0.0)
+        tabular.spin_step(MODEL, DATA, lambda_=0.0)
     with pytest.raises(ValueError, match="data"):
-        games.spin_step(MODEL, DATA[:2], lambda_=1.0)
+        tabular.spin_step(MODEL, DATA[:2], lambda_=1.0)
 
 
 @pytest.mark.parametrize("loss", [losses.exponential_margin, losses.linear_margin])
@@ -237,7 +237,7 @@ def test_nothing_beats_the_data_at_the_data(lambda_):
 
 @pytest.mark.parametrize("lambda_", [0.5, 1.0, 2.0])
 def test_perturbing_a_spin_step_costs(lambda_):
-    step = jnp.log(games.spin_step(MODEL, DATA, lambda_=lambda_))
+    step = jnp.log(tabular.spin_step(MODEL, DATA, lambda_=lambda_))
     for z in np.random.default_rng(1).normal(size=(5, 3)):
         assert (
             spin_loss(step + z, MODEL, DATA, lambda_) > spin_loss(step, MODEL, DATA, lambda_) + 1e-6
@@ -248,7 +248,7 @@ def test_diverging_distances_by_hand():
     policy, found = jnp.asarray(MODEL), []
     for _ in range(3):
         found.append(float(DATA @ (np.log(DATA) - np.log(policy))))
-        policy = games.spin_step(policy, DATA, lambda_=0.1)
+        policy = tabular.spin_step(policy, DATA, lambda_=0.1)
     np.testing.assert_allclose(found, [0.274887, 5.08, 94.9], rtol=2e-3)
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from polgrad import games
+from polgrad import tabular
 
 RNG = np.random.default_rng(0)
 TRANSITIONS = RNG.dirichlet(np.ones(5), size=(5, 3))
@@ -18,7 +18,7 @@ def x64():
 
 
 def solve(rewards, alpha=0.5):
-    return games.soft_value_iteration(TRANSITIONS, rewards, discount=0.9, alpha=alpha)
+    return tabular.soft_value_iteration(TRANSITIONS, rewards, discount=0.9, alpha=alpha)
 
 
 def test_advantages_are_consistent_and_values_satisfy_the_equation():
@@ -32,13 +32,13 @@ def test_advantages_are_consistent_and_values_satisfy_the_equation():
 
 
 def test_one_state_by_hand():
-    values = games.soft_value_iteration(
+    values = tabular.soft_value_iteration(
         np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), discount=0.5, alpha=1.0
     )
     v = 2 * np.log(np.e + 1)
     np.testing.assert_allclose(values.v, [v], rtol=1e-12)
     np.testing.assert_allclose(values.q, [[1 + v / 2, v / 2]], rtol=1e-12)
-    once = games.soft_value_iteration(
+    once = tabular.soft_value_iteration(
         np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), discount=0.5, alpha=1.0, iterations=1
     )
     first = np.log(np.e + 1)
@@ -56,7 +56,7 @@ def test_potential_shaping_leaves_regret_alone_but_not_what_a_segment_pays():
 
     def label(table):
         first, second = (table[s, a] for s, a in zip(states, actions))
-        return games.segment_preference(first, second, ones, ones)
+        return tabular.segment_preference(first, second, ones, ones)
 
     np.testing.assert_allclose(label(other.advantages), label(plain.advantages), atol=1e-9)
     assert np.all(np.abs(label(shaped) - label(REWARDS)) > 1e-3)
@@ -64,26 +64,26 @@ def test_potential_shaping_leaves_regret_alone_but_not_what_a_segment_pays():
 
 def test_segment_preference_by_hand():
     first, second = np.array([[1.0, 2.0, 9.0]]), np.array([[0.5, 9.0, 1.0]])
-    found = games.segment_preference(
+    found = tabular.segment_preference(
         first, second, np.array([[1, 1, 0]]), np.array([[1, 0, 1]]), discount=0.5
     )
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-(2.0 - 0.75))), rtol=1e-12)
-    plain = games.segment_preference(first, second, np.ones((1, 3)), np.ones((1, 3)))
+    plain = tabular.segment_preference(first, second, np.ones((1, 3)), np.ones((1, 3)))
     np.testing.assert_allclose(plain, 1 / (1 + np.exp(-1.5)), rtol=1e-12)
 
 
 def test_bad_arguments():
     for settings in ({"discount": 1.0, "alpha": 1.0}, {"discount": 0.9, "alpha": 0.0}):
         with pytest.raises(ValueError, match="discount|alpha"):
-            games.soft_value_iteration(TRANSITIONS, REWARDS, **settings)
+            tabular.soft_value_iteration(TRANSITIONS, REWARDS, **settings)
     with pytest.raises(ValueError, match="transitions"):
-        games.soft_value_iteration(TRANSITIONS[:4], REWARDS, discount=0.9, alpha=1.0)
+        tabular.soft_value_iteration(TRANSITIONS[:4], REWARDS, discount=0.9, alpha=1.0)
     with pytest.raises(ValueError, match="rewards"):
-        games.soft_value_iteration(TRANSITIONS, REWARDS[0], discount=0.9, alpha=1.0)
+        tabular.soft_value_iteration(TRANSITIONS, REWARDS[0], discount=0.9, alpha=1.0)
     ones = np.ones((2, 3))
     with pytest.raises(ValueError, match="discount"):
-        games.segment_preference(ones, ones, ones, ones, discount=1.1)
+        tabular.segment_preference(ones, ones, ones, ones, discount=1.1)
     with pytest.raises(ValueError, match="first_mask"):
-        games.segment_preference(ones, ones, ones[:1], ones)
+        tabular.segment_preference(ones, ones, ones[:1], ones)
     with pytest.raises(ValueError, match="second_mask"):
-        games.segment_preference(ones, ones, ones, ones[:1])
+        tabular.segment_preference(ones, ones, ones, ones[:1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import advantages, games, losses, reward_models
+from polgrad import advantages, losses, reward_models, tabular
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_reward_is_a_difference_of_two_policies():
     """The optimum for beta log(target / initial) is the target, its reward a KL divergence."""
     initial, target = np.random.default_rng(1).dirichlet(np.ones(4), size=2)
     reward = losses.implicit_reward(np.log(target), np.log(initial), beta=0.3)
-    optimum = games.kl_regularized_optimum(np.log(initial), reward, beta=0.3)
+    optimum = tabular.kl_regularized_optimum(np.log(initial), reward, beta=0.3)
     np.testing.assert_allclose(jnp.exp(optimum), target, rtol=1e-9)
     kl = (target * np.log(target / initial)).sum()
     assert float(target @ reward) == pytest.approx(0.3 * kl, abs=1e-12)

@@ -1,15 +1,19 @@
 """Exact tabular objects: the ground truth that tests and experiments compare with."""
 
-from polgrad.games.adversarial import adversarial_reward_objective, uncovered_mass
-from polgrad.games.bandits import (
+from polgrad.reward_models.policy_discrimination import policy_discrimination
+from polgrad.tabular.adversarial import adversarial_reward_objective, uncovered_mass
+from polgrad.tabular.bandits import (
     Frontier,
     expected_reward,
+    forward_kl_gradient,
     kl_regularized_optimum,
     kl_regularized_value,
+    log_odds_change,
     policy_gradient,
+    reverse_kl_gradient,
     reward_kl_frontier,
 )
-from polgrad.games.differential_information import (
+from polgrad.tabular.differential_information import (
     differential_information,
     dpo_pg_direction,
     information_entropy,
@@ -21,8 +25,20 @@ from polgrad.games.differential_information import (
     power_law_policy,
     power_law_residual,
 )
-from polgrad.games.kl_steps import forward_kl_gradient, log_odds_change, reverse_kl_gradient
-from polgrad.games.maxmin import (
+from polgrad.tabular.nash import (
+    SelfPlay,
+    duality_gap,
+    fictitious_play,
+    judge_pairs,
+    nash_md_step,
+    regularized_best_response,
+    regularized_nash,
+    self_play_step,
+    smoothed_policy,
+    soft_policy_iteration,
+    spin_step,
+)
+from polgrad.tabular.populations import (
     AnnotatorMixture,
     MaxMin,
     fit_annotator_mixture,
@@ -30,14 +46,7 @@ from polgrad.games.maxmin import (
     maxmin_policy,
     preference_diversity,
 )
-from polgrad.games.nash_md import (
-    duality_gap,
-    nash_md_step,
-    regularized_best_response,
-    regularized_nash,
-    self_play_step,
-)
-from polgrad.games.preference import (
+from polgrad.tabular.preference import (
     additive_game,
     bradley_terry_fit,
     bradley_terry_game,
@@ -52,16 +61,7 @@ from polgrad.games.preference import (
     symmetrize_preference,
     win_rates,
 )
-from polgrad.games.self_play import (
-    SelfPlay,
-    fictitious_play,
-    judge_pairs,
-    smoothed_policy,
-    soft_policy_iteration,
-    spin_step,
-)
-from polgrad.games.soft_values import SoftValues, segment_preference, soft_value_iteration
-from polgrad.reward_models.policy_discrimination import policy_discrimination
+from polgrad.tabular.trees import SoftValues, segment_preference, soft_value_iteration
 
 __all__ = [
     "AnnotatorMixture",

@@ -11,7 +11,7 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import divergences, games, losses
+from polgrad import divergences, losses, tabular
 
 A = 4
 REFERENCE = np.log([0.4, 0.3, 0.2, 0.1])
@@ -36,44 +36,44 @@ def normalized(x):
 @given(seeds)
 def test_reference_times_information_is_the_policy(seed):
     policy, reference = policies(seed, "policy", "reference")
-    log_q = run(games.differential_information, policy, reference)
+    log_q = run(tabular.differential_information, policy, reference)
     q = np.exp(policy - reference)
     np.testing.assert_allclose(jnp.exp(log_q), q / q.sum(), rtol=1e-9)
     np.testing.assert_allclose(normalized(reference + np.asarray(log_q)), policy, atol=1e-9)
-    entropy = run(games.information_entropy, policy, reference)
+    entropy = run(tabular.information_entropy, policy, reference)
     np.testing.assert_allclose(entropy, -(np.exp(log_q) * log_q).sum(), rtol=1e-9)
     # Every answer drawn once, uniformly: the estimate is exact.
     uniform = np.full(A, -math.log(A))
-    estimate = run(games.information_entropy_estimate, policy, reference, uniform)
+    estimate = run(tabular.information_entropy_estimate, policy, reference, uniform)
     np.testing.assert_allclose(estimate, entropy, rtol=1e-9)
 
 
 def test_reinforcing_and_smoothing_targets():
     square, root = normalized(2 * REFERENCE), normalized(0.5 * REFERENCE)
     np.testing.assert_allclose(np.exp(square), [0.5333, 0.3, 0.1333, 0.0333], atol=1e-4)
-    sharp, flat = (float(run(games.information_entropy, x, REFERENCE)) for x in (square, root))
+    sharp, flat = (float(run(tabular.information_entropy, x, REFERENCE)) for x in (square, root))
     assert sharp == pytest.approx(1.27985, abs=1e-5)
     assert sharp == pytest.approx(float(divergences.categorical_entropy(REFERENCE)), abs=1e-12)
     assert sharp < flat < math.log(A)
     entropies = [float(divergences.categorical_entropy(x)) for x in (square, REFERENCE, root)]
     assert entropies == sorted(entropies)
-    same = run(games.differential_information, REFERENCE, REFERENCE)
+    same = run(tabular.differential_information, REFERENCE, REFERENCE)
     np.testing.assert_allclose(same, -math.log(A), rtol=1e-12)
 
 
 def test_the_power_law():
     np.testing.assert_allclose(
-        run(games.power_law_policy, REFERENCE, normalized(2 * REFERENCE), exponent=-0.5),
+        run(tabular.power_law_policy, REFERENCE, normalized(2 * REFERENCE), exponent=-0.5),
         normalized(0.5 * REFERENCE),
         atol=1e-12,
     )
     target = policies(3, "target")[0]
     for exponent, expected in ((0.0, REFERENCE), (1.0, target)):
-        found = run(games.power_law_policy, REFERENCE, target, exponent=exponent)
+        found = run(tabular.power_law_policy, REFERENCE, target, exponent=exponent)
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    rejected = run(games.optimal_rejected, REFERENCE, target, beta=0.7)
+    rejected = run(tabular.optimal_rejected, REFERENCE, target, beta=0.7)
     np.testing.assert_allclose(rejected, normalized(1.7 * REFERENCE - 0.7 * target), atol=1e-12)
-    chosen = run(games.optimal_chosen, REFERENCE, target, beta=0.7)
+    chosen = run(tabular.optimal_chosen, REFERENCE, target, beta=0.7)
     np.testing.assert_allclose(chosen, normalized(0.3 * REFERENCE + 0.7 * target), atol=1e-12)
 
 
@@ -84,7 +84,7 @@ def test_the_posterior_is_bayes_rule(seed):
     for a, b in itertools.product(range(A), repeat=2):
         right, wrong = chosen[a] * rejected[b], chosen[b] * rejected[a]
         expected[a, b] = right / (right + wrong)
-    found = run(games.posterior_preference, np.log(chosen), np.log(rejected))
+    found = run(tabular.posterior_preference, np.log(chosen), np.log(rejected))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -105,8 +105,8 @@ def population(loss, target, reference, chosen, rejected):
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
 def test_the_target_is_the_optimum_of_dpo_and_of_no_other_loss(beta):
     reference, target = policies(7, "reference", "target")
-    rejected = games.optimal_rejected(reference, target, beta=beta)
-    chosen = games.optimal_chosen(reference, target, beta=beta)
+    rejected = tabular.optimal_rejected(reference, target, beta=beta)
+    chosen = tabular.optimal_chosen(reference, target, beta=beta)
 
     def pair(function, **settings):
         def loss(logp, reference):
@@ -144,14 +144,14 @@ def test_the_target_is_the_optimum_of_dpo_and_of_no_other_loss(beta):
 def test_margins_are_ordered_along_the_power_law(seed):
     reference, target = policies(seed, "reference", "target")
     beta = 0.5
-    rejected = run(games.optimal_rejected, reference, target, beta=beta)
-    residual = run(games.power_law_residual, reference, target, rejected, beta=beta)
+    rejected = run(tabular.optimal_rejected, reference, target, beta=beta)
+    residual = run(tabular.power_law_residual, reference, target, rejected, beta=beta)
     np.testing.assert_allclose(residual, 0.0, atol=1e-9)
     margins = [np.subtract.outer(x, x) for x in (target, reference, np.asarray(rejected))]
-    np.testing.assert_allclose(run(games.log_margins, target), margins[0], atol=1e-12)
+    np.testing.assert_allclose(run(tabular.log_margins, target), margins[0], atol=1e-12)
     up = margins[0] > margins[1] + 1e-9
     assert np.all(margins[1][up] > margins[2][up])
-    other = run(games.power_law_residual, reference, target, reference, beta=beta)
+    other = run(tabular.power_law_residual, reference, target, reference, beta=beta)
     np.testing.assert_allclose(other, -beta * (margins[0] - margins[1]), atol=1e-9)
     # The chosen answers, samples of the reference, get less likely on average.
     change = (np.exp(reference) * (target - reference)).sum()
@@ -160,7 +160,7 @@ def test_margins_are_ordered_along_the_power_law(seed):
 
 
 def estimate_valid(logp, reference, behavior, valid):
-    return games.information_entropy_estimate(logp, reference, behavior, valid=valid)
+    return tabular.information_entropy_estimate(logp, reference, behavior, valid=valid)
 
 
 def test_the_estimate_by_formula():
@@ -191,7 +191,7 @@ def test_the_estimate_by_formula():
         run(estimate_valid, np.full_like(logp, np.inf), reference, behavior, valid),
     ):
         np.testing.assert_array_equal(nothing, 0.0)
-    slopes = grad(lambda *x: games.information_entropy_estimate(*x).sum(), argnums=(0, 1, 2))
+    slopes = grad(lambda *x: tabular.information_entropy_estimate(*x).sum(), argnums=(0, 1, 2))
     for slope in slopes(logp, reference, behavior):
         np.testing.assert_array_equal(slope, 0.0)
 
@@ -200,26 +200,26 @@ def test_edges():
     inf = np.inf
     policy = np.array([[-inf, -1.0, -1.0, -2.0], [-inf] * 4, [-1.0, -1.0, -1.0, -1.0]])
     reference = np.array([[-1.0, -1.0, -inf, -2.0], [-1.0] * 4, [-inf] * 4])
-    log_q = run(games.differential_information, policy, reference)
+    log_q = run(tabular.differential_information, policy, reference)
     expected = np.array([0.0, 1.0, math.exp(20.0), 1.0])
     np.testing.assert_allclose(jnp.exp(log_q[0]), expected / expected.sum(), rtol=1e-6)
     assert log_q[0, 0] == -inf
     np.testing.assert_allclose(log_q[1:], -math.log(4), rtol=1e-9)
-    entropy = run(games.information_entropy, policy, reference)
+    entropy = run(tabular.information_entropy, policy, reference)
     assert np.all(np.isfinite(entropy))
-    slope = grad(lambda x: games.information_entropy(x, reference).sum())(policy)
+    slope = grad(lambda x: tabular.information_entropy(x, reference).sum())(policy)
     assert np.all(np.isfinite(slope))
-    to_reference = grad(lambda x: games.differential_information(policy[2], x)[0])(reference[0])
+    to_reference = grad(lambda x: tabular.differential_information(policy[2], x)[0])(reference[0])
     np.testing.assert_array_equal(to_reference, 0.0)
-    rejected = run(games.optimal_rejected, reference, policy, beta=0.5)
+    rejected = run(tabular.optimal_rejected, reference, policy, beta=0.5)
     assert rejected[0, 2] == -inf and np.all(np.isfinite(rejected[0, [0, 1, 3]]))
     np.testing.assert_allclose(rejected[2], -math.log(4), rtol=1e-9)
     np.testing.assert_allclose(jnp.exp(rejected).sum(-1), 1.0, rtol=1e-9)
-    assert np.all(np.isfinite(run(games.posterior_preference, policy, reference)))
-    margins = run(games.log_margins, policy)
+    assert np.all(np.isfinite(run(tabular.posterior_preference, policy, reference)))
+    margins = run(tabular.log_margins, policy)
     np.testing.assert_array_equal(margins[1], 0.0)
     np.testing.assert_array_equal(margins[0, 0], [0, -20, -20, -20])
-    for function in (games.log_margins, lambda x: games.power_law_residual(x, x, x, beta=1.0)):
+    for function in (tabular.log_margins, lambda x: tabular.power_law_residual(x, x, x, beta=1.0)):
         np.testing.assert_array_equal(grad(lambda x, f=function: f(x).sum())(policy[2]), 0.0)
 
 
@@ -236,7 +236,7 @@ def test_the_projected_direction(seed):
         for s, x in zip(rng.uniform(0.2, 2.0, 2), common + 0.3 * rng.normal(size=(2, 5)))
     )
     coefficient = float(rng.uniform(0.1, 1.0))
-    found = run(games.dpo_pg_direction, chosen, rejected, coefficient)
+    found = run(tabular.dpo_pg_direction, chosen, rejected, coefficient)
     plain = jax.tree.map(lambda w, r: coefficient * (w - r), chosen, rejected)
     along_chosen, along_rejected = dot(found, chosen), dot(found, rejected)
     assert along_chosen >= -1e-9 and along_rejected <= 1e-9
@@ -252,41 +252,41 @@ def test_the_projected_direction(seed):
 
 def test_directions_that_need_no_projection_and_those_that_do():
     first, second = jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])
-    np.testing.assert_allclose(games.dpo_pg_direction(first, second, 0.5), [0.5, -1.0])
+    np.testing.assert_allclose(tabular.dpo_pg_direction(first, second, 0.5), [0.5, -1.0])
     # The rejected gradient is longer along the chosen one: that part of the step is dropped.
     np.testing.assert_allclose(
-        games.dpo_pg_direction(first, jnp.array([2.0, 1.0]), 1.0), [0.0, -1.0], atol=1e-12
+        tabular.dpo_pg_direction(first, jnp.array([2.0, 1.0]), 1.0), [0.0, -1.0], atol=1e-12
     )
     np.testing.assert_allclose(
-        games.dpo_pg_direction(jnp.array([2.0, 1.0]), first, 1.0), [0.0, 1.0], atol=1e-12
+        tabular.dpo_pg_direction(jnp.array([2.0, 1.0]), first, 1.0), [0.0, 1.0], atol=1e-12
     )
     zero = jnp.zeros(2)
-    np.testing.assert_array_equal(games.dpo_pg_direction(zero, first, 1.0), -first)
-    np.testing.assert_array_equal(games.dpo_pg_direction(first, zero, 1.0), first)
+    np.testing.assert_array_equal(tabular.dpo_pg_direction(zero, first, 1.0), -first)
+    np.testing.assert_array_equal(tabular.dpo_pg_direction(first, zero, 1.0), first)
     low = jnp.asarray(first, jnp.bfloat16)
-    assert games.dpo_pg_direction(low, low, 1.0).dtype == jnp.bfloat16
+    assert tabular.dpo_pg_direction(low, low, 1.0).dtype == jnp.bfloat16
 
 
 def test_bad_arguments():
     x, y = jnp.zeros(3), jnp.zeros(4)
     for call, message in (
-        (lambda: games.differential_information(x, y), "log_reference has shape"),
-        (lambda: games.information_entropy(x, y), "log_reference has shape"),
-        (lambda: games.information_entropy_estimate(x, y, x), "reference_logp has shape"),
-        (lambda: games.information_entropy_estimate(x, x, y), "behavior_logp has shape"),
+        (lambda: tabular.differential_information(x, y), "log_reference has shape"),
+        (lambda: tabular.information_entropy(x, y), "log_reference has shape"),
+        (lambda: tabular.information_entropy_estimate(x, y, x), "reference_logp has shape"),
+        (lambda: tabular.information_entropy_estimate(x, x, y), "behavior_logp has shape"),
         (
-            lambda: games.information_entropy_estimate(x, x, x, valid=jnp.ones(4, bool)),
+            lambda: tabular.information_entropy_estimate(x, x, x, valid=jnp.ones(4, bool)),
             "valid has shape",
         ),
-        (lambda: games.posterior_preference(x, y), "log_rejected has shape"),
-        (lambda: games.power_law_policy(x, y, exponent=1.0), "log_target has shape"),
-        (lambda: games.power_law_policy(x, x, exponent=math.inf), "exponent is inf"),
-        (lambda: games.power_law_policy(x, x, exponent=-math.inf), "exponent is -inf"),
-        (lambda: games.optimal_rejected(x, x, beta=0.0), "beta is 0"),
-        (lambda: games.optimal_chosen(x, x, beta=0.0), "beta is 0"),
-        (lambda: games.power_law_residual(x, x, x, beta=0.0), "beta is 0"),
-        (lambda: games.power_law_residual(x, y, x, beta=1.0), "log_target has shape"),
-        (lambda: games.power_law_residual(x, x, y, beta=1.0), "log_rejected has shape"),
+        (lambda: tabular.posterior_preference(x, y), "log_rejected has shape"),
+        (lambda: tabular.power_law_policy(x, y, exponent=1.0), "log_target has shape"),
+        (lambda: tabular.power_law_policy(x, x, exponent=math.inf), "exponent is inf"),
+        (lambda: tabular.power_law_policy(x, x, exponent=-math.inf), "exponent is -inf"),
+        (lambda: tabular.optimal_rejected(x, x, beta=0.0), "beta is 0"),
+        (lambda: tabular.optimal_chosen(x, x, beta=0.0), "beta is 0"),
+        (lambda: tabular.power_law_residual(x, x, x, beta=0.0), "beta is 0"),
+        (lambda: tabular.power_law_residual(x, y, x, beta=1.0), "log_target has shape"),
+        (lambda: tabular.power_law_residual(x, x, y, beta=1.0), "log_rejected has shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -296,7 +296,7 @@ def test_simpo_and_orpo_do_not_have_the_target_as_their_optimum():
     rng = np.random.default_rng(7)
     reference, target = (np.log(rng.dirichlet(np.full(4, 3.0))) for _ in range(2))
     a, b = (x.ravel() for x in np.indices((4, 4)))
-    rejected = games.optimal_rejected(reference, target, beta=1.0)
+    rejected = tabular.optimal_rejected(reference, target, beta=1.0)
     weights = np.outer(np.exp(reference), np.exp(rejected)).ravel()
     for loss in (losses.simpo, losses.orpo):
         total = lambda z: weights @ loss(*(jax.nn.log_softmax(z)[k] for k in (a, b)))  # noqa: B023, E731

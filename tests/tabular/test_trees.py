@@ -9,8 +9,8 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from polgrad import divergences
-from polgrad.games.sequences import enumerate_sequences
-from polgrad.games.trees import soft_tree_values
+from polgrad.tabular.sequences import enumerate_sequences
+from polgrad.tabular.trees import soft_tree_values
 
 BETA = 0.5
 RNG = np.random.default_rng(5)

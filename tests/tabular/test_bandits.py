@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polgrad.divergences import categorical_kl
-from polgrad.games import bandits
+from polgrad.tabular import bandits
 
 REWARDS = (1.0, 0.0, -1.0, 0.5)
 REFERENCE = (0.4, 0.3, 0.2, 0.1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import advantages, divergences, losses
-from polgrad.games import (
+from polgrad.tabular import (
     forward_kl_gradient,
     kl_regularized_optimum,
     log_odds_change,

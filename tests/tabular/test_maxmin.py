@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compiled import grad, run
 
-from polgrad import games, reward_models
+from polgrad import reward_models, tabular
 
 SYMMETRIC = np.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.6]]).T  # [A, U]
 ASYMMETRIC = np.array([[1.0, 0.2, 0.6], [0.0, 0.8, 0.5]]).T
@@ -23,7 +23,7 @@ def x64():
 
 @jax.jit
 def solve(log_reference, rewards, beta):
-    return games.maxmin_policy(log_reference, rewards, beta=beta)
+    return tabular.maxmin_policy(log_reference, rewards, beta=beta)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_no_policy_on_a_grid_is_better(x64):
 
 def test_a_single_reward_serves_the_majority(x64):
     weights = jnp.array([0.9, 0.1])
-    policy = jnp.exp(games.kl_regularized_optimum(UNIFORM, ASYMMETRIC @ weights, beta=0.1))
+    policy = jnp.exp(tabular.kl_regularized_optimum(UNIFORM, ASYMMETRIC @ weights, beta=0.1))
     np.testing.assert_allclose(policy, (0.955374, 0.001587, 0.043039), atol=1e-6)
     np.testing.assert_allclose(policy @ ASYMMETRIC, (0.981515, 0.022789), atol=1e-6)
     # The gradient of the dual are the expected rewards.
-    dual = lambda w: games.maxmin_dual(w, UNIFORM, ASYMMETRIC, beta=0.1)  # noqa: E731
+    dual = lambda w: tabular.maxmin_dual(w, UNIFORM, ASYMMETRIC, beta=0.1)  # noqa: E731
     np.testing.assert_allclose(grad(dual)(weights), policy @ ASYMMETRIC, atol=1e-9)
 
 
@@ -97,18 +97,18 @@ def test_prompts_share_the_weights(x64):
     # An offset makes one group the worst off whatever happens: it is all that counts.
     poor = solve(log_reference, rewards - np.array([0.0, 9.0, 0.0]), 0.3)
     np.testing.assert_allclose(poor.weights, [0, 1, 0], atol=1e-9)
-    alone = games.kl_regularized_optimum(log_reference, rewards[..., 1], beta=0.3)
+    alone = tabular.kl_regularized_optimum(log_reference, rewards[..., 1], beta=0.3)
     np.testing.assert_allclose(poor.log_policy, alone, atol=1e-7)
 
 
 def test_one_group_and_groups_that_agree(x64):
     rewards = ASYMMETRIC[:, :1]
-    alone = games.kl_regularized_optimum(UNIFORM, rewards[:, 0], beta=0.1)
+    alone = tabular.kl_regularized_optimum(UNIFORM, rewards[:, 0], beta=0.1)
     for same in (rewards, np.repeat(rewards, 2, axis=1)):
-        found = run(games.maxmin_policy, UNIFORM, same, beta=0.1, iterations=5)
+        found = run(tabular.maxmin_policy, UNIFORM, same, beta=0.1, iterations=5)
         np.testing.assert_allclose(found.log_policy, alone, atol=1e-9)
         np.testing.assert_allclose(found.weights, 1 / same.shape[1])
-    flat = run(games.maxmin_policy, UNIFORM, np.ones((3, 2)), beta=0.1, iterations=5)
+    flat = run(tabular.maxmin_policy, UNIFORM, np.ones((3, 2)), beta=0.1, iterations=5)
     np.testing.assert_allclose(flat.log_policy, UNIFORM, atol=1e-9)
     np.testing.assert_allclose(flat.value, 1.0)
 
@@ -116,7 +116,7 @@ def test_one_group_and_groups_that_agree(x64):
 def test_exponentiated_weights_descend_the_dual(x64):
     weights = jnp.array([0.9, 0.1])
     for _ in range(60):
-        log_policy = games.kl_regularized_optimum(UNIFORM, ASYMMETRIC @ weights, beta=0.1)
+        log_policy = tabular.kl_regularized_optimum(UNIFORM, ASYMMETRIC @ weights, beta=0.1)
         weights = reward_models.exponentiated_weights(
             weights, jnp.exp(log_policy) @ ASYMMETRIC, step_size=0.4
         )
@@ -132,7 +132,7 @@ def test_one_reward_model_of_two_groups(share, pooled, margin, x64):
     p = share * jax.nn.sigmoid(2.0) + (1 - share) * jax.nn.sigmoid(-2.0)
     np.testing.assert_allclose(p, pooled, atol=1e-6)
     preference = jnp.array([[0.5, p], [1 - p, 0.5]])
-    rewards = games.bradley_terry_fit(preference, jnp.array([0.5, 0.5]))
+    rewards = tabular.bradley_terry_fit(preference, jnp.array([0.5, 0.5]))
     np.testing.assert_allclose(rewards[0] - rewards[1], margin, atol=1e-6)
 
 
@@ -156,7 +156,7 @@ def comparisons(seed):
 
 def fit(differences, annotator, initial, **settings):
     return run(
-        games.fit_annotator_mixture,
+        tabular.fit_annotator_mixture,
         differences,
         annotator,
         initial,
@@ -219,33 +219,33 @@ def test_more_ridge_and_fewer_steps(x64):
 
 
 def test_diversity():
-    first = games.bradley_terry_game(jnp.array([0.0, 1.0, 2.0]))
-    second = games.bradley_terry_game(jnp.array([1.0, -1.0, 0.5]))
+    first = tabular.bradley_terry_game(jnp.array([0.0, 1.0, 2.0]))
+    second = tabular.bradley_terry_game(jnp.array([1.0, -1.0, 0.5]))
     expected = np.mean(
         [abs(first[i, j] - second[i, j]) for i, j in itertools.permutations(range(3), 2)]
     )
-    assert float(games.preference_diversity(first, second)) == pytest.approx(expected, rel=1e-6)
+    assert float(tabular.preference_diversity(first, second)) == pytest.approx(expected, rel=1e-6)
     changed = first.at[0, 0].set(9.0)
-    assert float(games.preference_diversity(changed, first)) == 0.0
-    assert float(games.preference_diversity(jnp.ones((1, 1)), jnp.zeros((1, 1)))) == 0.0
+    assert float(tabular.preference_diversity(changed, first)) == 0.0
+    assert float(tabular.preference_diversity(jnp.ones((1, 1)), jnp.zeros((1, 1)))) == 0.0
 
 
 def test_bad_arguments():
     x = jnp.zeros((3, 2))
     with pytest.raises(ValueError, match="beta is 0"):
-        games.maxmin_policy(jnp.zeros(3), x, beta=0.0)
+        tabular.maxmin_policy(jnp.zeros(3), x, beta=0.0)
     with pytest.raises(ValueError, match="rewards has shape"):
-        games.maxmin_policy(jnp.zeros(2), x, beta=1.0)
+        tabular.maxmin_policy(jnp.zeros(2), x, beta=1.0)
     who = jnp.zeros(3, int)
     for settings, message in (
         ({"ridge": 0.0}, "ridge is 0"),
         ({"rounds": 0}, "rounds is 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            games.fit_annotator_mixture(x, who, x, annotators=1, **settings)
+            tabular.fit_annotator_mixture(x, who, x, annotators=1, **settings)
     with pytest.raises(ValueError, match="differences has shape"):
-        games.fit_annotator_mixture(x[0], who, x, annotators=1)
+        tabular.fit_annotator_mixture(x[0], who, x, annotators=1)
     with pytest.raises(ValueError, match="initial has shape"):
-        games.fit_annotator_mixture(x, who, jnp.zeros((2, 3)), annotators=1)
+        tabular.fit_annotator_mixture(x, who, jnp.zeros((2, 3)), annotators=1)
     with pytest.raises(ValueError, match="other has shape"):
-        games.preference_diversity(jnp.zeros((2, 2)), jnp.zeros((3, 3)))
+        tabular.preference_diversity(jnp.zeros((2, 2)), jnp.zeros((3, 3)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from polgrad import games, losses
+from polgrad import losses, tabular
 
 RNG = np.random.default_rng(0)
 REFERENCE, BASE = RNG.dirichlet(np.ones(6), size=2)
@@ -25,7 +25,7 @@ def x64():
 
 def gain(rewards, log_reference, base, beta=1.0):
     zero = jnp.zeros((len(rewards), len(rewards)))
-    return games.adversarial_reward_objective(
+    return tabular.adversarial_reward_objective(
         rewards, log_reference, base, zero, beta=beta, adversary_weight=1.0
     )
 
@@ -35,7 +35,7 @@ def test_the_gain_is_the_imitation_term():
     by_hand = gain(jnp.array([1.0, 0.0]), jnp.log(jnp.array([0.5, 0.5])), jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(by_hand, -0.379885, atol=1e-6)
     rewards, log_reference = jnp.asarray(RNG.normal(size=6)), jnp.log(REFERENCE)
-    optimum = games.kl_regularized_optimum(log_reference, rewards, beta=BETA)
+    optimum = tabular.kl_regularized_optimum(log_reference, rewards, beta=BETA)
     imitation = -BETA * BASE @ (optimum - log_reference)
     for shift in (0.0, 3.0):
         found = gain(rewards + shift, log_reference, BASE, beta=BETA)
@@ -47,7 +47,7 @@ def test_the_worst_reward_has_the_policy_that_rpo_finds():
     adversary = jax.jit(
         jax.value_and_grad(
             functools.partial(
-                games.adversarial_reward_objective,
+                tabular.adversarial_reward_objective,
                 log_reference=log_reference,
                 baseline=BASE,
                 preferred=PREFERRED,
@@ -69,7 +69,7 @@ def test_the_worst_reward_has_the_policy_that_rpo_finds():
 
     rewards = minimize(adversary, np.zeros(6), jac=True, tol=1e-12).x
     logits = minimize(rpo, np.zeros(6), jac=True, tol=1e-12).x
-    policy = jnp.exp(games.kl_regularized_optimum(log_reference, rewards, beta=BETA))
+    policy = jnp.exp(tabular.kl_regularized_optimum(log_reference, rewards, beta=BETA))
     np.testing.assert_allclose(policy, jax.nn.softmax(logits), atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_misfit_by_hand_and_batches():
     preferred[0, 0, 2] = 2.0
     rewards = np.array([[1.0, 5.0, 0.5], [0.0, 0.0, 0.0]])
     uniform = np.full((2, 3), 1 / 3)
-    found = games.adversarial_reward_objective(
+    found = tabular.adversarial_reward_objective(
         rewards, np.log(uniform), uniform, preferred, beta=1.0, adversary_weight=0.0
     )
     np.testing.assert_allclose(found, [2 * np.log1p(np.exp(-0.5)), 0.0], rtol=1e-12)
@@ -87,13 +87,15 @@ def test_misfit_by_hand_and_batches():
 def test_uncovered_mass():
     log_policy = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
     covered = np.array([[1, 0, 1], [0, 0, 0]], bool)
-    np.testing.assert_allclose(games.uncovered_mass(log_policy, covered), [0.3, 1.0])
-    np.testing.assert_allclose(games.uncovered_mass(np.array([-np.inf, 0.0]), covered[0, :2]), 1.0)
+    np.testing.assert_allclose(tabular.uncovered_mass(log_policy, covered), [0.3, 1.0])
+    np.testing.assert_allclose(
+        tabular.uncovered_mass(np.array([-np.inf, 0.0]), covered[0, :2]), 1.0
+    )
 
 
 def test_bad_arguments():
     one, pairs = np.zeros(3), np.zeros((3, 3))
-    objective = games.adversarial_reward_objective
+    objective = tabular.adversarial_reward_objective
     with pytest.raises(ValueError, match="beta"):
         objective(one, one, one, pairs, beta=0.0, adversary_weight=1.0)
     with pytest.raises(ValueError, match="adversary_weight"):
@@ -103,7 +105,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="preferred"):
         objective(one, one, one, pairs[:2], beta=1.0, adversary_weight=1.0)
     with pytest.raises(ValueError, match="covered"):
-        games.uncovered_mass(one, one[:2])
+        tabular.uncovered_mass(one, one[:2])
 
 
 def rpo_loss(z, base, eta, beta=0.5):
