@@ -118,7 +118,6 @@ from polgrad.losses.inputs import (
     f_dpg_pseudo_reward,
     f_dpo_score,
     implicit_reward,
-    implicit_value,
     inpo_contrast,
     kto_reference_point,
     log_odds,
@@ -193,7 +192,7 @@ from polgrad.losses.transforms import (
     unflipped_probability,
 )
 from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
-from polgrad.losses.values import expectile_loss, td_loss, value_loss
+from polgrad.losses.values import expectile_loss, implicit_value, td_loss, value_loss
 from polgrad.losses.vocabulary import top_k_kl
 from polgrad.ratios import normalized_weights, truncated_importance_weights
 from polgrad.reward_models.annotators import (

@@ -360,34 +360,6 @@ def inpo_contrast(
     return weight * to_reference + (1.0 - weight) * to_previous
 
 
-def implicit_value(logits: Float[Array, "... V"], *, beta: float = 1.0) -> Float[Array, "..."]:
-    """The value of a state that a softmax policy implies: its logits read as Q / beta.
-
-    V = beta log sum_a exp(logits_a). With Q = beta logits the advantage Q - V is beta log policy,
-    so the advantages of an answer's tokens sum to beta log policy(answer): what
-    `implicit_reward` measures against a reference. Likelihood does not determine V (a softmax
-    ignores a shift of its logits); only the network's shape does: a diagnostic.
-
-    Args:
-      logits: unnormalised log-probabilities; minus infinity excludes an action.
-      beta: temperature, > 0.
-
-    Returns:
-      Values, without the last axis; 0 where every action is excluded.
-
-    Raises:
-      ValueError: if `beta` is not positive.
-
-    References:
-      Wang et al., Implicit Reward as the Bridge, 2025 (arXiv:2507.00018).
-    """
-    in_range("beta", beta, low=0.0, above=True)
-    logits = accumulate(logits)
-    empty = jnp.all(jnp.isneginf(logits), axis=-1, keepdims=True)
-    total = jax.nn.logsumexp(jnp.where(empty, 0.0, logits), axis=-1)
-    return beta * jnp.where(empty[..., 0], 0.0, total)
-
-
 def f_dpg_pseudo_reward(
     logp: Float[Array, "B"],
     log_target: Float[Array, "B"],
