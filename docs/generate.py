@@ -187,7 +187,7 @@ GUARANTEES = """# What every primitive returns for the worst inputs
 
 Made by `python docs/generate.py` from calls of the functions; `tests/test_guarantees.py` makes the
 same calls and fails where this page says something else. It also shows that each function gives
-the same under `vmap` as alone, accumulates bfloat16 in float32 (but for games, which are exact
+the same under `vmap` as alone, accumulates bfloat16 in float32 (but for `tabular`, which are exact
 tables in float32 or float64), and has finite values and gradients in all of these situations, those
 with several NaNs, with -900 nats and with minus infinity under the mask included. (Two kinds are
 exempt, and say so: functions that map rewards to rewards or returns pass a NaN through, so that

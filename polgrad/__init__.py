@@ -20,7 +20,6 @@ _SUBMODULES = (
     "diagnostics",
     "divergences",
     "environments",
-    "frontiers",
     "losses",
     "masking",
     "policies",

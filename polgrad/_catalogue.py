@@ -16,7 +16,7 @@ ROOMS = (
     "divergences",
     "advantages",
     "losses",
-    "games",
+    "tabular",
     "curricula",
 )
 

@@ -104,7 +104,7 @@ def examine(primitive: Primitive, *, optional: Collection[str] = ()) -> Examinat
     look = differentiated if numeric and _is_differentiable(primitive) else plain
 
     # Games are exact tables, in float32 or float64: nobody stores one in bfloat16.
-    low_dtype = jnp.float32 if primitive.room == "games" else jnp.bfloat16
+    low_dtype = jnp.float32 if primitive.room == "tabular" else jnp.bfloat16
 
     @jax.jit  # one program: compiling is what this costs
     def everything(stacked, one):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import frontiers
+from polgrad.statistics import frontiers
 
 NAN, INF = np.nan, np.inf
 # The second run of a pool is worse at KL 2, ties at 1 and falls at the end.
