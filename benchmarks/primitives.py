@@ -32,13 +32,20 @@ from polgrad._catalogue import Primitive
 from polgrad.training import host_memory
 
 ENTRIES = 2**22
-ROOMS = ("masking", "selection", "diagnostics", "divergences", "advantages", "losses")
+ROOMS = (
+    "masking",
+    "selection",
+    "diagnostics",
+    "divergences",
+    "advantages",
+    "losses",
+    "reward_models",
+)
 # Products of all rows with all others are no matter of bytes; targets are made once.
 LEFT_OUT = (
     "reward_models.info_nce",
     "reward_models.swav",
     "reward_models.sinkhorn",
-    "losses.targets.",
 )
 
 

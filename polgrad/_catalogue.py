@@ -14,10 +14,15 @@ ROOMS = (
     "selection",
     "diagnostics",
     "divergences",
+    "distributions",
+    "schedules",
     "advantages",
     "losses",
+    "reward_models",
     "tabular",
+    "data.preferences",
     "curricula",
+    "rollouts.resets",
 )
 
 

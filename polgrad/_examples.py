@@ -391,19 +391,19 @@ def _reverse_kl():
 
 
 def _window():
-    from polgrad.losses import targets
+    from polgrad import running
 
-    return targets.init_baseline(8)
+    return running.window(8).init()
 
 
 def _partition():
-    from polgrad.losses import targets
+    from polgrad import running
 
-    return targets.init_partition((ROWS,))
+    return running.log_mean().init((ROWS,))
 
 
 def _state(primitive: Primitive):
-    from polgrad import advantages, losses
+    from polgrad import running
     from polgrad.curricula import bandit, windows
 
     if primitive.name.startswith("curricula.bandit"):
@@ -411,7 +411,5 @@ def _state(primitive: Primitive):
     if primitive.name.startswith("curricula.windows"):
         return windows.init(4, window=8)
     if primitive.room == "advantages":
-        return advantages.init_moving_average()
-    if primitive.name == "losses.update_reward_shift":
-        return losses.init_reward_shift()
+        return running.exponential().init()
     return schedules.Coefficient(jnp.asarray(0.5))

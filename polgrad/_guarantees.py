@@ -28,7 +28,7 @@ COLUMNS = (
 )
 _EVERYWHERE = {"nothing valid": "nothing valid anywhere", "NaN reward": "all rewards NaN"}
 # Rooms whose functions losses are made of: here gradients have to be finite too.
-_DIFFERENTIABLE = ("ratios", "masking", "advantages", "losses")
+_DIFFERENTIABLE = ("ratios", "masking", "schedules", "advantages", "losses", "reward_models")
 
 
 class Examination(NamedTuple):
@@ -118,8 +118,7 @@ def examine(primitive: Primitive, *, optional: Collection[str] = ()) -> Examinat
 
 
 def _is_differentiable(primitive: Primitive) -> bool:
-    # Targets are made once, from what is fixed.
-    return primitive.room in _DIFFERENTIABLE and not primitive.name.startswith("losses.targets.")
+    return primitive.room in _DIFFERENTIABLE
 
 
 def _weights(x):
@@ -151,7 +150,7 @@ def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> st
     ]
     texts = list(dict.fromkeys(_describe(*pair) for pair in zip(*results, strict=True)))
     text = " / ".join(texts) if len(texts) <= 3 else "finite"
-    if primitive.room != "losses" or not found.reached:
+    if primitive.room not in ("losses", "reward_models") or not found.reached:
         return text
     gradients = [found.gradients[i][n] for i in (index, index + half) for n in found.reached]
     still = all(np.all(_at_row(g, rows, whole) == 0) for g in gradients)

@@ -397,7 +397,7 @@ def f_divergence_estimate(
     Args:
       divergence: the generator; `forward_kl` estimates KL(target || policy).
       logp: log-probabilities of the samples under the policy to measure, in nats.
-      log_target: NORMALISED log-probabilities under the target (`losses.targets.normalize`).
+      log_target: NORMALISED log-probabilities under the target (`distributions.normalize`).
       behavior_logp: log-probabilities under the policy that drew the samples.
 
     Returns:

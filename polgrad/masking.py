@@ -14,7 +14,13 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
-__all__ = ["masked_mean", "reduce", "sequence_sum", "weighted_sum", "weights"]
+__all__ = [
+    "masked_mean",
+    "reduce",
+    "sequence_sum",
+    "weighted_sum",
+    "weights",
+]
 
 
 _MODES = ("token", "sequence", "sequence_sum", "constant")

@@ -23,11 +23,14 @@ __all__ = [
     "LIMIT",
     "bounded",
     "finite",
-    "impossible",
     "importance_ratio",
+    "impossible",
     "log_ratio",
+    "normalized_weights",
     "penalty_log_ratio",
+    "truncated_importance_weights",
 ]
+
 
 LIMIT = 20.0
 """Largest log ratio, in nats: exp(20) = 4.9e8 still squares and sums in float32."""

@@ -15,6 +15,14 @@ from jaxtyping import Array, Float, Int
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
+__all__ = [
+    "Coefficient",
+    "adaptive_entropy",
+    "adaptive_kl",
+    "annealed_coefficient",
+    "dynamic_kl_coefficient",
+]
+
 
 class Coefficient(NamedTuple):
     """What a controller remembers; start with `Coefficient(jnp.asarray(0.001))`.

@@ -40,7 +40,7 @@ GROUPED = {
     p.name: p.function
     for p in _catalogue.primitives()
     if "[...,G]" in _catalogue.signature(p)
-    and not p.name.startswith(("losses.targets.", "advantages.gdpo"))
+    and not p.name.startswith(("distributions.", "advantages.gdpo"))
 }
 
 

@@ -13,7 +13,8 @@ Further baselines (baselines.py)
   pass_at_k            what a sample adds to the best of its group
   gdpo                 several rewards, each normalised
   batch_baseline       REINFORCE's mean of the batch
-  moving_average_baseline, MovingAverage, init_moving_average
+  moving_average_baseline   a mean of earlier batches (`polgrad.running`)
+  effective_positive_fraction, baseline_for_fraction   what a baseline does to data of +-1
 Before they become advantages (shaping.py)
   overlong_penalty, overlong_filter, dynamic_sampling_filter   DAPO
   regularized_rewards                         the KL to a reference as a price
@@ -22,15 +23,16 @@ Rewards of tokens (token_rewards.py)
   place_at_last, missing_eos_reward           a score at the last token
   kl_token_rewards, kl_shaped_rewards         the price of the KL, PPO's reward in RLHF
   dpo_token_rewards, rto_rewards              a preference-trained policy as a dense reward
+  teacher_log_ratio, distillation_advantages  a teacher as a dense reward
   delay_to_last, delay_to_delimiters, shape_to_zero   the same sum, paid elsewhere
 """
 
 from polgrad.advantages.baselines import (
-    MovingAverage,
+    baseline_for_fraction,
     batch_baseline,
+    effective_positive_fraction,
     gdpo,
     gpg,
-    init_moving_average,
     moving_average_baseline,
     opo,
     pass_at_k,
@@ -45,13 +47,7 @@ from polgrad.advantages.groups import (
     success_rate,
     whiten,
 )
-from polgrad.advantages.returns import (
-    VTrace,
-    discounted_returns,
-    gae,
-    lambda_returns,
-    vtrace,
-)
+from polgrad.advantages.returns import VTrace, discounted_returns, gae, lambda_returns, vtrace
 from polgrad.advantages.shaping import (
     dynamic_sampling_filter,
     overlong_filter,
@@ -62,6 +58,7 @@ from polgrad.advantages.shaping import (
 from polgrad.advantages.token_rewards import (
     delay_to_delimiters,
     delay_to_last,
+    distillation_advantages,
     dpo_token_rewards,
     kl_shaped_rewards,
     kl_token_rewards,
@@ -69,24 +66,26 @@ from polgrad.advantages.token_rewards import (
     place_at_last,
     rto_rewards,
     shape_to_zero,
+    teacher_log_ratio,
 )
 
 __all__ = [
-    "MovingAverage",
     "VTrace",
     "above_worst",
+    "baseline_for_fraction",
     "batch_baseline",
     "delay_to_delimiters",
     "delay_to_last",
     "difficulty_weight",
     "discounted_returns",
+    "distillation_advantages",
     "dpo_token_rewards",
     "dynamic_sampling_filter",
+    "effective_positive_fraction",
     "gae",
     "gdpo",
     "gpg",
     "group_relative",
-    "init_moving_average",
     "kl_shaped_rewards",
     "kl_token_rewards",
     "lambda_returns",
@@ -105,6 +104,7 @@ __all__ = [
     "shape_to_zero",
     "structured_reward",
     "success_rate",
+    "teacher_log_ratio",
     "vtrace",
     "whiten",
 ]

@@ -4,25 +4,20 @@ As in groups.py the group is the last axis, a reward that is not finite counts a
 invalid samples enter no statistic and have advantage 0.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from polgrad import _checks
+from polgrad import _checks, running
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.advantages.groups import group_relative
-from polgrad.masking import masked_mean
 
 __all__ = [
-    "MovingAverage",
     "batch_baseline",
     "gdpo",
     "gpg",
-    "init_moving_average",
     "moving_average_baseline",
     "opo",
     "pass_at_k",
@@ -224,34 +219,13 @@ def batch_baseline(
     return centred.reshape(np.shape(rewards))
 
 
-class MovingAverage(NamedTuple):
-    """Exponential average of the rewards of past batches.
-
-    Attributes:
-      total: sum of their means, each with its weight.
-      weight: sum of the weights, 1 in the limit.
-    """
-
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
-
-
-def init_moving_average() -> MovingAverage:
-    """The state before any batch; its baseline is 0.
-
-    Returns:
-      The state.
-    """
-    return MovingAverage(jnp.zeros(()), jnp.zeros(()))
-
-
 def moving_average_baseline(
-    state: MovingAverage,
+    state: running.ExponentialState,
     rewards: Float[Array, "..."],
     *,
     decay: float = 0.95,
     valid: Bool[Array, "..."] | None = None,
-) -> tuple[MovingAverage, Float[Array, "..."]]:
+) -> tuple[running.ExponentialState, Float[Array, "..."]]:
     """The reward minus a moving average of the rewards of earlier batches.
 
         A = R - total / weight
@@ -261,7 +235,7 @@ def moving_average_baseline(
     even with one sample a batch; the division by the weight removes the bias of the initial 0.
 
     Args:
-      state: from `init_moving_average` or the last call.
+      state: from `running.exponential().init()` or the last call.
       rewards: one a sample, any shape.
       decay: weight of the past, in [0, 1); 0 keeps the last batch alone.
       valid: True where a reward exists, same shape; None for all.
@@ -276,16 +250,11 @@ def moving_average_baseline(
     References:
       Williams, Simple statistical gradient-following algorithms, 1992 (reinforcement comparison).
     """
-    in_range("decay", decay, low=0.0, high=1.0, below=True)
+    average = running.exponential(decay)
     present = _present(rewards, valid)
     fixed = jnp.where(present, accumulate(jax.lax.stop_gradient(rewards)), 0.0)
-    baseline = state.total / jnp.where(state.weight > 0, state.weight, 1.0)
-    moved = MovingAverage(
-        decay * state.total + (1.0 - decay) * masked_mean(fixed, present),
-        decay * state.weight + (1.0 - decay),
-    )
-    following = jax.tree.map(lambda new, old: jnp.where(jnp.any(present), new, old), moved, state)
-    return following, jnp.where(present, fixed - baseline, 0.0)
+    following = average.update(state, fixed.ravel(), valid=present.ravel())
+    return following, jnp.where(present, fixed - average.value(state), 0.0)
 
 
 def _present(rewards, valid):

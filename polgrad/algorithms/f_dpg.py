@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polgrad import _parts, divergences, losses, masking
+from polgrad import _parts, distributions, divergences, losses, masking, running
+from polgrad._dtypes import accumulate
 from polgrad.algorithms import common
 from polgrad.contract import Algorithm, Context, Initial
-from polgrad.losses import targets
 
 
 class FDPGState(NamedTuple):
     """Saved with the run: Z of every prompt, and the baseline's window."""
 
-    partition: targets.Partition
-    baseline: targets.Baseline
+    partition: running.LogMeanState
+    baseline: running.WindowState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tilt:
 
     def score(self, reference_logp: Float[Array, "N"], rewards: Float[Array, "N"]) -> Array:
         """The log of the target times Z."""
-        return targets.tilt(reference_logp, rewards, beta=self.beta)
+        return distributions.tilt(reference_logp, rewards, beta=self.beta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Filtered:
 
     def score(self, reference_logp: Float[Array, "N"], rewards: Float[Array, "N"]) -> Array:
         """The log of the target times Z."""
-        return targets.filtered(reference_logp, rewards > 0.0)
+        return distributions.filtered(reference_logp, rewards > 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ class FDPG:
 
         def init(key):
             return FDPGState(
-                targets.init_partition((context.num_prompts,)),
-                targets.init_baseline(self.baseline_window),
+                running.log_mean().init((context.num_prompts,)),
+                running.window(self.baseline_window).init(),
             )
 
         def prepare(state, experience, key):
@@ -109,25 +109,23 @@ class FDPG:
                 common.by_group(behavior, size),
                 common.by_group(valid, size),
             )
-            here = jax.tree.map(lambda x: x[prompts], partition)
-            log_target = targets.normalize(score, here).reshape(-1)
+            log_z = running.log_mean().value(partition)[prompts]
+            log_target = distributions.normalize(score, log_z).reshape(-1)
             pseudo = losses.f_dpg_pseudo_reward(behavior, log_target, **form)
             # Minus infinity is an answer that the target excludes: its pseudo-reward counts.
             known = valid & ~jnp.isnan(log_target) & ~jnp.isposinf(log_target)
             # Read before this batch is added: a baseline that has seen a sample biases it.
-            baseline = targets.baseline_value(state.baseline)
+            window = running.window(self.baseline_window)
+            baseline = window.value(state.baseline)
             mean = jnp.where(known, pseudo, 0.0).sum() / jnp.maximum(known.sum(), 1)
-            state = FDPGState(
-                partition,
-                targets.update_baseline(state.baseline, jnp.where(known, pseudo, mean)),
-            )
+            state = FDPGState(partition, window.update(state.baseline, pseudo, valid=known))
             batch = common.make_batch(
                 experience,
                 masking.weights(valid.astype(jnp.float32), mode="sequence"),
                 log_target=log_target,
                 baseline=jnp.broadcast_to(baseline, log_target.shape),
             )
-            return state, batch, _normalisers(here.log_mean) | {"pseudo_reward": mean}
+            return state, batch, _normalisers(log_z) | {"pseudo_reward": mean}
 
         def loss(outputs, batch):
             behavior = None
@@ -162,7 +160,7 @@ def _add_groups(partition, prompts, score, behavior, valid):
     def add(partition, group):
         prompt, score, behavior, valid = group
         entry = jax.tree.map(lambda x: x[prompt], partition)
-        entry = targets.update_partition(entry, score, behavior, valid=valid)
+        entry = running.log_mean().update(entry, accumulate(score) - behavior, valid=valid)
         return jax.tree.map(lambda x, y: x.at[prompt].set(y), partition, entry), None
 
     return jax.lax.scan(add, partition, (prompts, score, behavior, valid))[0]

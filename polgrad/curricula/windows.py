@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from polgrad import _checks
+from polgrad import _checks, running
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.curricula.bandit import boltzmann
@@ -54,9 +54,7 @@ def init(categories: int, *, window: int = 300) -> Windows:
     """
     in_range("categories", categories, low=1)
     in_range("window", window, low=1)
-    return Windows(
-        jnp.zeros((categories, window)), jnp.zeros(categories, jnp.int32), jnp.zeros(categories)
-    )
+    return Windows(*running.window(window).init((categories,)), jnp.zeros(categories))
 
 
 def push(
@@ -91,20 +89,12 @@ def push(
     _checks.rank("values", values, 1, "[N], one a sample")
     _checks.same_shape("[N]", values=values, category=category)
     in_range("group_size", group_size, low=1)
-    categories, window = state.values.shape
-    values = accumulate(jax.lax.stop_gradient(values))
-    counted = jnp.isfinite(values) & (jnp.asarray(category) >= 0)
-    if valid is not None:
-        _checks.same_shape("[N]", values=values, valid=valid)
-        counted &= jnp.asarray(valid) != 0
-    member = (jnp.asarray(category)[:, None] == jnp.arange(categories)) & counted[:, None]
-    place = jnp.sum(jnp.where(member, jnp.cumsum(member, axis=0) - 1, 0), axis=-1)
-    came = jnp.sum(member, axis=0, dtype=state.pushed.dtype)
-    row = jnp.where(jnp.any(member, axis=-1), category, categories)  # beyond the end: dropped
-    kept = place >= came.at[row].get(mode="fill", fill_value=0) - window
-    column = (state.pushed.at[row].get(mode="fill", fill_value=0) + place) % window
-    buffer = state.values.at[jnp.where(kept, row, categories), column].set(values, mode="drop")
-    return Windows(buffer, state.pushed + came, state.counts + came / group_size)
+    recent = running.WindowState(state.values, state.pushed)
+    recent = running.window(state.values.shape[1]).update(
+        recent, values, category=category, valid=valid
+    )
+    came = recent.count - state.pushed
+    return Windows(*recent, state.counts + came / group_size)
 
 
 def mean(state: Windows) -> Float[Array, "C"]:
@@ -119,8 +109,8 @@ def mean(state: Windows) -> Float[Array, "C"]:
     References:
       Wang et al., DUMP, 2025 (arXiv:2504.09710), equation 3.
     """
-    filled = jnp.minimum(state.pushed, state.values.shape[1])
-    return jnp.sum(state.values, axis=1) / jnp.maximum(filled, 1)
+    window = running.window(state.values.shape[1])
+    return window.value(running.WindowState(state.values, state.pushed))
 
 
 def ucb_scores(

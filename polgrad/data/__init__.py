@@ -12,7 +12,6 @@ from polgrad.data.batches import batch_indices
 from polgrad.data.sources import Source
 from polgrad.data.tasks import load_task, task_names
 from polgrad.data.tokenizers import CharacterTokenizer, HubTokenizer, Tokenizer, from_assets
-from polgrad.reward_models.policy_discrimination import ComparisonInput, comparison_input
 
 __all__ = [
     "CharacterTokenizer",

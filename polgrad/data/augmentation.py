@@ -16,14 +16,11 @@ from polgrad._scalars import in_range
 
 __all__ = [
     "GoalPairs",
-    "SelectedPair",
     "encode_goal",
-    "flip_pairs",
     "goal_conditioned_preference",
     "goal_reward",
     "goal_token",
     "reward_augment",
-    "select_pair",
 ]
 
 Tree = TypeVar("Tree")

@@ -21,6 +21,21 @@ from polgrad._scalars import in_range
 from polgrad.data.augmentation import Tree
 from polgrad.losses.ranking import answers
 
+__all__ = [
+    "OrderedPairs",
+    "Segments",
+    "SelectedPair",
+    "flip_pairs",
+    "judge_scores",
+    "knockout_pair",
+    "large_margin_pairs",
+    "mix_replay",
+    "ordered_pairs",
+    "replay_order",
+    "sample_segments",
+    "select_pair",
+]
+
 
 class OrderedPairs(NamedTuple):
     """All pairs of a group, the better answer first, for `dpo`, `ipo` and their relatives.

@@ -1,107 +1,71 @@
-"""Log-probabilities (or scores) in, unreduced losses out: minimised, never divided by a count.
+"""Log-probabilities, scores or values in, unreduced losses out: minimised, never divided by a count.
 
-Policy gradients on tokens (policy_gradient.py)
+The files are named after the row that a loss is a number of. What is no loss stands elsewhere: masks and
+weights of importance ratios in `polgrad.ratios` and `polgrad.selection`, coefficients over time in
+`polgrad.schedules`, running means in `polgrad.running`, learned rewards in `polgrad.reward_models`.
+
+One number a token (tokens.py)
   reinforce                       score function
   ppo_clip                        clipped ratio; clip-higher, dual clip
-  gspo, gspo_token                clipped sequence ratio
   cispo, sapo                     capped, softly gated ratio
-  dppo_tv, dppo_kl                mask tokens by the change of their probability (off_policy.py)
+  dppo_tv, dppo_kl                mask tokens by the change of their probability
   dro                             a squared log ratio instead of a ratio
-Policy gradients with one ratio a sequence (sequence_ratio.py)
+  clip_cov, kl_cov                leave out, or penalise, tokens of high covariance (`polgrad.selection`)
+  nft                             likelihood of right answers, wrong ones by an implicit policy
+  kdrl                            a policy gradient and a teacher
+Terms beside them (penalties.py)
+  kl_penalty, behavior_kl         KL to a reference, to the policy that drew the samples
+  kl_hinge                        a bound on such a KL
+  entropy_bonus
+One number an answer (sequences.py)
+  gspo, luspo, gmpo               the geometric mean of the tokens' ratios, clipped
+  gspo_token, vespo               the ratio of the answer, for one number a token
   ppo_clip_sequence               the product of the tokens' ratios, clipped
-  gmpo, luspo                     geometric mean of clipped tokens; gspo times the length
-  vespo, vespo_weights            a soft weight instead of a clip
-The entropy mechanism (entropy_mechanism.py), on tokens that `polgrad.selection` picks
-  clip_cov, kl_cov                leave out, or penalise, tokens of high covariance
-Policy gradients on whole sequences
-  topr, topr_weights              REINFORCE on logged data, tapered weights (topr.py)
-  f_dpg, f_dpg_pseudo_reward      any f-divergence to a target (f_dpg.py)
-  targets                         such targets, their normaliser and baseline (targets.py)
-  nash_md                         preferences against an opponent (nash_md.py)
-Right and wrong answers to a question
-  disco, disco_b                  a ranking of scores (disco.py)
-  sequence_score                  what they rank
-  kl_hinge, behavior_kl           and the bound that holds the policy near its samples
-  nft, nft_prompt_weight          likelihood of both, the wrong ones by an implicit policy (nft.py)
-  implicit_negative_policy        that policy, in a table
-Preference pairs and rankings (dpo.py)
-  dpo, plackett_luce              logistic losses of two, of K answers
-  ipo                             squared loss of two answers
-  implicit_reward, preference_margin
-  hinge, exo, discopop            other losses of the margin (pairs.py)
-  exponential_margin, linear_margin
-  robust_dpo, xpo                 labels flipped at a known rate; online, with optimism
-  nca, bco, apo_zero, apo_down    each answer held to the reference (absolute_pairs.py)
-  aot, aot_unpaired               margins by quantiles of the batch (optimal_transport.py)
-  imitation, rpo, rpo_average     likelihood, alone and beside dpo (supervised.py)
-  f_sft                           and held to the reference (f_sft.py)
-  simpo, alphapo                  without a reference (reference_free.py)
-  cpo, slic, tpo                  the same, with imitation
-  orpo, log_odds
-  kto, kto_reference_point        single answers, good or bad (unpaired.py)
-  bco_unpaired, density_weight
-  RewardShift, init_reward_shift, update_reward_shift
-  f_dpo_score                     what pair losses are fed with (likelihoods.py):
-  desensitized_logp               other divergences, lengths that count less,
-  wpo_weight                      pairs that the policy would not draw
-  debias_flips                    any pair loss under flipped labels (transforms.py)
-  smooth_labels                   and where labels are believed to be wrong
-  flipped_probability, unflipped_probability
-  cpl, cpl_ranked                 segments of behaviour (cpl.py)
-  segment_score
-  implicit_value                  logits read as values
-  unlikelihood                    of tokens to avoid (unlikelihood.py)
-Lists of labelled answers: learning to rank (listwise.py)
+  topr                            REINFORCE on logged data, tapered weights
+  f_dpg                           any f-divergence to a target (`polgrad.distributions`)
+  nash_md                         preferences against an opponent
+Given answers (supervised.py)
+  imitation, f_sft, unlikelihood
+All samples of a prompt (groups.py)
+  disco, disco_b                  right answers ranked over wrong ones
+  best_of_n, reward_weighted      likelihood of the best, or of all by their reward
+  copg_group                      contrastive policy gradient of all pairs
+  pairwise_policy_gradient, p3o_v1, p3o_v2   differences of rewards, without and with clips
+A pair of answers (pairs.py)
+  dpo, ipo                        logistic, squared
+  hinge, exo, discopop, exponential_margin, linear_margin
+  robust_dpo                      labels flipped at a known rate
+  nca, bco, apo_zero, apo_down    each answer compared with the reference
+  aot                             margins by quantiles of the batch
+  rpo, rpo_average                imitation beside dpo
+A pair that the policy makes (pairs_online.py)
+  inpo, sppo, dno                 steps of learning in a game of preferences
+  xpo                             optimism beside dpo
+  copg                            a partner as the baseline
+A pair without a reference (reference_free.py)
+  simpo, alphapo, cpo, slic, tpo, orpo
+  cpl                             segments of behaviour
+An answer with a label (labels.py)
+  kto, bco_unpaired, aot_unpaired
+A list of answers (lists.py)
   lipo                            pairs weighed by what their order is worth to the list
-  pairwise_logistic, pairwise_hinge
-  listwise_softmax
-  pointwise_squared, pointwise_sigmoid
+  pairwise_logistic, pairwise_hinge, listwise_softmax, pointwise_squared, pointwise_sigmoid
+  plackett_luce, cpl_ranked
   ranking                         places, gains, weights and labels of such a list (ranking.py)
-Reward models from preferences (reward_model.py)
-  bradley_terry                   margins, label smoothing, centring, weights
-  preference_strength             what an ensemble thinks of a label
-  strength_groups, flip_mask
-  difference_objective            answers told apart without labels (MetaRM),
-  meta_gradient                   and the loss where a step up that leads
-  simcse, swav                    two views of the same answers (contrastive.py)
-  sinkhorn, difference_views
-Annotators who disagree (mixture.py)
-  annotator_loglikelihood, hard_assignment, soft_assignment
-  mixture_bradley_terry           a reward model for each group
-  maxmin_weights                  the worst-off group, or softly
-  exponentiated_weights, standardize_groups, aggregate_groups
-Likelihood of the better samples of a group (best_of_n.py)
-  best_of_n, reward_weighted      the best one, or all by their reward
-  ordered_pairs                   a group as pairs
-Scored pairs and groups (copg.py)
-  copg, copg_group                policy gradient off-policy, a partner as the baseline
-  p3o_v1, p3o_v2                  the same with PPO's clips, of a sample or a pair (p3o.py)
-  pairwise_policy_gradient        and without any
-Self-play on preference pairs (inpo.py)
-  inpo, inpo_contrast             mirror descent with a reference, as a regression
-  dno                             soft policy iteration, as a classification (dno.py)
-  sppo                            multiplicative weights, as a regression
-Terms beside the policy's
-  kl_penalty                      KL to a reference (kl.py)
-  kdrl                            a policy gradient and a teacher (distillation.py)
-  distillation_advantages, teacher_log_ratio     the teacher as a reward
-  distillation_mask, top_k_kl
-  value_loss, td_loss             critics (value.py)
-  expectile_loss
-  entropy_bonus                   and the strength of such terms (coefficients.py):
-  adaptive_kl, adaptive_entropy   controllers
-  dynamic_kl_coefficient, annealed_coefficient   schedules
-Weights and masks for a sampler that is not quite the policy (correction.py)
-  truncated_importance_weights    token or sequence ratios, truncated or masked
-  off_policy_sequence_mask        drops bad sequences that the policy has left
-  rejection_mask                  keeps tokens or sequences whose ratio lies within a band
-  normalized_weights              scales weights to a mean of 1
+The vocabulary of a token (vocabulary.py)
+  top_k_kl                        KL to a teacher on its likeliest tokens
+Values (values.py)
+  value_loss, td_loss, expectile_loss, implicit_value
+What losses are fed with (inputs.py)
+  implicit_reward, preference_margin, f_dpo_score, desensitized_logp, log_odds, segment_score,
+  sequence_score, inpo_contrast, f_dpg_pseudo_reward
+  wpo_weight, density_weight, nft_prompt_weight, topr_weights, vespo_weights, kto_reference_point
+Losses made of losses (transforms.py)
+  debias_flips, smooth_labels     any pair loss, with labels flipped or believed to be wrong
+  flipped_probability, unflipped_probability
 """
 
-from polgrad.advantages.baselines import baseline_for_fraction, effective_positive_fraction
-from polgrad.advantages.token_rewards import distillation_advantages, teacher_log_ratio
-from polgrad.data.preferences import OrderedPairs, ordered_pairs
-from polgrad.losses import ranking, targets
+from polgrad.losses import ranking
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -191,45 +155,10 @@ from polgrad.losses.transforms import (
     smooth_labels,
     unflipped_probability,
 )
-from polgrad.losses.unpaired import RewardShift, init_reward_shift, update_reward_shift
 from polgrad.losses.values import expectile_loss, implicit_value, td_loss, value_loss
 from polgrad.losses.vocabulary import top_k_kl
-from polgrad.ratios import normalized_weights, truncated_importance_weights
-from polgrad.reward_models.annotators import (
-    SoftAssignment,
-    aggregate_groups,
-    annotator_loglikelihood,
-    exponentiated_weights,
-    hard_assignment,
-    maxmin_weights,
-    mixture_bradley_terry,
-    soft_assignment,
-    standardize_groups,
-)
-from polgrad.reward_models.bradley_terry import (
-    PreferenceStrength,
-    bradley_terry,
-    difference_objective,
-    flip_mask,
-    meta_gradient,
-    preference_strength,
-    strength_groups,
-)
-from polgrad.reward_models.contrastive import difference_views, sinkhorn, swav
-from polgrad.reward_models.contrastive import info_nce as simcse
-from polgrad.schedules import (
-    Coefficient,
-    adaptive_entropy,
-    adaptive_kl,
-    annealed_coefficient,
-    dynamic_kl_coefficient,
-)
-from polgrad.selection.samples import distillation_mask
-from polgrad.selection.tokens import off_policy_sequence_mask, rejection_mask
-from polgrad.tabular.bandits import implicit_negative_policy
 
 __all__ = [
-    "RewardShift",
     "alphapo",
     "aot",
     "aot_unpaired",
@@ -273,7 +202,6 @@ __all__ = [
     "imitation",
     "implicit_reward",
     "implicit_value",
-    "init_reward_shift",
     "inpo",
     "inpo_contrast",
     "ipo",
@@ -317,7 +245,6 @@ __all__ = [
     "slic",
     "smooth_labels",
     "sppo",
-    "targets",
     "td_loss",
     "top_k_kl",
     "topr",
@@ -325,7 +252,6 @@ __all__ = [
     "tpo",
     "unflipped_probability",
     "unlikelihood",
-    "update_reward_shift",
     "value_loss",
     "vespo",
     "vespo_weights",

@@ -22,6 +22,17 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
+__all__ = [
+    "ForcedTokens",
+    "JoinedAnswers",
+    "ResetPrompts",
+    "forced_tokens",
+    "join_prefix",
+    "prefix_lengths",
+    "reset_prompts",
+    "reset_states",
+]
+
 
 class ForcedTokens(NamedTuple):
     """What a sampler is made to say first.

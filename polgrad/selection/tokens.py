@@ -19,8 +19,6 @@ from polgrad.divergences import kl_estimate
 from polgrad.masking import masked_mean, sequence_sum
 from polgrad.ratios import log_ratio
 
-__all__ = ["covariance_band", "covariance_top", "high_entropy", "token_covariance"]
-
 
 def token_covariance(
     logp: Float[Array, "B T"],

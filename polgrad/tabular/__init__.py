@@ -1,11 +1,36 @@
-"""Exact tabular objects: the ground truth that tests and experiments compare with."""
+"""Exact tables: the ground truth that tests, experiments and `polgrad.conformance` compare with.
 
-from polgrad.reward_models.policy_discrimination import policy_discrimination
+Bandits (bandits.py)
+  expected_reward, policy_gradient
+  kl_regularized_optimum, kl_regularized_value, reward_kl_frontier, Frontier
+  forward_kl_gradient, reverse_kl_gradient, log_odds_change
+  implicit_negative_policy        what a model of right answers says of wrong ones
+Sequences and trees (sequences.py, trees.py)
+  sequences.enumerate_sequences, sequences.token_logp
+  trees.soft_tree_values          optimal values of a KL-regularised tree
+  soft_value_iteration, SoftValues, segment_preference
+Preference games (preference.py)
+  check_preference, symmetrize_preference, debiased_preference, win_rates, policy_win_rate
+  rps_game, dice_game, cycle3_game, cyclic_game, population_game, additive_game
+  bradley_terry_game, bradley_terry_fit
+Their equilibria (nash.py)
+  nash_md_step, self_play_step, regularized_best_response, regularized_nash, duality_gap
+  soft_policy_iteration, fictitious_play, spin_step, smoothed_policy, judge_pairs, SelfPlay
+Groups of people (populations.py)
+  maxmin_policy, maxmin_dual, MaxMin, fit_annotator_mixture, AnnotatorMixture, preference_diversity
+What pairs say of a policy (differential_information.py, adversarial.py)
+  differential_information, information_entropy, information_entropy_estimate
+  posterior_preference, power_law_policy, power_law_residual, optimal_rejected, optimal_chosen
+  log_margins, dpo_pg_direction
+  adversarial_reward_objective, uncovered_mass
+"""
+
 from polgrad.tabular.adversarial import adversarial_reward_objective, uncovered_mass
 from polgrad.tabular.bandits import (
     Frontier,
     expected_reward,
     forward_kl_gradient,
+    implicit_negative_policy,
     kl_regularized_optimum,
     kl_regularized_value,
     log_odds_change,
@@ -85,6 +110,7 @@ __all__ = [
     "fictitious_play",
     "fit_annotator_mixture",
     "forward_kl_gradient",
+    "implicit_negative_policy",
     "information_entropy",
     "information_entropy_estimate",
     "judge_pairs",

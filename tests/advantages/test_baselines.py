@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from one_group import one_group
 
-from polgrad import advantages
+from polgrad import advantages, running
 
 # Arrays of rank 1 are one group.
 one_opo = one_group(advantages.opo)
@@ -208,7 +208,7 @@ def test_batch_baseline_by_hand_and_masked():
 
 def test_the_moving_average_has_not_seen_its_samples():
     step = jax.jit(lambda s, r: advantages.moving_average_baseline(s, r, decay=0.75))
-    state = advantages.init_moving_average()
+    state = running.exponential().init()
     state, first = step(state, jnp.array([4.0, 2.0]))
     np.testing.assert_allclose(first, [4.0, 2.0])
     # The weight makes the first mean count in full.
@@ -220,7 +220,7 @@ def test_the_moving_average_has_not_seen_its_samples():
 
 
 def test_the_moving_average_forgets_at_its_default_rate_and_skips_gaps():
-    state = advantages.init_moving_average()
+    state = running.exponential().init()
     for mean in (2.0, 1.0):
         state, _ = run(advantages.moving_average_baseline, state, jnp.array([mean, jnp.nan]))
     baseline = -run(advantages.moving_average_baseline, state, jnp.zeros(2))[1]
@@ -235,7 +235,7 @@ def test_the_moving_average_forgets_at_its_default_rate_and_skips_gaps():
 
 
 def test_the_moving_average_carries_no_gradient():
-    state = advantages.MovingAverage(jnp.asarray(1.0), jnp.asarray(0.5))
+    state = running.ExponentialState(jnp.asarray(1.0), jnp.asarray(0.5))
 
     def total(rewards):
         following, advantage = advantages.moving_average_baseline(state, rewards)
@@ -287,7 +287,7 @@ def test_bad_arguments_are_named():
         advantages.gdpo(rewards[:, None], jnp.ones(3))
     with pytest.raises(ValueError, match="valid"):
         advantages.gdpo(rewards[:, None], jnp.ones(2), valid=other)
-    state = advantages.init_moving_average()
+    state = running.exponential().init()
     for decay in (1.0, -0.1):
         with pytest.raises(ValueError, match="decay"):
             advantages.moving_average_baseline(state, rewards, decay=decay)

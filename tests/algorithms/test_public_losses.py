@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import advantages, algorithms, divergences, losses
+from polgrad import advantages, algorithms, divergences, losses, running
 from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
 
 OFF = Context(GROUP, T, PROMPTS, on_policy=False)
@@ -321,7 +321,7 @@ def test_f_dpg_goes_to_its_target(target):
     known = ~np.isneginf(log_z)
     np.testing.assert_allclose(metrics["log_z"], log_z[known].mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["known_z"], known.mean())
-    np.testing.assert_allclose(losses.targets.baseline_value(state.baseline), mean, rtol=1e-4)
+    np.testing.assert_allclose(running.window().value(state.baseline), mean, rtol=1e-4)
 
     def direct(logp):
         loss = losses.f_dpg(totals(logp, given), log_target, behavior_logp=behavior, **form)

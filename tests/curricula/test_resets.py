@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import losses, masking, rollouts
-from polgrad.tabular import nash_md_step, self_play_step
 from polgrad.policies import LinearNetwork
 from polgrad.rollouts.resets import (
     forced_tokens,
@@ -18,6 +17,7 @@ from polgrad.rollouts.resets import (
     reset_prompts,
     reset_states,
 )
+from polgrad.tabular import nash_md_step, self_play_step
 
 REFERENCES = jnp.array([[5, 6, 7], [4, 3, 2], [1, 2, 0], [7, 7, 7]])
 PREFIX = jnp.array([2, 0, 1, 3])

@@ -11,8 +11,8 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import losses, preferences
-from polgrad.data import augmentation
+from polgrad import losses
+from polgrad.data import augmentation, preferences
 
 N = 4
 PROMPT = {"tokens": np.arange(12).reshape(N, 3), "id": np.arange(N)}

@@ -77,7 +77,7 @@ def test_controllers_carry_no_gradient(name):
     rest = (10,) if name == "adaptive_kl" else ()
 
     def total(value, measured):
-        result = getattr(losses, name)(Coefficient(value), measured, *rest)
+        result = getattr(schedules, name)(Coefficient(value), measured, *rest)
         return sum(jax.tree.leaves(result))
 
     for gradient in grad(total, argnums=(0, 1))(SCALARS(0.5), SCALARS(0.1)):
@@ -188,7 +188,7 @@ def test_entropy_bonus_follows_the_entropy():
 
 
 def call(name, **settings):
-    function = getattr(losses, name)
+    function = getattr(schedules, name)
     values = {"state": Coefficient(SCALARS(0.1)), "samples": 1, "step": 1}
     given = [
         values.get(p.name, SCALARS(0.1))

@@ -28,12 +28,12 @@ def cosines(a, b):
     return a @ b.T
 
 
-def simcse_valid(first, second, valid):
+def info_nce_valid(first, second, valid):
     return reward_models.info_nce(first, second, valid=valid)
 
 
 @given(seeds)
-def test_simcse_by_formula(seed):
+def test_info_nce_by_formula(seed):
     first, second = draw(seed, (B, D), (B, D))
     valid = np.array([True, True, False, True])
     p = np.exp(cosines(first, second) / 0.05)
@@ -42,20 +42,20 @@ def test_simcse_by_formula(seed):
         run(reward_models.info_nce, first, second), expected, rtol=1e-4, atol=1e-4
     )
     expected = (np.log(p[:, valid].sum(1)) - np.log(np.diagonal(p))) * valid
-    found = run(simcse_valid, first, second, valid)
+    found = run(info_nce_valid, first, second, valid)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert found[2] == 0.0
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
-def test_simcse_of_orthonormal_views(temperature):
+def test_info_nce_of_orthonormal_views(temperature):
     views = 3.0 * np.eye(D, dtype=np.float32)
     found = run(reward_models.info_nce, views, views, temperature=temperature)
     expected = math.log1p((D - 1) * math.exp(-1 / temperature))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_simcse_learns_in_both_views_and_the_length_is_free():
+def test_info_nce_learns_in_both_views_and_the_length_is_free():
     first, second = draw(0, (B, D), (B, D))
     slopes = grad(lambda a, b: reward_models.info_nce(a, b, temperature=0.5).sum(), argnums=(0, 1))
     for x, slope in zip((first, second), slopes(first, second)):
@@ -85,9 +85,9 @@ def test_edges_are_finite():
     everyone = np.ones(B, bool)
     slopes = grad(lambda a, b, v: reward_models.info_nce(a, b, valid=v).sum(), argnums=(0, 1))
     for valid in (everyone, ~everyone):
-        assert np.all(np.isfinite(run(simcse_valid, first, second, valid)))
+        assert np.all(np.isfinite(run(info_nce_valid, first, second, valid)))
         assert np.all(np.isfinite(slopes(first, second, valid)))
-    np.testing.assert_array_equal(run(simcse_valid, first, second, ~everyone), 0.0)
+    np.testing.assert_array_equal(run(info_nce_valid, first, second, ~everyone), 0.0)
     found = run(reward_models.info_nce, first, second)
     assert found[2] == 0.0
     assert found[0] == pytest.approx(math.log(3.0), abs=1e-6)  # cosine 0 with the three that count

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad import reward_models
-from polgrad.losses import mixture
+from polgrad.reward_models import annotators as mixture
 
 N, H, U = 6, 4, 2
 seeds = st.integers(0, 2**16)

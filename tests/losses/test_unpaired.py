@@ -85,22 +85,6 @@ def test_optimum_of_bco_is_the_log_odds_of_being_good():
     np.testing.assert_allclose(jax.grad(mean)(jnp.array([reward])), 0.0, atol=1e-12)
 
 
-def test_the_shift_is_the_mean_of_all_rewards_so_far():
-    state = losses.init_reward_shift()
-    np.testing.assert_array_equal(state, (0.0, 0.0))
-    first = losses.update_reward_shift(state, jnp.array([3.0]))
-    np.testing.assert_allclose(first, (3.0, 1.0))
-    state = losses.update_reward_shift(state, jnp.array([1.0, 2.0, jnp.nan, 9.0]))
-    np.testing.assert_allclose(state, (4.0, 3.0))
-    valid = jnp.array([True, False, True])
-    state = losses.update_reward_shift(state, jnp.array([0.0, 100.0, 1.0]), valid=valid)
-    np.testing.assert_allclose(state, (13 / 5, 5.0))
-    same = losses.update_reward_shift(state, jnp.array([jnp.inf]))
-    np.testing.assert_allclose(same, state)
-    slope = jax.grad(lambda r: losses.update_reward_shift(state, r).mean)(jnp.ones(2))
-    np.testing.assert_array_equal(slope, 0.0)
-
-
 def test_density_weight():
     p = jnp.array([0.0, 0.2, 0.5, 0.8, 0.99, 1.0])
     np.testing.assert_allclose(losses.density_weight(p), [0.5, 0.5, 1.0, 4.0, 10.0, 10.0])
@@ -122,11 +106,6 @@ def test_bad_arguments_of_bco():
         losses.density_weight(RATIO, low=-0.1)
     with pytest.raises(ValueError, match="high"):
         losses.density_weight(RATIO, low=1.0, high=0.5)
-    state = losses.init_reward_shift()
-    with pytest.raises(ValueError, match="rewards"):
-        losses.update_reward_shift(state, RATIO[None])
-    with pytest.raises(ValueError, match="valid"):
-        losses.update_reward_shift(state, jnp.ones(2), valid=jnp.ones(3, bool))
 
 
 def test_bad_arguments():

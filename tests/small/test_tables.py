@@ -10,9 +10,9 @@ import pytest
 
 from polgrad import algorithms, policies, small
 from polgrad.contract import Needs
-from polgrad.tabular.sequences import enumerate_sequences
 from polgrad.small import bigrams
 from polgrad.small.policies import OtherPolicy
+from polgrad.tabular.sequences import enumerate_sequences
 
 DRAWS = 40_000
 

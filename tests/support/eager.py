@@ -154,9 +154,6 @@ def typical(rows: int, dtype: str) -> dict:
 
 FEWER = {
     "reward_models.info_nce": 2_000,  # a matrix of rows by rows
-    # Their state is that of three prompts.
-    "losses.targets.normalize": 3,
-    "losses.targets.update_partition": 3,
 }
 
 
@@ -167,7 +164,7 @@ def losses(rows: int = 40_000) -> dict[str, float]:
     return {
         primitive.name: _loss(primitive, FEWER.get(primitive.name, rows))
         for primitive in _guarantees.examinable()
-        if primitive.room == "losses"
+        if primitive.room in ("losses", "reward_models")
     }
 
 
@@ -189,8 +186,7 @@ def _loss(primitive, rows: int) -> float:
 
     outputs = jax.tree.leaves(jax.eval_shape(value, numbers))
     numeric = any(jnp.issubdtype(x.dtype, jnp.floating) for x in outputs)
-    # Targets are made once, of what is fixed: no gradient goes through them.
-    if numeric and not primitive.name.startswith("losses.targets."):
+    if numeric:
         return compared(jax.grad(whole, has_aux=True), numbers)
     return compared(value, numbers)
 
