@@ -135,10 +135,9 @@ def returned(function: Callable) -> str:
 
 PAPERS = """# The papers, and what came of each
 
-Made by `python docs/generate.py` from the references in the docstrings. *Tests*: test functions in
-the files that mirror those of the functions (a file may serve several papers; parameters and drawn
-examples multiply them). What a paper claims, and whether it holds at small size, is another table:
-the ledger in the [README](../README.md).
+Made by `python docs/generate.py` from the references in the docstrings. Files are below `polgrad/`; the
+proofs of `losses/tokens.py` are in `tests/losses/tokens/` or `tests/losses/test_tokens.py`. What a paper
+claims, and whether it holds at small size, is another table: the ledger in the [README](../README.md).
 """
 _CITATION = re.compile(r"((?:[^()]|\((?!arXiv)[^()]*\))*?)\(arXiv:(\d{4}\.\d{4,5})\)")
 
@@ -151,13 +150,12 @@ def papers() -> str:
             title = cleaned(text)
             titles[identifier] = max(titles.get(identifier, ""), title, key=len)
             functions.setdefault(identifier, {})[primitive.name] = primitive
-    parts = [PAPERS, "\n", table("paper", "functions", "tests")]
+    parts = [PAPERS, "\n", table("paper", "functions", "files")]
     for identifier in sorted(titles):
         names = ", ".join(f"`{name}`" for name in functions[identifier])
-        files = {mirrored(p) for p in functions[identifier].values()}
-        count = sum(path.read_text().count("\ndef test_") for path in files)
+        files = sorted({module_of(p).replace(".", "/") for p in functions[identifier].values()})
         paper = f"{titles[identifier]} ([{identifier}](https://arxiv.org/abs/{identifier}))"
-        parts.append(line(paper, names, str(count)) + "\n")
+        parts.append(line(paper, names, ", ".join(f"`{file}.py`" for file in files)) + "\n")
     return "".join(parts)
 
 
@@ -175,10 +173,17 @@ def references(primitive: Primitive) -> str:
     return " ".join(found.group(1).split()) if found else ""
 
 
-def mirrored(primitive: Primitive) -> pathlib.Path:
-    """The test file of the file that holds a function."""
-    parts = inspect.getmodule(primitive.function).__name__.split(".")[1:]
-    return HERE.parent.joinpath("tests", *parts[:-1], f"test_{parts[-1]}.py")
+def module_of(primitive: Primitive) -> str:
+    """The module that defines a function, below polgrad, such as "losses.tokens"."""
+    return inspect.getmodule(primitive.function).__name__.removeprefix("polgrad.")
+
+
+def mirrored(primitive: Primitive) -> list[pathlib.Path]:
+    """The test files of the file that holds a function: its mirror, or those in a folder of its name."""
+    *rooms, module = module_of(primitive).split(".")
+    place = HERE.parent.joinpath("tests", *rooms)
+    folder = sorted((place / module).glob("test_*.py"))
+    return folder or [path for path in [place / f"test_{module}.py"] if path.exists()]
 
 
 # --- What it returns for the worst inputs -------------------------------------------------------
