@@ -253,9 +253,10 @@ class _Source(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 
 def test_file(path: pathlib.Path) -> pathlib.Path:
-    """The test file that mirrors a source file."""
+    """The test file that mirrors a source file, or the folder of such files."""
     parts = path.relative_to(ROOT / "polgrad")
-    return ROOT / "tests" / parts.parent / f"test_{parts.name}"
+    place = ROOT / "tests" / parts.parent
+    return place / parts.stem if (place / parts.stem).is_dir() else place / f"test_{parts.name}"
 
 
 def start(path: pathlib.Path, text: str) -> int:

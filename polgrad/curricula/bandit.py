@@ -21,8 +21,8 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad.advantages import group_relative
+from polgrad.distributions.draws import inverse_cdf
 from polgrad.masking import masked_mean
-from polgrad.rollouts.sampling import inverse_cdf
 
 __all__ = [
     "BanditState",

@@ -3,7 +3,7 @@
 from polgrad.rollouts.fixed import generate_fixed
 from polgrad.rollouts.prompts import pad_prompts
 from polgrad.rollouts.sampler import generate
-from polgrad.rollouts.sampling import Sampling, draw, inverse_cdf, token_uniforms
+from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
 from polgrad.rollouts.types import Rollout
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "draw",
     "generate",
     "generate_fixed",
-    "inverse_cdf",
     "pad_prompts",
     "token_uniforms",
 ]

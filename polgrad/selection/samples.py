@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-from polgrad.rollouts.sampling import inverse_cdf
+from polgrad.distributions.draws import inverse_cdf
 
 _KINDS = ("none", "best", "best_random", "best_worst")
 
