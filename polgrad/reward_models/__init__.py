@@ -11,6 +11,7 @@ Two views of the same answers (contrastive.py)
 Annotators who disagree (annotators.py)
   annotator_loglikelihood, hard_assignment, soft_assignment, SoftAssignment
   mixture_bradley_terry           a reward model for each group
+  fit_annotator_mixture           both of them, in a table; AnnotatorMixture
   maxmin_weights                  the worst-off group, or softly
   exponentiated_weights, standardize_groups, aggregate_groups
 Policy discrimination, POLAR (policy_discrimination.py)
@@ -22,10 +23,12 @@ How far scores agree (agreement.py)
 
 from polgrad.reward_models.agreement import preference_agreement, standardized_mean
 from polgrad.reward_models.annotators import (
+    AnnotatorMixture,
     SoftAssignment,
     aggregate_groups,
     annotator_loglikelihood,
     exponentiated_weights,
+    fit_annotator_mixture,
     hard_assignment,
     maxmin_weights,
     mixture_bradley_terry,
@@ -33,7 +36,6 @@ from polgrad.reward_models.annotators import (
     standardize_groups,
 )
 from polgrad.reward_models.bradley_terry import (
-    Params,
     PreferenceStrength,
     bradley_terry,
     difference_objective,
@@ -53,8 +55,8 @@ from polgrad.reward_models.policy_discrimination import (
 )
 
 __all__ = [
+    "AnnotatorMixture",
     "ComparisonInput",
-    "Params",
     "PreferenceStrength",
     "SoftAssignment",
     "Triple",
@@ -65,6 +67,7 @@ __all__ = [
     "difference_objective",
     "difference_views",
     "exponentiated_weights",
+    "fit_annotator_mixture",
     "flip_mask",
     "hard_assignment",
     "info_nce",

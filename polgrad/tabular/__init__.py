@@ -17,7 +17,7 @@ Their equilibria (nash.py)
   nash_md_step, self_play_step, regularized_best_response, regularized_nash, duality_gap
   soft_policy_iteration, fictitious_play, spin_step, smoothed_policy, judge_pairs, SelfPlay
 Groups of people (populations.py)
-  maxmin_policy, maxmin_dual, MaxMin, fit_annotator_mixture, AnnotatorMixture, preference_diversity
+  maxmin_policy, maxmin_dual, MaxMin, preference_diversity
 What pairs say of a policy (differential_information.py, adversarial.py)
   differential_information, information_entropy, information_entropy_estimate
   posterior_preference, power_law_policy, power_law_residual, optimal_rejected, optimal_chosen
@@ -63,14 +63,7 @@ from polgrad.tabular.nash import (
     soft_policy_iteration,
     spin_step,
 )
-from polgrad.tabular.populations import (
-    AnnotatorMixture,
-    MaxMin,
-    fit_annotator_mixture,
-    maxmin_dual,
-    maxmin_policy,
-    preference_diversity,
-)
+from polgrad.tabular.populations import MaxMin, maxmin_dual, maxmin_policy, preference_diversity
 from polgrad.tabular.preference import (
     additive_game,
     bradley_terry_fit,
@@ -89,7 +82,6 @@ from polgrad.tabular.preference import (
 from polgrad.tabular.trees import SoftValues, segment_preference, soft_value_iteration
 
 __all__ = [
-    "AnnotatorMixture",
     "Frontier",
     "MaxMin",
     "SelfPlay",
@@ -108,7 +100,6 @@ __all__ = [
     "duality_gap",
     "expected_reward",
     "fictitious_play",
-    "fit_annotator_mixture",
     "forward_kl_gradient",
     "implicit_negative_policy",
     "information_entropy",

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from polgrad import _checks
 from polgrad._scalars import in_range
-from polgrad.reward_models.annotators import annotator_loglikelihood, hard_assignment
 from polgrad.tabular.bandits import kl_regularized_optimum, kl_regularized_value
 
 
@@ -110,88 +109,6 @@ def maxmin_policy(
     expected = jnp.sum(policy[..., None] * rewards, axis=-2).reshape(-1, weights.size)
     value = jnp.min(jnp.mean(expected, axis=0)) - beta * jnp.mean(jnp.sum(policy * ratio, axis=-1))
     return MaxMin(log_policy, weights, value, dual(weights) - value)
-
-
-class AnnotatorMixture(NamedTuple):
-    """Reward models of groups of annotators.
-
-    Attributes:
-      parameters: of each group's linear reward.
-      assignment: the group of each annotator, -1 for one without a pair.
-      loglikelihood: penalised log-likelihood after each round; it never falls.
-    """
-
-    parameters: Float[Array, "U D"]
-    assignment: Int[Array, "H"]
-    loglikelihood: Float[Array, "R"]
-
-
-def fit_annotator_mixture(
-    differences: Float[Array, "N D"],
-    annotator: Int[Array, "N"],
-    initial: Float[Array, "U D"],
-    *,
-    annotators: int,
-    rounds: int = 20,
-    steps: int = 200,
-    ridge: float = 1e-3,
-) -> AnnotatorMixture:
-    """Hard expectation-maximisation: annotators to groups, rewards to their annotators' pairs.
-
-    Each round assigns every annotator to the group that explains all of its pairs best, then
-    fits each group's linear reward (for one-hot features: a table) to its pairs by Newton steps
-    with the curvature's upper bound, which never lower the likelihood.
-
-    Args:
-      differences: features of the chosen answer minus those of the rejected one, [N, D].
-      annotator: who judged each pair, [N], in 0..H - 1.
-      initial: parameters to start from, [U, D]; DIFFERENT ones, as equal ones stay together. Use
-        several starts and keep the largest likelihood.
-      annotators: H, their number.
-      rounds: of assignment and fit, at least 1.
-      steps: of each fit.
-      ridge: of the penalty ridge / 2 |parameters|^2, > 0; separable pairs have no other optimum.
-
-    Returns:
-      `AnnotatorMixture(parameters, assignment, loglikelihood)`. A group that nobody belongs to
-      keeps its parameters.
-
-    Raises:
-      ValueError: shapes that do not match; numbers out of range.
-
-    References:
-      Chakraborty et al., MaxMin-RLHF, 2024 (arXiv:2402.08925), algorithm 2. Bohning and Lindsay,
-      Monotonicity of quadratic-approximation algorithms, 1988.
-    """
-    in_range("ridge", ridge, low=0.0, above=True)
-    in_range("rounds", rounds, low=1)
-    _checks.rank("differences", differences, 2, "[N, D]")
-    _checks.shape("initial", initial, (None, jnp.shape(differences)[1]), "[U, D]")
-    present = jnp.any(annotator[:, None] == jnp.arange(annotators), axis=0)
-
-    def likelihood(parameters):
-        return annotator_loglikelihood(differences @ parameters.T, annotator, annotators=annotators)
-
-    def fit(parameters, member):
-        bound = 0.25 * (differences.T * member) @ differences + ridge * jnp.eye(parameters.size)
-
-        def climb(_, theta):
-            wrong = member * jax.nn.sigmoid(-differences @ theta)
-            return theta + jnp.linalg.solve(bound, wrong @ differences - ridge * theta)
-
-        fitted = jax.lax.fori_loop(0, steps, climb, parameters)
-        return jnp.where(jnp.any(member > 0.0), fitted, parameters)
-
-    def improve(parameters, _):
-        groups = hard_assignment(likelihood(parameters), valid=present)
-        belongs = groups[annotator][None, :] == jnp.arange(len(parameters))[:, None]
-        parameters = jax.vmap(fit)(parameters, belongs.astype(parameters.dtype))
-        best = jnp.sum(jnp.max(likelihood(parameters), axis=-1))
-        return parameters, best - 0.5 * ridge * jnp.sum(jnp.square(parameters))
-
-    parameters, history = jax.lax.scan(improve, jnp.asarray(initial), length=rounds)
-    assignment = hard_assignment(likelihood(parameters), valid=present)
-    return AnnotatorMixture(parameters, assignment, history)
 
 
 def preference_diversity(
