@@ -57,14 +57,20 @@ class Examination(NamedTuple):
         return tuple(n for n in names if any(np.any(self.gradients[i][n] != 0) for i in ordinary))
 
 
-# These look at concrete numbers: one checks them, the other is a fit by SciPy.
-_ON_THE_HOST = ("tabular.check_preference", "diagnostics.fit_entropy_law")
+# These look at concrete numbers: a check, a fit by SciPy, tokens and scores in numpy.
+_ON_THE_HOST = (
+    "tabular.check_preference",
+    "diagnostics.fit_entropy_law",
+    "reward_models.comparison_input",
+    "reward_models.preference_agreement",
+    "reward_models.standardized_mean",
+)
 
 
 def examinable() -> tuple[Primitive, ...]:
-    """The primitives that take arrays and return arrays, all but two."""
-    found = (p for p in primitives() if _takes_arrays(p) and not _returns_function(p))
-    return tuple(p for p in found if p.name not in _ON_THE_HOST)
+    """The primitives that take arrays of jax and return arrays."""
+    traced = (p for p in primitives() if p.name not in _ON_THE_HOST)
+    return tuple(p for p in traced if _takes_arrays(p) and not _returns_function(p))
 
 
 def _takes_arrays(primitive: Primitive) -> bool:

@@ -188,7 +188,7 @@ def test_entropy_bonus_follows_the_entropy():
 
 
 def call(name, **settings):
-    function = getattr(schedules, name)
+    function = getattr(losses if name == "entropy_bonus" else schedules, name)
     values = {"state": Coefficient(SCALARS(0.1)), "samples": 1, "step": 1}
     given = [
         values.get(p.name, SCALARS(0.1))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from polgrad.rollouts import inverse_cdf
+from polgrad.distributions import inverse_cdf
 
 JIT_CDF = jax.jit(inverse_cdf)
 
