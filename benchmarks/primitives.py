@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import _examples, _guarantees
-from polgrad._catalogue import Primitive
+from polgrad.conformance import edges, inputs
+from polgrad.conformance.catalogue import Primitive
 from polgrad.training import host_memory
 
 ENTRIES = 2**22
@@ -51,7 +51,7 @@ LEFT_OUT = (
 
 def axes(primitive: Primitive) -> tuple[set[str], list[list[str]]]:
     """The axis that counts rows, and the named ones of each argument besides it."""
-    shapes = [text.replace("*", "").split() for text in _examples.dims(primitive.function).values()]
+    shapes = [text.replace("*", "").split() for text in inputs.dims(primitive.function).values()]
     names = [name for shape in shapes for name in shape]
     rows = {"...", "B", "X"} & set(names) or set(names[:1])
     return rows, [[n.partition("+")[0] for n in shape if n not in rows] for shape in shapes]
@@ -116,11 +116,9 @@ class Case(NamedTuple):
 
 def prepare(primitive: Primitive, device: jax.Device | None = None) -> Case:
     """Compiles for a device, on narrow lists if it needs memory for all pairs of a list."""
-    learned = _guarantees.examine(primitive).reached if primitive.room == "losses" else ()
+    learned = edges.examine(primitive).reached if primitive.room == "losses" else ()
     for widest in widths(primitive):
-        example = _examples.draw(
-            primitive, np.random.default_rng(0), sizes=sizes(primitive, widest)
-        )
+        example = inputs.draw(primitive, np.random.default_rng(0), sizes=sizes(primitive, widest))
         call = program(primitive, example.settings, learned)
         numbers = {n: x for n, x in example.arrays.items() if n in learned}
         others = {n: x for n, x in example.arrays.items() if n not in learned}
@@ -179,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [
         p
-        for p in _guarantees.examinable()
+        for p in edges.examinable()
         if p.room in ROOMS and not p.name.startswith(LEFT_OUT)
         if not options.names or p.name.startswith(tuple(options.names))
     ]

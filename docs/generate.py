@@ -21,15 +21,15 @@ os.environ.setdefault(
 )
 
 from polgrad import (
-    _catalogue,
-    _guarantees,
+    _annotations,
     advantages,
     algorithms,
     conformance,
     divergences,
     losses,
 )
-from polgrad._catalogue import Primitive
+from polgrad.conformance import catalogue, edges
+from polgrad.conformance.catalogue import Primitive
 
 HERE = pathlib.Path(__file__).parent
 
@@ -59,7 +59,7 @@ Which one to take: [choosing.md](choosing.md). What they return at the edges:
 def primitives() -> str:
     """An entry for each function, room by room."""
     parts = [PRIMITIVES]
-    for room, members in itertools.groupby(_catalogue.primitives(), lambda p: p.room):
+    for room, members in itertools.groupby(catalogue.primitives(), lambda p: p.room):
         parts.append(f"\n# {room}\n")
         parts.extend(map(entry, members))
     return "".join(parts)
@@ -68,7 +68,7 @@ def primitives() -> str:
 def entry(primitive: Primitive) -> str:
     """What it is, how it is called, its formula, when to use it, where it comes from."""
     description = inspect.getdoc(primitive.function).partition("\nArgs:\n")[0]
-    call = _catalogue.signature(primitive) + returned(primitive.function)
+    call = catalogue.signature(primitive) + returned(primitive.function)
     when = situations().get(primitive.name)
     parts = [
         f"\n## `{primitive.name}`\n",
@@ -90,7 +90,7 @@ _ASIDE = re.compile(r"(`[^`]*`)|\([^()`]*(?:`[^`]*`[^()`]*)*\)")
 def situations() -> dict[str, list[str]]:
     """From each function to the situations in which choosing.md recommends it."""
     found = {}
-    names = [p.name for p in _catalogue.primitives()]
+    names = [p.name for p in catalogue.primitives()]
     for text in (HERE / "choosing.md").read_text().splitlines():
         cells = [cell.strip() for cell in text.strip("|").split("|")]
         row = len(cells) == 2 and text.startswith("|")
@@ -126,7 +126,7 @@ def shown(paragraph: str) -> str:
 
 def returned(function: Callable) -> str:
     """The shape of the result, where it is one array."""
-    annotation = _catalogue.array_annotation(inspect.signature(function).return_annotation)
+    annotation = _annotations.array_annotation(inspect.signature(function).return_annotation)
     single = hasattr(inspect.signature(function).return_annotation, "dim_str")
     return f" -> [{','.join(annotation.dim_str.split())}]" if single else ""
 
@@ -145,7 +145,7 @@ _CITATION = re.compile(r"((?:[^()]|\((?!arXiv)[^()]*\))*?)\(arXiv:(\d{4}\.\d{4,5
 def papers() -> str:
     """A line for each arXiv identifier, the oldest first."""
     titles, functions = {}, {}
-    for primitive in _catalogue.primitives():
+    for primitive in catalogue.primitives():
         for text, identifier in _CITATION.findall(references(primitive)):
             title = cleaned(text)
             titles[identifier] = max(titles.get(identifier, ""), title, key=len)
@@ -190,8 +190,8 @@ def mirrored(primitive: Primitive) -> list[pathlib.Path]:
 
 GUARANTEES = """# What every primitive returns for the worst inputs
 
-Made by `python docs/generate.py` from calls of the functions; `tests/test_guarantees.py` makes the
-same calls and fails where this page says something else. It also shows that each function gives
+Made by `python docs/generate.py` from calls of the functions; `tests/conformance/test_edges.py` makes
+the same calls and fails where this page says something else. It also shows that each function gives
 the same under `vmap` as alone, accumulates bfloat16 in float32 (but for `tabular`, which are exact
 tables in float32 or float64), and has finite values and gradients in all of these situations, those
 with several NaNs, with -900 nats and with minus infinity under the mask included. (Two kinds are
@@ -216,17 +216,17 @@ such input.
 def guarantees() -> str:
     """One table a room."""
     parts = [GUARANTEES]
-    for room, members in itertools.groupby(_guarantees.examinable(), lambda p: p.room):
+    for room, members in itertools.groupby(edges.examinable(), lambda p: p.room):
         parts.append(f"\n## {room}\n\n")
-        parts.append(table("primitive", "gradient reaches", *_guarantees.COLUMNS))
-        parts.extend(guarantee(p, _guarantees.examine(p)) + "\n" for p in members)
+        parts.append(table("primitive", "gradient reaches", *edges.COLUMNS))
+        parts.extend(guarantee(p, edges.examine(p)) + "\n" for p in members)
     return "".join(parts)
 
 
-def guarantee(primitive: Primitive, found: _guarantees.Examination) -> str:
+def guarantee(primitive: Primitive, found: edges.Examination) -> str:
     """The line of one primitive."""
     reached = ", ".join(f"`{name}`" for name in found.reached) or "nothing"
-    cells = _guarantees.cells(primitive, found).values()
+    cells = edges.cells(primitive, found).values()
     return line(f"`{primitive.name}`", reached if found.gradients[0] else "", *cells)
 
 
@@ -236,7 +236,7 @@ ESTIMATORS = """# Which gradient every estimator follows
 
 Made by `python docs/generate.py` with `polgrad.conformance`: nothing is sampled. A bandit of four
 actions, and completions of one to three tokens, are summed over completely in float64, so bias and
-variance are exact; `tests/test_conformance.py` and `tests/test_estimators.py` measure them anew and
+variance are exact; `tests/conformance/test_card.py` and `test_estimators.py` measure them anew and
 fail where this page says something else. `conformance.check(your_loss)` does it for any loss, and
 `conformance.check(algorithms.GRPO(clip_high=0.28))` for any algorithm with its settings.
 """
@@ -401,7 +401,7 @@ def number(x: float) -> str:
 
 def signatures() -> str:
     """One a line: whoever changes the interface sees what users will see."""
-    return "".join(f"{_catalogue.signature(p)}\n" for p in _catalogue.primitives())
+    return "".join(f"{catalogue.signature(p)}\n" for p in catalogue.primitives())
 
 
 PAGES = {

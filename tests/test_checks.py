@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import _catalogue, _checks, advantages, losses
+from polgrad import _annotations, _checks, advantages, losses
+from polgrad.conformance import catalogue
 
 
 def test_messages_name_the_argument_what_came_and_what_was_expected():
@@ -38,8 +39,8 @@ FLAT = jnp.arange(6.0) % 2
 # Everything that takes [..., G].
 GROUPED = {
     p.name: p.function
-    for p in _catalogue.primitives()
-    if "[...,G]" in _catalogue.signature(p)
+    for p in catalogue.primitives()
+    if "[...,G]" in catalogue.signature(p)
     and not p.name.startswith(("distributions.", "advantages.gdpo"))
 }
 
@@ -49,7 +50,7 @@ def test_a_flat_array_of_several_prompts_is_refused_by_every_group_function(name
     """Two prompts of three samples as [6] would be one group of six."""
     function, arrays = GROUPED[name], {}
     for argument, parameter in inspect.signature(function).parameters.items():
-        annotation = _catalogue.array_annotation(parameter.annotation)
+        annotation = _annotations.array_annotation(parameter.annotation)
         if parameter.default is parameter.empty and annotation is not None:
             arrays[argument] = FLAT if annotation.dim_str == "... G" else jnp.asarray(0.0)
     settings = {"beta": 0.1} if name == "losses.copg_group" else {}

@@ -9,12 +9,13 @@ import typing
 import numpy as np
 import pytest
 
-from polgrad import _examples, _guarantees, algorithms
-from polgrad._catalogue import array_annotation
+from polgrad import algorithms
+from polgrad._annotations import array_annotation
+from polgrad.conformance import edges, inputs
 from polgrad.contract import Context
 from polgrad.training import abstract
 
-PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
+PRIMITIVES = {primitive.name: primitive for primitive in edges.examinable()}
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"
 # What a number needs beside itself.
 OPTIONAL = {
@@ -68,7 +69,7 @@ def claims():
 @pytest.mark.parametrize(("name", "argument"), list(claims()))
 def test_a_number_outside_of_its_stated_range_is_refused(name, argument):
     primitive = PRIMITIVES[name]
-    example = _examples.draw(
+    example = inputs.draw(
         primitive, np.random.default_rng(0), optional=OPTIONAL.get((name, argument), ())
     )
     settings = example.settings | SETTINGS.get((name, argument), {})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polgrad import _parts
-from polgrad._catalogue import array_annotation
+from polgrad._annotations import array_annotation
 
 # Keyword-only arguments that come from the batch and not from the user.
 _SUPPLIED = {"valid"}

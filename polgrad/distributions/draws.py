@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
+from polgrad._dtypes import accumulate
 
 
 def inverse_cdf(
@@ -28,6 +29,7 @@ def inverse_cdf(
     """
     _checks.rank("weights", weights, 2, "[B, V]")
     _checks.shape("uniforms", uniforms, (weights.shape[0], None), "[B, K]")
+    weights = accumulate(weights)
     batch, vocabulary = weights.shape
     size = 2 ** round(math.log2(max(vocabulary, 1)) / 2)
     count = -(-vocabulary // size)

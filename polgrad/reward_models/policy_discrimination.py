@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from polgrad import _checks
+from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
 
@@ -194,6 +195,7 @@ def policy_discrimination(policies: Float[Array, "P A"]) -> Float[Array, "A A A"
         raise ValueError(
             f"policies has shape {list(jnp.shape(policies))}, expected P of at least 2"
         )
+    policies = accumulate(policies)
     others = jnp.sum(policies, axis=0) - policies
     triples = jnp.einsum("ir,ia,ib->rab", policies, policies, others)
     both = triples + jnp.swapaxes(triples, -1, -2)

@@ -159,20 +159,20 @@ FEWER = {
 
 def losses(rows: int = 40_000) -> dict[str, float]:
     """Value and gradient of each public loss."""
-    from polgrad import _guarantees
+    from polgrad.conformance import edges
 
     return {
         primitive.name: _loss(primitive, FEWER.get(primitive.name, rows))
-        for primitive in _guarantees.examinable()
+        for primitive in edges.examinable()
         if primitive.room in ("losses", "reward_models")
     }
 
 
 def _loss(primitive, rows: int) -> float:
-    from polgrad import _examples
+    from polgrad.conformance import inputs
 
-    sizes = {**_examples.SIZES, "...": rows, "B": rows, "X": rows}
-    arrays, settings = _examples.draw(primitive, np.random.default_rng(0), sizes=sizes)
+    sizes = {**inputs.SIZES, "...": rows, "B": rows, "X": rows}
+    arrays, settings = inputs.draw(primitive, np.random.default_rng(0), sizes=sizes)
     numbers = {n: jnp.asarray(x) for n, x in arrays.items() if x.dtype == np.float32}
     others = {n: jnp.asarray(x) for n, x in arrays.items() if n not in numbers}
 

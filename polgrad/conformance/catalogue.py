@@ -1,12 +1,12 @@
 """The public primitives, found by their place, and what they take: shapes, names and defaults."""
 
-import collections.abc
 import importlib
 import inspect
 import types
-import typing
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from polgrad._annotations import array_annotation
 
 ROOMS = (
     "ratios",
@@ -82,13 +82,3 @@ def signature(primitive: Primitive) -> str:
             text += f"={default!r}"
         parts.append(text)
     return f"{primitive.name}({', '.join(parts)})"
-
-
-def array_annotation(annotation) -> type | None:
-    """The first jaxtyping array in an annotation, or None."""
-    if hasattr(annotation, "dim_str"):
-        return annotation
-    if typing.get_origin(annotation) is collections.abc.Callable:
-        return None
-    members = typing.get_args(annotation)
-    return next((m for m in members if hasattr(m, "dim_str")), None)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import _examples
-from polgrad._catalogue import Primitive, primitives
-from polgrad._examples import Situation
+from polgrad.conformance import inputs
+from polgrad.conformance.catalogue import Primitive, primitives
+from polgrad.conformance.inputs import Situation
 
 __all__ = ["COLUMNS", "Examination", "cells", "examinable", "examine"]
 
@@ -74,7 +74,7 @@ def examinable() -> tuple[Primitive, ...]:
 
 
 def _takes_arrays(primitive: Primitive) -> bool:
-    return bool(_examples.draw(primitive, np.random.default_rng(0)).arrays)
+    return bool(inputs.draw(primitive, np.random.default_rng(0)).arrays)
 
 
 def _returns_function(primitive: Primitive) -> bool:
@@ -84,9 +84,9 @@ def _returns_function(primitive: Primitive) -> bool:
 
 def examine(primitive: Primitive, *, optional: Collection[str] = ()) -> Examination:
     """Calls a primitive in all its situations, in one compiled program."""
-    draw = functools.partial(_examples.draw, primitive, optional=optional)
+    draw = functools.partial(inputs.draw, primitive, optional=optional)
     examples = [draw(np.random.default_rng(seed)) for seed in (0, 1)]
-    every = [s for e in examples for s in _examples.situations(primitive, e.arrays)]
+    every = [s for e in examples for s in inputs.situations(primitive, e.arrays)]
     ordinary, settings = every[0].arrays, examples[0].settings
     floats = [n for n, x in ordinary.items() if x.dtype == np.float32]
 
@@ -148,7 +148,7 @@ def cells(primitive: Primitive, found: Examination) -> dict[str, str]:
 
 def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> str:
     """What the changed row (or entry) of the result is; for losses its gradient too."""
-    rows = any(_examples.row_of(primitive, n) for n in found.situations[0].arrays)
+    rows = any(inputs.row_of(primitive, n) for n in found.situations[0].arrays)
     whole = found.situations[index].whole
     results = [
         [_at_row(x, rows, whole) for x in jax.tree.leaves(found.values[i])]
@@ -170,7 +170,7 @@ def _at_row(x: np.ndarray, rows: bool, whole: bool) -> np.ndarray:
 
 
 def _has_rows(x: np.ndarray) -> bool:
-    return x.ndim > 0 and x.shape[0] == _examples.ROWS
+    return x.ndim > 0 and x.shape[0] == inputs.ROWS
 
 
 def _describe(x: np.ndarray, other: np.ndarray) -> str:

@@ -14,20 +14,12 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import (
-    _examples,
-    _guarantees,
-    advantages,
-    losses,
-    masking,
-    ratios,
-    reward_models,
-    selection,
-)
-from polgrad._catalogue import Primitive
+from polgrad import advantages, losses, masking, ratios, reward_models, selection
+from polgrad.conformance import edges, inputs
+from polgrad.conformance.catalogue import Primitive
 from polgrad.curricula import bandit
 
-PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
+PRIMITIVES = {primitive.name: primitive for primitive in edges.examinable()}
 
 
 def variant(function, *optional, **settings):
@@ -121,7 +113,7 @@ def check(primitive, found):
 @pytest.mark.sampled(60)
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_a_primitive_keeps_what_the_table_says(name):
-    found = _guarantees.examine(PRIMITIVES[name])
+    found = edges.examine(PRIMITIVES[name])
     check(PRIMITIVES[name], found)
     assert pages.generate.guarantee(PRIMITIVES[name], found) in pages.lines("guarantees"), (
         pages.HINT
@@ -135,7 +127,7 @@ def test_a_primitive_keeps_what_the_table_says(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_settings_keep_it_too(name):
     primitive, optional = VARIANTS[name]
-    check(primitive, _guarantees.examine(primitive, optional=optional))
+    check(primitive, edges.examine(primitive, optional=optional))
 
 
 # --- Every number can be swept ------------------------------------------------------------------
@@ -202,7 +194,7 @@ def test_every_number_can_be_swept(name):
     primitive = PRIMITIVES[name]
     for keyword, default, pair in numbers(primitive):
         optional, more = NEEDS.get((name, keyword), ((), {}))
-        example = _examples.draw(primitive, np.random.default_rng(0), optional=optional)
+        example = inputs.draw(primitive, np.random.default_rng(0), optional=optional)
         settings = example.settings | more
         if keyword in example.arrays:  # an array of numbers, which is vmapped above
             continue
@@ -232,7 +224,7 @@ LISTED = [n for n in PRIMITIVES if n.split(".")[0] in ("ratios", "masking", "adv
 @pytest.mark.parametrize("name", LISTED)
 def test_nested_lists_are_arrays(name):
     primitive = PRIMITIVES[name]
-    example = _examples.draw(primitive, np.random.default_rng(0))
+    example = inputs.draw(primitive, np.random.default_rng(0))
     lists = {argument: x.tolist() for argument, x in example.arrays.items()}
     found = primitive.function(**lists, **example.settings)
     wanted = primitive.function(**example.arrays, **example.settings)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import schedules
-from polgrad._catalogue import Primitive, array_annotation
+from polgrad._annotations import array_annotation
+from polgrad.conformance.catalogue import Primitive
 
 __all__ = ["ROWS", "SIZES", "Example", "Situation", "dims", "draw", "row_of", "situations"]
 
@@ -375,7 +375,7 @@ def _other(primitive: Primitive, name: str) -> object:
     if name in makers:
         return makers[name]()
     raise LookupError(
-        f"{primitive.name} needs {name}, of which polgrad/_examples.py knows nothing: annotate it "
+        f"{primitive.name} needs {name}, of which polgrad/inputs.py knows nothing: annotate it "
         "with its shape, or add a value there"
     )
 
@@ -405,7 +405,7 @@ def _partition():
 
 
 def _state(primitive: Primitive):
-    from polgrad import running
+    from polgrad import running, schedules
     from polgrad.curricula import bandit, windows
 
     if primitive.name.startswith("curricula.bandit"):

@@ -1,46 +1,15 @@
-"""A card for any policy-gradient objective: which gradient it follows, and what it survives.
-
-    card = conformance.check(my_loss)
-    print(card)
-    assert card.ok
-    print(conformance.check(algorithms.GRPO(clip_high=0.28)))
-    measure_kl(my_kl_term, place="loss")
-    measure_advantages(my_baseline)
-
-An objective is a loss with polgrad's signature, from this package or from anybody's notebook:
-of tokens or sequences, of groups, or of preference pairs. Or it is the settings of an algorithm,
-as `training.train` takes them: then the whole path from the samples to the gradient is examined,
-with the rewards, the advantages, the weights and every term of the loss. Nothing is sampled: the policies are
-small enough to sum over every completion in float64, so the expected gradient, its bias and its
-variance are exact.
-"""
+"""`check`: the card of a loss or of the settings of an algorithm."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from polgrad import _conformance as kit
-from polgrad import _conformance_groups as groups
-from polgrad import _conformance_pairs as pairs
-from polgrad._conformance import Check, Measurement
-from polgrad._estimators import (
-    AdvantageMeasurement,
-    KLMeasurement,
-    measure_advantages,
-    measure_kl,
-)
+from polgrad.conformance import calls, expectations, groups, pairs, requirements
+from polgrad.conformance.expectations import Measurement
+from polgrad.conformance.requirements import Check
 from polgrad.contract import Settings
 
-__all__ = [
-    "AdvantageMeasurement",
-    "Card",
-    "Check",
-    "KLMeasurement",
-    "Measurement",
-    "check",
-    "measure_advantages",
-    "measure_kl",
-]
+__all__ = ["Card", "check"]
 
 
 class Card(NamedTuple):
@@ -157,40 +126,42 @@ def check(objective: Callable | Settings, *, layout: str | None = None) -> Card:
             f"objective is {objective!r}, expected a loss or settings"
             f"{f': settings that hold it, such as {holds}' if part else ', such as algorithms.GRPO()'}"
         )
-    with kit.exactly():
-        call = kit.Call(objective, layout)
+    with expectations.exactly():
+        call = calls.Call(objective, layout)
         examine = {"group": groups.examine, "pair": pairs.examine}.get(call.layout, _examine)
         measurements, checks = examine(call)
-    return Card(call.name, kit.LAYOUTS[call.layout], measurements, checks)
+    return Card(call.name, calls.LAYOUTS[call.layout], measurements, checks)
 
 
 def _check_settings(settings: Settings, layout: str | None) -> Card:
     """The card of an algorithm."""
     # The training step, which losses alone do not need.
-    from polgrad import _conformance_settings as whole
+    from polgrad.conformance import settings as whole
 
     if layout is not None:
         raise ValueError(
             f"layout is {layout!r}, expected None for settings: the algorithm has a layout"
         )
-    with kit.exactly():
+    with expectations.exactly():
         return Card(whole.name_of(settings), *whole.examine(settings))
 
 
-def _examine(call: kit.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:
+def _examine(call: calls.Call) -> tuple[tuple[Measurement, ...], dict[str, Check]]:
     """Measurements and checks of a policy-gradient loss of tokens or sequences."""
-    measurements = tuple(m for problem in kit.problems() for m in kit.measure(call, problem))
+    measurements = tuple(
+        m for problem in expectations.problems() for m in expectations.measure(call, problem)
+    )
     return measurements, {
-        "on-policy gradient": kit.check_on_policy(measurements),
-        "unreduced": kit.check_unreduced(call),
-        "stopped arguments": kit.check_stopped(call),
-        "micro-batches": kit.check_micro_batches(call),
-        "permutation": kit.check_permutation(call),
-        "padding": kit.check_padding(call),
-        "empty rows": kit.check_empty(call),
-        "minus infinity": kit.check_edges(call),
-        "number formats": kit.check_formats(call),
-        "wins samples back": kit.check_recovery(call),
-        "trust region": kit.check_trust_region(call),
-        "scales with A": kit.check_scale(call),
+        "on-policy gradient": requirements.check_on_policy(measurements),
+        "unreduced": requirements.check_unreduced(call),
+        "stopped arguments": requirements.check_stopped(call),
+        "micro-batches": requirements.check_micro_batches(call),
+        "permutation": requirements.check_permutation(call),
+        "padding": requirements.check_padding(call),
+        "empty rows": requirements.check_empty(call),
+        "minus infinity": requirements.check_edges(call),
+        "number formats": requirements.check_formats(call),
+        "wins samples back": requirements.check_recovery(call),
+        "trust region": requirements.check_trust_region(call),
+        "scales with A": requirements.check_scale(call),
     }

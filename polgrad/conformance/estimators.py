@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polgrad import _checks
-from polgrad import _conformance as kit
+from polgrad.conformance import expectations
 from polgrad.tabular.sequences import token_logp
 
 _GROUP = 4
@@ -67,11 +67,11 @@ def measure_kl(term: Callable, *, place: str) -> list[KLMeasurement]:
       ValueError: a place that is neither.
     """
     _checks.choice("place", place, ("loss", "reward"))
-    with kit.exactly():
-        return [_measure_kl(term, place, problem) for problem in kit.problems()]
+    with expectations.exactly():
+        return [_measure_kl(term, place, problem) for problem in expectations.problems()]
 
 
-def _measure_kl(term, place, problem: kit.Problem) -> KLMeasurement:
+def _measure_kl(term, place, problem: expectations.Problem) -> KLMeasurement:
     sequences, score = problem.sequences, problem.score
     mask = sequences.mask
     logp = np.asarray(token_logp(sequences, problem.logits))
@@ -85,18 +85,22 @@ def _measure_kl(term, place, problem: kit.Problem) -> KLMeasurement:
     slope, terms = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(logp))
     each = np.asarray(terms).sum(-1)
     token_gradient = np.asarray(slope) if place == "loss" else each[:, None] * mask
-    mean, variance = kit.moments(score, policy, token_gradient)
-    exact, spread = kit.moments(score, policy, gap.sum(-1, keepdims=True) * mask)
+    mean, variance = expectations.moments(score, policy, token_gradient)
+    exact, spread = expectations.moments(score, policy, gap.sum(-1, keepdims=True) * mask)
     known = {
         "KL(policy || reference)": exact,
-        "the same, later states held fixed": kit.moments(score, policy, gap * mask)[0],
+        "the same, later states held fixed": expectations.moments(score, policy, gap * mask)[0],
         "KL(reference || policy)": -np.exp(reference.sum(-1)) @ score.sum(1),
-        "the same, states of the policy": kit.moments(score, policy, (1 - np.exp(-gap)) * mask)[0],
+        "the same, states of the policy": expectations.moments(
+            score, policy, (1 - np.exp(-gap)) * mask
+        )[0],
     }
     length = np.linalg.norm(mean)
     divergence = policy @ gap.sum(-1)
-    follows = [name for name, g in known.items() if kit.distance(mean, g) < kit.EXACT]
-    if length < kit.EXACT * np.linalg.norm(exact):
+    follows = [
+        name for name, g in known.items() if expectations.distance(mean, g) < expectations.EXACT
+    ]
+    if length < expectations.EXACT * np.linalg.norm(exact):
         follows = ["nothing: its mean is zero"]
     return KLMeasurement(
         problem=problem.name,
@@ -119,12 +123,12 @@ def measure_advantages(function: Callable) -> AdvantageMeasurement:
     Returns:
       The measurement; an unbiased baseline has scale 1 and bias 0.
     """
-    with kit.exactly():
+    with expectations.exactly():
         return _measure_advantages(function)
 
 
 def _measure_advantages(function) -> AdvantageMeasurement:
-    problem = kit.problems()[0]
+    problem = expectations.problems()[0]
     policy = np.exp(np.asarray(token_logp(problem.sequences, problem.logits)).sum(-1))
     score = problem.score.sum(1)
     groups = np.array(list(itertools.product(range(len(policy)), repeat=_GROUP)))
@@ -144,6 +148,6 @@ def _measure_advantages(function) -> AdvantageMeasurement:
     along = scale * exact
     return AdvantageMeasurement(
         scale=float(scale),
-        bias=kit.distance(mean, along),
+        bias=expectations.distance(mean, along),
         variance=float(variance / scale**2 / least),
     )

@@ -1,6 +1,5 @@
-"""What `polgrad.conformance` does with settings: rollout, `prepare`, `select`, `loss`, gradient."""
+"""What settings are required to do with one batch: a function for each `Check`."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -8,292 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import _conformance as kit
-from polgrad import _conformance_groups as groups
-from polgrad import _conformance_rollouts as rollouts
-from polgrad._conformance import Check, Measurement
-from polgrad.algorithms import common
-from polgrad.contract import Algorithm, Context, Group, List, Outputs, Pair, Settings
+from polgrad.conformance import expectations, requirements, rollouts
+from polgrad.conformance.paths import KEY, beta_of, build, experience_of
+from polgrad.conformance.requirements import Check
+from polgrad.conformance.rollouts import World
+from polgrad.contract import Group, List, Outputs, Pair, Settings
 from polgrad.training import named_policies, step
 
-__all__ = ["Path", "examine", "follows", "name_of"]
+__all__ = [
+    "Example",
+    "check_edges",
+    "check_formats",
+    "check_invalid",
+    "check_micro_batches",
+    "check_padding",
+    "check_permutation",
+    "check_reuse",
+    "check_stopped",
+]
 
 _PROMPTS = 4  # of the batch that the checks look at
 _GROUP = 4
-_KEY = 0
-_UNKNOWN = "none of the known"
-_WANTED = {
-    rollouts.World: "the mean of rewards of 0 and 1",
-    rollouts.Contests: "the win rate against the opponent",
-    rollouts.Pairs: "the margin of the chosen answers",
-    rollouts.Answers: "the likelihood of the demonstrations",
-}
-Policies, World = rollouts.Policies, rollouts.World
 
 
-def name_of(settings: Settings) -> str:
-    """The class and the settings that differ from its defaults."""
-    fields = dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ()
-    changed = common.changed(settings, tuple(f.name for f in fields)) if fields else ()
-    told = ", ".join(f"{name}={getattr(settings, name)!r}" for name in changed)
-    return f"{type(settings).__name__}({told})"
-
-
-def examine(settings: Settings) -> tuple[str, tuple[Measurement, ...], dict[str, Check]]:
-    """What the algorithm takes, its measurements and its checks."""
-    if isinstance(settings, type):
-        raise ValueError(
-            f"objective is the class {settings.__name__}, expected settings: {settings.__name__}()"
-        )
-    paths = [Path(settings, problem) for problem in kit.problems()]
-    measurements = tuple(m for path in paths for m in path.measurements())
-    batch = _Example(settings, kit.problems()[1])
-    checks = {
-        "direction": _check_direction(paths),
-        "micro-batches": _check_micro_batches(batch),
-        "permutation": _check_permutation(batch),
-        "padding": _check_padding(batch),
-        **_check_stopped(batch),
-        "minus infinity": _check_edges(batch),
-        "number formats": _check_formats(batch),
-    }
-    if batch.algorithm.samples:
-        checks["invalid rewards"] = _check_invalid(batch)
-        checks["reuse"] = _check_reuse(batch)
-    checks["gradient"] = _tell_gradient(measurements, paths[0].world.exact)
-    if batch.algorithm.samples:
-        checks |= _notes_on_rewards(paths)
-    return batch.layout, measurements, checks
-
-
-# --- the expected gradient ------------------------------------------------------------------------
-
-
-class Path:
-    """The whole path of an algorithm on one problem, over all rollouts."""
-
-    def __init__(self, settings: Settings, problem: kit.Problem):
-        self.problem = problem
-        size = groups.SIZES[problem.name]
-        kind = rollouts.kind_of(_build(settings, size, 1, True), type(settings).__name__)
-        # An opponent doubles the samples: then a rollout has one.
-        self.size = 1 if kind is rollouts.Contests else size
-        self.build = functools.cache(lambda on_policy: _build(settings, self.size, 1, on_policy))
-        self.samples = self.build(True).samples
-        self.world: World = kind(problem, self.build(True), self.size, _beta(settings))
-        self.gradients = functools.cache(
-            lambda on_policy: _gradients(self.build(on_policy), problem)
-        )
-
-    def ascent(self, staleness: float, returns: np.ndarray) -> tuple[np.ndarray, Policies]:
-        """Direction of each rollout's step, [M, parameters], and the policies."""
-        policies = rollouts.policies_at(self.problem, staleness, samples=self.samples)
-        rows = self.world.rows
-        arrays = _experience(self.world, policies, rows, self.size)
-        arrays |= self.world.rewards(returns, self.world.index)
-        # Pairs and demonstrations have no sampler whose policy could be the current one.
-        gradients = self.gradients(self.samples and staleness == 0.0)
-        found = -np.asarray(gradients(policies.current, arrays))
-        return found.reshape(len(rows), -1), policies
-
-    def expected(self, staleness: float, returns: np.ndarray) -> tuple[np.ndarray, float, Policies]:
-        """Ascent direction of the expected loss, variance of a rollout's, and the policies."""
-        ascent, policies = self.ascent(staleness, returns)
-        weight = self.world.weight(policies, returns)
-        mean, variance = kit.moments(ascent[:, None], weight, np.ones((len(ascent), 1)))
-        return mean, variance, policies
-
-    def measurements(self) -> list[Measurement]:
-        """At every staleness."""
-        found = []
-        for staleness in kit.STALENESS:
-            mean, variance, policies = self.expected(staleness, self.problem.returns)
-            known = self.world.known(policies, self.problem.returns)
-            exact = known.gradients[self.world.exact]
-            measured = kit.measurement(
-                self.problem.name, staleness, mean, exact, variance / known.variance, {}
-            )
-            terms = {} if staleness else known.terms
-            found.append(measured._replace(follows=follows(mean, known.gradients, terms)))
-        return found
-
-    @functools.cached_property
-    def binary(self) -> np.ndarray:
-        """Rewards of 0 and 1."""
-        returns = self.problem.returns
-        return (returns > np.median(returns)).astype(returns.dtype)
-
-
-def _beta(settings: Settings) -> float:
-    """The strength of a KL, 0.1 in settings without one."""
-    beta = getattr(settings, "beta", 0.1)
-    return float(beta) if isinstance(beta, int | float) else 0.1
-
-
-def _build(settings: Settings, size: int, prompts: int, on_policy: bool) -> Algorithm:
-    algorithm = settings.build(
-        Context(
-            group_size=size,
-            max_tokens=kit.problems()[0].sequences.mask.shape[1],
-            num_prompts=prompts,
-            on_policy=on_policy,
-        )
-    )
-    algorithm.check()
-    return algorithm
-
-
-def _gradients(algorithm: Algorithm, problem: kit.Problem):
-    """`(logits, experience of many rollouts) -> gradient of each one's loss`, compiled."""
-    gradient = step.gradient_of(rollouts.Tabular(problem), algorithm)
-
-    def one(logits, experience):
-        key = jax.random.key(_KEY)
-        _, batch, _ = algorithm.prepare(algorithm.init(key), experience, key)
-        return gradient(logits, batch, key)[1]
-
-    return jax.jit(jax.vmap(one, (None, 0)))
-
-
-def _experience(world: World, policies: Policies, index: np.ndarray, size: int) -> dict:
-    """The arrays of a rollout, as `training.train` gives them to `prepare`, for many rollouts.
-
-    Args:
-      world: the completions.
-      policies: logits.
-      index: numbers of completions, [..., rows] or [..., rows, roles].
-      size: samples of a prompt, which are neighbouring rows.
-    """
-    sequences = world.problem.sequences
-    mask = sequences.mask[index]
-    lengths = mask.sum(-1).astype(np.int32)
-    found = {
-        "prompts": np.zeros((*index.shape, 1), np.int32),
-        "prompt_lengths": np.ones(index.shape, np.int32),
-        "completions": sequences.tokens[index].astype(np.int32),
-        "completion_lengths": lengths,
-        "mask": mask,
-    }
-    for name, kind in world.algorithm.policies.items():
-        found[f"{name}_logp"] = world.token_logp(policies.of(kind))[index]
-    if not world.algorithm.samples:
-        return found
-    number = np.broadcast_to(np.arange(index.shape[-1]), index.shape)
-    found |= {
-        "behavior_logp": world.token_logp(policies.behavior)[index],
-        "stopped": (lengths < mask.shape[-1]) | (found["completions"][..., -1] == 0),
-        "prompt_ids": (number // size).astype(np.uint32),
-        "sample_ids": (number % size).astype(np.uint32),
-    }
-    if world.algorithm.needs.values:
-        found["values"] = rollouts.Tabular(world.problem).values[index]
-    return found
-
-
-def follows(
-    mean: np.ndarray, gradients: dict[str, np.ndarray], terms: dict[str, np.ndarray]
-) -> str:
-    """The known gradient that this one is, a multiple of it, or its sum with terms."""
-    # More vectors than the parameters allow would fit anything.
-    most = np.linalg.matrix_rank(np.stack(list(gradients.values()) + list(terms.values()))) - 1
-    for count in range(max(1, min(3, most))):
-        for name, extra in itertools.product(gradients, itertools.combinations(terms, count)):
-            basis = np.stack([gradients[name], *(terms[t] for t in extra)], -1)
-            factors = np.linalg.lstsq(basis, mean)[0]
-            if kit.distance(basis @ factors, mean) < kit.EXACT and np.all(factors > 1e-9):
-                return " ".join([_times(factors[0], name), *map(_with, factors[1:], extra)])
-    return _UNKNOWN
-
-
-def _times(factor: float, name: str) -> str:
-    return name if abs(factor - 1.0) < kit.EXACT else f"{factor:.3g} x {name}"
-
-
-def _with(factor: float, name: str) -> str:
-    return f"{'+' if name.startswith('entropy') else '-'} {factor:.3g} x {name}"
-
-
-# --- in words -------------------------------------------------------------------------------------
-
-
-def _tell_gradient(measurements: tuple[Measurement, ...], exact: str) -> Check:
-    """Which gradient it is on-policy; a property, not a requirement.
-
-    The bandit has too few parameters to tell a gradient with two terms from any other.
-    """
-    found = [m for m in measurements if m.staleness == 0.0]
-    told = [
-        f"{m.follows}{f', cosine {m.cosine:.3f}' if m.follows == _UNKNOWN else ''} ({m.problem})"
-        for m in found
-    ]
-    known = found[-1].follows != _UNKNOWN
-    names = {"policy gradient": "a policy gradient of the mean reward"}
-    start = "" if known else f"not {names.get(exact, f'that of {exact}')}: "
-    return Check(known, f"{start}{'; '.join(told)}", required=False)
-
-
-def _check_direction(paths: list[Path]) -> Check:
-    """A step raises what is wanted; of samples, what does not depend on the rewards is left out."""
-    wrong, wanted = [], _WANTED[type(paths[0].world)]
-    for path in paths:
-        returns = path.binary if path.samples else path.problem.returns
-        ascent, policies = path.ascent(0.0, returns)
-        if path.samples:
-            ascent = ascent - path.ascent(0.0, np.zeros_like(returns))[0]
-        rise = path.world.rise(policies, returns, ascent)
-        if not rise > 0.0:
-            word = "lowers" if rise < 0.0 else "does not raise"
-            wrong.append(f"a step {word} {wanted} ({path.problem.name})")
-    return Check(not wrong, "; ".join(wrong) or f"a step raises {wanted}")
-
-
-def _notes_on_rewards(paths: list[Path]) -> dict[str, Check]:
-    """What constants, scales and rewards of 0 and 1 make of the gradient; properties."""
-    path = paths[1]
-    returns = path.problem.returns
-    rewards = (0.0 * returns, returns, returns + 3.0, 3.0 * returns)
-    without, *found = (path.expected(0.0, x)[0] for x in rewards)
-    mean, shifted, scaled = (x - without for x in found)
-    if kit.distance(scaled, mean) < 1e-4:  # of the constant that keeps a deviation from 0
-        scale = (
-            "three times the rewards give the same gradient: they are divided by their deviation"
-        )
-        scale += ", or ranked, so that no fixed function of the rewards is maximised"
-    elif kit.distance(scaled, 3.0 * mean) < kit.EXACT:
-        scale = "the gradient is proportional to the rewards"
-    else:
-        scale = "three times the rewards give neither the same gradient nor three times it"
-    same = kit.distance(shifted, mean) < kit.EXACT
-    constant = f"a constant added to the rewards changes {'nothing' if same else 'the gradient'}"
-    proportional = scale.startswith("the gradient")
-    return {
-        "reward constants": Check(same, constant, required=False),
-        "scales with rewards": Check(proportional, scale, required=False),
-        "rewards of 0 and 1": _tell_binary(paths),
-    }
-
-
-def _tell_binary(paths: list[Path]) -> Check:
-    found = []
-    for path in paths:
-        mean, _, policies = path.expected(0.0, path.binary)
-        known = path.world.known(policies, path.binary)
-        found.append(follows(mean, known.gradients, known.terms))
-    told = "; ".join(f"{f} ({p.problem.name})" for f, p in zip(found, paths, strict=True))
-    return Check(found[-1] != _UNKNOWN, told, required=False)
-
-
-# --- one batch --------------------------------------------------------------------------------------
-
-
-class _Example:
+class Example:
     """A small off-policy batch of several prompts, its `prepare` and its gradients."""
 
-    def __init__(self, settings: Settings, problem: kit.Problem):
+    def __init__(self, settings: Settings, problem: expectations.Problem):
         self.settings, self.problem = settings, problem
-        self.algorithm = _build(settings, _GROUP, _PROMPTS, on_policy=False)
+        self.algorithm = build(settings, _GROUP, _PROMPTS, on_policy=False)
         kind = rollouts.kind_of(self.algorithm, type(settings).__name__)
-        self.beta = _beta(settings)
+        self.beta = beta_of(settings)
         self.world: World = kind(problem, self.algorithm, 2, self.beta)
         self.policies = rollouts.policies_at(problem, 0.2, samples=self.algorithm.samples)
         self.logits = self.policies.current
@@ -312,7 +56,7 @@ class _Example:
         roles = (len(self.algorithm.unit.roles),) if isinstance(self.world, rollouts.Pairs) else ()
         rows = _PROMPTS * (_GROUP if self.algorithm.samples else 1)
         index = random.integers(0, self.world.count, (rows, *roles))
-        found = _experience(self.world, self.policies, index, _GROUP)
+        found = experience_of(self.world, self.policies, index, _GROUP)
         if not self.algorithm.samples:
             return found
         prompt = np.arange(rows) // _GROUP
@@ -328,7 +72,7 @@ class _Example:
 
     def prepare(self, experience: dict) -> dict:
         """The batch of the first rollout."""
-        key = jax.random.key(_KEY)
+        key = jax.random.key(KEY)
         return self._prepare(self.algorithm.init(key), experience, key)[1]
 
     def _gradient(self, micro_batches: int):
@@ -341,7 +85,7 @@ class _Example:
     def loss_and_gradient(self, batch: dict, logits=None, micro_batches: int = 1):
         """Loss, and gradient in the logits."""
         logits = self.logits if logits is None else logits
-        loss, gradient, _ = self.gradient(micro_batches)(logits, batch, jax.random.key(_KEY))
+        loss, gradient, _ = self.gradient(micro_batches)(logits, batch, jax.random.key(KEY))
         return np.asarray(loss), np.asarray(gradient)
 
     def outputs(self, batch: dict) -> Outputs:
@@ -352,7 +96,7 @@ class _Example:
     def slopes(self, batch: dict) -> np.ndarray:
         """Gradient of the loss in the log-probabilities of the policy, in their shape."""
         outputs = self.outputs(batch)
-        batch = self.algorithm.select(outputs, batch, jax.random.key(_KEY))
+        batch = self.algorithm.select(outputs, batch, jax.random.key(KEY))
         loss = lambda logp: self.algorithm.loss(outputs._replace(logp=logp), batch)[0]  # noqa: E731
         return np.asarray(jax.grad(loss)(outputs.logp))
 
@@ -378,8 +122,8 @@ class _Example:
 
     def with_as_many_invalid(self) -> np.ndarray:
         """The gradient where each group has as many samples again, none of which is valid."""
-        algorithm = _build(self.settings, 2 * _GROUP, _PROMPTS, on_policy=False)
-        key, other = jax.random.key(_KEY), self._drawn(1)
+        algorithm = build(self.settings, 2 * _GROUP, _PROMPTS, on_policy=False)
+        key, other = jax.random.key(KEY), self._drawn(1)
         other["valid"] = np.zeros_like(other["valid"])
         other["sample_ids"] = other["sample_ids"] + np.uint32(_GROUP)
 
@@ -393,7 +137,7 @@ class _Example:
 
     def draws(self) -> bool:
         """Whether another key gives another gradient."""
-        key = jax.random.key(_KEY + 1)
+        key = jax.random.key(KEY + 1)
         batch = self._prepare(self.algorithm.init(key), self.experience, key)[1]
         return not _same(np.asarray(self.gradient(1)(self.logits, batch, key)[1]), self.base[1])
 
@@ -414,17 +158,17 @@ class _Example:
         return f"{rows} [B, T], one loss {'a token' if places == 2 else 'an answer'}"
 
 
-def _same(a: np.ndarray, b: np.ndarray, tolerance: float = kit.EXACT) -> bool:
+def _same(a: np.ndarray, b: np.ndarray, tolerance: float = expectations.EXACT) -> bool:
     """Whether two gradients agree, relative to the size of the second."""
     if not np.all(np.isfinite(a)):
         return False
     return bool(np.abs(a - b).max() <= tolerance * max(np.abs(b).max(), 1e-3))
 
 
-def _check_micro_batches(example: _Example) -> Check:
+def check_micro_batches(example: Example) -> Check:
     """Halves of the batch, after `prepare` and `select`, add up."""
     loss, gradient = example.loss_and_gradient(example.batch, micro_batches=2)
-    if kit.close(loss, example.base[0]) and _same(gradient, example.base[1]):
+    if requirements.close(loss, example.base[0]) and _same(gradient, example.base[1]):
         return Check(True, "losses and gradients of two halves add up to those of the batch")
     return Check(
         False,
@@ -434,7 +178,7 @@ def _check_micro_batches(example: _Example) -> Check:
     )
 
 
-def _check_permutation(example: _Example) -> Check:
+def check_permutation(example: Example) -> Check:
     """Units are exchangeable."""
     order = np.random.default_rng(1).permutation(len(example.batch["weights"]))
     if example.moved({name: x[order] for name, x in example.batch.items()}):
@@ -442,7 +186,7 @@ def _check_permutation(example: _Example) -> Check:
     return Check(True, "the order of the rows of a batch does not matter")
 
 
-def _check_padding(example: _Example) -> Check:
+def check_padding(example: Example) -> Check:
     """Neither what lies under mask = 0 nor how much of it there is."""
     experience = example.experience
     hidden = experience["mask"] == 0
@@ -464,7 +208,7 @@ def _check_padding(example: _Example) -> Check:
     return Check(True, "what lies under mask = 0 does not matter")
 
 
-def _check_stopped(example: _Example) -> dict[str, Check]:
+def check_stopped(example: Example) -> dict[str, Check]:
     """No gradient reaches what is fixed once the samples are drawn; nothing where nothing is.
 
     `behavior_logp`, the advantages and the rewards must be stopped. Other arrays are named where
@@ -474,7 +218,7 @@ def _check_stopped(example: _Example) -> dict[str, Check]:
     batch, required = example.batch, {"behavior_logp", "advantages", "rewards"}
     names = [n for n in batch if jnp.issubdtype(batch[n].dtype, jnp.floating)]
     names = [n for n in names if n not in ("mask", "weights")]
-    outputs, key, algorithm = example.outputs(batch), jax.random.key(_KEY), example.algorithm
+    outputs, key, algorithm = example.outputs(batch), jax.random.key(KEY), example.algorithm
 
     def loss(fixed):
         selected = algorithm.select(outputs, {**batch, **fixed}, key)
@@ -492,7 +236,7 @@ def _check_stopped(example: _Example) -> dict[str, Check]:
     return {"stopped arguments": Check(True, f"no gradient reaches {', '.join(stopped)}")}
 
 
-def _check_edges(example: _Example) -> Check:
+def check_edges(example: Example) -> Check:
     """Tokens that the policy excludes, or nearly, give finite losses and gradients."""
     for place, value in itertools.product(((0, 1), (1, 2)), (-np.inf, -1000.0)):
         logits = example.logits.copy()
@@ -503,7 +247,7 @@ def _check_edges(example: _Example) -> Check:
     return Check(True, "losses and gradients stay finite where the policy excludes tokens")
 
 
-def _check_formats(example: _Example) -> Check:
+def check_formats(example: Example) -> Check:
     """The arithmetic survives float32."""
 
     def single(x):
@@ -517,7 +261,7 @@ def _check_formats(example: _Example) -> Check:
     return Check(False, "the gradient in float32 differs from that in float64 by more than 1e-3")
 
 
-def _check_invalid(example: _Example) -> Check:
+def check_invalid(example: Example) -> Check:
     """Samples without a valid reward add nothing, count nowhere, and batches of them give no NaN.
 
     The check has three parts. First, such a sample gets another answer, reward and preference: the
@@ -560,7 +304,7 @@ def _parallel(a: np.ndarray, b: np.ndarray) -> bool:
     return _same(a, b) or bool(factor > 0.0 and _same(a / factor, b))
 
 
-def _check_reuse(example: _Example) -> Check:
+def check_reuse(example: Example) -> Check:
     """A loss for the samples of an earlier policy reads that policy, or needs none.
 
     It needs none if its gradient is 0 for any samples once the policy is optimal, as CoPG's is, or
@@ -584,7 +328,7 @@ def _check_reuse(example: _Example) -> Check:
     return Check(not reuse, told)
 
 
-def _knows_classes_alone(example: _Example) -> bool:
+def _knows_classes_alone(example: Example) -> bool:
     """Whether a loss raises right answers, lowers wrong ones, and reads no amount of a reward.
 
     Each group has a reward of 1, one of 0, and one in between that is changed a little: a policy
@@ -604,7 +348,7 @@ def _knows_classes_alone(example: _Example) -> bool:
     return bool(signs and np.any(right < 0.0) and np.any(wrong > 0.0))
 
 
-def _rests_at_optimum(example: _Example) -> bool:
+def _rests_at_optimum(example: Example) -> bool:
     """Whether rewards that make the policy the KL-regularised optimum leave no gradient."""
     if "reference_logp" not in example.experience:
         return False
@@ -612,4 +356,4 @@ def _rests_at_optimum(example: _Example) -> bool:
     distance = np.sum(outputs.logp - example.experience["reference_logp"], -1)
     batch = example.prepare({**example.experience, "rewards": example.beta * distance + 0.3})
     _, gradient = example.loss_and_gradient(batch)
-    return bool(np.abs(gradient).max() < kit.EXACT)
+    return bool(np.abs(gradient).max() < expectations.EXACT)

@@ -10,9 +10,10 @@ import optax
 import pages
 import pytest
 
-from polgrad import _catalogue, divergences, losses
+from polgrad import divergences, losses
+from polgrad.conformance import catalogue
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "signatures.txt"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "signatures.txt"
 
 
 def test_signatures_are_those_written_down():
@@ -23,16 +24,16 @@ def test_signatures_are_those_written_down():
 
 
 def test_a_signature_tells_shapes_and_defaults():
-    (found,) = (p for p in _catalogue.primitives(("losses",)) if p.name == "losses.ppo_clip")
+    (found,) = (p for p in catalogue.primitives(("losses",)) if p.name == "losses.ppo_clip")
     assert found.function is losses.ppo_clip and found.room == "losses"
-    assert _catalogue.signature(found) == (
+    assert catalogue.signature(found) == (
         "losses.ppo_clip(logp[B,T], behavior_logp[B,T], advantages[B,T], *, clip_low=0.2, "
         "clip_high=0.2, dual_clip=None)"
     )
 
 
 def test_every_primitive_says_in_one_line_what_it_is():
-    for primitive in _catalogue.primitives():
+    for primitive in catalogue.primitives():
         assert primitive.summary.endswith((".", ":")), primitive.name
 
 
@@ -44,7 +45,7 @@ def section(primitive, heading):
 
 
 def test_every_docstring_has_its_arguments_and_what_it_returns():
-    for primitive in _catalogue.primitives():
+    for primitive in catalogue.primitives():
         described = re.findall(r"^  (\w+):", section(primitive, "Args"), re.MULTILINE)
         parameters = list(inspect.signature(primitive.function).parameters)
         assert described == parameters, primitive.name
@@ -52,7 +53,7 @@ def test_every_docstring_has_its_arguments_and_what_it_returns():
 
 
 def test_a_docstring_that_checks_its_arguments_says_what_it_raises():
-    for primitive in _catalogue.primitives(("ratios", "masking", "advantages", "losses")):
+    for primitive in catalogue.primitives(("ratios", "masking", "advantages", "losses")):
         body = inspect.getsource(primitive.function).split('"""')[-1]
         if "_checks." in body or "in_range(" in body or "raise ValueError" in body:
             assert "ValueError:" in section(primitive, "Raises"), primitive.name
@@ -65,16 +66,16 @@ def test_pages_are_those_of_the_docstrings(page):
 
 
 def test_every_function_lives_in_a_file_that_a_test_file_mirrors():
-    for primitive in _catalogue.primitives():
+    for primitive in catalogue.primitives():
         assert pages.generate.mirrored(primitive), primitive.name
 
 
 @pytest.mark.parametrize("page", ["choosing", "porting"])
 def test_pages_name_only_what_exists(page):
     """`room.name` anywhere, and bare names where they are functions of losses or advantages."""
-    names = {primitive.name for primitive in _catalogue.primitives()}
+    names = {primitive.name for primitive in catalogue.primitives()}
     text = "\n".join(pages.lines(page))
-    named = re.findall(rf"\b((?:{'|'.join(_catalogue.ROOMS)})\.\w+(?:\.\w+)?)", text)
+    named = re.findall(rf"\b((?:{'|'.join(catalogue.ROOMS)})\.\w+(?:\.\w+)?)", text)
     modules = {name.rpartition(".")[0] for name in names}
     unknown = [n for n in named if n not in names | modules and n.rpartition(".")[0] not in names]
     generators = {f"divergences.{name}" for name in divergences.__all__}
@@ -94,14 +95,14 @@ def test_the_reference_that_follows_is_a_line_of_optax():
 
 
 def entry(name):
-    (found,) = (p for p in _catalogue.primitives() if p.name == name)
+    (found,) = (p for p in catalogue.primitives() if p.name == name)
     return pages.generate.entry(found)
 
 
 def test_an_entry_shows_its_formula_to_the_end():
     text = entry("losses.kl_penalty")
     assert '"k2":  -x grad logp ' in text and '"k3":  (1 - exp(x)) grad logp' in text
-    for primitive in _catalogue.primitives():
+    for primitive in catalogue.primitives():
         description = inspect.getdoc(primitive.function).partition("\nArgs:\n")[0]
         shown = list(pages.generate.formula(description.split("\n\n")[1:]))
         for text, after in itertools.pairwise([*shown, ""]):

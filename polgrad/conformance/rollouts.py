@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad import _conformance as kit
-from polgrad import _conformance_groups as groups
-from polgrad import _conformance_pairs as pairs
+from polgrad.conformance import expectations, groups, pairs
 from polgrad.contract import Algorithm, NamedPolicy, Outputs, Pair, Sequence
 from polgrad.tabular.sequences import token_logp
 from polgrad.training import named_policies
@@ -38,7 +36,7 @@ class Policies(NamedTuple):
         return self.behavior if named_policies.behaves(kind) else self.reference
 
 
-def policies_at(problem: kit.Problem, staleness: float, *, samples: bool) -> Policies:
+def policies_at(problem: expectations.Problem, staleness: float, *, samples: bool) -> Policies:
     """The policies of a rollout.
 
     Args:
@@ -70,7 +68,7 @@ class Known(NamedTuple):
 class Tabular:
     """The policy of a problem as what `training.step` calls: logits and a batch to outputs."""
 
-    def __init__(self, problem: kit.Problem):
+    def __init__(self, problem: expectations.Problem):
         # In 32 bits, with which both number formats work.
         places = {name: getattr(problem.sequences, name).astype(np.int32) for name in _PLACES}
         self.sequences = problem.sequences._replace(**places)
@@ -121,7 +119,9 @@ class World:
 
     exact = "policy gradient"
 
-    def __init__(self, problem: kit.Problem, algorithm: Algorithm, size: int, beta: float = 0.1):
+    def __init__(
+        self, problem: expectations.Problem, algorithm: Algorithm, size: int, beta: float = 0.1
+    ):
         self.problem, self.algorithm, self.size, self.beta = problem, algorithm, size, beta
         self.count = len(problem.returns)
         self.index = self.enumerate()
@@ -145,7 +145,10 @@ class World:
 
     def known(self, policies: Policies, returns: np.ndarray) -> Known:
         """The policy gradients and the terms that REINFORCE and its kin are compared with."""
-        problem, weighted = self.problem, functools.partial(kit.moments, self.problem.score)
+        problem, weighted = (
+            self.problem,
+            functools.partial(expectations.moments, self.problem.score),
+        )
         mask, policy = problem.sequences.mask, self.probability(policies.current)
         behavior = self.probability(policies.behavior)
         gap = self.token_logp(policies.current) - self.token_logp(policies.behavior)
@@ -173,13 +176,13 @@ class World:
         }
         found = {}
         for name, slope in slopes.items():
-            found[name] = kit.moments(problem.score, policy, slope)[0]
-            found[f"{name} / length"] = kit.moments(problem.score, policy, self.over_length(slope))[
-                0
-            ]
+            found[name] = expectations.moments(problem.score, policy, slope)[0]
+            found[f"{name} / length"] = expectations.moments(
+                problem.score, policy, self.over_length(slope)
+            )[0]
         entropy = _entropy_score(problem.sequences, policies.current)
-        found["entropy of each token"] = kit.moments(entropy, policy, mask)[0]
-        found["entropy of each token / length"] = kit.moments(
+        found["entropy of each token"] = expectations.moments(entropy, policy, mask)[0]
+        found["entropy of each token / length"] = expectations.moments(
             entropy, policy, self.over_length(mask)
         )[0]
         return found
@@ -263,7 +266,7 @@ class Contests(World):
         """That of one sample with the exact win rates, less their mean."""
         policy = self.probability(policies.current)
         centred = (returns - policy @ returns)[:, None] * self.problem.sequences.mask
-        return kit.moments(self.problem.score, policy, centred)[1]
+        return expectations.moments(self.problem.score, policy, centred)[1]
 
 
 class Pairs(World):
@@ -306,14 +309,16 @@ class Pairs(World):
         first, second, weight = pairs.label(reference, returns)
         x = logp - reference if self.algorithm.policies else logp
         slope = pairs.dpo_slope(x[first] - x[second], self.beta)
-        score = kit.token_score(self.problem.sequences, policies.current).sum(1)
+        score = expectations.token_score(self.problem.sequences, policies.current).sum(1)
         each = np.stack([-slope, slope], -1)
-        mean, variance = kit.moments(np.stack([score[first], score[second]], 1), weight, each)
+        mean, variance = expectations.moments(
+            np.stack([score[first], score[second]], 1), weight, each
+        )
         return Known({"DPO": mean}, {}, variance / self.batches.shape[1])
 
     def rise(self, policies, returns, ascent):
         """That of each pair's own margin; a loss of mean log-probabilities may lower the others'."""
-        score = kit.token_score(self.problem.sequences, policies.current).sum(1)
+        score = expectations.token_score(self.problem.sequences, policies.current).sum(1)
         chosen, rejected = (
             score[self.index[..., self.algorithm.unit.roles.index(role)]].mean(1)
             for role in ("chosen", "rejected")
@@ -347,9 +352,9 @@ class Answers(World):
     def known(self, policies, returns):
         """The gradient of the demonstrations' log-likelihood."""
         mask, weight = self.problem.sequences.mask, self.demonstrator(policies, returns)
-        score = kit.token_score(self.problem.sequences, policies.current)
-        mean, variance = kit.moments(score, weight, mask)
-        shorter, _ = kit.moments(score, weight, self.over_length(mask))
+        score = expectations.token_score(self.problem.sequences, policies.current)
+        mean, variance = expectations.moments(score, weight, mask)
+        shorter, _ = expectations.moments(score, weight, self.over_length(mask))
         return Known({self.exact: mean, f"{self.exact} / length": shorter}, {}, variance / 2)
 
 

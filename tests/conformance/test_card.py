@@ -9,7 +9,8 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import _catalogue, _conformance, conformance, losses, selection
+from polgrad import conformance, losses, selection
+from polgrad.conformance import calls, catalogue, expectations
 from polgrad.ratios import log_ratio
 
 card_of = functools.cache(conformance.check)
@@ -251,10 +252,10 @@ LAYOUTS = {
 def test_every_loss_has_a_layout_or_is_refused():
     expected = {name: layout for layout, names in LAYOUTS.items() for name in names.split()}
     found = {}
-    for primitive in _catalogue.primitives(("losses",)):
+    for primitive in catalogue.primitives(("losses",)):
         try:
-            with _conformance.exactly():
-                found[primitive.name] = _conformance.Call(primitive.function, None).layout
+            with expectations.exactly():
+                found[primitive.name] = calls.Call(primitive.function, None).layout
         except ValueError as error:
             assert re.search("which no layout has|fits no layout|no layout", str(error))
     assert found == {f"losses.{name}": layout for name, layout in expected.items()}
@@ -295,7 +296,7 @@ def test_dpo_follows_dpo_and_its_relatives_what_they_are():
 def test_the_gradient_of_dpo_in_the_card_is_that_of_enumeration():
     """By jax on the logits, for a beta that is bound; with a bandit's pairs written out."""
     with jax.enable_x64(True):
-        problem = _conformance.problems()[0]
+        problem = expectations.problems()[0]
         reference = jax.nn.log_softmax(problem.logits[0])
         i, j = (x.ravel() for x in np.indices((4, 4)))
         wins = jax.nn.sigmoid(problem.returns[i] - problem.returns[j])

@@ -10,10 +10,10 @@ import pages
 import pytest
 from enumeration import TabularPolicy, expected_gradient
 
-from polgrad import _conformance, advantages, algorithms, conformance, losses
-from polgrad import _conformance_rollouts as rollouts
-from polgrad import _conformance_settings as whole
+from polgrad import advantages, algorithms, conformance, losses
+from polgrad.conformance import batch_checks, expectations, paths, rollouts
 from polgrad.contract import Algorithm, Collect, List
+from polgrad.tabular.sequences import token_logp
 
 card_of = functools.cache(conformance.check)
 UNKNOWN = "none of the known"
@@ -72,8 +72,8 @@ def test_dr_grpo_is_proportional_to_the_policy_gradient_and_grpo_is_not():
 def test_the_expected_gradient_is_that_of_another_enumeration(staleness):
     """GRPO written out on the bandit, summed over groups by the tests' own tabular policy."""
     with jax.enable_x64(True):
-        problem = _conformance.problems()[0]
-        path = whole.Path(algorithms.GRPO(clip_high=0.28), problem)
+        problem = expectations.problems()[0]
+        path = paths.Path(algorithms.GRPO(clip_high=0.28), problem)
         mean, _, policies = path.expected(staleness, problem.returns)
         behavior = jax.nn.log_softmax(policies.behavior)[0]
 
@@ -122,12 +122,12 @@ def test_the_expected_gradient_is_that_of_another_enumeration(staleness):
 )
 def test_terms_values_and_opponents_are_in_the_gradient(settings, words):
     """Each is found with its factor, on the policy with several tokens."""
-    with _conformance.exactly():
-        problem = _conformance.problems()[1]
-        path = whole.Path(settings, problem)
+    with expectations.exactly():
+        problem = expectations.problems()[1]
+        path = paths.Path(settings, problem)
         mean, _, policies = path.expected(0.0, problem.returns)
         known = path.world.known(policies, problem.returns)
-        assert whole.follows(mean, known.gradients, known.terms) == words
+        assert paths.follows(mean, known.gradients, known.terms) == words
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.7])
@@ -141,11 +141,11 @@ def test_dpo_has_the_gradient_of_dpo_on_every_problem(beta):
 
 def test_the_gradient_of_pairs_is_that_of_enumeration():
     """IPO by jax on the logits, with every pair of completions written out."""
-    with _conformance.exactly():
-        problem = _conformance.problems()[1]
-        path = whole.Path(algorithms.IPO(beta=0.7), problem)
+    with expectations.exactly():
+        problem = expectations.problems()[1]
+        path = paths.Path(algorithms.IPO(beta=0.7), problem)
         mean, _, policies = path.expected(0.5, problem.returns)
-        table = lambda z: _conformance.token_logp(problem.sequences, z).sum(-1)  # noqa: E731
+        table = lambda z: token_logp(problem.sequences, z).sum(-1)  # noqa: E731
         reference = table(policies.reference)
         i, j = (x.ravel() for x in np.indices((len(reference),) * 2))
         wins = jax.nn.sigmoid(problem.returns[i] - problem.returns[j])
@@ -163,9 +163,9 @@ def test_the_gradient_of_pairs_is_that_of_enumeration():
 @pytest.mark.parametrize("name", ["grpo", "nash_md", "dpo", "tpo", "supervised"])
 def test_rollouts_are_enumerated_with_their_probabilities(name):
     settings = algorithms.find(name)()
-    with _conformance.exactly():
-        for problem in _conformance.problems():
-            path = whole.Path(settings, problem)
+    with expectations.exactly():
+        for problem in expectations.problems():
+            path = paths.Path(settings, problem)
             world, policies = path.world, rollouts.policies_at(problem, 0.5, samples=path.samples)
             weight = world.weight(policies, problem.returns)
             assert len(weight) == len(world.rows) and np.all(weight > 0.0)
@@ -276,7 +276,7 @@ def test_wrong_settings_are_caught(wrong, failure, words):
 
 def example_of(settings):
     """The batch that the checks look at."""
-    return whole._Example(settings, _conformance.problems()[1])
+    return batch_checks.Example(settings, expectations.problems()[1])
 
 
 class ZeroForInvalid(Mine):
@@ -311,18 +311,18 @@ class TakesAllForValid:
     ids=["zero", "preferences", "classes"],
 )
 def test_samples_without_a_valid_reward_may_neither_add_nor_count(settings, words):
-    with _conformance.exactly():
-        found = whole._check_invalid(example_of(settings))
+    with expectations.exactly():
+        found = batch_checks.check_invalid(example_of(settings))
     assert found.required and not found.ok and words in found.detail
 
 
 def test_a_preference_alone_is_not_read_where_the_sample_is_invalid():
     """The answer, its tokens and its reward stay as they are."""
-    with _conformance.exactly():
+    with expectations.exactly():
         example = example_of(TakesAllForValid(algorithms.NashMD(tau=0.0)))
         whole_row, stays = example.replaced, example.experience
         example.replaced = lambda row: {**stays, "preferences": whole_row(row)["preferences"]}
-        assert "holds changes" in whole._check_invalid(example).detail
+        assert "holds changes" in batch_checks.check_invalid(example).detail
 
 
 class DrawsByShape:
@@ -341,8 +341,8 @@ class DrawsByShape:
 
 
 def test_numbers_that_are_drawn_are_not_taken_for_invalid_samples():
-    with _conformance.exactly():
-        found = whole._check_invalid(example_of(DrawsByShape()))
+    with expectations.exactly():
+        found = batch_checks.check_invalid(example_of(DrawsByShape()))
     assert found.ok and found.detail.endswith("examined, because the algorithm draws numbers")
 
 
@@ -370,8 +370,8 @@ class GroupReinforce(SaysThatItCorrects):
     ids=["disco", "ratio", "wrong_way", "deviation", "sampler_by_name"],
 )
 def test_reuse_is_told_of_losses_that_do_not_read_the_sampler(settings, ok, required, words):
-    with _conformance.exactly():
-        found = whole._check_reuse(example_of(settings))
+    with expectations.exactly():
+        found = batch_checks.check_reuse(example_of(settings))
     assert (found.ok, found.required) == (ok, required) and words in found.detail
 
 
@@ -389,8 +389,8 @@ def test_reuse_is_told_of_losses_that_do_not_read_the_sampler(settings, ok, requ
     ],
 )
 def test_what_is_fixed_is_named_and_nothing_where_nothing_is(settings, words):
-    with _conformance.exactly():
-        found = whole._check_stopped(example_of(settings))
+    with expectations.exactly():
+        found = batch_checks.check_stopped(example_of(settings))
     assert [check.detail for check in found.values()] == ([words] if words else [])
     assert all(check.ok for check in found.values())
 
