@@ -28,19 +28,20 @@ NEEDED = ("jax", "flax", "optax", "gymnax<1", "distrax", "brax", "navix")
 
 
 def ours(options) -> None:
-    """`control_ppo.train`."""
+    """`agents.ppo.train`."""
     import jax
 
     import polgrad
-    from polgrad.algorithms.control_ppo import ControlPPO, train
+    from polgrad.agents.ppo import PPO, train
+    from polgrad.environments.gymnax_worlds import make
 
-    settings = ControlPPO(total_steps=options.steps)
+    run = functools.partial(train, PPO(total_steps=options.steps), make("CartPole-v1"))
 
     def episodes(out):
         return out[1]["returns"], out[1]["episodes"]
 
     name = f"polgrad {polgrad.__version__}, jax {jax.__version__}"
-    serve(name, functools.partial(train, settings), episodes, options, (1, options.seeds))
+    serve(name, run, episodes, options, (1, options.seeds))
 
 
 def theirs(options) -> None:

@@ -12,6 +12,7 @@ __version__ = "0.4.0"
 
 _SUBMODULES = (
     "advantages",
+    "agents",
     "algorithms",
     "conformance",
     "contract",

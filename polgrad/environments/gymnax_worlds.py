@@ -1,8 +1,7 @@
 """Control worlds of gymnax as pure functions with known sizes.
 
-A step does not reset: `rollouts.unroll` does, from first states that it draws ahead for all steps
-at once, so that no random number is made inside its loop. With the keys of gymnax's own `step` the
-result is the same, number for number.
+A step does not reset, so that the last observation of an episode can be seen: `rollouts.unroll`
+resets. With the keys of gymnax's own `step` the result is the same, number for number.
 """
 
 import dataclasses
