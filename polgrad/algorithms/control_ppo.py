@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num
 
-from polgrad import advantages, losses
+from polgrad import advantages, losses, randomness
 from polgrad._scalars import in_range
 from polgrad.environments.gymnax_worlds import World, make
 from polgrad.policies.actor_critic import ActorCritic
 from polgrad.policies.network import Params
 from polgrad.rollouts.unroll import Position, Trajectory, begin, unroll, value_trajectory
-from polgrad.training import randomness
 
 __all__ = ["ControlPPO", "State", "Steps", "experience", "loss", "train"]
 

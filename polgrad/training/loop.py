@@ -12,19 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polgrad import _files, _interrupt, _outside
+from polgrad import _files, _interrupt, _outside, randomness
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
-from polgrad.training import (
-    building,
-    hosts,
-    identity,
-    ownership,
-    planning,
-    probe,
-    randomness,
-    serving,
-)
+from polgrad.training import building, hosts, identity, ownership, planning, probe, serving
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polgrad import randomness
 from polgrad.contract import Algorithm, Batch, Initial
 from polgrad.training import mesh as mesh_lib
-from polgrad.training import named_policies, randomness, sampling_weights
+from polgrad.training import named_policies, sampling_weights
 from polgrad.training.building import Parts
 from polgrad.training.scoring import Scoring, one_prompt, sharing
 from polgrad.training.state import TrainState, assemble

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from polgrad import _files, _outside, data, policies
+from polgrad import _files, _outside, data, policies, randomness
 from polgrad.policies import assets, configuration
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
-from polgrad.training import building, config, footprint, hosts, identity, randomness
+from polgrad.training import building, config, footprint, hosts, identity
 from polgrad.training import mesh as mesh_lib
 from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate

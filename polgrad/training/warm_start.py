@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from polgrad import data
-from polgrad.training import building, collecting, randomness
+from polgrad import data, randomness
+from polgrad.training import building, collecting
 from polgrad.training.mesh import place_batch
 from polgrad.training.programs import Programs
 from polgrad.training.scoring import Scoring

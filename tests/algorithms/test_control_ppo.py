@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from polgrad import randomness
 from polgrad.algorithms.control_ppo import (
     ControlPPO,
     Steps,
@@ -20,7 +21,6 @@ from polgrad.algorithms.control_ppo import (
 from polgrad.environments.gymnax_worlds import Transition, World, make
 from polgrad.policies.actor_critic import ActorCritic
 from polgrad.rollouts.unroll import begin, unroll
-from polgrad.training import randomness
 
 KEY = jax.random.key(0)
 # With a large epsilon Adam does not blow the rounding errors of small gradients up.
