@@ -36,9 +36,9 @@ import jax.numpy as jnp
 from polgrad import algorithms, masking, policies
 from polgrad.contract import Context
 from polgrad.policies import shapes
-from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
 
 QWEN = ("qwen2.5-0.5b", "qwen2.5-1.5b")

@@ -29,7 +29,7 @@ import numpy as np
 
 from polgrad import _examples, _guarantees
 from polgrad._catalogue import Primitive
-from polgrad.training import host_memory
+from polgrad.training.runtime import host_memory
 
 ENTRIES = 2**22
 ROOMS = ("masking", "selection", "diagnostics", "divergences", "advantages", "losses")

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _has_company() -> bool:
     """Whether this process is one of several of a run."""
-    hosts = sys.modules.get("polgrad.training.hosts")
+    hosts = sys.modules.get("polgrad.training.runtime.hosts")
     return hosts is not None and hosts.joined()
 
 
@@ -185,7 +185,7 @@ def _run(arguments: list[str]) -> int:
         # Where it is another flag's value by mistake, the command is refused below.
         cached = NO_CACHE not in [argument.replace("_", "-") for argument in rest]
         if not {"-h", "--help"} & {*rest}:
-            from polgrad.training import host_memory, program_cache
+            from polgrad.training.runtime import host_memory, program_cache
 
             host_memory.keep()
             if cached:
@@ -286,7 +286,8 @@ def _ending_on_sigterm():
 
 def _train_settings(arguments: list[str]) -> Any:
     """A run that is checked and ready; or the exit code of settings that cannot be used."""
-    from polgrad.training import building, config, hosts, identity
+    from polgrad.training import building, config, identity
+    from polgrad.training.runtime import hosts
 
     try:
         base, raw, source, arguments = _base_settings(arguments)
@@ -443,7 +444,7 @@ def _is_inside(place: str, source: str) -> bool:
 
 def _leave(code: int) -> None:
     """Ends one of several processes. An orderly end waits minutes for one that is gone."""
-    from polgrad.training import hosts
+    from polgrad.training.runtime import hosts
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -453,7 +454,8 @@ def _leave(code: int) -> None:
 
 def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
-    from polgrad.training import checkpoints, hosts, loop
+    from polgrad.training import checkpoints, loop
+    from polgrad.training.runtime import hosts
 
     try:
         with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):

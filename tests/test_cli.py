@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from polgrad import _outside, cli
-from polgrad.training import evaluation, host_memory, program_cache, reporting, serving
+from polgrad.training import evaluation, reporting, serving
+from polgrad.training.runtime import host_memory, program_cache
 
 SMALL = [
     "--small.layers",

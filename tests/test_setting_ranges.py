@@ -10,8 +10,9 @@ import pytest
 
 from polgrad import _ranges, algorithms, cli
 from polgrad._ranges import Filled, Range
-from polgrad.training import building, config, footprint, hosts, mesh, rehearsal
+from polgrad.training import building, config, footprint, rehearsal
 from polgrad.training.config import Rewards, TrainConfig
+from polgrad.training.runtime import hosts, mesh
 
 REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 

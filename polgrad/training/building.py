@@ -27,9 +27,10 @@ from polgrad.rewards import compose, verifiers
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.rollouts import Sampling
-from polgrad.training import abstract, defaults, footprint, hosts, identity, ownership
-from polgrad.training import mesh as mesh_lib
+from polgrad.training import abstract, defaults, footprint, identity, ownership
 from polgrad.training.config import Hosts, Rewards, Small, TrainConfig
+from polgrad.training.runtime import hosts
+from polgrad.training.runtime import mesh as mesh_lib
 
 FIELDS = ("prompt", "answer", "chosen", "rejected")
 """The texts that problems usually have."""

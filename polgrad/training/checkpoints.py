@@ -23,7 +23,7 @@ from etils import epath
 
 from polgrad import _files, _outside
 from polgrad.training import checksums, ocdbt
-from polgrad.training.hosts import HostError, Processes
+from polgrad.training.runtime.hosts import HostError, Processes
 from polgrad.training.state import SCHEMA, TrainState, as_saved, assemble, from_saved
 
 INITIAL = "initial"

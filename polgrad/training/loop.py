@@ -15,8 +15,7 @@ import numpy as np
 from polgrad import _files, _interrupt, _outside, randomness
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
-from polgrad.training import building, hosts, identity, ownership, planning, probe, serving
-from polgrad.training import mesh as mesh_lib
+from polgrad.training import building, identity, ownership, planning, probe, serving
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (
     INITIAL,
@@ -31,6 +30,8 @@ from polgrad.training.config import TrainConfig
 from polgrad.training.evaluation import Accuracy, evaluate
 from polgrad.training.programs import Programs, make_programs
 from polgrad.training.reporting import Reporter, SilentReporter, plot
+from polgrad.training.runtime import hosts
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import with_packing
 from polgrad.training.state import TrainState
 from polgrad.training.warm_start import warm_start

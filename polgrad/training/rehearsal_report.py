@@ -1,9 +1,9 @@
 """What `polgrad compile` prints."""
 
-from polgrad.training import mesh as mesh_lib
 from polgrad.training import rehearsal, sampling_weights
 from polgrad.training.program_costs import Costs
 from polgrad.training.rehearsal import Program, Rehearsal, Slice, TooLarge
+from polgrad.training.runtime import mesh as mesh_lib
 
 __all__ = ["run"]
 

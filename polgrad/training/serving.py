@@ -16,10 +16,11 @@ from polgrad.policies import assets, configuration
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate, sampler
-from polgrad.training import building, config, footprint, hosts, identity
-from polgrad.training import mesh as mesh_lib
+from polgrad.training import building, config, footprint, identity
 from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
+from polgrad.training.runtime import hosts
+from polgrad.training.runtime import mesh as mesh_lib
 
 POLICY_FILE = "policy.json"
 PROBLEMS = 500

@@ -4,8 +4,8 @@ import numpy as np
 
 from polgrad import data, randomness
 from polgrad.training import building, collecting
-from polgrad.training.mesh import place_batch
 from polgrad.training.programs import Programs
+from polgrad.training.runtime.mesh import place_batch
 from polgrad.training.scoring import Scoring
 
 

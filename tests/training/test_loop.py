@@ -16,7 +16,7 @@ import pytest
 from polgrad import algorithms, data, policies, training
 from polgrad.policies import assets
 from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
-from polgrad.training import building, collecting, hosts, loop, planning, serving
+from polgrad.training import building, collecting, loop, planning, serving
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -29,6 +29,7 @@ from polgrad.training.config import (
     Update,
     WarmStart,
 )
+from polgrad.training.runtime import hosts
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]

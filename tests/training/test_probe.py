@@ -12,7 +12,7 @@ from stored import GROUP, PROMPTS, P, T, V, stored_rollouts
 from polgrad import _compilers, algorithms, cli, policies
 from polgrad.contract import Context, Pair
 from polgrad.training import Optimizer, probe, programs, step
-from polgrad.training import mesh as mesh_lib
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, split_tree
 
 KEY = jax.random.key(3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polgrad.training import mesh as mesh_lib
 from polgrad.training import program_costs
+from polgrad.training.runtime import mesh as mesh_lib
 
 X = jax.ShapeDtypeStruct((8, 16), jnp.float32)
 W = jax.ShapeDtypeStruct((3, 16, 16), jnp.float32)

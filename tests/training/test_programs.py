@@ -9,9 +9,9 @@ import pytest
 
 from polgrad import algorithms, policies
 from polgrad.contract import Context
-from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
 
 SEQUENCES, PROMPT = 4, 4

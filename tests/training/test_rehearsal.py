@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from polgrad.policies import TransformerConfig, TransformerNetwork, shapes
-from polgrad.training import mesh as mesh_lib
 from polgrad.training import rehearsal, rehearsal_report
 from polgrad.training.chips import CHIPS
 from polgrad.training.rehearsal import Rehearsal, Slice
+from polgrad.training.runtime import mesh as mesh_lib
 
 TINY = TransformerConfig(
     vocab_size=64, width=32, layers=3, heads=4, kv_heads=2, mlp_width=48, max_length=64

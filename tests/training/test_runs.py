@@ -31,7 +31,6 @@ from polgrad.training import (
     building,
     checksums,
     collecting,
-    hosts,
     identity,
     loop,
     ocdbt,
@@ -62,6 +61,7 @@ from polgrad.training.config import (
     TrainConfig,
     WarmStart,
 )
+from polgrad.training.runtime import hosts
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)

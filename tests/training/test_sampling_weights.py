@@ -7,8 +7,8 @@ import pytest
 
 from polgrad import policies
 from polgrad.rollouts import Sampling, generate
-from polgrad.training import mesh as mesh_lib
 from polgrad.training import program_costs, sampling_weights
+from polgrad.training.runtime import mesh as mesh_lib
 
 CONFIG = policies.TransformerConfig(
     vocab_size=32,

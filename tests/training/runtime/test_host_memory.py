@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from polgrad import cli
-from polgrad.training import host_memory
+from polgrad.training.runtime import host_memory
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from polgrad.training import host_memory
+from polgrad.training.runtime import host_memory
 kept = host_memory.keep() if sys.argv[1] == "keep" else False
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,7 +8,7 @@ import sys
 import jaxlib
 
 from polgrad import cli
-from polgrad.training import host_memory, program_cache
+from polgrad.training.runtime import host_memory, program_cache
 
 ASK = "import jax, polgrad.training, polgrad.losses; print(jax.config.jax_compilation_cache_dir)"
 
@@ -59,7 +59,7 @@ def test_a_command_keeps_its_programs_unless_told_not_to(monkeypatch):
 
 
 def test_what_is_compiled_lands_in_a_folder_of_the_user_alone(tmp_path):
-    code = "from polgrad.training import program_cache as c; c.use(); import jax; "
+    code = "from polgrad.training.runtime import program_cache as c; c.use(); import jax; "
     code += "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0); "
     code += "jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((3, 3)))"
     python(code, XDG_CACHE_HOME=tmp_path)
