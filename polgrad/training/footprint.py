@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from polgrad import policies
-from polgrad.rollouts import sampler
-from polgrad.training import sampling_weights
+from polgrad.rollouts import sampler, sampling_weights
 from polgrad.training.config import TrainConfig
 
 __all__ = ["check_run", "check_sampling", "check_small", "memory"]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from polgrad.contract import Algorithm, Initial
 from polgrad.rewards.pool import RewardPool
-from polgrad.training import defaults, named_policies, sampling_weights
+from polgrad.rollouts import sampling_weights
+from polgrad.training import defaults, named_policies
 from polgrad.training.building import Parts
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from polgrad import randomness
 from polgrad.contract import Algorithm, Batch, Initial
-from polgrad.training import named_policies, sampling_weights
+from polgrad.rollouts import sampling_weights
+from polgrad.training import named_policies
 from polgrad.training.building import Parts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring, one_prompt, sharing

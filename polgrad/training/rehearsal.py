@@ -23,14 +23,14 @@ from polgrad import _ranges
 from polgrad._ranges import COUNT, FILLED, Range, documented
 from polgrad.contract import Context
 from polgrad.policies import TransformerNetwork, shapes
-from polgrad.rollouts import Sampling, sampler
-from polgrad.training import abstract, program_costs, sampling_weights
+from polgrad.rollouts import Sampling, sampler, sampling_weights
+from polgrad.rollouts.sampling_weights import bytes_of_a_device
+from polgrad.training import abstract, program_costs
 from polgrad.training.building import build_algorithm, find_algorithm
 from polgrad.training.chips import CHIPS, Chip
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
-from polgrad.training.sampling_weights import bytes_of_a_device
 from polgrad.training.scoring import Scoring
 
 __all__ = [

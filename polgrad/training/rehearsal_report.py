@@ -1,6 +1,7 @@
 """What `polgrad compile` prints."""
 
-from polgrad.training import rehearsal, sampling_weights
+from polgrad.rollouts import sampling_weights
+from polgrad.training import rehearsal
 from polgrad.training.program_costs import Costs
 from polgrad.training.rehearsal import Program, Rehearsal, Slice, TooLarge
 from polgrad.training.runtime import mesh as mesh_lib
