@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from polgrad import algorithms, masking, policies
 from polgrad.contract import Context
-from polgrad.policies import shapes
+from polgrad.rehearsal import shapes
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib

@@ -802,7 +802,7 @@ def _compile(arguments: list[str]) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         # Reading a program back that jaxlib does not know is told in a line, not in a trace of C++.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from polgrad.training import rehearsal, rehearsal_report
+    from polgrad.rehearsal import compiling, report
 
     schema = dataclasses.make_dataclass(
         "Compile",
@@ -810,18 +810,18 @@ def _compile(arguments: list[str]) -> int:
             ("topology", str, dataclasses.field(default="local")),
             ("mesh", str | None, dataclasses.field(default=None)),
         ],
-        bases=(rehearsal.Rehearsal,),
+        bases=(compiling.Rehearsal,),
         frozen=True,
     )
-    schema.__doc__ = (rehearsal.Rehearsal.__doc__ or "").rstrip() + (
+    schema.__doc__ = (compiling.Rehearsal.__doc__ or "").rstrip() + (
         "\n      topology: a slice such as v5e:16x16 (v4, v5e, v5p, v6e), or local.\n"
         "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
     )
     try:
         options = _flags.parsed(schema, arguments, "polgrad compile")
-        names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
-        what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
-        fits = rehearsal_report.run(what, options.topology, options.mesh)
+        names = [f.name for f in dataclasses.fields(compiling.Rehearsal)]
+        what = compiling.Rehearsal(**{name: getattr(options, name) for name in names})
+        fits = report.run(what, options.topology, options.mesh)
     except ValueError as error:
         return _fail(error, 2)
     return 0 if fits else 1

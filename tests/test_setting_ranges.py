@@ -10,7 +10,8 @@ import pytest
 
 from polgrad import _ranges, algorithms, cli
 from polgrad._ranges import Filled, Range
-from polgrad.training import building, config, footprint, rehearsal
+from polgrad.rehearsal import compiling
+from polgrad.training import building, config, footprint
 from polgrad.training.config import Rewards, TrainConfig
 from polgrad.training.runtime import hosts, mesh
 
@@ -20,7 +21,7 @@ REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 def schemas():
     """Every settings class of the command, by name, with the classes in it."""
     found = [TrainConfig, cli.Sample, cli.Evaluate, cli.Export, cli.RunExperiment, cli.Sweep]
-    found += [cli.Report, cli.Listing, rehearsal.Rehearsal]
+    found += [cli.Report, cli.Listing, compiling.Rehearsal]
     for schema in found:
         for annotation in _ranges.hints(schema).values():
             kind, _ = _ranges.marks(annotation)
@@ -114,7 +115,7 @@ def test_the_ends_of_a_range_are_allowed(schema, name, whole, bounds):
     assert allowed
     for value in allowed:
         assert bounds.problem(value, whole=whole) is None
-        if schema is not rehearsal.Rehearsal:  # whose own rules tie its fields to each other
+        if schema is not compiling.Rehearsal:  # whose own rules tie its fields to each other
             _ranges.check(settings(schema, **{name: value}))
 
 

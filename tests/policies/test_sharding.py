@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from polgrad.policies import sharding
-from polgrad.training import program_costs
+from polgrad.rehearsal import costs as program_costs
 from polgrad.training.runtime import mesh as mesh_lib
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from polgrad import policies
+from polgrad.rehearsal import costs as program_costs
 from polgrad.rollouts import Sampling, generate, sampling_weights
-from polgrad.training import program_costs
 from polgrad.training.runtime import mesh as mesh_lib
 
 CONFIG = policies.TransformerConfig(

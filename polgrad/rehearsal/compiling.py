@@ -22,12 +22,14 @@ from jax.sharding import AxisType, Mesh
 from polgrad import _ranges
 from polgrad._ranges import COUNT, FILLED, Range, documented
 from polgrad.contract import Context
-from polgrad.policies import TransformerNetwork, shapes
+from polgrad.policies import TransformerNetwork
+from polgrad.rehearsal import costs as program_costs
+from polgrad.rehearsal import shapes
+from polgrad.rehearsal.chips import CHIPS, Chip
 from polgrad.rollouts import Sampling, sampler, sampling_weights
 from polgrad.rollouts.sampling_weights import bytes_of_a_device
-from polgrad.training import abstract, program_costs
+from polgrad.training import abstract
 from polgrad.training.building import build_algorithm, find_algorithm
-from polgrad.training.chips import CHIPS, Chip
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
@@ -59,7 +61,7 @@ class Rehearsal:
     """Compile a training step for a TPU slice that you do not have: memory, time, what binds.
 
     Attributes:
-      policy: a published model (`policies.shapes`).
+      policy: a published model (`rehearsal.shapes`).
       algorithm: built in, or somebody's own by path.
       sequences: samples a step, all prompts together.
       length: tokens of a sequence, prompt and completion.

@@ -1,9 +1,9 @@
 """What `polgrad compile` prints."""
 
+from polgrad.rehearsal import compiling
+from polgrad.rehearsal.compiling import Program, Rehearsal, Slice, TooLarge
+from polgrad.rehearsal.costs import Costs
 from polgrad.rollouts import sampling_weights
-from polgrad.training import rehearsal
-from polgrad.training.program_costs import Costs
-from polgrad.training.rehearsal import Program, Rehearsal, Slice, TooLarge
 from polgrad.training.runtime import mesh as mesh_lib
 
 __all__ = ["run"]
@@ -20,14 +20,14 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
     Raises:
       ValueError: for a topology, mesh or policy that cannot be used.
     """
-    where = rehearsal.describe(topology)
+    where = compiling.describe(topology)
     limit = f", {_size(where.chip.memory)} each" if where.chip else ""
     kind = where.chip.name if where.chip else where.devices[0].device_kind
     print(
         f"{what.policy}, {what.algorithm}: {what.sequences} sequences of {what.length} tokens on "
         f"{where.name} ({len(where.devices)} x {kind}{limit})"
     )
-    ranked = rehearsal.candidates(what, where)
+    ranked = compiling.candidates(what, where)
     if not ranked and mesh is None:
         raise ValueError(
             f"no mesh divides {what.sequences} sequences in {what.micro_batches} micro-batches over "
@@ -48,9 +48,9 @@ def run(what: Rehearsal, topology: str, mesh: str | None) -> bool:
 def _one(what: Rehearsal, where: Slice, sizes: dict[str, int]) -> bool:
     print(f"\nmesh {_mesh(sizes)}")
     fits = True
-    devices = rehearsal.make_mesh(where, sizes)
+    devices = compiling.make_mesh(where, sizes)
     memory = where.chip.memory if where.chip else sampling_weights.memory_of(devices)
-    for program in rehearsal.rehearse(what, devices, memory):
+    for program in compiling.rehearse(what, devices, memory):
         if isinstance(program, TooLarge):
             fits = False
             print(
@@ -86,7 +86,7 @@ def _print_costs(phase: str, costs: Costs, where: Slice) -> None:
         print(f"          {found.count:,.0f} {kind}, {found.bytes / 1e9:.3g} GB sent")
     if where.chip is None:
         return
-    times = rehearsal.times(costs, where.chip)
+    times = compiling.times(costs, where.chip)
     slowest = max(times, key=times.get)
     each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in times.items())
     print(f"          at published rates: {each}; {slowest} binds")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polgrad.training import program_costs
+from polgrad.rehearsal import costs as program_costs
 from polgrad.training.runtime import mesh as mesh_lib
 
 X = jax.ShapeDtypeStruct((8, 16), jnp.float32)

@@ -5,10 +5,10 @@ import math
 import jax
 import pytest
 
-from polgrad.policies import TransformerConfig, TransformerNetwork, shapes
-from polgrad.training import rehearsal, rehearsal_report
-from polgrad.training.chips import CHIPS
-from polgrad.training.rehearsal import Rehearsal, Slice
+from polgrad.policies import TransformerConfig, TransformerNetwork
+from polgrad.rehearsal import compiling, report, shapes
+from polgrad.rehearsal.chips import CHIPS
+from polgrad.rehearsal.compiling import Rehearsal, Slice
 from polgrad.training.runtime import mesh as mesh_lib
 
 TINY = TransformerConfig(
@@ -32,8 +32,8 @@ def count():
 
 
 def test_programs_hold_what_the_run_holds_and_do_what_it_does():
-    mesh = rehearsal.make_mesh(rehearsal.describe("local"), mesh_lib.parse(MESH))
-    sample, update = rehearsal.rehearse(WHAT, mesh)
+    mesh = compiling.make_mesh(compiling.describe("local"), mesh_lib.parse(MESH))
+    sample, update = compiling.rehearse(WHAT, mesh)
     assert (sample.name, update.name) == ("sample", "update")
     # A quarter each, but for norms, which tensor parallelism keeps whole.
     assert 1.0 <= update.parameters / (4 * count() / 4) < 1.1
@@ -50,7 +50,7 @@ def test_programs_hold_what_the_run_holds_and_do_what_it_does():
     costs = update.costs["update"]
     assert 0.9 < costs.flops / (8 * matrices * tokens / 8) < 1.8
     assert {"all-gather", "all-reduce"} & costs.collectives.keys()
-    times = rehearsal.times(costs, CHIPS["v5e"])
+    times = compiling.times(costs, CHIPS["v5e"])
     assert times["arithmetic"] == pytest.approx(costs.flops / 197e12)
     # A prompt is prefilled once for its group; every sample decodes all its tokens but the first,
     # which prefill has sampled.
@@ -64,16 +64,16 @@ def test_programs_hold_what_the_run_holds_and_do_what_it_does():
 
 @pytest.mark.slow
 def test_an_algorithm_with_a_critic_is_scored_first():
-    mesh = rehearsal.make_mesh(Slice("one", jax.devices()[:1], None), {})
+    mesh = compiling.make_mesh(Slice("one", jax.devices()[:1], None), {})
     what = Rehearsal("tiny", algorithm="ppo", sequences=8, length=16, prompt_length=8, group_size=4)
-    names = [program.name for program in rehearsal.rehearse(what, mesh)]
+    names = [program.name for program in compiling.rehearse(what, mesh)]
     assert names == ["sample", "score", "update"]
 
 
 def test_meshes_are_ranked_by_what_fits_and_then_by_time():
     slice_ = Slice("v5e:8x8", [None] * 64, CHIPS["v5e"])
     what = Rehearsal("llama-3.1-8b", sequences=256, length=4096, micro_batches=4)
-    ranked = rehearsal.candidates(what, slice_)
+    ranked = compiling.candidates(what, slice_)
     fits = [c.held <= 0.9 * CHIPS["v5e"].memory for c in ranked]
     assert fits == sorted(fits, reverse=True) and fits[0]
     fast = [c.seconds for c, good in zip(ranked, fits) if good]
@@ -92,23 +92,23 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="sequences is 9"):
         Rehearsal("tiny", sequences=9)
     with pytest.raises(ValueError, match="topology is 'v99:1', expected local, or v4"):
-        rehearsal.describe("v99:1")
-    here = rehearsal.describe("local")
+        compiling.describe("v99:1")
+    here = compiling.describe("local")
     assert here.chip is None and here.devices == jax.devices()
     with pytest.raises(ValueError, match="mesh data=1,fsdp=3,tensor=1 has 3 devices; local has"):
-        rehearsal.make_mesh(here, mesh_lib.parse("fsdp=3"))
+        compiling.make_mesh(here, mesh_lib.parse("fsdp=3"))
     with pytest.raises(ValueError, match="attention is 'splash', which runs on a TPU"):
         next(
-            rehearsal.rehearse(
-                Rehearsal("tiny", attention="splash"), rehearsal.make_mesh(here, {"data": 8})
+            compiling.rehearse(
+                Rehearsal("tiny", attention="splash"), compiling.make_mesh(here, {"data": 8})
             )
         )
     with pytest.raises(ValueError, match="policy is 'gpt-2'"):
-        rehearsal_report.run(Rehearsal("gpt-2"), "local", None)
+        report.run(Rehearsal("gpt-2"), "local", None)
 
 
 def test_what_is_printed(capsys):
-    assert rehearsal_report.run(WHAT, "local", MESH)
+    assert report.run(WHAT, "local", MESH)
     text = capsys.readouterr().out
     assert "tiny, grpo: 16 sequences of 32 tokens on local (8 x cpu)" in text
     for word in (f"mesh {MESH}", "sample", "prefill", "decode", "update", "TFLOP", "all-reduce"):
@@ -117,13 +117,13 @@ def test_what_is_printed(capsys):
 
 def test_a_slice_that_is_not_there(capsys):
     pytest.importorskip("libtpu", reason="the extra tpu-aot is not installed")
-    slice_ = rehearsal.describe("v5e:2x2")
+    slice_ = compiling.describe("v5e:2x2")
     assert len(slice_.devices) == 4 and slice_.chip is CHIPS["v5e"]
-    assert rehearsal_report.run(WHAT, "v5e:2x2", "fsdp=4")
+    assert report.run(WHAT, "v5e:2x2", "fsdp=4")
     text = capsys.readouterr().out
     assert "at published rates" in text and "  fits" in text
     with pytest.raises(ValueError, match="is not one that libtpu knows"):
-        rehearsal.describe("v5e:3x7")
+        compiling.describe("v5e:3x7")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_told(message, monkeypatch, capsys):
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
-    assert not rehearsal_report.run(WHAT, "local", MESH)
+    assert not report.run(WHAT, "local", MESH)
     assert "DOES NOT FIT: 18.67 GiB of temporaries, 15.75 GiB" in capsys.readouterr().out
 
 
@@ -147,10 +147,10 @@ def test_a_program_that_cannot_be_read_back_still_tells_its_memory(capsys):
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
 
-    costs = rehearsal._costs(Compiled(), "update", (1.0,))
+    costs = compiling._costs(Compiled(), "update", (1.0,))
     assert costs is None
-    program = rehearsal.Program("update", 2**20, 2**21, 0, 2**30, 0, costs, 1.0)
-    rehearsal_report._print(program, Slice("v5p:2x2x1", [None] * 4, CHIPS["v5p"]))
+    program = compiling.Program("update", 2**20, 2**21, 0, 2**30, 0, costs, 1.0)
+    report._print(program, Slice("v5p:2x2x1", [None] * 4, CHIPS["v5p"]))
     printed = capsys.readouterr().out
     assert "cannot read this program back" in printed and "parameters 1.00 MiB" in printed
     assert "TFLOP" not in printed

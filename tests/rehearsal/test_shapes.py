@@ -5,8 +5,9 @@ import math
 import jax
 import pytest
 
-from polgrad.policies import TransformerNetwork, shapes
+from polgrad.policies import TransformerNetwork
 from polgrad.policies.settings import config_from_settings, settings_from_config
+from polgrad.rehearsal import shapes
 
 PUBLISHED = {
     "smollm2-135m": 134_515_008,
