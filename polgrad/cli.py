@@ -554,10 +554,10 @@ class Sample:
 
 def _sample(arguments: list[str]) -> int:
     options = _flags.parsed(Sample, arguments, "polgrad sample", (NO_CACHE,))
-    from polgrad.training import serving
+    from polgrad.serving import sampling
 
     try:
-        texts = serving.sample(
+        texts = sampling.sample(
             options.policy,
             options.prompt,
             step=options.step,
@@ -621,10 +621,10 @@ class Evaluate:
 def _evaluate(arguments: list[str]) -> int:
     options = _flags.parsed(Evaluate, arguments, "polgrad evaluate", (NO_CACHE,))
     from polgrad.rewards import RewardFailure
-    from polgrad.training import serving
+    from polgrad.serving import evaluating
 
     try:
-        accuracy = serving.evaluate_policy(**dataclasses.asdict(options))
+        accuracy = evaluating.evaluate_policy(**dataclasses.asdict(options))
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except RewardFailure as error:
@@ -661,10 +661,10 @@ class Export:
 def _export(arguments: list[str]) -> int:
     options = _flags.parsed(Export, arguments, "polgrad export")
     from polgrad import policies
-    from polgrad.training import serving
+    from polgrad.serving.loading import load
 
     try:
-        policy, _ = serving.load(options.policy, step=options.step, remote=options.remote)
+        policy, _ = load(options.policy, step=options.step, remote=options.remote)
         files = policies.export(options.out, policy)
     except (ValueError, OSError) as error:
         return _fail(error, 2)

@@ -15,7 +15,7 @@ import numpy as np
 from polgrad import _files, _interrupt, _outside, randomness
 from polgrad.policies.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
-from polgrad.training import building, identity, ownership, planning, probe, serving
+from polgrad.training import building, identity, ownership, planning, probe
 from polgrad.training.building import Parts
 from polgrad.training.checkpoints import (
     INITIAL,
@@ -32,6 +32,7 @@ from polgrad.training.programs import Programs, make_programs
 from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
+from polgrad.training.saving import description
 from polgrad.training.scoring import with_packing
 from polgrad.training.state import TrainState
 from polgrad.training.warm_start import warm_start
@@ -542,7 +543,9 @@ class _Loop:
 
         def write():
             ownership.record(self.parts, self.number, step)
-            serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
+            description.save_description(
+                self.parts.directory, self.parts.policy, self.parts.tokenizer
+            )
             self.reporter.begin(step, self.number)
 
         self.parts.processes.alone("the settings of the run", write)

@@ -331,14 +331,14 @@ def test_a_changed_algorithm_file_is_refused_and_an_object_is_taken(files, tmp_p
 
 
 def test_a_template_that_writes_the_date_is_noticed(files, tmp_path, monkeypatch):
-    from polgrad.training import serving
+    from polgrad.training.saving import description
 
     alphabet = data.CharacterTokenizer("0123456789+=")
     shape = policies.TransformerConfig(vocab_size=14, width=8, layers=1, heads=2, mlp_width=8)
     network = policies.TransformerNetwork(shape)
     import jax
 
-    text = serving.character_assets(alphabet)._replace(
+    text = description.character_assets(alphabet)._replace(
         chat_template="{{ strftime_now('%S%f')[:6] + messages[0]['content'] }}"
     )
     policies.export(

@@ -16,7 +16,9 @@ import pytest
 from polgrad import algorithms, data, policies, training
 from polgrad.policies import assets
 from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
-from polgrad.training import building, collecting, loop, planning, serving
+from polgrad.serving import evaluating, sampling
+from polgrad.serving.loading import load
+from polgrad.training import building, collecting, loop, planning
 from polgrad.training.checkpoints import read_lines, restore_params
 from polgrad.training.config import (
     Data,
@@ -30,6 +32,7 @@ from polgrad.training.config import (
     WarmStart,
 )
 from polgrad.training.runtime import hosts
+from polgrad.training.saving import description
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
@@ -299,7 +302,7 @@ def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     network = policies.TransformerNetwork(
         policies.TransformerConfig(vocab_size=14, width=16, layers=1, heads=2, mlp_width=32)
     )
-    text = serving.character_assets(alphabet)._replace(
+    text = description.character_assets(alphabet)._replace(
         chat_template="{{ '9' + messages[0]['content'] }}"
     )
     policies.export(
@@ -323,10 +326,10 @@ def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     training.train(plain, quiet=True)
     for row in read_lines(tmp_path / "run" / "samples.jsonl"):
         assert not set("+=") & set(row["completion"])
-    _, tokenizer = serving.load(str(tmp_path / "run"))
+    _, tokenizer = load(str(tmp_path / "run"))
     assert tokenizer.chat_template is None
     assert tokenizer.stop_ids == (alphabet.eos_id, plus, equals)
-    assert 0 <= serving.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
+    assert 0 <= evaluating.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
 
 
 def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_path, capsys):
@@ -541,7 +544,7 @@ def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path,
     params = network.init(jax.random.key(0))
     policies.export(tmp_path / "hub", policies.Policy(network, params, text))
     line = "no chat template was found, though the tokenizer has <|im_start|>"
-    serving.sample(str(tmp_path / "hub"), "1+1=", max_tokens=1)
+    sampling.sample(str(tmp_path / "hub"), "1+1=", max_tokens=1)
     assert line in capsys.readouterr().err
 
     for wanted in (True, False):

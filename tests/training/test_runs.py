@@ -27,6 +27,7 @@ from polgrad._versions import versions
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
+from polgrad.serving import loading
 from polgrad.training import (
     building,
     checksums,
@@ -37,7 +38,6 @@ from polgrad.training import (
     ownership,
     planning,
     reporting,
-    serving,
 )
 from polgrad.training.checkpoints import (
     Checkpoints,
@@ -62,6 +62,7 @@ from polgrad.training.config import (
     WarmStart,
 )
 from polgrad.training.runtime import hosts
+from polgrad.training.saving import description
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)
@@ -566,9 +567,9 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(sums, copied, d
             DamagedError,
         )
     with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2") as error:
-        serving.load(str(copied))
+        loading.load(str(copied))
     assert "\n" not in str(error.value)
-    serving.load(str(copied), step=2)
+    loading.load(str(copied), step=2)
     assert capfd.readouterr().err == ""
 
 
@@ -672,7 +673,7 @@ def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_fir
     checkpoints = Checkpoints.__new__(Checkpoints)
     checkpoints._manager, checkpoints._root, checkpoints._processes = manager, tmp_path, ALONE
     monkeypatch.setattr(ownership, "record", lambda *rest: done.append("settings"))
-    monkeypatch.setattr(serving, "save_description", lambda *rest: None)
+    monkeypatch.setattr(description, "save_description", lambda *rest: None)
     parts = types.SimpleNamespace(processes=ALONE, directory=tmp_path, policy=0, tokenizer=0)
     run = types.SimpleNamespace(
         parts=parts,
@@ -1000,7 +1001,7 @@ def test_a_broken_description_of_the_policy_is_named(copied, change):
     path = copied / "policy.json"
     path.write_text(change(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=r"policy\.json: ") as error:
-        serving.load(str(copied))
+        loading.load(str(copied))
     assert "\n" not in str(error.value)
 
 
@@ -1397,7 +1398,7 @@ def test_an_address_that_only_a_file_names_is_not_opened(copied, capsys):
     raw["saving"]["checkpoints"] = "gs://strangers/run"
     path.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match="config.json .*gs://strangers/run; give --remote"):
-        serving.load(str(copied))
+        loading.load(str(copied))
     code, _, error = command(capsys, "train", "--resume", "--out", copied)
     assert code == 2 and error.count("\n") == 1
     assert "give --saving.checkpoints gs://strangers/run" in error

@@ -1,219 +1,27 @@
-"""Policies after training: loading a run's checkpoint, sampling from it, evaluating it."""
+"""The accuracy of a policy on problems, and the result of each (`polgrad evaluate`)."""
 
 import dataclasses
 import json
 import os
 import pathlib
-import sys
 import tempfile
 from typing import Any
 
 import jax
-import numpy as np
 
-from polgrad import _files, _outside, data, policies, randomness
-from polgrad.policies import assets, configuration
-from polgrad.policies.assets import missing_template
+from polgrad import _files, _outside, data, policies
 from polgrad.rewards.pool import RewardPool
-from polgrad.rollouts import Sampling, generate, sampler
+from polgrad.rollouts import Sampling, sampler
+from polgrad.serving.loading import load, say_missing_template
+from polgrad.serving.sampling import room
 from polgrad.training import building, config, footprint, identity
-from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
+from polgrad.training.saving.description import POLICY_FILE
 
-POLICY_FILE = "policy.json"
 PROBLEMS = 500
 """How many held-out problems are tried where nothing else is said."""
-
-
-def save_description(directory: pathlib.Path, policy: policies.Policy, tokenizer: Any) -> None:
-    """Writes what, with a checkpoint, makes a policy whole: its shape and its tokenizer."""
-    description: dict[str, Any] = {"network": dataclasses.asdict(policy.network.config)}
-    if isinstance(tokenizer, data.CharacterTokenizer):
-        description["alphabet"] = tokenizer.alphabet
-    else:
-        description["text"] = policy.text._asdict()
-    _files.write(directory / POLICY_FILE, json.dumps(description))
-
-
-def load(
-    name: str, *, step: int | None = None, remote: bool = False
-) -> tuple[policies.Policy, data.Tokenizer]:
-    """A policy with its tokenizer: a run's checkpoint, or whatever `policies.load` knows.
-
-    Args:
-      name: a run's directory, a Hugging Face directory, a `.gguf` file, or a known name.
-      step: which checkpoint of a run; the newest when left out.
-      remote: allow a run whose checkpoints lie at an address such as `gs://bucket/run`.
-
-    Returns:
-      `(policy, tokenizer)`.
-
-    Raises:
-      ValueError: if there is no such policy, checkpoint, or tokenizer; if a file of the run is
-        damaged, with its name; or for checkpoints at an address unless `remote`.
-    """
-    directory = pathlib.Path(name).expanduser()
-    if not (directory / POLICY_FILE).is_file():
-        if _is_begun(directory):
-            raise ValueError(f"policy {name}: this run holds no checkpoint; train it first")
-        policy = policies.load(name)
-        if policy.text is None:
-            raise ValueError(f"policy {name} has no tokenizer (tokenizer.json)")
-        return policy, data.from_assets(policy.text, rows=policy.network.config.vocab_size)
-    path = directory / POLICY_FILE
-    with _outside.reading(path):
-        network, tokenizer, text = _described(_outside.read_json(path))
-    params, _ = restore_params(directory, step, remote=remote)
-    expected = jax.eval_shape(network.init, jax.random.key(0))
-    if difference := shape_difference(params, expected):
-        raise _outside.OutsideError(f"{path}: describes another network: {difference}")
-    return policies.Policy(network, params, text), tokenizer
-
-
-def _is_begun(directory: pathlib.Path) -> bool:
-    """Whether a run has locked a directory and ended before it wrote its settings."""
-    if (directory / identity.CONFIG).exists() or steps_in(place_of(directory, None)):
-        return False
-    return any((directory / name).is_file() for name in (".lock", identity.IDENTITY))
-
-
-def _described(
-    description: dict[str, Any],
-) -> tuple[policies.Network, data.Tokenizer, policies.TextAssets]:
-    """The network, tokenizer and text conventions that `save_description` wrote."""
-    network = policies.TransformerNetwork(configuration.from_fields(description["network"]))
-    if "alphabet" in description:
-        tokenizer = data.CharacterTokenizer(description["alphabet"])
-        return network, tokenizer, character_assets(tokenizer)
-    text = assets.from_fields(description["text"])
-    return network, data.from_assets(text, rows=network.config.vocab_size), text
-
-
-def character_assets(tokenizer: data.CharacterTokenizer) -> policies.TextAssets:
-    """A character tokenizer in the form of the hub, so that other libraries read an export."""
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
-    vocabulary = {"<pad>": tokenizer.pad_id, "<eos>": tokenizer.eos_id}
-    vocabulary |= {c: tokenizer.encode(c)[0] for c in tokenizer.alphabet}
-    hub = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    hub.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
-    hub.decoder = decoders.Fuse()
-    hub.add_special_tokens(["<pad>", "<eos>"])
-    return policies.TextAssets(
-        tokenizer_json=hub.to_str(),
-        chat_template=None,
-        bos_id=None,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-        stop_ids=tokenizer.stop_ids,
-        eos_token="<eos>",
-        pad_token="<pad>",
-    )
-
-
-def sample(
-    name: str,
-    prompt: str,
-    *,
-    step: int | None = None,
-    remote: bool = False,
-    samples: int = 1,
-    seed: int = 0,
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-) -> list[str]:
-    """Completions of a prompt, as text.
-
-    Args:
-      name: as for `load`.
-      prompt: the text; the chat template is applied where the policy has one.
-      step: which checkpoint of a run; the newest when left out.
-      remote: read checkpoints at an address that the run names.
-      samples: how many.
-      seed: of the sampler.
-      max_tokens: longest completion; when left out what the policy's context leaves, up to 64.
-      temperature: 0 takes the likeliest token.
-      top_k: keep only the k likeliest tokens; 0 keeps all.
-      top_p: keep the likeliest tokens up to this mass.
-      min_p: keep tokens at least this likely, relative to the likeliest.
-
-    Returns:
-      The completions.
-
-    Raises:
-      ValueError: for settings out of range or a prompt too long for the policy's context.
-    """
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; expected at least 1")
-    policy, tokenizer = load(name, step=step, remote=remote)
-    _say_missing_template(name, policy)
-    ids = tokenizer.prompt_ids(prompt)
-    max_tokens = _room(f"prompt {prompt!r:.60}", len(ids), max_tokens, policy.network.max_length)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        stop_ids=tuple(tokenizer.stop_ids),
-    )
-    footprint.check_sampling(
-        policy.network,
-        rows=samples,
-        slots=sampler.default_slots(samples),
-        tokens=max_tokens,
-        lower="samples or max_tokens",
-    )
-    rollout = generate(
-        policy.network,
-        policy.params,
-        np.array([ids], np.int32),
-        np.array([len(ids)], np.int32),
-        np.zeros(1, np.uint32),
-        randomness.address(seed, randomness.SAMPLE),
-        sampling=sampling,
-        group_size=samples,
-    )
-    lengths = np.asarray(rollout.completion_lengths)
-    return [
-        tokenizer.decode(r[:n].tolist()) for r, n in zip(np.asarray(rollout.completions), lengths)
-    ]
-
-
-DEFAULT_TOKENS = 64
-"""Longest completion where neither the user nor a run says one and the context has room."""
-
-
-def _room(what: str, prompt: int, max_tokens: int | None, context: int) -> int:
-    """The longest completion: what was asked for, or what the context leaves."""
-    if prompt < 1:
-        raise ValueError(f"{what} has no tokens; expected at least 1")
-    if prompt >= context:
-        raise ValueError(
-            f"{what} has {prompt} tokens; expected at most {context - 1}, so that the policy's "
-            f"context of {context} leaves room for a completion"
-        )
-    if max_tokens is None:
-        return min(DEFAULT_TOKENS, context - prompt)
-    if prompt + max_tokens > context:
-        raise ValueError(
-            f"max_tokens is {max_tokens}; expected at most {context - prompt}, because {what} has "
-            f"{prompt} tokens and the policy's context {context}"
-        )
-    return max_tokens
-
-
-def _say_missing_template(name: str, policy: policies.Policy) -> None:
-    """A line where turns are known and a template is not; a run was told so when it began."""
-    is_run = (pathlib.Path(name).expanduser() / POLICY_FILE).is_file()
-    if not is_run and (note := missing_template(policy.text)):
-        print(f"polgrad: {_outside.printable(note)}", file=sys.stderr)
 
 
 def evaluate_policy(
@@ -267,12 +75,12 @@ def evaluate_policy(
     _check_counts(problems, samples)
     place = None if out is None else _new_file(out)
     loaded, tokenizer = load(policy, step=step, remote=remote)
-    _say_missing_template(policy, loaded)
+    say_missing_template(policy, loaded)
     settings, test, count = _evaluated(policy, task, parameters, held_out, problems, seed)
     context = loaded.network.max_length
     longest = max(len(tokenizer.prompt_ids(test[i]["prompt"])) for i in range(len(test)))
     wanted = settings.rollouts.max_tokens if max_tokens is None else max_tokens
-    tokens = _room("the longest prompt", longest, wanted, context)
+    tokens = room("the longest prompt", longest, wanted, context)
     settings = dataclasses.replace(
         settings, seed=seed, rollouts=dataclasses.replace(settings.rollouts, max_tokens=tokens)
     )
