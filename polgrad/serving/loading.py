@@ -6,7 +6,7 @@ import sys
 import jax
 
 from polgrad import _outside, data, policies
-from polgrad.policies.assets import missing_template
+from polgrad.policies.hub.assets import missing_template
 from polgrad.training import identity
 from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.saving.description import POLICY_FILE, read_description

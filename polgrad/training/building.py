@@ -22,7 +22,7 @@ from polgrad._versions import versions
 from polgrad.contract import Algorithm, Context
 from polgrad.data import codec, sources
 from polgrad.data.sources import TooFew
-from polgrad.policies import exporting
+from polgrad.policies.hub import exporting
 from polgrad.rewards import compose, verifiers
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure, RewardPool

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from polgrad import _files, _interrupt, _outside, randomness
-from polgrad.policies.assets import missing_template
+from polgrad.policies.hub.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
 from polgrad.training import building, identity, ownership, planning, probe
 from polgrad.training.building import Parts

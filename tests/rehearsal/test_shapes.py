@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from polgrad.policies import TransformerNetwork
-from polgrad.policies.settings import config_from_settings, settings_from_config
+from polgrad.policies.hub.config_json import config_from_settings, settings_from_config
 from polgrad.rehearsal import shapes
 
 PUBLISHED = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from polgrad import algorithms, data, policies, training
-from polgrad.policies import assets
+from polgrad.policies.hub import assets
 from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
 from polgrad.serving import evaluating, sampling
 from polgrad.serving.loading import load

@@ -6,7 +6,8 @@ import pathlib
 from typing import Any
 
 from polgrad import _files, data, policies
-from polgrad.policies import assets, configuration
+from polgrad.policies import configuration
+from polgrad.policies.hub import assets
 
 POLICY_FILE = "policy.json"
 

@@ -16,7 +16,7 @@ from tiny_policies import GEMMA, GEMMA2, GEMMA3, TEMPLATE, policy, text
 from tokenizers import models
 
 from polgrad import _files, data, policies
-from polgrad.policies import assets, exporting
+from polgrad.policies.hub import assets, exporting
 
 
 def assert_same(one, two):

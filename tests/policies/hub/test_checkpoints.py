@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from polgrad import policies
-from polgrad.policies import checkpoints
+from polgrad.policies.hub import checkpoints
 
 
 @pytest.mark.parametrize(

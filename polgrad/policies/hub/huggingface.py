@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from polgrad._outside import read_json, reading
-from polgrad.policies import assets, entries, layout
-from polgrad.policies.assets import Policy, TextAssets
+from polgrad.policies import entries
+from polgrad.policies.hub import assets, tensor_names
+from polgrad.policies.hub.assets import Policy, TextAssets
+from polgrad.policies.hub.config_json import config_from_settings, of_text
+from polgrad.policies.hub.weights import HEADS_FILE, Weights
 from polgrad.policies.network import Params
-from polgrad.policies.settings import config_from_settings, of_text
 from polgrad.policies.transformer import TransformerNetwork
-from polgrad.policies.weights import HEADS_FILE, Weights
 
 _TOKENS = ("bos", "eos", "pad", "unk")
 
@@ -40,7 +41,9 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
     with reading(file):
         settings = of_text(told)
         sees = told.get("model_type") == "gemma3"
-        names = layout.of_text(weights.files) if sees else {name: name for name in weights.files}
+        names = (
+            tensor_names.of_text(weights.files) if sees else {name: name for name in weights.files}
+        )
         tied = settings.get("tie_word_embeddings")
         if tied is None:
             tied = "lm_head.weight" not in names
@@ -52,10 +55,12 @@ def load_directory(path: Path, *, value_head: bool = False, reward_head: bool = 
         shapes = {name: weights.shape(theirs) for name, theirs in names.items()}
         config = config_from_settings(settings, tied=tied, **heads)
         # What the file claims is held against the weights before any memory is taken for it.
-        layout.check_sizes(config, shapes)
+        tensor_names.check_sizes(config, shapes)
     # What goes wrong here and is no file's own fault is a matter of all of them.
     with reading(path):
-        params = layout.params_from_tensors(config, shapes, lambda name: weights.read(names[name]))
+        params = tensor_names.params_from_tensors(
+            config, shapes, lambda name: weights.read(names[name])
+        )
     _fill_heads(params, path / HEADS_FILE)
     text = _load_text(path, settings, config.vocab_size)
     return Policy(TransformerNetwork(config), params, text)
@@ -68,9 +73,9 @@ def _fill_heads(params: Params, file: Path) -> None:
     stored = Weights.of_file(file)
     for name in stored.files:
         head, _, leaf = name.partition(".")
-        if head not in layout.HEADS:
+        if head not in tensor_names.HEADS:
             with reading(file):
-                raise ValueError(f"tensor {name} is no part of {' or '.join(layout.HEADS)}")
+                raise ValueError(f"tensor {name} is no part of {' or '.join(tensor_names.HEADS)}")
         if head not in params:
             continue
         with reading(file):

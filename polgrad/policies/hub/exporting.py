@@ -10,11 +10,11 @@ from typing import Any
 
 from polgrad import _files
 from polgrad._outside import OutsideError, read_json
-from polgrad.policies import assets, layout
-from polgrad.policies.assets import Policy, TextAssets
-from polgrad.policies.settings import settings_from_config
+from polgrad.policies.hub import assets, tensor_names
+from polgrad.policies.hub.assets import Policy, TextAssets
+from polgrad.policies.hub.config_json import settings_from_config
+from polgrad.policies.hub.weights import HEADS_FILE, check_finite
 from polgrad.policies.transformer import TransformerNetwork
-from polgrad.policies.weights import HEADS_FILE, check_finite
 
 # Says that export wrote a directory, and which files.
 MARK = "polgrad_export.json"
@@ -131,10 +131,10 @@ def _tell_of_old(path: Path) -> None:
 def _write(path: Path, settings: dict[str, Any], policy: Policy) -> list[str]:
     from safetensors.numpy import save_file
 
-    model, heads = layout.tensors_from_params(policy.network.config, policy.params)
+    model, heads = tensor_names.tensors_from_params(policy.network.config, policy.params)
     for name, tensor in {**model, **heads}.items():
         check_finite(name, tensor)
-    # Loaders look for this note before they trust the layout.
+    # Loaders look for this note before they trust the tensor_names.
     save_file(model, path / "model.safetensors", metadata={"format": "pt"})
     if heads:
         save_file(heads, path / HEADS_FILE)

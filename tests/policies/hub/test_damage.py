@@ -25,7 +25,8 @@ from hypothesis import given
 from safetensors.numpy import load_file, save_file
 
 from polgrad import data, policies
-from polgrad.policies import assets, configuration, settings
+from polgrad.policies import configuration
+from polgrad.policies.hub import assets, config_json
 
 DELETED = object()
 VALUES = (DELETED, None, True, False, -1, 0, 1.5, "x", [], {}, 10**14, math.nan, math.inf)
@@ -127,7 +128,7 @@ def test_every_entry_of_every_json_file(model, file):
     # A missing tensor, or a token that is gone, may be found where another file needs it.
     named = None if file in ("tokenizer.json", "model.safetensors.index.json") else file
     # What all families have is tried with the first of them.
-    known = settings.settings_from_config(tiny_policies.policy().network.config)
+    known = config_json.settings_from_config(tiny_policies.policy().network.config)
     skipped = set(known) - {"rope_parameters"} if "gemma" in str(model) else set()
     try:
         for path in places(document):

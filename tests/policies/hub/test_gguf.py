@@ -10,8 +10,9 @@ import tokenizers
 from safetensors.numpy import load_file
 
 from polgrad import data, policies
-from polgrad.policies import attention, checkpoints
-from polgrad.policies import gguf as reader
+from polgrad.policies import attention
+from polgrad.policies.hub import checkpoints
+from polgrad.policies.hub import gguf as reader
 
 NAMES = {
     "model.embed_tokens": "token_embd",

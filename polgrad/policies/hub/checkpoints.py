@@ -6,7 +6,7 @@ from pathlib import Path
 
 from polgrad import _names
 from polgrad._outside import reading
-from polgrad.policies.assets import Policy, TextAssets
+from polgrad.policies.hub.assets import Policy, TextAssets
 
 __all__ = ["Policy", "TextAssets", "export", "load"]
 
@@ -41,7 +41,7 @@ def load(
     if str(name_or_path) == _SMOLLM2 and not path.exists():
         path = smollm2_path()
     if path.is_dir():
-        from polgrad.policies import huggingface
+        from polgrad.policies.hub import huggingface
 
         # Each file is named where it is read. This last boundary is for what nobody thought of.
         with reading(path):
@@ -52,7 +52,7 @@ def load(
             "safetensors directories and GGUF files"
         )
     if path.is_file() and path.suffix == ".gguf":
-        from polgrad.policies import gguf
+        from polgrad.policies.hub import gguf
 
         with reading(path):
             return gguf.load_file(path, **heads)
@@ -93,7 +93,7 @@ def export(path: str | os.PathLike, policy: Policy) -> list[str]:
             directory, a directory with one file more). Nothing was changed then.
         OSError: the directory cannot be written; what was there still stands.
     """
-    from polgrad.policies import exporting
+    from polgrad.policies.hub import exporting
 
     return exporting.export_directory(Path(path).expanduser(), policy)
 

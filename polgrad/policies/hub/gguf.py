@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from polgrad._outside import reason
-from polgrad.policies import assets, entries, layout
-from polgrad.policies.assets import Policy, TextAssets
+from polgrad.policies import entries
 from polgrad.policies.attention import rotary_frequencies
 from polgrad.policies.configuration import RopeScaling, TransformerConfig
-from polgrad.policies.settings import config_from_settings
+from polgrad.policies.hub import assets, tensor_names
+from polgrad.policies.hub.assets import Policy, TextAssets
+from polgrad.policies.hub.config_json import config_from_settings
+from polgrad.policies.hub.weights import check_finite
 from polgrad.policies.transformer import TransformerNetwork
-from polgrad.policies.weights import check_finite
 
 _SHELL = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -116,7 +117,7 @@ def load_file(path: Path, *, value_head: bool = False, reward_head: bool = False
         settings["rope_scaling"] = _rope_from_factors(settings, dequantize(factors))
     config = config_from_settings(settings, tied="lm_head.weight" not in tensors, **heads)
     shapes = {name: tuple(map(int, t.shape[::-1])) for name, t in tensors.items()}
-    layout.check_sizes(config, shapes, _ENTRIES)
+    tensor_names.check_sizes(config, shapes, _ENTRIES)
 
     def read(name: str) -> np.ndarray:
         array = dequantize(tensors[name])
@@ -126,7 +127,7 @@ def load_file(path: Path, *, value_head: bool = False, reward_head: bool = False
                     return _unpermute(array, count)
         return array
 
-    params = layout.params_from_tensors(config, tensors, read)
+    params = tensor_names.params_from_tensors(config, tensors, read)
     text = _load_text(fields)
     if text is not None:
         assets.check_ids(text, config.vocab_size, f"{path}")
