@@ -286,8 +286,9 @@ def _ending_on_sigterm():
 
 def _train_settings(arguments: list[str]) -> Any:
     """A run that is checked and ready; or the exit code of settings that cannot be used."""
-    from polgrad.training import building, config, identity
+    from polgrad.training import config
     from polgrad.training.runtime import hosts
+    from polgrad.training.setup import building, identity
 
     try:
         base, raw, source, arguments = _base_settings(arguments)
@@ -351,7 +352,8 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
     Returns:
       The settings; what the file holds, or {}; its path; the arguments without `--config`.
     """
-    from polgrad.training import config, identity
+    from polgrad.training import config
+    from polgrad.training.setup import identity
 
     default = config.TrainConfig()
     source = _value(arguments, "--config")
@@ -383,7 +385,7 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
 
 def _check_source(source: str) -> None:
     """Sees to it that `--config` names a file, or something that is read as one."""
-    from polgrad.training import identity
+    from polgrad.training.setup import identity
 
     inside = os.path.join(source, identity.CONFIG)
     if os.path.isdir(source):
@@ -454,8 +456,9 @@ def _leave(code: int) -> None:
 
 def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
-    from polgrad.training import checkpoints, loop
+    from polgrad.training import loop
     from polgrad.training.runtime import hosts
+    from polgrad.training.saving import checkpoints
 
     try:
         with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):
@@ -484,7 +487,8 @@ def _where_to_go_on(parts, *, at_once: bool = False) -> str:
       parts: the run.
       at_once: open no address, whose answer may take minutes.
     """
-    from polgrad.training import checkpoints, identity
+    from polgrad.training.saving import checkpoints
+    from polgrad.training.setup import identity
 
     place = checkpoints.place_of(parts.directory, parts.config.saving.checkpoints)
     unknown = at_once and "://" in str(place)

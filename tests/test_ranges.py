@@ -12,7 +12,7 @@ import pytest
 from polgrad import _examples, _guarantees, algorithms
 from polgrad._catalogue import array_annotation
 from polgrad.contract import Context
-from polgrad.training import abstract
+from polgrad.training.setup import abstract
 
 PRIMITIVES = {primitive.name: primitive for primitive in _guarantees.examinable()}
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"

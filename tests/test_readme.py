@@ -19,8 +19,8 @@ from stored import GROUP, PROMPTS, T, stored_rollouts
 from polgrad import _flags, advantages, algorithms, cli, conformance, experiments, training
 from polgrad.contract import Context, Outputs
 from polgrad.experiments import settings, sweeping
-from polgrad.training import building
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
+from polgrad.training.setup import building
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 

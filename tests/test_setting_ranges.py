@@ -11,9 +11,10 @@ import pytest
 from polgrad import _ranges, algorithms, cli
 from polgrad._ranges import Filled, Range
 from polgrad.rehearsal import compiling
-from polgrad.training import building, config, footprint
+from polgrad.training import config
 from polgrad.training.config import Rewards, TrainConfig
 from polgrad.training.runtime import hosts, mesh
+from polgrad.training.setup import building, footprint
 
 REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 

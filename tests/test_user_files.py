@@ -6,7 +6,7 @@ import pytest
 
 from polgrad import _user_files, algorithms
 from polgrad.contract import Context
-from polgrad.training import abstract, building
+from polgrad.training.setup import abstract, building
 
 GOOD = """
 import dataclasses, sys

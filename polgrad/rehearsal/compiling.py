@@ -28,12 +28,12 @@ from polgrad.rehearsal import shapes
 from polgrad.rehearsal.chips import CHIPS, Chip
 from polgrad.rollouts import Sampling, sampler, sampling_weights
 from polgrad.rollouts.sampling_weights import bytes_of_a_device
-from polgrad.training import abstract
-from polgrad.training.building import build_algorithm, find_algorithm
 from polgrad.training.optimizers import Optimizer
 from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
+from polgrad.training.setup import abstract
+from polgrad.training.setup.building import build_algorithm, find_algorithm
 
 __all__ = [
     "Candidate",

@@ -14,11 +14,12 @@ from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, sampler
 from polgrad.serving.loading import load, say_missing_template
 from polgrad.serving.sampling import room
-from polgrad.training import building, config, footprint, identity
+from polgrad.training import config
 from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.saving.description import POLICY_FILE
+from polgrad.training.setup import building, footprint, identity
 
 PROBLEMS = 500
 """How many held-out problems are tried where nothing else is said."""

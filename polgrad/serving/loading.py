@@ -7,9 +7,9 @@ import jax
 
 from polgrad import _outside, data, policies
 from polgrad.policies.hub.assets import missing_template
-from polgrad.training import identity
-from polgrad.training.checkpoints import place_of, restore_params, shape_difference, steps_in
+from polgrad.training.saving.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.saving.description import POLICY_FILE, read_description
+from polgrad.training.setup import identity
 
 
 def load(

@@ -5,7 +5,7 @@ import numpy as np
 from polgrad import randomness
 from polgrad.rollouts import Sampling, generate, sampler
 from polgrad.serving.loading import load, say_missing_template
-from polgrad.training import footprint
+from polgrad.training.setup import footprint
 
 DEFAULT_TOKENS = 64
 """Longest completion where neither the user nor a run says one and the context has room."""

@@ -11,10 +11,10 @@ from polgrad.contract import Batch, Pair
 from polgrad.data import sources
 from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
-from polgrad.training.building import Parts, Problems
-from polgrad.training.checkpoints import ScoreJournal
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime.mesh import batch_sharding, place_batch
+from polgrad.training.saving.checkpoints import ScoreJournal
+from polgrad.training.setup.building import Parts, Problems
 
 
 class OwnSamples(NamedTuple):

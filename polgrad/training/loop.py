@@ -15,16 +15,7 @@ import numpy as np
 from polgrad import _files, _interrupt, _outside, randomness
 from polgrad.policies.hub.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
-from polgrad.training import building, identity, ownership, planning, probe
-from polgrad.training.building import Parts
-from polgrad.training.checkpoints import (
-    INITIAL,
-    Checkpoints,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    place_of,
-)
+from polgrad.training import probe
 from polgrad.training.collecting import Collector
 from polgrad.training.config import TrainConfig
 from polgrad.training.evaluation import Accuracy, evaluate
@@ -33,7 +24,17 @@ from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.saving import description
+from polgrad.training.saving.checkpoints import (
+    INITIAL,
+    Checkpoints,
+    ResumeError,
+    SavingError,
+    ScoreJournal,
+    place_of,
+)
 from polgrad.training.scoring import with_packing
+from polgrad.training.setup import building, identity, ownership, planning
+from polgrad.training.setup.building import Parts
 from polgrad.training.state import TrainState
 from polgrad.training.warm_start import warm_start
 from polgrad.training.watch import Watch

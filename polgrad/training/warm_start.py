@@ -3,10 +3,11 @@
 import numpy as np
 
 from polgrad import data, randomness
-from polgrad.training import building, collecting
+from polgrad.training import collecting
 from polgrad.training.programs import Programs
 from polgrad.training.runtime.mesh import place_batch
 from polgrad.training.scoring import Scoring
+from polgrad.training.setup import building
 
 
 def warm_start(parts, params, reporter):

@@ -18,8 +18,7 @@ from polgrad.policies.hub import assets
 from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
 from polgrad.serving import evaluating, sampling
 from polgrad.serving.loading import load
-from polgrad.training import building, collecting, loop, planning
-from polgrad.training.checkpoints import read_lines, restore_params
+from polgrad.training import collecting, loop
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -33,6 +32,8 @@ from polgrad.training.config import (
 )
 from polgrad.training.runtime import hosts
 from polgrad.training.saving import description
+from polgrad.training.saving.checkpoints import read_lines, restore_params
+from polgrad.training.setup import building, planning
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]

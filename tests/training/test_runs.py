@@ -28,28 +28,7 @@ from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
 from polgrad.serving import loading
-from polgrad.training import (
-    building,
-    checksums,
-    collecting,
-    identity,
-    loop,
-    ocdbt,
-    ownership,
-    planning,
-    reporting,
-)
-from polgrad.training.checkpoints import (
-    Checkpoints,
-    DamagedError,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    misfit,
-    read_lines,
-    restore_params,
-    steps_in,
-)
+from polgrad.training import collecting, loop, reporting
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -62,7 +41,19 @@ from polgrad.training.config import (
     WarmStart,
 )
 from polgrad.training.runtime import hosts
-from polgrad.training.saving import description
+from polgrad.training.saving import checksums, description, ocdbt
+from polgrad.training.saving.checkpoints import (
+    Checkpoints,
+    DamagedError,
+    ResumeError,
+    SavingError,
+    ScoreJournal,
+    misfit,
+    read_lines,
+    restore_params,
+    steps_in,
+)
+from polgrad.training.setup import building, identity, ownership, planning
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)

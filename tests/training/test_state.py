@@ -13,8 +13,7 @@ import pytest
 from polgrad import training
 from polgrad.contract import Algorithm, Average, Initial, Previous
 from polgrad.curricula import bandit
-from polgrad.training import checkpoints, state
-from polgrad.training.checkpoints import Checkpoints, ResumeError, restore_params
+from polgrad.training import state
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -24,6 +23,8 @@ from polgrad.training.config import (
     Small,
     TrainConfig,
 )
+from polgrad.training.saving import checkpoints
+from polgrad.training.saving.checkpoints import Checkpoints, ResumeError, restore_params
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "run_0_3"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from polgrad.training import checksums
-from polgrad.training.checkpoints import Checkpoints, DamagedError
 from polgrad.training.config import Hosts
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime.hosts import HostError, Processes
+from polgrad.training.saving import checksums
+from polgrad.training.saving.checkpoints import Checkpoints, DamagedError
 
 POD = {"coordinator_address": "a:1", "num_processes": 4, "process_id": 2}
 VARIABLES = {

@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from polgrad import _files, _outside
-from polgrad.training import checksums, ocdbt
 from polgrad.training.runtime.hosts import HostError, Processes
+from polgrad.training.saving import checksums, ocdbt
 from polgrad.training.state import SCHEMA, TrainState, as_saved, assemble, from_saved
 
 INITIAL = "initial"

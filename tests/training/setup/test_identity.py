@@ -9,9 +9,9 @@ import types
 import pytest
 
 from polgrad import algorithms, data, policies
-from polgrad.training import building, identity, ownership
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 from polgrad.training.optimizers import Optimizer
+from polgrad.training.setup import building, identity, ownership
 
 FIELDS = {f.name for f in dataclasses.fields(TrainConfig)}
 STARTS = {"resume", "resume_from", "allow_changed"}

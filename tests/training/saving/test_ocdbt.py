@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from polgrad.training import ocdbt
+from polgrad.training.saving import ocdbt
 
 
 @pytest.mark.parametrize("node_bytes", [300, 10**6])
@@ -77,5 +77,5 @@ def test_without_the_library_that_reads_nodes_nothing_is_told(tmp_path, monkeypa
 
         monkeypatch.setattr(tensorstore.KvStore, "open", refuse)
     assert ocdbt.files_of(tmp_path, "params") is None
-    setup = (pathlib.Path(__file__).parents[2] / "setup.py").read_text()
+    setup = (pathlib.Path(__file__).parents[3] / "setup.py").read_text()
     assert '"tensorstore>=' in setup

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from polgrad.contract import Algorithm, Initial
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import sampling_weights
-from polgrad.training import defaults, named_policies
-from polgrad.training.building import Parts
+from polgrad.training import named_policies
+from polgrad.training.setup import defaults
+from polgrad.training.setup.building import Parts
 
 
 def plan(parts: Parts) -> list[str]:

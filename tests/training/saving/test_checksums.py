@@ -9,7 +9,7 @@ from concurrent import futures
 
 import pytest
 
-from polgrad.training import checksums
+from polgrad.training.saving import checksums
 
 FILES = {
     "_CHECKPOINT_METADATA": b"{}",

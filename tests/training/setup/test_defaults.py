@@ -6,9 +6,9 @@ import pytest
 
 from polgrad import algorithms
 from polgrad.contract import Context
-from polgrad.training import defaults
 from polgrad.training.config import Rollouts, TrainConfig, Update, WarmStart
 from polgrad.training.optimizers import Optimizer
+from polgrad.training.setup import defaults
 
 PRETRAINED = TrainConfig(policy="smollm2-135m-instruct", steps=150)
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from polgrad import _names, _outside, _parts, _ranges, policies
 from polgrad.contract import Algorithm
 from polgrad.rewards import compose
-from polgrad.training import earlier
 from polgrad.training.config import TrainConfig, as_json
-from polgrad.training.defaults import SMALL_POLICY
+from polgrad.training.setup import earlier
+from polgrad.training.setup.defaults import SMALL_POLICY
 
 CONFIG, IDENTITY, CHANGES = "config.json", "identity.json", "changes.jsonl"
 

@@ -21,9 +21,10 @@ from etils import epath
 
 from polgrad import _files, _outside
 from polgrad._versions import versions
-from polgrad.training import identity, named_policies
-from polgrad.training.checkpoints import INITIAL, discard_initial, misfit, place_of, steps_in
+from polgrad.training import named_policies
 from polgrad.training.config import TrainConfig
+from polgrad.training.saving.checkpoints import INITIAL, discard_initial, misfit, place_of, steps_in
+from polgrad.training.setup import identity
 from polgrad.training.state import TrainState
 
 OWNER = "polgrad_run.json"

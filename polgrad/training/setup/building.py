@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polgrad import _names, _outside, _ranges, _user_files, data, policies
+from polgrad import _names, _outside, _ranges, _user_files, algorithms, data, policies
 from polgrad._versions import versions
 from polgrad.contract import Algorithm, Context
 from polgrad.data import codec, sources
@@ -27,10 +27,10 @@ from polgrad.rewards import compose, verifiers
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.rollouts import Sampling
-from polgrad.training import abstract, defaults, footprint, identity, ownership
 from polgrad.training.config import Hosts, Rewards, Small, TrainConfig
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
+from polgrad.training.setup import abstract, defaults, footprint, identity, ownership
 
 FIELDS = ("prompt", "answer", "chosen", "rejected")
 """The texts that problems usually have."""
@@ -557,9 +557,6 @@ def find_algorithm(name: str) -> Any:
       ValueError: there is none of that name, the file fails, or it holds something else; one line
         with the file.
     """
-    # Here alone training looks at algorithms, and only by name: the floor below knows none.
-    from polgrad import algorithms
-
     if ":" not in name:
         return algorithms.find(name)
     place, _, attribute = name.rpartition(":")
