@@ -289,12 +289,13 @@ def _train_settings(arguments: list[str]) -> Any:
     from polgrad.training import config
     from polgrad.training.runtime import hosts
     from polgrad.training.setup import building, identity
+    from polgrad.training.setup.algorithm import find_algorithm
 
     try:
         base, raw, source, arguments = _base_settings(arguments)
         _say_code(base, raw, source, arguments)
         name = _value(arguments, "--algorithm") or base.algorithm
-        found = building.find_algorithm(name)
+        found = find_algorithm(name)
         settings = found
         if raw.get("settings") and name != base.algorithm:
             print(

@@ -14,7 +14,7 @@ from polgrad.rehearsal import compiling
 from polgrad.training import config
 from polgrad.training.config import Rewards, TrainConfig
 from polgrad.training.runtime import hosts, mesh
-from polgrad.training.setup import building, footprint
+from polgrad.training.setup import building, checks, footprint, problems
 
 REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 
@@ -298,10 +298,10 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_anything_is_written
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(building.hosts, "join", lambda *_: pytest.fail("went on"))
-    find = building.importlib.util.find_spec
+    find = checks.importlib.util.find_spec
     missing = ("gcsfs", "tensorflow", "wandb")
     monkeypatch.setattr(
-        building.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
+        checks.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
     with pytest.raises(ValueError, match=expected) as caught:
         building.build(nested(path, value))
@@ -312,11 +312,11 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_anything_is_written
 @pytest.mark.parametrize("there", ["gcsfs", "tensorflow"])
 def test_googles_store_is_opened_by_either_package(there, monkeypatch):
     monkeypatch.setattr(
-        building.importlib.util, "find_spec", lambda name: True if name == there else None
+        checks.importlib.util, "find_spec", lambda name: True if name == there else None
     )
-    building._check(nested("saving.checkpoints", "gs://bucket/run"))
+    checks.check_settings(nested("saving.checkpoints", "gs://bucket/run"))
     with pytest.raises(ValueError, match="needs the package s3fs"):
-        building._check(nested("saving.checkpoints", "s3://bucket/run"))
+        checks.check_settings(nested("saving.checkpoints", "s3://bucket/run"))
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ DEEP = "[" * 200_000
 )
 def test_parameters_that_cannot_be_read_are_named(pairs, expected):
     with pytest.raises(ValueError, match=expected) as caught:
-        building.parse_parameters(pairs)
+        problems.parse_parameters(pairs)
     assert len(str(caught.value)) < 200
-    assert building.parse_parameters(("a=1", "b=x", "c=[1]")) == {"a": 1, "b": "x", "c": [1]}
+    assert problems.parse_parameters(("a=1", "b=x", "c=[1]")) == {"a": 1, "b": "x", "c": [1]}
 
 
 @pytest.mark.parametrize(

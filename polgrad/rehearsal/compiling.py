@@ -33,7 +33,7 @@ from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
 from polgrad.training.setup import abstract
-from polgrad.training.setup.building import build_algorithm, find_algorithm
+from polgrad.training.setup.algorithm import build_algorithm, find_algorithm
 
 __all__ = [
     "Candidate",

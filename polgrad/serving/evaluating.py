@@ -19,7 +19,7 @@ from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.saving.description import POLICY_FILE
-from polgrad.training.setup import building, footprint, identity
+from polgrad.training.setup import footprint, identity, problems, scorers
 
 PROBLEMS = 500
 """How many held-out problems are tried where nothing else is said."""
@@ -90,12 +90,12 @@ def evaluate_policy(
         config=settings,
         network=loaded.network,
         tokenizer=tokenizer,
-        test=building.tokenize(test, tokenizer, context - tokens),
+        test=problems.tokenize(test, tokenizer, context - tokens),
         mesh=mesh,
         processes=hosts.Processes(),
         filters=filters,
     )
-    specs = building.task_specs(settings, test)
+    specs = scorers.task_specs(settings, test)
     if not specs:
         raise ValueError(f"task {settings.task} has no answers to check against")
     each: list[ProblemResult] | None = None if place is None else []
@@ -180,7 +180,7 @@ def _evaluated(
     settings = dataclasses.replace(
         settings, data=dataclasses.replace(settings.data, test_size=size)
     )
-    source = building.load_source(settings, split, size_flag="--problems")
+    source = problems.load_source(settings, split, size_flag="--problems")
     return (
         settings,
         source,
@@ -210,7 +210,7 @@ class _Evaluated:
     config: config.TrainConfig
     network: policies.Network
     tokenizer: data.Tokenizer
-    test: building.Problems
+    test: problems.Problems
     mesh: jax.sharding.Mesh
     filters: dict[str, Any]
     processes: hosts.Processes

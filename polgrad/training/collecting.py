@@ -14,7 +14,8 @@ from polgrad.rollouts import Rollout, generate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime.mesh import batch_sharding, place_batch
 from polgrad.training.saving.checkpoints import ScoreJournal
-from polgrad.training.setup.building import Parts, Problems
+from polgrad.training.setup.parts import Parts
+from polgrad.training.setup.problems import Problems
 
 
 class OwnSamples(NamedTuple):

@@ -33,8 +33,8 @@ from polgrad.training.saving.checkpoints import (
     place_of,
 )
 from polgrad.training.scoring import with_packing
-from polgrad.training.setup import building, identity, ownership, planning
-from polgrad.training.setup.building import Parts
+from polgrad.training.setup import building, identity, ownership, planning, scorers
+from polgrad.training.setup.parts import Parts
 from polgrad.training.state import TrainState
 from polgrad.training.warm_start import warm_start
 from polgrad.training.watch import Watch
@@ -267,7 +267,7 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
             specs,
             workers=settings.workers,
             failure_limit=limit,
-            **building.worker_settings(settings),
+            **scorers.worker_settings(settings),
         )
         return stack.enter_context(pool)
 

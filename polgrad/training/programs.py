@@ -14,7 +14,7 @@ from polgrad.rollouts import sampling_weights
 from polgrad.training import named_policies
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring, one_prompt, sharing
-from polgrad.training.setup.building import Parts
+from polgrad.training.setup.parts import Parts
 from polgrad.training.state import TrainState, assemble
 from polgrad.training.step import (
     in_mini_batches,

@@ -34,6 +34,7 @@ from polgrad.training.runtime import hosts
 from polgrad.training.saving import description
 from polgrad.training.saving.checkpoints import read_lines, restore_params
 from polgrad.training.setup import building, planning
+from polgrad.training.setup.problems import tokenize
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
@@ -564,7 +565,7 @@ def test_demonstrations_end_as_the_policy_ends_a_turn(family, sums, tmp_path):
     text = assets.text_assets(hub.to_str(), template, ids=ids)
     for own, end in ((text, turn), (text._replace(chat_template=None), eos)):
         tokenizer = data.from_assets(own)
-        problems = building.tokenize(data.load_task(sums, split="all"), tokenizer, 200)
+        problems = tokenize(data.load_task(sums, split="all"), tokenizer, 200)
         batch = collecting.encode_completions(
             problems, tokenizer, np.arange(3), "answer", max_tokens=40
         )

@@ -53,7 +53,7 @@ from polgrad.training.saving.checkpoints import (
     restore_params,
     steps_in,
 )
-from polgrad.training.setup import building, identity, ownership, planning
+from polgrad.training.setup import building, directory, identity, ownership, planning
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)
@@ -1038,7 +1038,7 @@ def test_files_of_somebody_else_are_refused_before_anything_is_built(sums, tmp_p
     shown = "checkpoints/4" if name.endswith("mine") else name
     settings = config(sums, tmp_path / "work", resume=resume)
     with pytest.raises(ValueError, match=f"holds {shown}, which this run has not written"):
-        building._check_free(settings, None)
+        directory.check_free(settings, None)
     assert path.read_text() == '{"step": 1}\n'
 
 
@@ -1046,19 +1046,19 @@ def test_a_start_that_ended_before_its_settings_is_begun_again(sums, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in ("identity.json", "checkpoints/polgrad_run.json", ".lock", "sums.jsonl"):
         (tmp_path / name).write_text("{}")
-    building._check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
+    directory.check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
     (tmp_path / "metrics.jsonl").write_text("{}")
     with pytest.raises(ValueError, match=r"holds metrics\.jsonl"):
-        building._check_free(config(sums, tmp_path), None)
+        directory.check_free(config(sums, tmp_path), None)
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "scores-2.jsonl", "tensorboard/a.jsonl"])
 def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
     settings = config(tmp_path / name, tmp_path, resume=True)
     with pytest.raises(ValueError, match="is a file that the run writes to"):
-        building._check_free(settings, identity.Stored({}, {}, str(tmp_path)))
+        directory.check_free(settings, identity.Stored({}, {}, str(tmp_path)))
     for other in (f"data/{name}", "problems.jsonl"):
-        building._check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
+        directory.check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):

@@ -12,7 +12,7 @@ from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import sampling_weights
 from polgrad.training import named_policies
 from polgrad.training.setup import defaults
-from polgrad.training.setup.building import Parts
+from polgrad.training.setup.parts import Parts
 
 
 def plan(parts: Parts) -> list[str]:
