@@ -459,14 +459,14 @@ def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
     from polgrad.training import loop
     from polgrad.training.runtime import hosts
-    from polgrad.training.saving import checkpoints
+    from polgrad.training.saving.errors import ResumeError
 
     try:
         with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):
             result = loop.run(parts, afterwards=signal.SIG_DFL)
     except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
-    except (loop.StartError, checkpoints.ResumeError) as error:
+    except (loop.StartError, ResumeError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_where_to_go_on(parts)}", 130)
@@ -488,12 +488,12 @@ def _where_to_go_on(parts, *, at_once: bool = False) -> str:
       parts: the run.
       at_once: open no address, whose answer may take minutes.
     """
-    from polgrad.training.saving import checkpoints
+    from polgrad.training.saving import places
     from polgrad.training.setup import identity
 
-    place = checkpoints.place_of(parts.directory, parts.config.saving.checkpoints)
+    place = places.place_of(parts.directory, parts.config.saving.checkpoints)
     unknown = at_once and "://" in str(place)
-    steps = [] if unknown else checkpoints.steps_in(place)
+    steps = [] if unknown else places.steps_in(place)
     try:
         there = identity.stored(parts.directory)
     except ValueError:

@@ -7,8 +7,9 @@ import jax
 
 from polgrad import _outside, data, policies
 from polgrad.policies.hub.assets import missing_template
-from polgrad.training.saving.checkpoints import place_of, restore_params, shape_difference, steps_in
 from polgrad.training.saving.description import POLICY_FILE, read_description
+from polgrad.training.saving.places import place_of, steps_in
+from polgrad.training.saving.reading import restore_params, shape_difference
 from polgrad.training.setup import identity
 
 

@@ -13,7 +13,7 @@ from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime.mesh import batch_sharding, place_batch
-from polgrad.training.saving.checkpoints import ScoreJournal
+from polgrad.training.saving.journal import ScoreJournal
 from polgrad.training.setup.parts import Parts
 from polgrad.training.setup.problems import Problems
 

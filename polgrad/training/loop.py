@@ -24,14 +24,10 @@ from polgrad.training.reporting import Reporter, SilentReporter, plot
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.saving import description
-from polgrad.training.saving.checkpoints import (
-    INITIAL,
-    Checkpoints,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    place_of,
-)
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import ResumeError, SavingError
+from polgrad.training.saving.journal import ScoreJournal
+from polgrad.training.saving.places import INITIAL, place_of
 from polgrad.training.scoring import with_packing
 from polgrad.training.setup import building, identity, ownership, planning, scorers
 from polgrad.training.setup.parts import Parts

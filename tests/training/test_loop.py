@@ -32,7 +32,8 @@ from polgrad.training.config import (
 )
 from polgrad.training.runtime import hosts
 from polgrad.training.saving import description
-from polgrad.training.saving.checkpoints import read_lines, restore_params
+from polgrad.training.saving.lines import read_lines
+from polgrad.training.saving.reading import restore_params
 from polgrad.training.setup import building, planning
 from polgrad.training.setup.problems import tokenize
 

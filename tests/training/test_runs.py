@@ -42,17 +42,12 @@ from polgrad.training.config import (
 )
 from polgrad.training.runtime import hosts
 from polgrad.training.saving import checksums, description, ocdbt
-from polgrad.training.saving.checkpoints import (
-    Checkpoints,
-    DamagedError,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    misfit,
-    read_lines,
-    restore_params,
-    steps_in,
-)
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import DamagedError, ResumeError, SavingError
+from polgrad.training.saving.journal import ScoreJournal
+from polgrad.training.saving.lines import read_lines
+from polgrad.training.saving.places import steps_in
+from polgrad.training.saving.reading import misfit, restore_params
 from polgrad.training.setup import building, directory, identity, ownership, planning
 from polgrad.training.state import TrainState
 
@@ -1220,7 +1215,9 @@ def test_a_reward_that_cannot_be_called_is_found_first(sums, tmp_path, monkeypat
     (tmp_path / "mine.py").write_text(code)
     rewards = Rewards(functions=(f"{tmp_path / 'mine.py'}:fn",))
     settings = sampled(sums, tmp_path / "run", rewards=rewards)
-    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    monkeypatch.setattr(
+        building, "build_policy", lambda *_: pytest.fail("the policy was loaded first")
+    )
     with pytest.raises(ValueError) as error:
         building.build(settings)
     assert words in str(error.value).lower() and "\n" not in str(error.value)
@@ -1228,7 +1225,9 @@ def test_a_reward_that_cannot_be_called_is_found_first(sums, tmp_path, monkeypat
 
 
 def test_a_reward_of_polgrad_with_other_arguments_is_found_first(sums, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    monkeypatch.setattr(
+        building, "build_policy", lambda *_: pytest.fail("the policy was loaded first")
+    )
     settings = sampled(sums, tmp_path / "run", rewards=Rewards(functions=("regex_match",)))
     with pytest.raises(ValueError, match="regex_match.*missing a required .*'pattern'"):
         building.build(settings)
@@ -1238,7 +1237,9 @@ def test_a_reward_of_polgrad_with_other_arguments_is_found_first(sums, tmp_path,
 def test_a_directory_that_cannot_be_written_is_found_first(sums, tmp_path, monkeypatch, given):
     (tmp_path / "a_file").write_text("work")
     out = str(tmp_path / given)
-    monkeypatch.setattr(building, "_sources", lambda *_: pytest.fail("the data were read first"))
+    monkeypatch.setattr(
+        building, "load_sources", lambda *_: pytest.fail("the data were read first")
+    )
     with pytest.raises(ValueError, match=f"^out '{out}' cannot be written: ."):
         building.build(sampled(sums, out))
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]

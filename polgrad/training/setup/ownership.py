@@ -23,7 +23,9 @@ from polgrad import _files, _outside
 from polgrad._versions import versions
 from polgrad.training import named_policies
 from polgrad.training.config import TrainConfig
-from polgrad.training.saving.checkpoints import INITIAL, discard_initial, misfit, place_of, steps_in
+from polgrad.training.saving.checkpoints import discard_initial
+from polgrad.training.saving.places import INITIAL, place_of, steps_in
+from polgrad.training.saving.reading import misfit
 from polgrad.training.setup import identity
 from polgrad.training.state import TrainState
 

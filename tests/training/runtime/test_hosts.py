@@ -17,7 +17,8 @@ from polgrad.training.config import Hosts
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime.hosts import HostError, Processes
 from polgrad.training.saving import checksums
-from polgrad.training.saving.checkpoints import Checkpoints, DamagedError
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import DamagedError
 
 POD = {"coordinator_address": "a:1", "num_processes": 4, "process_id": 2}
 VARIABLES = {

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from polgrad.training.saving.checkpoints import read_lines
+from polgrad.training.saving.lines import read_lines
 
 pytestmark = pytest.mark.hosts
 
