@@ -29,11 +29,11 @@ from polgrad.rehearsal.chips import CHIPS, Chip
 from polgrad.rollouts import Sampling, sampler, sampling_weights
 from polgrad.rollouts.sampling_weights import bytes_of_a_device
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
 from polgrad.training.setup import abstract
 from polgrad.training.setup.algorithm import build_algorithm, find_algorithm
+from polgrad.training.step import Programs
 
 __all__ = [
     "Candidate",

@@ -4,10 +4,10 @@ import numpy as np
 
 from polgrad import data, randomness
 from polgrad.training import collecting
-from polgrad.training.programs import Programs
 from polgrad.training.runtime.mesh import place_batch
 from polgrad.training.scoring import Scoring
 from polgrad.training.setup.algorithm import find_algorithm
+from polgrad.training.step import Programs
 
 
 def warm_start(parts, params, reporter):

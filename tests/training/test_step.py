@@ -10,9 +10,9 @@ import pytest
 from polgrad import algorithms, policies
 from polgrad.contract import Context
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.programs import Programs
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
+from polgrad.training.step import Programs
 
 SEQUENCES, PROMPT = 4, 4
 
