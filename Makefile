@@ -56,7 +56,7 @@ test-parity: $(VENV)/.parity
 
 # Runs of several processes: the gradient of one, a process killed, others that go on.
 test-hosts: $(VENV)/.installed
-	$(BIN)/python -m pytest -m hosts tests/training/test_processes.py
+	$(BIN)/python -m pytest -m hosts tests/training/runtime/test_processes.py
 
 # A sweep on a Ray cluster of two nodes on this machine, one of them killed.
 test-ray: $(VENV)/.ray

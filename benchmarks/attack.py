@@ -145,7 +145,8 @@ def _part(attacks: list[Attack], original: pathlib.Path) -> int:
     from polgrad import cli, policies  # noqa: F401
     from polgrad.experiments import command  # noqa: F401
     from polgrad.rewards import pool  # noqa: F401
-    from polgrad.training import loop, serving  # noqa: F401
+    from polgrad.serving import evaluating, sampling  # noqa: F401
+    from polgrad.training import loop  # noqa: F401
 
     bad = 0
     for attack in attacks:

@@ -19,11 +19,11 @@ import numpy as np
 
 from polgrad import algorithms, policies, rollouts
 from polgrad.contract import Context
-from polgrad.training import host_memory
-from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.programs import Programs
+from polgrad.training.runtime import host_memory
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
+from polgrad.training.step import Programs
 
 PROMPT, WORDS = 16, 1024
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polgrad import policies, rollouts
-from polgrad.policies import shapes
+from polgrad.rehearsal import shapes
 from polgrad.rollouts import decoding
 
 WIDTH = 16  # tokens of a prompt

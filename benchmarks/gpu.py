@@ -35,11 +35,11 @@ import jax.numpy as jnp
 
 from polgrad import algorithms, masking, policies
 from polgrad.contract import Context
-from polgrad.policies import shapes
-from polgrad.training import mesh as mesh_lib
+from polgrad.rehearsal import shapes
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.programs import Programs
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
+from polgrad.training.step import Programs
 
 QWEN = ("qwen2.5-0.5b", "qwen2.5-1.5b")
 BATCHES = (1, 8, 32, 128)

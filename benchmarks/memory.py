@@ -16,10 +16,10 @@ import peers
 
 from polgrad import algorithms, policies
 from polgrad.contract import Context
-from polgrad.training import mesh as mesh_lib
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.programs import Programs
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
+from polgrad.training.step import Programs
 
 SMOLLM2 = policies.TransformerConfig(
     vocab_size=49152,

@@ -29,7 +29,7 @@ import numpy as np
 
 from polgrad.conformance import edges, inputs
 from polgrad.conformance.catalogue import Primitive
-from polgrad.training import host_memory
+from polgrad.training.runtime import host_memory
 
 ENTRIES = 2**22
 ROOMS = (
@@ -163,7 +163,7 @@ def cost(case: Case, taken: float, bandwidth: float) -> Cost:
 
 def rehearse(case: Case, bandwidth: float) -> Cost:
     """The time that a chip's memory takes, from the program's text."""
-    from polgrad.training import program_costs
+    from polgrad.rehearsal import costs as program_costs
 
     return cost(case, program_costs.measure(case.compiled.as_text()).bytes / bandwidth, bandwidth)
 
@@ -189,9 +189,9 @@ def main() -> None:
 
 def rehearse_all(chosen: list[Primitive], topology: str) -> None:
     """Compiles for a TPU that need not be there."""
-    from polgrad.training import rehearsal
+    from polgrad.rehearsal import compiling
 
-    where = rehearsal.describe(topology)
+    where = compiling.describe(topology)
     print(f"{where.chip.name}: {where.chip.bandwidth / 1e9:.0f} GB/s", flush=True)
     report(lambda p: rehearse(prepare(p, where.devices[0]), where.chip.bandwidth), chosen)
 

@@ -42,11 +42,11 @@ def ours(options) -> None:
     import polgrad
     from polgrad import algorithms, policies
     from polgrad.contract import Context
-    from polgrad.training import host_memory
-    from polgrad.training import mesh as mesh_lib
     from polgrad.training.optimizers import Optimizer
-    from polgrad.training.programs import Programs
+    from polgrad.training.runtime import host_memory
+    from polgrad.training.runtime import mesh as mesh_lib
     from polgrad.training.scoring import Scoring
+    from polgrad.training.step import Programs
 
     host_memory.keep()  # as `polgrad train` does
     policy = policies.load(options.model)

@@ -69,7 +69,8 @@ def ours(options) -> None:
 
     import polgrad
     from polgrad import training
-    from polgrad.training import config, host_memory
+    from polgrad.training import config
+    from polgrad.training.runtime import host_memory
 
     host_memory.keep()  # as `polgrad train` does
     folder, number = pathlib.Path(options.folder), itertools.count()

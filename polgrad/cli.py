@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _has_company() -> bool:
     """Whether this process is one of several of a run."""
-    hosts = sys.modules.get("polgrad.training.hosts")
+    hosts = sys.modules.get("polgrad.training.runtime.hosts")
     return hosts is not None and hosts.joined()
 
 
@@ -185,7 +185,7 @@ def _run(arguments: list[str]) -> int:
         # Where it is another flag's value by mistake, the command is refused below.
         cached = NO_CACHE not in [argument.replace("_", "-") for argument in rest]
         if not {"-h", "--help"} & {*rest}:
-            from polgrad.training import host_memory, program_cache
+            from polgrad.training.runtime import host_memory, program_cache
 
             host_memory.keep()
             if cached:
@@ -286,13 +286,16 @@ def _ending_on_sigterm():
 
 def _train_settings(arguments: list[str]) -> Any:
     """A run that is checked and ready; or the exit code of settings that cannot be used."""
-    from polgrad.training import building, config, hosts, identity
+    from polgrad.training import config
+    from polgrad.training.runtime import hosts
+    from polgrad.training.setup import building, identity
+    from polgrad.training.setup.algorithm import find_algorithm
 
     try:
         base, raw, source, arguments = _base_settings(arguments)
         _say_code(base, raw, source, arguments)
         name = _value(arguments, "--algorithm") or base.algorithm
-        found = building.find_algorithm(name)
+        found = find_algorithm(name)
         settings = found
         if raw.get("settings") and name != base.algorithm:
             print(
@@ -350,7 +353,8 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
     Returns:
       The settings; what the file holds, or {}; its path; the arguments without `--config`.
     """
-    from polgrad.training import config, identity
+    from polgrad.training import config
+    from polgrad.training.setup import identity
 
     default = config.TrainConfig()
     source = _value(arguments, "--config")
@@ -382,7 +386,7 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
 
 def _check_source(source: str) -> None:
     """Sees to it that `--config` names a file, or something that is read as one."""
-    from polgrad.training import identity
+    from polgrad.training.setup import identity
 
     inside = os.path.join(source, identity.CONFIG)
     if os.path.isdir(source):
@@ -443,7 +447,7 @@ def _is_inside(place: str, source: str) -> bool:
 
 def _leave(code: int) -> None:
     """Ends one of several processes. An orderly end waits minutes for one that is gone."""
-    from polgrad.training import hosts
+    from polgrad.training.runtime import hosts
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -453,14 +457,16 @@ def _leave(code: int) -> None:
 
 def _train_parts(parts) -> int:
     from polgrad.rewards import RewardFailure
-    from polgrad.training import checkpoints, hosts, loop
+    from polgrad.training import loop
+    from polgrad.training.runtime import hosts
+    from polgrad.training.saving.errors import ResumeError
 
     try:
         with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):
             result = loop.run(parts, afterwards=signal.SIG_DFL)
     except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
-    except (loop.StartError, checkpoints.ResumeError) as error:
+    except (loop.StartError, ResumeError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_where_to_go_on(parts)}", 130)
@@ -482,11 +488,12 @@ def _where_to_go_on(parts, *, at_once: bool = False) -> str:
       parts: the run.
       at_once: open no address, whose answer may take minutes.
     """
-    from polgrad.training import checkpoints, identity
+    from polgrad.training.saving import places
+    from polgrad.training.setup import identity
 
-    place = checkpoints.place_of(parts.directory, parts.config.saving.checkpoints)
+    place = places.place_of(parts.directory, parts.config.saving.checkpoints)
     unknown = at_once and "://" in str(place)
-    steps = [] if unknown else checkpoints.steps_in(place)
+    steps = [] if unknown else places.steps_in(place)
     try:
         there = identity.stored(parts.directory)
     except ValueError:
@@ -552,10 +559,10 @@ class Sample:
 
 def _sample(arguments: list[str]) -> int:
     options = _flags.parsed(Sample, arguments, "polgrad sample", (NO_CACHE,))
-    from polgrad.training import serving
+    from polgrad.serving import sampling
 
     try:
-        texts = serving.sample(
+        texts = sampling.sample(
             options.policy,
             options.prompt,
             step=options.step,
@@ -619,10 +626,10 @@ class Evaluate:
 def _evaluate(arguments: list[str]) -> int:
     options = _flags.parsed(Evaluate, arguments, "polgrad evaluate", (NO_CACHE,))
     from polgrad.rewards import RewardFailure
-    from polgrad.training import serving
+    from polgrad.serving import evaluating
 
     try:
-        accuracy = serving.evaluate_policy(**dataclasses.asdict(options))
+        accuracy = evaluating.evaluate_policy(**dataclasses.asdict(options))
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except RewardFailure as error:
@@ -659,10 +666,10 @@ class Export:
 def _export(arguments: list[str]) -> int:
     options = _flags.parsed(Export, arguments, "polgrad export")
     from polgrad import policies
-    from polgrad.training import serving
+    from polgrad.serving.loading import load
 
     try:
-        policy, _ = serving.load(options.policy, step=options.step, remote=options.remote)
+        policy, _ = load(options.policy, step=options.step, remote=options.remote)
         files = policies.export(options.out, policy)
     except (ValueError, OSError) as error:
         return _fail(error, 2)
@@ -800,7 +807,7 @@ def _compile(arguments: list[str]) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         # Reading a program back that jaxlib does not know is told in a line, not in a trace of C++.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from polgrad.training import rehearsal, rehearsal_report
+    from polgrad.rehearsal import compiling, report
 
     schema = dataclasses.make_dataclass(
         "Compile",
@@ -808,18 +815,18 @@ def _compile(arguments: list[str]) -> int:
             ("topology", str, dataclasses.field(default="local")),
             ("mesh", str | None, dataclasses.field(default=None)),
         ],
-        bases=(rehearsal.Rehearsal,),
+        bases=(compiling.Rehearsal,),
         frozen=True,
     )
-    schema.__doc__ = (rehearsal.Rehearsal.__doc__ or "").rstrip() + (
+    schema.__doc__ = (compiling.Rehearsal.__doc__ or "").rstrip() + (
         "\n      topology: a slice such as v5e:16x16 (v4, v5e, v5p, v6e), or local.\n"
         "      mesh: such as data=1,fsdp=64,tensor=4; the best three are tried when left out.\n    "
     )
     try:
         options = _flags.parsed(schema, arguments, "polgrad compile")
-        names = [f.name for f in dataclasses.fields(rehearsal.Rehearsal)]
-        what = rehearsal.Rehearsal(**{name: getattr(options, name) for name in names})
-        fits = rehearsal_report.run(what, options.topology, options.mesh)
+        names = [f.name for f in dataclasses.fields(compiling.Rehearsal)]
+        what = compiling.Rehearsal(**{name: getattr(options, name) for name in names})
+        fits = report.run(what, options.topology, options.mesh)
     except ValueError as error:
         return _fail(error, 2)
     return 0 if fits else 1

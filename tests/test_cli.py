@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from polgrad import _outside, cli
-from polgrad.training import evaluation, host_memory, program_cache, reporting, serving
+from polgrad.training import reporting
+from polgrad.training.runtime import host_memory, program_cache
 
 SMALL = [
     "--small.layers",
@@ -115,9 +116,9 @@ def test_a_prompt_longer_than_the_context(capsys, tmp_path):
     import jax
 
     from polgrad import data
-    from polgrad.training import serving
+    from polgrad.training.saving import description
 
-    text = serving.character_assets(data.CharacterTokenizer("1"))
+    text = description.character_assets(data.CharacterTokenizer("1"))
     policies.export(tmp_path / "m", policies.Policy(network, network.init(jax.random.key(0)), text))
     code, _, error = train(capsys, path, tmp_path, "--policy", tmp_path / "m")
     assert code == 2 and "has 18 tokens; expected at most 17" in error
@@ -263,108 +264,6 @@ def test_a_reader_that_is_gone_is_no_fault(monkeypatch):
         with pytest.raises(SystemExit) as stop:
             cli.main(["list", "policies"])
         assert stop.value.code == 0
-
-
-@pytest.mark.parametrize(
-    ("prompt", "asked", "context", "expected"),
-    [
-        (9, None, 14, 5),
-        (9, None, 100, 64),
-        (9, 5, 14, 5),
-        (9, 6, 14, "max_tokens is 6; expected at most 5, because it has 9 tokens"),
-        (14, None, 14, "it has 14 tokens; expected at most 13, so that the policy's context of 14"),
-        (20, 1, 14, "it has 20 tokens; expected at most 13"),
-        (0, None, 14, "it has no tokens"),
-    ],
-)
-def test_a_completion_has_the_room_that_the_context_leaves(prompt, asked, context, expected):
-    if isinstance(expected, int):
-        assert serving._room("it", prompt, asked, context) == expected
-        return
-    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
-        serving._room("it", prompt, asked, context)
-    assert " -" not in str(caught.value)
-
-
-def problems(task, held_out=None, count=None, parameters=()):
-    settings, source, tried = serving._evaluated("p", task, parameters, held_out, count, 0)
-    return len(source), tried
-
-
-def test_a_file_given_as_a_test_is_used_whole(sums):
-    assert problems(str(sums)) == (36, 36)
-    assert problems(str(sums), count=5) == (36, 5)
-    share, tried = problems(str(sums), held_out=0.3)
-    assert share == tried and 0 < share < 36
-    assert problems("chain_sum", count=7) == (7, 7)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({"task": "chain_sum", "held_out": 0.5}, "held_out is for a file"),
-        ({"task": None, "held_out": 0.5}, "held_out is for a file"),
-        ({"task": None, "parameters": ("a=1",)}, "give the task too"),
-        ({"task": None}, "policy p is not a run; say which task"),
-        (
-            {"task": "chain_sum", "parameters": ("max_terms=2", "max_digits=1")},
-            r"gave 17 distinct problems .* ask for at most 17 \(--problems 17\)",
-        ),
-    ],
-)
-def test_problems_that_cannot_be_had_are_told(arguments, expected):
-    with pytest.raises(ValueError, match=expected):
-        problems(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("samples", "expected"),
-    [(1, [1]), (2, [1, 2]), (10, [1, 2, 4, 8, 10]), (16, [1, 2, 4, 8, 16]), (100, 100)],
-)
-def test_pass_at_k_is_told_for_the_samples_that_were_paid_for(samples, expected):
-    found = evaluation.tried(samples)
-    assert found == expected if isinstance(expected, list) else found[-2:] == [64, 100]
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"problems": 0}, "problems is 0"),
-        ({"samples": -1}, "samples is -1"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 0.0}, "top_p"),
-        ({"out": "/proc/nosuch/x.json"}, "cannot be written"),
-        ({"out": "/"}, "is there already"),
-    ],
-)
-def test_an_evaluation_is_refused_before_the_policy_is_loaded(changes, expected, monkeypatch):
-    monkeypatch.setattr(serving, "load", lambda *_, **__: pytest.fail("went on"))
-    with pytest.raises(ValueError, match=expected):
-        serving.evaluate_policy("p", **changes)
-
-
-def test_the_results_of_an_evaluation_are_written_where_they_were_checked(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    place = serving._new_file("~/r.json")
-    assert place == tmp_path / "r.json" and not list(tmp_path.iterdir())
-    serving._write_results(place, {"value": 0.5})
-    assert json.loads((tmp_path / "r.json").read_text()) == {"value": 0.5}
-    with pytest.raises(ValueError, match="is there already"):
-        serving._new_file("~/r.json")
-
-    def refuse(**_):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(serving.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(ValueError, match="'~/s.json' cannot be written: Read-only file system"):
-        serving._new_file("~/s.json")
-
-
-def test_results_that_cannot_be_written_are_told(tmp_path):
-    content = {"value": 0.5, "low": 0.25, "high": 0.75, "problems": 8}
-    told = r"No such file or directory; the accuracy is 0\.500 \(95% interval 0\.250 to 0\.750, 8 "
-    with pytest.raises(ValueError, match=told):
-        serving._write_results(tmp_path / "gone" / "r.json", content)
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x9bb", "a\rb", "a\u202eb", "a\ud800b"])

@@ -8,8 +8,8 @@ import pytest
 
 from polgrad import _flags, _parts, algorithms, cli
 from polgrad.contract import Average, Initial, Previous
-from polgrad.training import earlier, identity
 from polgrad.training.config import TrainConfig
+from polgrad.training.setup import earlier, identity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from polgrad import algorithms
 from polgrad._annotations import array_annotation
 from polgrad.conformance import edges, inputs
 from polgrad.contract import Context
-from polgrad.training import abstract
+from polgrad.training.setup import abstract
 
 PRIMITIVES = {primitive.name: primitive for primitive in edges.examinable()}
 NUMBER = r"-?(?:\d+\.?\d*(?:e-?\d+)?|inf)"

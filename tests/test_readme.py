@@ -19,8 +19,8 @@ from stored import GROUP, PROMPTS, T, stored_rollouts
 from polgrad import _flags, advantages, algorithms, cli, conformance, experiments, training
 from polgrad.contract import Context, Outputs
 from polgrad.experiments import settings, sweeping
-from polgrad.training import building
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
+from polgrad.training.setup.algorithm import find_algorithm
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -100,7 +100,7 @@ def test_the_sequence_loss_of_the_readme_has_the_gradient_of_its_function(tmp_pa
     code = block("Add a loss in ten lines", 2)
     assert len(lines(code)) <= 10
     (tmp_path / "tempered.py").write_text(code)
-    found = building.find_algorithm(f"{tmp_path / 'tempered.py'}:Tempered")
+    found = find_algorithm(f"{tmp_path / 'tempered.py'}:Tempered")
     assert [f.name for f in dataclasses.fields(found)][-1] == "power"
     experience = {name: jnp.asarray(x) for name, x in stored_rollouts().items()}
     algorithm = found(power=0.3).build(Context(GROUP, T, PROMPTS, on_policy=False))

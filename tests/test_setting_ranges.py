@@ -10,8 +10,11 @@ import pytest
 
 from polgrad import _ranges, algorithms, cli
 from polgrad._ranges import Filled, Range
-from polgrad.training import building, config, footprint, hosts, mesh, rehearsal
+from polgrad.rehearsal import compiling
+from polgrad.training import config
 from polgrad.training.config import Rewards, TrainConfig
+from polgrad.training.runtime import hosts, mesh
+from polgrad.training.setup import building, checks, footprint, problems
 
 REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 
@@ -19,7 +22,7 @@ REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 def schemas():
     """Every settings class of the command, by name, with the classes in it."""
     found = [TrainConfig, cli.Sample, cli.Evaluate, cli.Export, cli.RunExperiment, cli.Sweep]
-    found += [cli.Report, cli.Listing, rehearsal.Rehearsal]
+    found += [cli.Report, cli.Listing, compiling.Rehearsal]
     for schema in found:
         for annotation in _ranges.hints(schema).values():
             kind, _ = _ranges.marks(annotation)
@@ -113,7 +116,7 @@ def test_the_ends_of_a_range_are_allowed(schema, name, whole, bounds):
     assert allowed
     for value in allowed:
         assert bounds.problem(value, whole=whole) is None
-        if schema is not rehearsal.Rehearsal:  # whose own rules tie its fields to each other
+        if schema is not compiling.Rehearsal:  # whose own rules tie its fields to each other
             _ranges.check(settings(schema, **{name: value}))
 
 
@@ -295,10 +298,10 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_anything_is_written
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(building.hosts, "join", lambda *_: pytest.fail("went on"))
-    find = building.importlib.util.find_spec
+    find = checks.importlib.util.find_spec
     missing = ("gcsfs", "tensorflow", "wandb")
     monkeypatch.setattr(
-        building.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
+        checks.importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
     with pytest.raises(ValueError, match=expected) as caught:
         building.build(nested(path, value))
@@ -309,11 +312,11 @@ def test_a_run_with_a_setting_out_of_range_is_refused_before_anything_is_written
 @pytest.mark.parametrize("there", ["gcsfs", "tensorflow"])
 def test_googles_store_is_opened_by_either_package(there, monkeypatch):
     monkeypatch.setattr(
-        building.importlib.util, "find_spec", lambda name: True if name == there else None
+        checks.importlib.util, "find_spec", lambda name: True if name == there else None
     )
-    building._check(nested("saving.checkpoints", "gs://bucket/run"))
+    checks.check_settings(nested("saving.checkpoints", "gs://bucket/run"))
     with pytest.raises(ValueError, match="needs the package s3fs"):
-        building._check(nested("saving.checkpoints", "s3://bucket/run"))
+        checks.check_settings(nested("saving.checkpoints", "s3://bucket/run"))
 
 
 @pytest.mark.parametrize(
@@ -352,9 +355,9 @@ DEEP = "[" * 200_000
 )
 def test_parameters_that_cannot_be_read_are_named(pairs, expected):
     with pytest.raises(ValueError, match=expected) as caught:
-        building.parse_parameters(pairs)
+        problems.parse_parameters(pairs)
     assert len(str(caught.value)) < 200
-    assert building.parse_parameters(("a=1", "b=x", "c=[1]")) == {"a": 1, "b": "x", "c": [1]}
+    assert problems.parse_parameters(("a=1", "b=x", "c=[1]")) == {"a": 1, "b": "x", "c": [1]}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 
 from polgrad import _user_files, algorithms
 from polgrad.contract import Context
-from polgrad.training import abstract, building
+from polgrad.training.setup import abstract
+from polgrad.training.setup.algorithm import build_algorithm, find_algorithm
 
 GOOD = """
 import dataclasses, sys
@@ -65,7 +66,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_used(mine, text, message):
     mine.write_text(text)
     with pytest.raises(ValueError, match=f"algorithm 'mine.py:X'.*{message}") as caught:
-        building.find_algorithm("mine.py:X")
+        find_algorithm("mine.py:X")
     assert "\n" not in str(caught.value)
 
 
@@ -81,7 +82,7 @@ def test_a_file_that_cannot_be_used(mine, text, message):
 )
 def test_a_name_of_nothing(name, message):
     with pytest.raises(ValueError, match=f"algorithm '{name}'.*{message}"):
-        building.find_algorithm(name)
+        find_algorithm(name)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +97,18 @@ def test_a_name_of_nothing(name, message):
 )
 def test_a_build_that_fails(mine, body, message):
     mine.write_text(GOOD + f"    def build(self, context):\n        {body}\n")
-    settings = building.find_algorithm("mine.py:X")()
+    settings = find_algorithm("mine.py:X")()
     with pytest.raises(ValueError, match=f"algorithm 'mine.py:X'.*{message}") as caught:
-        building.build_algorithm("mine.py:X", settings, CONTEXT)
+        build_algorithm("mine.py:X", settings, CONTEXT)
     assert "\n" not in str(caught.value)
 
 
 def test_a_loss_that_fails_while_it_is_looked_at(mine):
     head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
     mine.write_text(f"{GOOD}{head}\n        return 1 / 0\n")
-    settings = building.find_algorithm("mine.py:X")()
+    settings = find_algorithm("mine.py:X")()
     with pytest.raises(ValueError, match=r"mine.py, line 9: ZeroDivisionError: division by zero$"):
-        building.build_algorithm("mine.py:X", settings, CONTEXT)
+        build_algorithm("mine.py:X", settings, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +169,11 @@ def test_a_value_that_is_not_there_while_jax_traces_is_told_with_its_line(mine, 
     head = "    def surrogate(self, logp, behavior_logp, advantages, mask):"
     tail = "return super().surrogate(logp, behavior_logp, advantages, mask)"
     mine.write_text(f"{GOOD}{head}\n        import numpy\n        {body}\n        {tail}\n")
-    settings = building.find_algorithm("mine.py:X")()
+    settings = find_algorithm("mine.py:X")()
     with pytest.raises(
         ValueError, match=rf"mine.py, line 10: .*{kind}.*; use jnp.where$"
     ) as caught:
-        algorithm = building.build_algorithm("mine.py:X", settings, CONTEXT)
+        algorithm = build_algorithm("mine.py:X", settings, CONTEXT)
         abstract.check(algorithm, CONTEXT, "mine.py:X")
     assert "\n" not in str(caught.value)
 
@@ -187,9 +188,9 @@ def test_a_loss_that_reads_a_value_while_jax_traces_is_told_with_its_line(mine):
 
 def build_and_check(mine, method):
     mine.write_text(f"{GOOD}    {method}\n")
-    settings = building.find_algorithm("mine.py:X")()
+    settings = find_algorithm("mine.py:X")()
     with pytest.raises(ValueError, match="mine.py, line 8: ") as caught:
-        algorithm = building.build_algorithm("mine.py:X", settings, CONTEXT)
+        algorithm = build_algorithm("mine.py:X", settings, CONTEXT)
         abstract.check(algorithm, CONTEXT, "mine.py:X")
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -53,7 +53,7 @@ def read(directory: pathlib.Path) -> tuple[str, list[str], list[pages.Block]]:
 def _rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
     """The rows of a run, one a step, and whether the last line is cut."""
     # Not above: other commands would wait for the libraries of checkpoints.
-    from polgrad.training.checkpoints import cut_short, read_lines
+    from polgrad.training.saving.lines import cut_short, read_lines
 
     rows = read_lines(path)
     with _outside.reading(path):

@@ -245,7 +245,7 @@ def _run(local, query, key, value, queries, keys, *, blocks, offset, window, sha
         interpret=interpret,
     )
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    # `training.program_costs` reads this: a compiled kernel does not tell what it skips.
+    # `rehearsal.costs` reads this: a compiled kernel does not tell what it skips.
     scope = f"pairs_{_pairs(length, span, offset, window):.4f}_runs_{share:.4f}"
     with jax.named_scope(scope):
         mixed = jax.vmap(kernel)(query, key, value, kernels.SegmentIds(queries, keys))

@@ -26,7 +26,8 @@ from polgrad.contract import (
 from polgrad.curricula import bandit
 from polgrad.small.policies import OtherPolicy, Policy, rollout_of
 from polgrad.small.tasks import Task
-from polgrad.training import abstract, named_policies, step
+from polgrad.training import named_policies, step
+from polgrad.training.setup import abstract
 from polgrad.training.state import TrainState
 
 Metrics = Mapping[str, Float[Array, ""]]

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polgrad import data
+from polgrad import data, randomness
 from polgrad.contract import Batch, Pair
 from polgrad.data import sources
 from polgrad.rewards.pool import RewardPool, check_failures
 from polgrad.rollouts import Rollout, generate
-from polgrad.training import hosts, randomness
-from polgrad.training.building import Parts, Problems
-from polgrad.training.checkpoints import ScoreJournal
-from polgrad.training.mesh import batch_sharding, place_batch
+from polgrad.training.runtime import hosts
+from polgrad.training.runtime.mesh import batch_sharding, place_batch
+from polgrad.training.saving.journal import ScoreJournal
+from polgrad.training.setup.parts import Parts
+from polgrad.training.setup.problems import Problems
 
 
 class OwnSamples(NamedTuple):

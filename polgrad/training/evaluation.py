@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polgrad import statistics
+from polgrad import randomness, statistics
 from polgrad.rewards.pool import RewardPool
 from polgrad.rollouts import Sampling, generate
-from polgrad.training import collecting, randomness
-from polgrad.training.mesh import place_batch
+from polgrad.training import collecting
+from polgrad.training.runtime.mesh import place_batch
 
 CHUNK = 256
 """Problems whose completions are sampled together."""

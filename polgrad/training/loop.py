@@ -12,36 +12,27 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polgrad import _files, _interrupt, _outside
-from polgrad.policies.assets import missing_template
+from polgrad import _files, _interrupt, _outside, randomness
+from polgrad.policies.hub.assets import missing_template
 from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
-from polgrad.training import (
-    building,
-    hosts,
-    identity,
-    ownership,
-    planning,
-    probe,
-    randomness,
-    serving,
-)
-from polgrad.training import mesh as mesh_lib
-from polgrad.training.building import Parts
-from polgrad.training.checkpoints import (
-    INITIAL,
-    Checkpoints,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    place_of,
-)
+from polgrad.rollouts import sampling_weights
+from polgrad.training import probe
 from polgrad.training.collecting import Collector
 from polgrad.training.config import TrainConfig
 from polgrad.training.evaluation import Accuracy, evaluate
-from polgrad.training.programs import Programs, make_programs
 from polgrad.training.reporting import Reporter, SilentReporter, plot
-from polgrad.training.scoring import with_packing
+from polgrad.training.runtime import hosts
+from polgrad.training.runtime import mesh as mesh_lib
+from polgrad.training.saving import description
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import ResumeError, SavingError
+from polgrad.training.saving.journal import ScoreJournal
+from polgrad.training.saving.places import INITIAL, place_of
+from polgrad.training.scoring import Scoring, with_packing
+from polgrad.training.setup import building, identity, ownership, planning, scorers
+from polgrad.training.setup.parts import Parts
 from polgrad.training.state import TrainState
+from polgrad.training.step import Programs
 from polgrad.training.warm_start import warm_start
 from polgrad.training.watch import Watch
 
@@ -273,7 +264,7 @@ def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
             specs,
             workers=settings.workers,
             failure_limit=limit,
-            **building.worker_settings(settings),
+            **scorers.worker_settings(settings),
         )
         return stack.enter_context(pool)
 
@@ -345,6 +336,40 @@ def _stop_signal(afterwards: Any = None):
         signal.signal(signal.SIGTERM, previous if afterwards is None else afterwards)
 
 
+def _programs(parts: Parts) -> Programs:
+    """The programs of a run."""
+    config = parts.config
+    updates = config.steps * config.update.epochs * config.update.mini_batches
+    # Processes that decided differently would run different programs, and wait for ever.
+    memories = parts.processes.gather(
+        "memory of the devices", lambda: sampling_weights.memory_of(parts.mesh)
+    )
+    return Programs(
+        parts.network,
+        parts.algorithm,
+        config.optimizer.build(updates, parts.network.logical_axes()),
+        parts.mesh,
+        scoring=Scoring(
+            temperature=config.rollouts.temperature,
+            compute_dtype=config.update.dtype,
+            remat=config.update.remat,
+            attention=config.update.attention,
+            chunk=config.update.chunk,
+            values=parts.algorithm.needs.values,
+            entropy_gradient=parts.algorithm.needs.entropy,
+        ),
+        mini_batches=config.update.mini_batches,
+        micro_batches=config.update.micro_batches,
+        samples=config.rollouts.group_size if parts.algorithm.samples else 1,
+        share_prompts=config.update.share_prompts,
+        gather=config.rollouts.gather,
+        rounded=config.rollouts.weights == "int8",
+        memory=sampling_weights.smallest(memories),
+        track_kl=config.track_kl,
+        seed=config.seed,
+    )
+
+
 class _Loop:
     """One run from its first or a resumed step to its last."""
 
@@ -352,7 +377,7 @@ class _Loop:
         self.parts, self.config, self.reporter = parts, parts.config, reporter
         self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
         self.number = number
-        self.programs: Programs = make_programs(parts)
+        self.programs: Programs = _programs(parts)
         with _starting():
             self.journal = ScoreJournal(
                 parts.directory, parts.processes.index, identity.of_scores(parts)
@@ -550,7 +575,9 @@ class _Loop:
 
         def write():
             ownership.record(self.parts, self.number, step)
-            serving.save_description(self.parts.directory, self.parts.policy, self.parts.tokenizer)
+            description.save_description(
+                self.parts.directory, self.parts.policy, self.parts.tokenizer
+            )
             self.reporter.begin(step, self.number)
 
         self.parts.processes.alone("the settings of the run", write)

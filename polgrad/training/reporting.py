@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from polgrad import _files, _outside
-from polgrad.training.checkpoints import read_lines, rewrite_lines
+from polgrad.training.saving.lines import read_lines, rewrite_lines
 
 COMMON = (
     "step",

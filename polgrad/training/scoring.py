@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polgrad.contract import Batch, Outputs
 from polgrad.policies import heads
-from polgrad.training import hosts
+from polgrad.training.runtime import hosts
 
 SEQUENCE_KEYS = ("prompts", "prompt_lengths", "completions", "completion_lengths", "mask")
 PACKING_KEYS = ("pack_row", "pack_offset")

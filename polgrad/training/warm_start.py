@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from polgrad import data
-from polgrad.training import building, collecting, randomness
-from polgrad.training.mesh import place_batch
-from polgrad.training.programs import Programs
+from polgrad import data, randomness
+from polgrad.training import collecting
+from polgrad.training.runtime.mesh import place_batch
 from polgrad.training.scoring import Scoring
+from polgrad.training.setup.algorithm import find_algorithm
+from polgrad.training.step import Programs
 
 
 def warm_start(parts, params, reporter):
@@ -17,7 +18,7 @@ def warm_start(parts, params, reporter):
     settings = parts.config.warm_start
     if not settings.steps:
         return params
-    algorithm = building.find_algorithm("supervised")().build(None)
+    algorithm = find_algorithm("supervised")().build(None)
     count = min(settings.demonstrations, len(parts.train.source))
     optimizer = settings.optimizer.build(settings.steps, parts.network.logical_axes())
     update = parts.config.update

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from polgrad import data, policies
-from polgrad.policies import assets, checkpoints
-from polgrad.policies import gguf as reader
+from polgrad.policies.hub import assets, checkpoints
+from polgrad.policies.hub import gguf as reader
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")

@@ -57,7 +57,7 @@ def smollm2() -> None:
     import torch
     import transformers
 
-    from polgrad.policies import checkpoints
+    from polgrad.policies.hub import checkpoints
 
     file = checkpoints.smollm2_path()
     places = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}

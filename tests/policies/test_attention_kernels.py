@@ -11,7 +11,7 @@ import pytest
 from polgrad import policies
 from polgrad.policies import attention, attention_kernels
 from polgrad.policies.attention_kernels import Rows
-from polgrad.training import mesh as mesh_lib
+from polgrad.training.runtime import mesh as mesh_lib
 
 # An interpreted kernel is a large program, and the arrays are tiny.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from polgrad.policies import heads
-from polgrad.training import mesh as mesh_lib
-from polgrad.training import program_costs
+from polgrad.rehearsal import costs as program_costs
+from polgrad.training.runtime import mesh as mesh_lib
 
 B, T, D, V = 3, 7, 5, 11
 

@@ -11,7 +11,8 @@ import small_checkpoints
 
 from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
-from polgrad.policies import checkpoints, distributions, heads
+from polgrad.policies import distributions, heads
+from polgrad.policies.hub import checkpoints
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")

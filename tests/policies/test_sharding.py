@@ -6,8 +6,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from polgrad.policies import sharding
-from polgrad.training import mesh as mesh_lib
-from polgrad.training import program_costs
+from polgrad.rehearsal import costs as program_costs
+from polgrad.training.runtime import mesh as mesh_lib
 
 
 def test_shard_batch_asks_for_nothing_outside_a_mesh():

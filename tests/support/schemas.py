@@ -1,7 +1,7 @@
 """The settings of each command whose flags do not depend on an algorithm."""
 
 from polgrad import cli
-from polgrad.training import rehearsal
+from polgrad.rehearsal import compiling
 
 COMMANDS = {
     "sample": cli.Sample,
@@ -10,6 +10,6 @@ COMMANDS = {
     "run": cli.RunExperiment,
     "sweep": cli.Sweep,
     "report": cli.Report,
-    "compile": rehearsal.Rehearsal,
+    "compile": compiling.Rehearsal,
     "list": cli.Listing,
 }

@@ -15,7 +15,7 @@ from stored import GROUP, PROMPTS, T, V, stored_rollouts
 
 from polgrad import algorithms, policies
 from polgrad.contract import Context, Pair
-from polgrad.training import mesh as mesh_lib
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, one_prompt, sharing, with_packing
 from polgrad.training.step import make_gradient
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from polgrad import algorithms, data, policies, training
-from polgrad.policies import assets
+from polgrad.policies.hub import assets
 from polgrad.rewards import RewardFailure, RewardPool, RewardSpec
-from polgrad.training import building, collecting, hosts, loop, planning, serving
-from polgrad.training.checkpoints import read_lines, restore_params
+from polgrad.serving import evaluating, sampling
+from polgrad.serving.loading import load
+from polgrad.training import collecting, loop
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -29,6 +30,12 @@ from polgrad.training.config import (
     Update,
     WarmStart,
 )
+from polgrad.training.runtime import hosts
+from polgrad.training.saving import description
+from polgrad.training.saving.lines import read_lines
+from polgrad.training.saving.reading import restore_params
+from polgrad.training.setup import building, planning
+from polgrad.training.setup.problems import tokenize
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
 LINES = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(6) for b in range(6)]
@@ -298,7 +305,7 @@ def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     network = policies.TransformerNetwork(
         policies.TransformerConfig(vocab_size=14, width=16, layers=1, heads=2, mlp_width=32)
     )
-    text = serving.character_assets(alphabet)._replace(
+    text = description.character_assets(alphabet)._replace(
         chat_template="{{ '9' + messages[0]['content'] }}"
     )
     policies.export(
@@ -322,10 +329,10 @@ def test_plain_prompts_and_stops_of_a_run_stay_with_its_policy(sums, tmp_path):
     training.train(plain, quiet=True)
     for row in read_lines(tmp_path / "run" / "samples.jsonl"):
         assert not set("+=") & set(row["completion"])
-    _, tokenizer = serving.load(str(tmp_path / "run"))
+    _, tokenizer = load(str(tmp_path / "run"))
     assert tokenizer.chat_template is None
     assert tokenizer.stop_ids == (alphabet.eos_id, plus, equals)
-    assert 0 <= serving.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
+    assert 0 <= evaluating.evaluate_policy(str(tmp_path / "run"), problems=4).value <= 1
 
 
 def test_the_first_lines_show_a_prompt_the_scorers_and_a_known_answer(sums, tmp_path, capsys):
@@ -540,7 +547,7 @@ def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path,
     params = network.init(jax.random.key(0))
     policies.export(tmp_path / "hub", policies.Policy(network, params, text))
     line = "no chat template was found, though the tokenizer has <|im_start|>"
-    serving.sample(str(tmp_path / "hub"), "1+1=", max_tokens=1)
+    sampling.sample(str(tmp_path / "hub"), "1+1=", max_tokens=1)
     assert line in capsys.readouterr().err
 
     for wanted in (True, False):
@@ -559,7 +566,7 @@ def test_demonstrations_end_as_the_policy_ends_a_turn(family, sums, tmp_path):
     text = assets.text_assets(hub.to_str(), template, ids=ids)
     for own, end in ((text, turn), (text._replace(chat_template=None), eos)):
         tokenizer = data.from_assets(own)
-        problems = building.tokenize(data.load_task(sums, split="all"), tokenizer, 200)
+        problems = tokenize(data.load_task(sums, split="all"), tokenizer, 200)
         batch = collecting.encode_completions(
             problems, tokenizer, np.arange(3), "answer", max_tokens=40
         )

@@ -11,8 +11,8 @@ from stored import GROUP, PROMPTS, P, T, V, stored_rollouts
 
 from polgrad import _compilers, algorithms, cli, policies
 from polgrad.contract import Context, Pair
-from polgrad.training import Optimizer, probe, programs, step
-from polgrad.training import mesh as mesh_lib
+from polgrad.training import Optimizer, probe, step
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import SEQUENCE_KEYS, Scoring, split_tree
 
 KEY = jax.random.key(3)
@@ -70,7 +70,7 @@ def found(name="grpo", *, kind="linear", sizes=None, micro=1, packing=False, **f
         experience = {k: experience[k].reshape(-1, 2, *experience[k].shape[1:]) for k in keep}
     _, batch, _ = jax.jit(algorithm.prepare)(algorithm.init(KEY), experience, KEY)
     mesh = mesh_lib.make(sizes or {"data": 1})
-    made = programs.Programs(
+    made = step.Programs(
         network(kind),
         algorithm,
         Optimizer(learning_rate=1e-3).build(5, network(kind).logical_axes()),
@@ -126,7 +126,7 @@ LOSING = ("grpo", "micro-batches", "packed", "eight devices", "selects", "groups
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", cases(LOSING, ("packed", "eight devices")))
 def test_a_lost_part_is_found_and_its_leaf_named(monkeypatch, case):
-    monkeypatch.setattr(programs, "make_gradient", losing)
+    monkeypatch.setattr(step, "make_gradient", losing)
     differences = found(**CASES[case])
     bad = [name for name, difference in differences.items() if difference > 1e-4]
     assert bad == ["embed"]
@@ -136,7 +136,7 @@ def test_a_lost_part_is_found_and_its_leaf_named(monkeypatch, case):
 
 
 def test_a_nan_that_only_the_scan_makes_is_found(monkeypatch):
-    monkeypatch.setattr(programs, "make_gradient", spoiling)
+    monkeypatch.setattr(step, "make_gradient", spoiling)
     differences = found()
     assert [name for name, x in differences.items() if not x <= 1e-4] == ["embed"]
     assert "gradient of embed is nan" in probe.complaint(differences, "float32", "cpu")
@@ -177,7 +177,7 @@ def test_a_gradient_that_is_not_a_number_is_looked_at_again(monkeypatch):
         return make
 
     for factor in (0.0, jnp.nan):
-        monkeypatch.setattr(programs, "make_gradient", scaled(factor))
+        monkeypatch.setattr(step, "make_gradient", scaled(factor))
         assert found() is None
 
 
@@ -215,7 +215,7 @@ def run(arguments):
 
 
 def test_the_run_stops_with_one_line(monkeypatch, capsys, command, tmp_path):
-    monkeypatch.setattr(programs, "make_gradient", losing)
+    monkeypatch.setattr(step, "make_gradient", losing)
     assert run([*command, "--probe", "on"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("polgrad: the gradient of embed is ")

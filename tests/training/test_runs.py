@@ -27,30 +27,8 @@ from polgrad._versions import versions
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
-from polgrad.training import (
-    building,
-    checksums,
-    collecting,
-    hosts,
-    identity,
-    loop,
-    ocdbt,
-    ownership,
-    planning,
-    reporting,
-    serving,
-)
-from polgrad.training.checkpoints import (
-    Checkpoints,
-    DamagedError,
-    ResumeError,
-    SavingError,
-    ScoreJournal,
-    misfit,
-    read_lines,
-    restore_params,
-    steps_in,
-)
+from polgrad.serving import loading
+from polgrad.training import collecting, loop, reporting
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -62,6 +40,15 @@ from polgrad.training.config import (
     TrainConfig,
     WarmStart,
 )
+from polgrad.training.runtime import hosts
+from polgrad.training.saving import checksums, description, ocdbt
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import DamagedError, ResumeError, SavingError
+from polgrad.training.saving.journal import ScoreJournal
+from polgrad.training.saving.lines import read_lines
+from polgrad.training.saving.places import steps_in
+from polgrad.training.saving.reading import misfit, restore_params
+from polgrad.training.setup import building, directory, identity, ownership, planning
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)
@@ -566,9 +553,9 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_whole_one(sums, copied, d
             DamagedError,
         )
     with pytest.raises(DamagedError, match="newest whole one is 2: give --step 2") as error:
-        serving.load(str(copied))
+        loading.load(str(copied))
     assert "\n" not in str(error.value)
-    serving.load(str(copied), step=2)
+    loading.load(str(copied), step=2)
     assert capfd.readouterr().err == ""
 
 
@@ -672,7 +659,7 @@ def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_fir
     checkpoints = Checkpoints.__new__(Checkpoints)
     checkpoints._manager, checkpoints._root, checkpoints._processes = manager, tmp_path, ALONE
     monkeypatch.setattr(ownership, "record", lambda *rest: done.append("settings"))
-    monkeypatch.setattr(serving, "save_description", lambda *rest: None)
+    monkeypatch.setattr(description, "save_description", lambda *rest: None)
     parts = types.SimpleNamespace(processes=ALONE, directory=tmp_path, policy=0, tokenizer=0)
     run = types.SimpleNamespace(
         parts=parts,
@@ -1000,7 +987,7 @@ def test_a_broken_description_of_the_policy_is_named(copied, change):
     path = copied / "policy.json"
     path.write_text(change(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=r"policy\.json: ") as error:
-        serving.load(str(copied))
+        loading.load(str(copied))
     assert "\n" not in str(error.value)
 
 
@@ -1046,7 +1033,7 @@ def test_files_of_somebody_else_are_refused_before_anything_is_built(sums, tmp_p
     shown = "checkpoints/4" if name.endswith("mine") else name
     settings = config(sums, tmp_path / "work", resume=resume)
     with pytest.raises(ValueError, match=f"holds {shown}, which this run has not written"):
-        building._check_free(settings, None)
+        directory.check_free(settings, None)
     assert path.read_text() == '{"step": 1}\n'
 
 
@@ -1054,19 +1041,19 @@ def test_a_start_that_ended_before_its_settings_is_begun_again(sums, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in ("identity.json", "checkpoints/polgrad_run.json", ".lock", "sums.jsonl"):
         (tmp_path / name).write_text("{}")
-    building._check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
+    directory.check_free(config(tmp_path / "sums.jsonl", tmp_path), None)
     (tmp_path / "metrics.jsonl").write_text("{}")
     with pytest.raises(ValueError, match=r"holds metrics\.jsonl"):
-        building._check_free(config(sums, tmp_path), None)
+        directory.check_free(config(sums, tmp_path), None)
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "scores-2.jsonl", "tensorboard/a.jsonl"])
 def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
     settings = config(tmp_path / name, tmp_path, resume=True)
     with pytest.raises(ValueError, match="is a file that the run writes to"):
-        building._check_free(settings, identity.Stored({}, {}, str(tmp_path)))
+        directory.check_free(settings, identity.Stored({}, {}, str(tmp_path)))
     for other in (f"data/{name}", "problems.jsonl"):
-        building._check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
+        directory.check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
 
 
 def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_told(sums, copied, capsys):
@@ -1228,7 +1215,9 @@ def test_a_reward_that_cannot_be_called_is_found_first(sums, tmp_path, monkeypat
     (tmp_path / "mine.py").write_text(code)
     rewards = Rewards(functions=(f"{tmp_path / 'mine.py'}:fn",))
     settings = sampled(sums, tmp_path / "run", rewards=rewards)
-    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    monkeypatch.setattr(
+        building, "build_policy", lambda *_: pytest.fail("the policy was loaded first")
+    )
     with pytest.raises(ValueError) as error:
         building.build(settings)
     assert words in str(error.value).lower() and "\n" not in str(error.value)
@@ -1236,7 +1225,9 @@ def test_a_reward_that_cannot_be_called_is_found_first(sums, tmp_path, monkeypat
 
 
 def test_a_reward_of_polgrad_with_other_arguments_is_found_first(sums, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_policy", lambda *_: pytest.fail("the policy was loaded first"))
+    monkeypatch.setattr(
+        building, "build_policy", lambda *_: pytest.fail("the policy was loaded first")
+    )
     settings = sampled(sums, tmp_path / "run", rewards=Rewards(functions=("regex_match",)))
     with pytest.raises(ValueError, match="regex_match.*missing a required .*'pattern'"):
         building.build(settings)
@@ -1246,7 +1237,9 @@ def test_a_reward_of_polgrad_with_other_arguments_is_found_first(sums, tmp_path,
 def test_a_directory_that_cannot_be_written_is_found_first(sums, tmp_path, monkeypatch, given):
     (tmp_path / "a_file").write_text("work")
     out = str(tmp_path / given)
-    monkeypatch.setattr(building, "_sources", lambda *_: pytest.fail("the data were read first"))
+    monkeypatch.setattr(
+        building, "load_sources", lambda *_: pytest.fail("the data were read first")
+    )
     with pytest.raises(ValueError, match=f"^out '{out}' cannot be written: ."):
         building.build(sampled(sums, out))
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
@@ -1397,7 +1390,7 @@ def test_an_address_that_only_a_file_names_is_not_opened(copied, capsys):
     raw["saving"]["checkpoints"] = "gs://strangers/run"
     path.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match="config.json .*gs://strangers/run; give --remote"):
-        serving.load(str(copied))
+        loading.load(str(copied))
     code, _, error = command(capsys, "train", "--resume", "--out", copied)
     assert code == 2 and error.count("\n") == 1
     assert "give --saving.checkpoints gs://strangers/run" in error

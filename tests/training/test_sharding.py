@@ -11,10 +11,9 @@ from stored import GROUP, PROMPTS, P, T, V, stored_rollouts
 from polgrad import algorithms, policies
 from polgrad.contract import Context
 from polgrad.training import Optimizer
-from polgrad.training import mesh as mesh_lib
-from polgrad.training.programs import Programs
+from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.scoring import Scoring
-from polgrad.training.step import make_gradient
+from polgrad.training.step import Programs, make_gradient
 
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 KEY = jax.random.key(3)

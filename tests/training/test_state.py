@@ -13,8 +13,7 @@ import pytest
 from polgrad import training
 from polgrad.contract import Algorithm, Average, Initial, Previous
 from polgrad.curricula import bandit
-from polgrad.training import checkpoints, state
-from polgrad.training.checkpoints import Checkpoints, ResumeError, restore_params
+from polgrad.training import state
 from polgrad.training.config import (
     Data,
     Evaluation,
@@ -24,6 +23,9 @@ from polgrad.training.config import (
     Small,
     TrainConfig,
 )
+from polgrad.training.saving.checkpoints import Checkpoints
+from polgrad.training.saving.errors import ResumeError
+from polgrad.training.saving.reading import restore_params, schema_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "run_0_3"
 
@@ -130,7 +132,7 @@ def test_a_form_of_a_later_version_is_refused(tmp_path):
     path = tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
     with pytest.raises(ResumeError, match="form 3, expected 1 to 2: a later version of polgrad"):
-        checkpoints.schema_of(made._root, 4)
+        schema_of(made._root, 4)
 
 
 def config(out, **changes):
@@ -164,7 +166,7 @@ def old_run(tmp_path):
 def test_a_run_of_version_0_3_goes_on(old_run):
     before, step = restore_params(old_run)
     assert step == 2
-    assert checkpoints.schema_of(Checkpoints(old_run / "checkpoints", 2)._root, 2) == 1
+    assert schema_of(Checkpoints(old_run / "checkpoints", 2)._root, 2) == 1
     result = training.train(config(old_run, resume=True), quiet=True)
     assert int(result.state.step) == 4
     after, step = restore_params(old_run)

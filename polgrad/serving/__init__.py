@@ -1,0 +1,1 @@
+"""Policies after training: sampling from them and evaluating them."""
