@@ -28,7 +28,15 @@ COLUMNS = (
 )
 _EVERYWHERE = {"nothing valid": "nothing valid anywhere", "NaN reward": "all rewards NaN"}
 # Rooms whose functions losses are made of: here gradients have to be finite too.
-_DIFFERENTIABLE = ("ratios", "masking", "schedules", "advantages", "losses", "reward_models")
+_DIFFERENTIABLE = (
+    "ratios",
+    "masking",
+    "schedules",
+    "advantages",
+    "losses",
+    "reward_models",
+    "data",
+)
 
 
 class Examination(NamedTuple):
@@ -156,7 +164,7 @@ def _cell(primitive: Primitive, found: Examination, index: int, half: int) -> st
     ]
     texts = list(dict.fromkeys(_describe(*pair) for pair in zip(*results, strict=True)))
     text = " / ".join(texts) if len(texts) <= 3 else "finite"
-    if primitive.room not in ("losses", "reward_models") or not found.reached:
+    if primitive.room not in ("losses", "reward_models", "data") or not found.reached:
         return text
     gradients = [found.gradients[i][n] for i in (index, index + half) for n in found.reached]
     still = all(np.all(_at_row(g, rows, whole) == 0) for g in gradients)

@@ -355,7 +355,7 @@ def _other(primitive: Primitive, name: str) -> object:
         "chosen_gradient": lambda: jnp.array([1.0, 0.5]),
         "rejected_gradient": lambda: jnp.array([0.25, -1.0]),
         "divergence": _reverse_kl,
-        "chosen": lambda: jnp.ones((ROWS, 2)),
+        "chosen": lambda: jnp.ones((4, 2)),
         "initial": lambda: jnp.ones((ROWS, 2)),
         "loss": lambda: lambda params: jnp.sum(params**2),
         "new": lambda: jnp.ones((4, 2)),
@@ -366,7 +366,7 @@ def _other(primitive: Primitive, name: str) -> object:
         "partition": _partition,
         "rankings": lambda: ((0, 1, 2), (2, 1, 0)),
         "state": lambda: _state(primitive),
-        "rejected": lambda: jnp.zeros((ROWS, 2)),
+        "rejected": lambda: jnp.zeros((4, 2)),
         "trajectories": lambda: jnp.zeros((4, 5, 2)),
         "states": lambda: jnp.arange(8.0).reshape(4, 2),
     }

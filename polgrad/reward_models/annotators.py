@@ -374,6 +374,7 @@ def fit_annotator_mixture(
     in_range("rounds", rounds, low=1)
     _checks.rank("differences", differences, 2, "[N, D]")
     _checks.shape("initial", initial, (None, jnp.shape(differences)[1]), "[U, D]")
+    differences, initial = accumulate(differences), accumulate(initial)
     present = jnp.any(annotator[:, None] == jnp.arange(annotators), axis=0)
 
     def likelihood(parameters):
@@ -396,6 +397,6 @@ def fit_annotator_mixture(
         best = jnp.sum(jnp.max(likelihood(parameters), axis=-1))
         return parameters, best - 0.5 * ridge * jnp.sum(jnp.square(parameters))
 
-    parameters, history = jax.lax.scan(improve, jnp.asarray(initial), length=rounds)
+    parameters, history = jax.lax.scan(improve, initial, length=rounds)
     assignment = hard_assignment(likelihood(parameters), valid=present)
     return AnnotatorMixture(parameters, assignment, history)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from polgrad.distributions import inverse_cdf
 from polgrad.policies.distributions import filter_logits
-from polgrad.rollouts import Sampling, draw, inverse_cdf, token_uniforms
+from polgrad.rollouts import Sampling, draw, token_uniforms
 from polgrad.rollouts.sampling import sample_keys
 
 JIT_CDF = jax.jit(inverse_cdf)
