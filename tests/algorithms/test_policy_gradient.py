@@ -1,15 +1,58 @@
 """GRPO and its kin as compositions of primitives, on stored rollouts in float64."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hand_made import Numbers, by_hand
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import _parts, advantages, algorithms, contract, losses, masking
 from polgrad.contract import Context, Needs, Outputs
+
+A, B = 0.5 / (math.sqrt(0.5) + 1e-6), 1.0 / (math.sqrt(2.0) + 1e-6)
+
+HAND_COMPUTED = {
+    # The defaults are GRPO: rewards less the mean of their group over its deviation, and
+    # -min(r A, clip(r, 0.8, 1.2) A), a mean over answers of means over tokens.
+    "policy_gradient": Numbers(
+        prepared={
+            "advantages": [[A], [-A], [-B], [B]],
+            "weights": [[1 / 8, 1 / 8], [1 / 4, 0], [1 / 8, 1 / 8], [0, 1 / 4]],
+        },
+        loss=-A * (1.2 + 0.5) / 8 + A * 0.8 / 4 + B * (1.5 + 0.9) / 8 - B * 1.2 / 4,
+        gradient=[[0, -A * 0.5 / 8], [0, 0], [B * 1.5 / 8, B * 0.9 / 8], [0, 0]],
+    ),
+    # Rewards 1, 0, 1, 3 less that of the other sample, and -stop(min(r, 4)) A log p over 6 tokens.
+    "policy_gradient, leave-one-out and CISPO": Numbers(
+        settings={
+            "advantage": algorithms.estimators.LeaveOneOut(),
+            "surrogate": algorithms.surrogates.CISPO(cap_high=4.0),
+        },
+        prepared={
+            "advantages": [[1], [-1], [-2], [2]],
+            "weights": [[1 / 6, 1 / 6], [1 / 6, 0], [1 / 6, 1 / 6], [0, 1 / 6]],
+        },
+        loss=-(1.5 * math.log(0.75) + 0.5 * math.log(0.25) - 0.5 * math.log(0.25)) / 6
+        + 2 * (1.5 * math.log(0.75) + 0.9 * math.log(0.45) - 4 * math.log(0.6)) / 6,
+        gradient=[[-1.5 / 6, -0.5 / 6], [0.5 / 6, 0], [2 * 1.5 / 6, 2 * 0.9 / 6], [0, -2 * 4 / 6]],
+    ),
+    # A loss of answers: the ratios 0.75, 0.5, 1.35, 6 within 0.8 and 1.2, rewards less their mean.
+    "policy_gradient, a baseline and answers": Numbers(
+        settings={
+            "advantage": algorithms.estimators.Baseline(),
+            "surrogate": algorithms.surrogates.PPOClipSequence(),
+        },
+        prepared={"advantages": [-0.25, -1.25, -0.25, 1.75], "weights": [1 / 4] * 4},
+        loss=(0.25 * 0.8 + 1.25 * 0.8 + 0.25 * 1.35 - 1.75 * 1.2) / 4,
+        gradient=[0, 0, 0.25 * 1.35 / 4, 0],
+    ),
+}
+
+test_by_hand = by_hand(HAND_COMPUTED)
 
 OFF, ON = (Context(GROUP, T, PROMPTS, on_policy=flag) for flag in (False, True))
 
