@@ -2,7 +2,16 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad
 from hand_made import Numbers, by_hand, samples
+from stored import GROUP, PROMPTS, T, stored_rollouts
+
+from polgrad import algorithms, losses, masking
+from polgrad.contract import Context, Outputs
 
 # Three samples a prompt: one right and two wrong, one wrong and one right, of which one is invalid.
 SAMPLES = samples([1.0, 0.0, 0.0, 0.0, 1.0, math.nan], group=3)
@@ -94,3 +103,61 @@ HAND_COMPUTED = {
 }
 
 test_by_hand = by_hand(HAND_COMPUTED)
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def rollouts():
+    experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    return experience | {"rewards": jnp.round(experience["rewards"])}
+
+
+@pytest.mark.parametrize("score", ["log_l", "l_ratio"])
+def test_disco_is_the_mean_over_questions_and_a_hinge_on_the_mean_kl(score):
+    bound = algorithms.KLBound(beta=10.0, delta=0.01)
+    settings = algorithms.DisCO(score=score, tau=0.7, bound=bound)
+    experience = rollouts()
+    mask, behavior = experience["mask"], experience["behavior_logp"]
+    start = behavior - 0.3 * mask  # a KL above the bound
+
+    def direct(logp):
+        scores = losses.sequence_score(logp, behavior, mask, kind=score)
+        by_group = lambda x: x.reshape(-1, GROUP)  # noqa: E731
+        rank = losses.disco(
+            by_group(scores),
+            by_group(experience["rewards"]),
+            tau=0.7,
+            valid=by_group(experience["valid"]),
+        )
+        counted = mask * experience["valid"][:, None]
+        kl = masking.masked_mean(losses.behavior_kl(logp, behavior), counted)
+        return rank.mean() + losses.kl_hinge(kl, beta=10.0, delta=0.01)
+
+    algorithm = settings.build(Context(GROUP, T, PROMPTS, on_policy=False))
+    _, batch, _ = algorithm.prepare((), experience, None)
+
+    def loss(logp):
+        outputs = Outputs(logp.reshape(batch["mask"].shape), jnp.zeros_like(batch["mask"]))
+        chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, None)
+        return algorithm.loss(outputs, chosen)[0]
+
+    ours, theirs = grad(loss)(start), grad(direct)(start)
+    assert abs(theirs).max() > 1e-3
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_disco_needs_groups():
+    with pytest.raises(ValueError, match=r"group_size\) is 1, expected at least 2"):
+        algorithms.DisCO().build(Context(1, T, PROMPTS, on_policy=True))
+
+
+def test_a_ranking_without_a_bound_adds_up_over_groups():
+    """With one, the loss is one of the whole batch, which costs a forward pass."""
+    assert algorithms.DisCOB().build(Context(GROUP, T, PROMPTS, on_policy=False)).selects
+    assert (
+        not algorithms.DisCOB(bound=None).build(Context(GROUP, T, PROMPTS, on_policy=False)).selects
+    )

@@ -28,6 +28,8 @@ def of(pseudo, weight=WEIGHT):
     return {"loss": loss, "gradient": [-c / 4 for c in terms]}
 
 
+UNKNOWN = samples([0.0, 0.0, 1.0, math.nan])
+
 HAND_COMPUTED = {
     # -stop(w r) log p, w = policy / sampler, r = -f'(t) = -log(2 t / (1 + t)), t = policy / target:
     # Jensen-Shannon's f(t) = t log(2 t / (1 + t)) + log(2 / (1 + t)).
@@ -64,6 +66,18 @@ HAND_COMPUTED = {
         # The first answer has t = 0.1875 / 0.5 < 1, all others t > 1.
         **of([0.5, -0.5, -0.5, -0.5]),
     ),
+    # No answer of the first prompt is in the target, whose Z is then unknown; the last sample is
+    # invalid. Z of the second prompt is 0.675 / 0.25; the target is 0.25, t = 1.35 and r = 1 / 1.35.
+    "f_dpg, an unknown Z": Numbers(
+        settings={"divergence": "forward_kl", "target": algorithms.Filtered()},
+        experience=UNKNOWN,
+        prepared={
+            "log_target": [math.inf, math.inf, math.log(0.25), -math.inf],
+            "weights": [1 / 3, 1 / 3, 1 / 3, 0],
+        },
+        loss=-math.log(0.3375) / 3,
+        gradient=[0, 0, -1 / 3, 0],
+    ),
 }
 
 test_by_hand = by_hand(HAND_COMPUTED)
@@ -84,3 +98,18 @@ def test_the_baseline_is_the_mean_of_earlier_pseudo_rewards():
         assert math.isclose(second["baseline"][0], sum(pseudo) / 4, rel_tol=1e-6)
         # Z stays, because the same samples were added once more.
         assert math.isclose(second["log_target"][3], math.log(TARGET[3]), rel_tol=1e-6)
+
+
+def test_the_means_of_a_step_leave_out_what_has_no_known_z():
+    context = Context(group_size=2, max_tokens=2, num_prompts=2, on_policy=False)
+    settings = algorithms.FDPG(divergence="forward_kl", target=algorithms.Filtered())
+    algorithm = settings.build(context)
+    experience = jax.tree.map(jnp.asarray, UNKNOWN)
+    _, _, metrics = algorithm.prepare(algorithm.init(None), experience, None)
+    assert metrics["known_z"] == 0.5
+    assert math.isclose(metrics["log_z"], math.log(2.7), rel_tol=1e-6)
+    # The sampler's probability of the one answer is that of the target, 0.25.
+    assert math.isclose(metrics["pseudo_reward"], 1.0, rel_tol=1e-6)
+    experience["rewards"] = 0.0 * experience["rewards"]
+    _, _, metrics = algorithm.prepare(algorithm.init(None), experience, None)
+    assert metrics["known_z"] == 0.0 and math.isnan(metrics["log_z"])

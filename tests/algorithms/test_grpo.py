@@ -2,7 +2,13 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 from hand_made import Numbers, by_hand, samples
+from stored import GROUP, PROMPTS, T, stored_rollouts
+
+from polgrad import algorithms
+from polgrad.contract import Context
 
 # Rewards 1, 0 and 1, 3: the centred ones are +-0.5 and -+1, the deviations (n - 1) the root of 1/2
 # and of 2.
@@ -145,3 +151,16 @@ HAND_COMPUTED = {
 }
 
 test_by_hand = by_hand(HAND_COMPUTED)
+
+
+def test_dapo_filters_groups_before_it_shapes_rewards():
+    experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    experience["rewards"] = experience["rewards"].at[:GROUP].set(1.0)
+    lengths = experience["completion_lengths"].at[:GROUP].set(jnp.array([1, 3, 5, 6]))
+    experience["completion_lengths"] = lengths
+    algorithm = algorithms.DAPO(overlong=algorithms.OverlongPenalty(4)).build(
+        Context(GROUP, T, PROMPTS, on_policy=False)
+    )
+    _, batch, metrics = algorithm.prepare((), experience, None)
+    assert metrics["uniform_groups"] == 1 / PROMPTS
+    assert not batch["weights"][:GROUP].any() and batch["weights"][GROUP:].any()

@@ -2,7 +2,16 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiled import grad
 from hand_made import Numbers, by_hand, samples
+from stored import GROUP, PROMPTS, T, stored_rollouts
+
+from polgrad import algorithms
+from polgrad.contract import Context, Outputs
 
 # Right, wrong; wrong, wrong: no question with the rate 0 counts. Right, wrong; wrong, right: 1/2.
 BY_TOKEN = [[1 / 6, 1 / 6], [1 / 6, 0], [1 / 6, 1 / 6], [0, 1 / 6]]
@@ -60,3 +69,45 @@ HAND_COMPUTED = {
 }
 
 test_by_hand = by_hand(HAND_COMPUTED)
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def rollouts():
+    experience = jax.tree.map(jnp.asarray, stored_rollouts())
+    return experience | {"rewards": jnp.round(experience["rewards"])}
+
+
+def gradient(settings, *, on_policy):
+    """Of the algorithm's loss on the whole rollout, in the log-probabilities [N, T]."""
+    algorithm = settings.build(Context(GROUP, T, PROMPTS, on_policy=on_policy))
+    experience = rollouts()
+    _, batch, _ = algorithm.prepare((), experience, None)
+    start = experience["behavior_logp"] + 0.2 * experience["mask"]
+
+    def loss(logp):
+        logp = logp.reshape(batch["mask"].shape)
+        outputs = Outputs(logp, jnp.zeros_like(logp))
+        chosen = algorithm.select(jax.lax.stop_gradient(outputs), batch, None)
+        return algorithm.loss(outputs, chosen)[0]
+
+    return grad(loss)(start)
+
+
+def test_nft_on_policy_is_dr_grpo_without_its_length():
+    nft = gradient(algorithms.NFT(), on_policy=True)
+    grpo = algorithms.GRPO(scale="none", aggregation="token")
+    np.testing.assert_allclose(nft, gradient(grpo, on_policy=True), atol=1e-12)
+    assert abs(nft).max() > 1e-3
+
+
+def test_nft_off_policy_leaves_right_answers_without_a_ratio():
+    nft = gradient(algorithms.NFT(), on_policy=False)
+    on = gradient(algorithms.NFT(), on_policy=True)
+    right = np.asarray(rollouts()["rewards"] == 1)
+    np.testing.assert_allclose(nft[right], on[right], atol=1e-12)
+    assert (abs(nft - on)[~right] > 1e-3).any()

@@ -3,9 +3,20 @@
 Two pairs count, each with the weight 1/2. The first test of a loss has its paper's defaults.
 """
 
+import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from hand_made import Numbers, by_hand, pairs, samples
+from stored import GROUP, PROMPTS, T, stored_for, stored_rollouts
+
+from polgrad import algorithms
+from polgrad.contract import Average, Context, Initial, Outputs, Pair, Previous
+
+OFF = Context(GROUP, T, PROMPTS, on_policy=False)
 
 # Log-ratios to the reference of the chosen and the rejected answers, and the margins between them.
 C0, R0, C1, R1 = math.log(2), -math.log(2), -math.log(2), math.log(4)
@@ -319,3 +330,101 @@ HAND_COMPUTED = {
 }
 
 test_by_hand = by_hand(HAND_COMPUTED)
+
+
+def test_inpo_with_tau_at_its_inverse_step_is_ipo_against_the_reference():
+    both = algorithms.INPO(inverse_step=0.3, tau=0.3), algorithms.IPO(beta=0.3, pairs="samples")
+    found = []
+    for settings in both:
+        algorithm = settings.build(OFF)
+        _, batch, _ = algorithm.prepare((), stored_for(algorithm), None)
+        logp = batch["behavior_logp"] + 0.2 * batch["mask"]
+        found.append(jax.grad(lambda x, a=algorithm, b=batch: a.loss(Outputs(x), b)[0])(logp))
+    assert np.abs(found[0]).max() > 1e-3
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_pairs_name_their_reference_and_only_losses_that_read_one_have_the_setting():
+    for reference in (Initial(), Previous(every=3), Average(decay=0.9)):
+        found = algorithms.DPO(reference=reference).build(OFF)
+        assert found.policies == {"reference": reference}
+    with pytest.raises(ValueError, match="'reference', which is the sampling policy"):
+        algorithms.DPO(reference=Previous(every=1)).build(OFF).check()
+    algorithms.OnlineDPO(reference=Previous(every=1)).build(OFF).check()
+    for name in ("simpo", "alphapo", "orpo", "cpo", "slic", "tpo"):
+        found = algorithms.find(name)
+        assert "reference" not in {field.name for field in dataclasses.fields(found)}
+        assert found().build(OFF).policies == {}
+
+
+def test_a_third_answer_may_be_the_chosen_one():
+    two, three = (
+        algorithms.RPO(beta=0.2, adversary_weight=0.1, third=third).build(OFF)
+        for third in ("chosen", "data")
+    )
+    assert (two.unit, three.unit) == (Pair(), Pair(("chosen", "rejected", "baseline")))
+    given = stored_for(three)
+    given = {name: x.at[:, 2].set(x[:, 0]) for name, x in given.items()}
+    start = given["behavior_logp"] - 0.1 * given["mask"]
+
+    def gradient(algorithm, given, start):
+        _, batch, _ = algorithm.prepare((), given, None)
+        return jax.grad(lambda x: algorithm.loss(Outputs(x), batch)[0])(start)
+
+    of_two = gradient(two, {k: x[:, :2] for k, x in given.items()}, start[:, :2])
+    of_three = gradient(three, given, start)
+    np.testing.assert_allclose(of_two[:, 0], of_three[:, 0] + of_three[:, 2], atol=1e-6)
+    np.testing.assert_allclose(of_two[:, 1], of_three[:, 1], atol=1e-6)
+
+
+def reversed_roles(rejected_logp, chosen_logp):
+    """A loss whose arguments begin with the rejected answer."""
+    return -(chosen_logp - rejected_logp)
+
+
+def lengths_first(chosen_lengths, chosen_logp, rejected_logp, *, beta: float = 1.0):
+    """A loss that reads a length."""
+    return -beta * chosen_logp / chosen_lengths + rejected_logp
+
+
+def test_samples_take_their_roles_by_name():
+    settings = algorithms.settings_of(reversed_roles, "Reversed", algorithms.PairLoss)
+    algorithm = settings(pairs="samples").build(OFF)
+    given = stored_for(algorithm)
+    _, batch, _ = algorithm.prepare((), given, None)
+    pairs, usable = algorithms.pairs.best_and_worst(given, GROUP)
+    np.testing.assert_array_equal(batch["completions"][:, 1], pairs["completions"][:, 0])
+    np.testing.assert_array_equal(batch["completions"][:, 0], pairs["completions"][:, 1])
+    assert usable.any()
+    loss, metrics = algorithm.loss(Outputs(batch["behavior_logp"]), batch)
+    margin, count = metrics["margin"]
+    np.testing.assert_allclose(margin / count, -loss, rtol=1e-5)
+
+
+def test_a_loss_of_lengths_holds_no_reference_and_has_a_margin():
+    settings = algorithms.settings_of(lengths_first, "Lengths", algorithms.PairLoss)
+    algorithm = settings().build(OFF)
+    assert not algorithm.policies and settings().beta == 1.0
+    given = stored_for(algorithm)
+    _, batch, _ = algorithm.prepare((), given, None)
+    _, metrics = algorithm.loss(Outputs(batch["behavior_logp"]), batch)
+    chosen, rejected = (batch["behavior_logp"] * batch["mask"]).sum(-1).T
+    margin, count = metrics["margin"]
+    np.testing.assert_allclose(margin / count, (chosen - rejected).mean(), rtol=1e-5)
+
+
+def test_samples_make_no_other_roles():
+    with pytest.raises(ValueError, match="make chosen and rejected; or set third to 'chosen'"):
+        algorithms.TPO(pairs="samples").build(OFF)
+
+
+def test_pairs_of_answers_that_begin_with_a_hole_count():
+    experience = jax.tree.map(
+        lambda x: jnp.asarray(x.reshape(-1, 2, *x.shape[1:])), stored_rollouts()
+    )
+    mask = experience["mask"].at[:, :, 0].set(0.0).at[0, 1].set(0.0)
+    algorithm = algorithms.DPO().build(OFF)
+    _, batch, _ = algorithm.prepare((), {**experience, "mask": mask}, None)
+    both = (np.asarray(mask) > 0).any(-1).all(-1)
+    assert not both[0] and both.any()
+    np.testing.assert_allclose(batch["weights"], both / both.sum())

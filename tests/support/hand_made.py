@@ -70,6 +70,7 @@ class Numbers(NamedTuple):
       settings: those that are not at their default.
       experience: from `samples` or `pairs`; None for `samples()`.
       group: samples of a prompt.
+      on_policy: whether the policy above counts as the one that sampled.
       values: of the loss in the values, for an algorithm with a value head.
     """
 
@@ -79,6 +80,7 @@ class Numbers(NamedTuple):
     settings: dict[str, Any] = {}
     experience: dict | None = None
     group: int = 2
+    on_policy: bool = False
     values: list | None = None
 
 
@@ -157,7 +159,9 @@ def check(settings, numbers):
     """Asserts that settings make the numbers."""
     with jax.enable_x64(True):
         experience = samples() if numbers.experience is None else numbers.experience
-        batch, loss, gradient, values = evaluated(settings, experience, group=numbers.group)
+        batch, loss, gradient, values = evaluated(
+            settings, experience, group=numbers.group, on_policy=numbers.on_policy
+        )
     for name, expected in numbers.prepared.items():
         _same(batch[name], expected, name)
     _same(loss, numbers.loss, "loss")
