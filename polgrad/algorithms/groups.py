@@ -89,8 +89,9 @@ class GroupLoss:
     def _of_samples(self, size: int) -> bool:
         """Whether the function returns one number a sample, and not one a group."""
         numbers = jax.ShapeDtypeStruct((1, size), jnp.float32)
-        arrays = ("logp", "behavior_logp", "logratio", "rewards")
-        given = {name: numbers for name in arrays if name in self._names()}
+        arrays = dict.fromkeys(("logp", "behavior_logp", "logratio", "rewards"), numbers)
+        arrays["valid"] = jax.ShapeDtypeStruct((1, size), bool)
+        given = {name: x for name, x in arrays.items() if name in self._names()}
         shape = jax.eval_shape(
             lambda **given: type(self).function(**given, **self._settings()), **given
         )

@@ -1,12 +1,32 @@
 """Unlikelihood: the loss of pairs by hand, and what of a pair it does not read."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hand_made import Numbers, by_hand, pairs
 
 from polgrad import algorithms
 from polgrad.contract import Context, Outputs
+
+HAND_COMPUTED = {
+    # -sum log p over the chosen tokens - sum log(1 - p) over the rejected ones, the mean over 2 pairs.
+    # Chosen 0.5, 0.4 and 0.3; rejected 0.1 and 0.8, 0.5. The slope of a rejected token is p / (1 - p).
+    "unlikelihood": Numbers(
+        experience=pairs(),
+        prepared={"weights": [1 / 2, 1 / 2, 0]},
+        loss=-(math.log(0.2) + math.log(0.9) + math.log(0.3) + math.log(0.2 * 0.5)) / 2,
+        gradient=[
+            [[-1 / 2, -1 / 2], [0.1 / 0.9 / 2, 0]],
+            [[0, -1 / 2], [0.8 / 0.2 / 2, 0.5 / 0.5 / 2]],
+            [[0, 0], [0, 0]],
+        ],
+    ),
+}
+
+test_by_hand = by_hand(HAND_COMPUTED)
 
 CONTEXT = Context(group_size=2, max_tokens=3, num_prompts=4, on_policy=False)
 PROBABILITIES = jnp.array([[[0.5, 0.25, 0.9], [0.25, 0.75, 0.9]], [[0.5] * 3, [0.5] * 3]])

@@ -1,6 +1,10 @@
 """Rollouts as a run would have stored them, for tests that compare ways to learn from them."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from polgrad.contract import Pair, Previous
 
 PROMPTS, GROUP, P, T, V = 4, 4, 5, 6, 11
 
@@ -36,3 +40,19 @@ def stored_rollouts(dtype=np.float64):
         ),
         "valid": valid,
     }
+
+
+def stored_for(algorithm):
+    """The stored rollouts, in the layout that the algorithm's data have."""
+    found = jax.tree.map(jnp.asarray, stored_rollouts())
+    if algorithm.samples:
+        for name, kind in algorithm.policies.items():
+            if kind == Previous(every=1):
+                found[f"{name}_logp"] = found["behavior_logp"]
+        if algorithm.unit == Pair():
+            return found
+    found["rewards"] = jnp.round(found["rewards"])
+    if algorithm.samples:
+        return found
+    rows = np.arange(5 * len(algorithm.unit.roles)).reshape(5, -1)
+    return {name: x[rows] for name, x in found.items()}
