@@ -2,22 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from polgrad._scalars import in_range
+from polgrad.environments.gymnax_worlds import World
 
 __all__ = ["Position", "Trajectory", "begin", "unroll"]
-
-
-class World(Protocol):
-    """What is needed of a world, as `environments.gymnax_worlds.make` gives it."""
-
-    reset: Callable[[Array], tuple[Array, PyTree]]
-    step: Callable[[Array, PyTree, Array], Any]
 
 
 class Position(NamedTuple):
