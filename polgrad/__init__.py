@@ -18,6 +18,7 @@ _SUBMODULES = (
     "curricula",
     "data",
     "diagnostics",
+    "distributions",
     "divergences",
     "environments",
     "frontiers",

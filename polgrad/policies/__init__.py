@@ -1,6 +1,6 @@
-"""Policies: networks, next-token distributions, and checkpoints in the Hugging Face layout.
+"""Policies: networks, and checkpoints in the Hugging Face layout.
 
-Names load on first use (PEP 562): `policies.geometric_mixture` needs no flax, and no name needs
+Names load on first use (PEP 562): `policies.RopeScaling` needs no flax, and no name needs
 tokenizers, safetensors or gguf before a checkpoint is really read or written.
 """
 
@@ -16,7 +16,6 @@ _HOMES = {
     "TransformerConfig": "configuration",
     "TransformerNetwork": "transformer",
     "export": "checkpoints",
-    "geometric_mixture": "distributions",
     "load": "checkpoints",
 }
 _SUBMODULES = (
@@ -25,7 +24,6 @@ _SUBMODULES = (
     "attention",
     "checkpoints",
     "configuration",
-    "distributions",
     "entries",
     "exporting",
     "gguf",

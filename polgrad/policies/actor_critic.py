@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from polgrad._scalars import in_range
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 from polgrad.policies.network import Params
 
 __all__ = ["ActorCritic"]

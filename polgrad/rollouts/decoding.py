@@ -8,9 +8,9 @@ from jaxtyping import Array, Int, PyTree
 
 from polgrad import _checks
 from polgrad._scalars import in_range
+from polgrad.distributions import geometric_mixture
 from polgrad.policies.attention import soft_cap
 from polgrad.policies.decoder import Rounded, round_matrix
-from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.heads import CappedHead, matrix_and_cap
 from polgrad.policies.network import Network
 from polgrad.policies.sharding import batch_devices, shard_batch

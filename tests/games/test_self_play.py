@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import games, losses
-from polgrad.policies import distributions
+from polgrad import distributions, games, losses
 
 RPS, DICE = np.asarray(games.rps_game(), float), np.asarray(games.dice_game(), float)
 START = np.array([0.6, 0.3, 0.1])

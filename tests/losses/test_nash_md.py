@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.distributions import geometric_mixture
 from polgrad.divergences import categorical_kl
 from polgrad.games.nash_md import regularized_nash
 from polgrad.games.preference import rps_game
 from polgrad.losses.nash_md import nash_md as uncompiled
-from polgrad.policies import geometric_mixture
 
 nash_md = jax.jit(uncompiled)  # tau is traced, as under a schedule
 

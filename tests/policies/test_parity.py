@@ -11,7 +11,8 @@ import small_checkpoints
 
 from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
-from polgrad.policies import checkpoints, distributions, heads
+from polgrad.policies import checkpoints, heads
+from polgrad.rollouts.filters import filter_logits
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
@@ -128,7 +129,7 @@ def test_filters_are_those_of_transformers():
         transformers.MinPLogitsWarper(0.05),
     ):
         theirs = warper(None, theirs)
-    ours = distributions.filter_logits(jnp.asarray(logits), **filters)
+    ours = filter_logits(jnp.asarray(logits), **filters)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
 
 

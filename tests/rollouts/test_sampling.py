@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polgrad.policies.distributions import filter_logits
 from polgrad.rollouts import Sampling, draw, inverse_cdf, token_uniforms
+from polgrad.rollouts.filters import filter_logits
 from polgrad.rollouts.sampling import sample_keys
 
 JIT_CDF = jax.jit(inverse_cdf)
