@@ -1,7 +1,7 @@
 """Divergences between distributions: exact values, sample estimates, generators.
 
 Three things live here and are kept apart on purpose: the *exact* quantities on an enumerated
-support (`categorical_kl`, `categorical_entropy`, `f_divergence`), the *sample estimates* for
+support (`categorical_kl`, `f_divergence`), the *sample estimates* for
 metrics and rewards (`kl_estimate`, `f_divergence_estimate`), and the *generators*
 (`FDivergence`) that `losses.f_dpg` turns into policy gradients.
 """
@@ -19,12 +19,12 @@ from jaxtyping import Array, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._softplus import softplus
+from polgrad.distributions.categorical import log_softmax
 from polgrad.ratios import importance_ratio, log_ratio, penalty_log_ratio
 
 __all__ = [
     "FDivergence",
     "alpha",
-    "categorical_entropy",
     "categorical_kl",
     "chi_squared",
     "f_divergence",
@@ -93,37 +93,11 @@ def categorical_kl(
       +-20 nats, its gradient is not: an outcome that only the reference excludes counts 20 nats,
       not infinity, and carries no gradient of the ratio.
     """
-    logp, probabilities = _log_softmax(logits)
-    reference_logp, _ = _log_softmax(reference_logits)
+    logp, reference_logp = log_softmax(logits), log_softmax(reference_logits)
     # A log ratio stops its second argument; read backwards it carries the reference's gradient.
     backwards = penalty_log_ratio(reference_logp, logp)
     ratio = penalty_log_ratio(logp, reference_logp) - backwards + jax.lax.stop_gradient(backwards)
-    return jnp.sum(probabilities * ratio, axis=-1)
-
-
-def categorical_entropy(logits: Float[Array, "... V"]) -> Float[Array, "..."]:
-    """Exact entropy of softmax(logits) over the last axis, in nats.
-
-    H = -sum_v p_v log p_v, with 0 log 0 = 0.
-
-    Args:
-      logits: unnormalised log-probabilities; minus infinity excludes an outcome.
-
-    Returns:
-      Entropies in [0, log V], without the last axis.
-    """
-    logp, probabilities = _log_softmax(logits)
-    return -jnp.sum(probabilities * jnp.where(jnp.isneginf(logp), 0.0, logp), axis=-1)
-
-
-def _log_softmax(logits: Array) -> tuple[Array, Array]:
-    """(log-probabilities, probabilities); a row that excludes everything becomes uniform."""
-    logits = accumulate(logits)
-    # One maximum says both where a row is empty and what to shift it by.
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
-    shifted = jnp.where(jnp.isneginf(largest), 0.0, logits - jnp.maximum(largest, _LOWEST))
-    logp = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
-    return logp, jnp.exp(logp)
+    return jnp.sum(jnp.exp(logp) * ratio, axis=-1)
 
 
 class FDivergence(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad import divergences
+from polgrad import distributions, divergences
 
 TARGET = (0.4, 0.3, 0.15, 0.1, 0.05)
 LOGITS = (0.3, -0.2, 0.5, 0.1, -0.4)
@@ -196,7 +196,7 @@ def test_extreme_log_ratios_stay_finite_in_float32(name):
     assert np.all(np.isfinite(jax.grad(value)(policy)))
 
 
-# --- categorical_kl, categorical_entropy -----------------------------------------------------
+# --- categorical_kl, and the entropy beside it -----------------------------------------------
 
 
 def test_categorical_kl_and_entropy_by_hand(x64):
@@ -208,7 +208,7 @@ def test_categorical_kl_and_entropy_by_hand(x64):
         rtol=1e-11,
     )
     np.testing.assert_allclose(
-        divergences.categorical_entropy(jnp.log(p) - 2000.0), 1.5 * math.log(2), rtol=1e-11
+        distributions.entropy(jnp.log(p) - 2000.0), 1.5 * math.log(2), rtol=1e-11
     )
 
 
@@ -246,9 +246,7 @@ def test_second_derivative_of_the_kl_is_the_fisher_matrix(x64):
 
 def test_entropy_and_kl_with_excluded_outcomes():
     logits = jnp.array([[0.0, 0.0, -jnp.inf], [1.0, -jnp.inf, -jnp.inf]])
-    np.testing.assert_allclose(
-        divergences.categorical_entropy(logits), [math.log(2), 0.0], atol=1e-6
-    )
+    np.testing.assert_allclose(distributions.entropy(logits), [math.log(2), 0.0], atol=1e-6)
     np.testing.assert_allclose(divergences.categorical_kl(logits, logits), 0.0, atol=1e-6)
     # Half of the mass lies where the reference has none: 20 nats of it, by convention.
     reference = jnp.array([0.0, -jnp.inf, -jnp.inf])
@@ -256,7 +254,7 @@ def test_entropy_and_kl_with_excluded_outcomes():
         divergences.categorical_kl(logits[0], reference), 0.5 * math.log(0.5) + 10.0, rtol=1e-5
     )
     for function in (
-        lambda z: divergences.categorical_entropy(z).sum(),
+        lambda z: distributions.entropy(z).sum(),
         lambda z: divergences.categorical_kl(z, z[::-1]).sum(),
     ):
         assert np.all(np.isfinite(jax.jit(jax.grad(function))(logits)))
@@ -264,7 +262,7 @@ def test_entropy_and_kl_with_excluded_outcomes():
 
 def test_a_row_that_excludes_everything_is_finite():
     logits = jnp.full((2, 3), -jnp.inf)
-    np.testing.assert_allclose(divergences.categorical_entropy(logits), math.log(3), rtol=1e-6)
+    np.testing.assert_allclose(distributions.entropy(logits), 0.0)
     np.testing.assert_allclose(divergences.categorical_kl(logits, logits), 0.0, atol=1e-6)
 
 
@@ -406,7 +404,7 @@ def test_jit_vmap_and_dtype(dtype):
     for function in (
         divergences.kl_estimate,
         divergences.categorical_kl,
-        lambda x, y: divergences.categorical_entropy(x + y),
+        lambda x, y: distributions.entropy(x + y),
         lambda x, y: divergences.f_divergence(
             divergences.jensen_shannon, jax.nn.log_softmax(x), jax.nn.log_softmax(y)
         ),

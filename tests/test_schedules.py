@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from compiled import grad, run
 
-from polgrad import advantages, divergences, losses, masking, schedules
-from polgrad.schedules import Coefficient
+from polgrad import advantages, distributions, divergences, losses, masking, schedules
+from polgrad.losses import Coefficient
 
 SCALARS = jnp.array
 
@@ -170,7 +170,7 @@ def test_a_group_of_equal_rewards_still_feels_the_kl():
 def test_entropy_bonus_follows_the_entropy():
     logits = jnp.array([[0.5, -0.3, 0.1, 0.9]])
     bonus = lambda z, c: losses.entropy_bonus(  # noqa: E731
-        divergences.categorical_entropy(z), coefficient=c
+        distributions.entropy(z), coefficient=c
     ).sum()
     p = jax.nn.softmax(logits)
     entropy = -(p * jnp.log(p)).sum()

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from polgrad import algorithms, divergences, experiments, small
+from polgrad import algorithms, distributions, divergences, experiments, small
 from polgrad.small import bigrams
 
 
@@ -81,7 +81,7 @@ def measure(policy: bigrams.Bigrams, task: World, log_target: Array) -> dict[str
     to_target = functools.partial(divergences.f_divergence, log_policy=logp, log_target=log_target)
     return {
         "alignment": jnp.exp(logp) @ (task.counts > 0.0),
-        "entropy": divergences.categorical_entropy(logp),
+        "entropy": distributions.entropy(logp),
         "forward_kl": to_target(divergences.forward_kl),
         "total_variation": to_target(divergences.total_variation),
         "jensen_shannon": to_target(divergences.jensen_shannon),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import algorithms, contract, divergences, experiments, small, tabular
+from polgrad import algorithms, contract, distributions, experiments, small, tabular
 from polgrad.tabular.sequences import enumerate_sequences, token_logp
 
 
@@ -111,7 +111,7 @@ def measure(world: World, logp: Array, settings: Settings) -> dict[str, Array]:
     return {
         "gap": gap,
         "beaten_by": jnp.max(tabular.win_rates(world.preference, policy)),
-        "entropy": divergences.categorical_entropy(logp),
+        "entropy": distributions.entropy(logp),
     }
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from polgrad import algorithms, contract, divergences, experiments, small, tabular
+from polgrad import algorithms, contract, distributions, divergences, experiments, small, tabular
 from polgrad.tabular.sequences import enumerate_sequences
 
 
@@ -83,7 +83,7 @@ def measure(game: World, policy: Array, settings: Settings) -> dict[str, Array]:
         "beaten_by": jnp.max(tabular.win_rates(game.preference, policy)),
         "beats_rlhf": tabular.policy_win_rate(game.preference, policy, game.rlhf),
         "beats_nash": tabular.policy_win_rate(game.preference, policy, game.equilibrium),
-        "entropy": divergences.categorical_entropy(jnp.log(policy)),
+        "entropy": distributions.entropy(jnp.log(policy)),
         "kl_to_nash": divergences.categorical_kl(jnp.log(game.equilibrium), jnp.log(policy)),
     }
 

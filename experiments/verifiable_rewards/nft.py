@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from polgrad import algorithms, experiments, small
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 
 ADDITION = small.Addition()
 

@@ -10,7 +10,7 @@ import optax
 
 from polgrad import advantages, algorithms, experiments, small
 from polgrad.algorithms import estimators, surrogates
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 
 ADDITION = small.Addition()
 VOCABULARY = 20  # ten digits, and ten tokens that make an answer invalid

@@ -13,6 +13,7 @@ ROOMS = (
     "masking",
     "selection",
     "diagnostics",
+    "distributions",
     "divergences",
     "distributions",
     "schedules",

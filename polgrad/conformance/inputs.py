@@ -1,7 +1,7 @@
 """Arguments to call any primitive with, ordinary ones and the worst, drawn from its annotations.
 
-jaxtyping says the shapes, the names say the meaning: `logp` is not positive, `mask` is 0 or 1,
-`policy` sums to one. So a new function is examined, tabulated and timed without being registered
+jaxtyping says the shapes and what is true or false, the names say the meaning: `logp` is not
+positive, `policy` sums to one. So a new function is examined, tabulated and timed without being registered
 anywhere; only an argument of an unknown kind has to be added here.
 """
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polgrad._annotations import array_annotation
+from polgrad._annotations import array_annotation, array_annotations
 from polgrad.conformance.catalogue import Primitive
 
 __all__ = ["ROWS", "SIZES", "Example", "Situation", "dims", "draw", "row_of", "situations"]
@@ -35,46 +35,30 @@ SIZES = {
 }
 OTHER = 4  # of axes that SIZES does not name
 
-# Arguments without a default that are numbers.
+# A plain number without a default, where _NUMBERS does not name it.
+_ANY_NUMBER = {float: 0.5, int: 4}
+# Numbers without a default that have another range, or that may be arrays too.
 _NUMBERS: Mapping[str, object] = {
     "a": 0.2,
-    "adversary_weight": 0.5,
-    "alpha": 0.5,
-    "annotators": 4,
     "b": 0.1,
     "beta": 0.5,
     "buffer": 2,
     "c": 0.3,
-    "categories": 4,
     "count": 2,
     "discount": 0.875,
     "eta": 0.5,
-    "exponent": 0.5,
     "flip_rate": 0.1,
     "inverse_step": 0.5,
-    "iterations": 4,
     "label_smoothing": 0.1,
     "lambda_": 2.0,
     "length": 2,
     "margin": 0.25,
     "max_length": 4,
     "mode": "token",
-    "n": 4,
     "policies": 3,
     "reference_weight": 0.25,
-    "step_size": 0.5,
     "steps": 10,
     "tau": 0.25,
-}
-_INDICATORS = {
-    "delimiter",
-    "distilled",
-    "exclude",
-    "mask",
-    "selected",
-    "stopped",
-    "truncated",
-    "valid",
 }
 _DISTRIBUTIONS = {
     "behavior",
@@ -152,9 +136,13 @@ def draw(
         if required and name in _NUMBERS and float in typing.get_args(parameter.annotation):
             settings[name] = _NUMBERS[name]
         elif annotation is not None and (required or name in ("mask", "valid", *optional)):
-            arrays[name] = _rounded(_value(name, annotation, _shape(annotation, sizes), random))
+            shape = _shape(annotation, sizes)
+            if any(_kind(a) == "bool" for a in array_annotations(parameter.annotation)):
+                arrays[name] = _indicator(_kind(annotation), shape, random)
+            else:
+                arrays[name] = _rounded(_value(name, annotation, shape, random))
         elif required:
-            settings[name] = _other(primitive, name)
+            settings[name] = _other(primitive, parameter)
     return Example(arrays, settings)
 
 
@@ -295,16 +283,18 @@ def _kind(annotation) -> str:
     return "bool" if "bool" in dtypes else "int"
 
 
+def _indicator(kind, shape, random) -> np.ndarray:
+    """Truth values, as such or as 0 and 1; the first of a row is true."""
+    drawn = np.asarray(random.uniform(size=shape) < 0.7)
+    if drawn.ndim:
+        drawn[..., 0] = True
+    return drawn if kind == "bool" else drawn.astype(np.float32)
+
+
 def _value(name, annotation, shape, random) -> np.ndarray:
-    kind = _kind(annotation)
-    if kind == "bool" or name in _INDICATORS:
-        drawn = np.asarray(random.uniform(size=shape) < 0.7)
-        if drawn.ndim:
-            drawn[..., 0] = True
-        return drawn if kind == "bool" else drawn.astype(np.float32)
     if name == "key":
         return np.asarray(jax.random.key_data(jax.random.key(0)))
-    if kind == "int":
+    if _kind(annotation) == "int":
         return random.integers(1, 4, shape).astype(np.int32)
     last = annotation.dim_str.split()[-1:]
     if name in ("preference", "other") and len(shape) > 1 and shape[-1] == shape[-2]:
@@ -349,7 +339,8 @@ def _rounded(x: np.ndarray) -> np.ndarray:
 # --- What is no array -------------------------------------------------------------------------
 
 
-def _other(primitive: Primitive, name: str) -> object:
+def _other(primitive: Primitive, parameter: inspect.Parameter) -> object:
+    name = parameter.name
     makers = {
         "baseline": _window,
         "chosen_gradient": lambda: jnp.array([1.0, 0.5]),
@@ -374,6 +365,8 @@ def _other(primitive: Primitive, name: str) -> object:
         return _NUMBERS[name]
     if name in makers:
         return makers[name]()
+    if parameter.annotation in _ANY_NUMBER:
+        return _ANY_NUMBER[parameter.annotation]
     raise LookupError(
         f"{primitive.name} needs {name}, of which polgrad/inputs.py knows nothing: annotate it "
         "with its shape, or add a value there"

@@ -9,6 +9,7 @@ import numpy as np
 from polgrad.conformance import calls, expectations, requirements
 from polgrad.conformance.expectations import Measurement
 from polgrad.conformance.requirements import Check
+from polgrad.distributions import log_softmax
 
 __all__ = ["Labelled", "dpo_slope", "examine", "label"]
 
@@ -40,13 +41,13 @@ def _measure(call: calls.Call) -> list[Measurement]:
     """
     problem = expectations.problems()[0]
     beta = _beta(call)
-    reference, drift = _log_softmax(problem.logits[0]), problem.noise[0]
+    reference, drift = np.asarray(log_softmax(problem.logits[0])), problem.noise[0]
     count = len(reference)
     first, second, weight = label(reference, problem.returns)
 
     results = []
     for staleness in expectations.STALENESS:
-        logp = _log_softmax(problem.logits[0] + staleness * drift)
+        logp = np.asarray(log_softmax(problem.logits[0] + staleness * drift))
         score = np.eye(count) - np.exp(logp)
         x = logp - reference if call.has_reference else logp
         batch = calls.Pairs(x[first], x[second])
@@ -98,10 +99,6 @@ def label(reference: np.ndarray, returns: np.ndarray) -> Labelled:
 def dpo_slope(margin: np.ndarray, beta: float) -> np.ndarray:
     """Slope of the DPO loss in the chosen answer's log-ratio; in the other's it is minus this."""
     return -beta / (1.0 + np.exp(beta * margin))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    return logits - np.log(np.exp(logits).sum())
 
 
 def _beta(call: calls.Call) -> float:

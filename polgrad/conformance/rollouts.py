@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polgrad import distributions
 from polgrad.conformance import expectations, groups, pairs
 from polgrad.contract import Algorithm, NamedPolicy, Outputs, Pair, Sequence
 from polgrad.tabular.sequences import token_logp
@@ -86,7 +87,7 @@ class Tabular:
         mask = batch["mask"][..., : self.width]
         tokens = batch["completions"][..., : self.width] * (mask > 0)
         place = jnp.asarray(self.place)[tokens @ self.powers]
-        entropy = _entropy(logits)[self.sequences.prefix]
+        entropy = distributions.entropy(logits)[self.sequences.prefix]
         padding = batch["mask"].shape[-1] - self.width
 
         def at(table, mask):
@@ -96,13 +97,6 @@ class Tabular:
         after_last = jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, 1)])
         logp = token_logp(self.sequences, logits)
         return Outputs(at(logp, mask), at(entropy, mask), at(jnp.asarray(self.values), after_last))
-
-
-def _entropy(logits: jax.Array) -> jax.Array:
-    """Entropy at each prefix, with a slope of 0 at tokens that are excluded."""
-    logp = jax.nn.log_softmax(logits)
-    finite = jnp.where(jnp.isfinite(logp), logp, 0.0)
-    return -jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(finite) * finite, 0.0), axis=-1)
 
 
 # --- the four kinds of rollouts ----------------------------------------------------------------
@@ -378,5 +372,5 @@ def kind_of(algorithm: Algorithm, name: str) -> type[World]:
 
 def _entropy_score(sequences, logits: np.ndarray) -> np.ndarray:
     """Gradient of the entropy at each token in the logits, [N, T, parameters]."""
-    jacobian = np.asarray(jax.jacobian(_entropy)(jnp.asarray(logits)))
+    jacobian = np.asarray(jax.jacobian(distributions.entropy)(jnp.asarray(logits)))
     return jacobian.reshape(len(logits), -1)[sequences.prefix]

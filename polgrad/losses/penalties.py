@@ -153,7 +153,7 @@ def entropy_bonus(
     """The entropy as a reward of its own: a term -coefficient entropy beside the policy's loss.
 
     Args:
-      entropy: exact entropy of the policy at each step (`divergences.categorical_entropy` of its
+      entropy: exact entropy of the policy at each step (`distributions.entropy` of its
         logits), in nats, any shape; the gradient flows through it.
       coefficient: strength, non-negative; a constant or one from `adaptive_entropy`; stopped.
 

@@ -411,7 +411,7 @@ def nash_md(
     loss = -sg[preference - 1/2 - tau reference_logratio] logp. The expected gradient is that of
     -(P(policy beats opponent) - tau KL(policy || reference)) with the opponent held fixed; the
     1/2 is a control variate only. The opponent makes the method: samples of
-    `policies.geometric_mixture` of policy and reference for Nash-MD, of the policy itself for
+    `distributions.geometric_mixture` of policy and reference for Nash-MD, of the policy itself for
     self-play, of an averaged policy for Nash-EMA.
 
     Args:

@@ -1,6 +1,6 @@
-"""Policies: networks, next-token distributions, and checkpoints in the Hugging Face layout.
+"""Policies: networks, and checkpoints in the Hugging Face layout.
 
-Names load on first use (PEP 562): `policies.geometric_mixture` needs no flax, and no name needs
+Names load on first use (PEP 562): `policies.RopeScaling` needs no flax, and no name needs
 tokenizers, safetensors or gguf before a checkpoint is really read or written.
 """
 
@@ -16,14 +16,12 @@ _HOMES = {
     "TransformerConfig": "configuration",
     "TransformerNetwork": "transformer",
     "export": "hub.checkpoints",
-    "geometric_mixture": "distributions",
     "load": "hub.checkpoints",
 }
 _SUBMODULES = (
     "actor_critic",
     "attention",
     "configuration",
-    "distributions",
     "entries",
     "heads",
     "hub",

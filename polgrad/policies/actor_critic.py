@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
 from polgrad._scalars import in_range
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 
 __all__ = ["ActorCritic"]
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from polgrad.distributions.categorical import log_softmax, p_log_p
 from polgrad.policies.attention import soft_cap
 from polgrad.policies.sharding import batch_parts, partial_sums, whole_rows
 
@@ -177,15 +178,13 @@ def _product(hidden: Array, weight: Array) -> Array:
     return jnp.einsum("...d,dv->...v", hidden, weight, preferred_element_type=dtype)
 
 
-def _log_softmax(product: Array, settings: _Settings) -> Array:
-    return jax.nn.log_softmax(soft_cap(product, settings.cap) / settings.temperature, axis=-1)
+def _log_probabilities(product: Array, settings: _Settings) -> Array:
+    return log_softmax(soft_cap(product, settings.cap) / settings.temperature)
 
 
 def _statistics(log_p: Array, targets: Array) -> tuple[Array, Array]:
     logp = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    # p log p is 0 where p is 0, also when a logit is minus infinity.
-    plogp = jnp.where(log_p > -jnp.inf, jnp.exp(log_p) * log_p, 0.0)
-    return logp, -plogp.sum(-1)
+    return logp, -p_log_p(log_p).sum(-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -195,7 +194,7 @@ def _chunked(hidden, head, targets, settings):
 
     def body(_, block):
         h, y = block
-        return None, _statistics(_log_softmax(_product(h, weight), settings), y)
+        return None, _statistics(_log_probabilities(_product(h, weight), settings), y)
 
     blocks = (_split(hidden, settings.chunk), _split(targets, settings.chunk))
     _, (logp, entropy) = jax.lax.scan(body, None, blocks)
@@ -219,13 +218,12 @@ def _chunked_backward(settings, residuals, cotangents):
     def body(d_head, block):
         h, y, g_logp, g_entropy, ent = block
         product = _product(h, weight)
-        log_p = _log_softmax(product, settings)
+        log_p = _log_probabilities(product, settings)
         p = jnp.exp(log_p)
         d_logits = -g_logp[..., None] * p
         d_logits += jnp.where(jnp.arange(p.shape[-1]) == y[..., None], g_logp[..., None], 0.0)
         if settings.entropy_gradient:
-            plogp = jnp.where(log_p > -jnp.inf, p * log_p, 0.0)
-            d_logits -= g_entropy[..., None] * (plogp + p * ent[..., None])
+            d_logits -= g_entropy[..., None] * (p_log_p(log_p) + p * ent[..., None])
         if settings.cap is not None:
             # The slope of c tanh(x / c) is 1 - tanh(x / c)^2.
             d_logits *= 1 - jnp.tanh(product / settings.cap) ** 2

@@ -4,19 +4,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from polgrad import _checks
 from polgrad._scalars import in_range
+from polgrad.distributions import geometric_mixture
 from polgrad.policies.attention import soft_cap
 from polgrad.policies.decoder import Rounded, round_matrix
-from polgrad.policies.distributions import geometric_mixture
 from polgrad.policies.heads import CappedHead, matrix_and_cap
 from polgrad.policies.network import Network
 from polgrad.policies.sharding import batch_devices, shard_batch
-from polgrad.rollouts.sampling import Sampling, draw, token_uniforms
+from polgrad.rollouts.sampling import Sampling, draw, sample_keys, token_uniforms
 from polgrad.rollouts.types import Rollout
 
+# What is static in the compiled program of a sampler.
+STATIC = ("network", "sampling", "group_size", "compute_dtype", "reference_weight", "weights")
 # Prompts are prefilled in chunks of about this many tokens a device: activations stay bounded, and a
 # chunk is still large enough to keep any device busy.
 _PREFILL_TOKENS = 8192
@@ -239,14 +241,60 @@ def _prefill(sampler: Sampler, prompts, lengths, keys):
     return caches, tokens, logp
 
 
-def first_tokens(sampler, prompts, prompt_lengths, keys):
-    """Prefills; returns caches and first tokens, logp, lengths (0 or 1), stopped, done `[N]`."""
+class Start(NamedTuple):
+    """Where every sampler begins: the prompts are read, and each sample has its first token.
+
+    Attributes:
+        sampler: the policies and how to sample from them.
+        caches: of the prompts, leaves `[layers, M or more, P, ...]`, one cache for each policy.
+        prompt_lengths: `[N]`, of each sample's prompt.
+        keys: `[N]`, of each sample.
+        token: `[N]`, the first tokens.
+        logp: `[N]`, their log-probabilities.
+        lengths: `[N]`, 1, or 0 for a sample of an absent prompt.
+        stopped: `[N]`, whether the first token is a stop token.
+        done: `[N]`, whether no further token follows.
+    """
+
+    sampler: Sampler
+    caches: tuple[PyTree, ...]
+    prompt_lengths: Int[Array, " N"]
+    keys: Array
+    token: Int[Array, " N"]
+    logp: Float[Array, " N"]
+    lengths: Int[Array, " N"]
+    stopped: Bool[Array, " N"]
+    done: Bool[Array, " N"]
+
+
+def begin(
+    network,
+    params,
+    reference_params,
+    prompts,
+    prompt_lengths,
+    prompt_ids,
+    key,
+    *,
+    sampling,
+    group_size,
+    **settings,
+) -> Start:
+    """Makes the sampler, reads all prompts and draws the first token of each sample.
+
+    The arrays are those of `check`; `settings` are further ones of `make_sampler`.
+    """
+    sampler = make_sampler(network, params, reference_params, sampling=sampling, **settings)
+    keys = sample_keys(key, prompt_ids, group_size)
     caches, token, logp = _prefill(sampler, prompts, prompt_lengths, keys)
     token, logp = token.reshape(-1), logp.reshape(-1)
-    present = jnp.repeat(prompt_lengths > 0, keys.shape[1])
+    row_lengths = jnp.repeat(prompt_lengths, group_size)
+    present = jnp.repeat(prompt_lengths > 0, group_size)
     stopped = sampler.stops(token) & present
-    done = stopped | ~present | (sampler.sampling.max_tokens == 1)
-    return caches, token, logp, present.astype(jnp.int32), stopped, done
+    done = stopped | ~present | (sampling.max_tokens == 1)
+    keys = keys.reshape(len(token), *keys.shape[2:])
+    lengths = present.astype(jnp.int32)
+    return Start(sampler, caches, row_lengths, keys, token, logp, lengths, stopped, done)
 
 
 def assemble(prompts, prompt_lengths, prompt_ids, group_size, tokens, logp, lengths, stopped):

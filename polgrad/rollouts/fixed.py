@@ -7,68 +7,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree, UInt32
 
 from polgrad.policies.network import Network
-from polgrad.rollouts.decoding import (
-    assemble,
-    check,
-    first_tokens,
-    is_traced,
-    make_sampler,
-    place,
-)
-from polgrad.rollouts.sampling import Sampling, sample_keys
+from polgrad.rollouts.decoding import STATIC, assemble, begin, check, is_traced, place
+from polgrad.rollouts.sampling import Sampling
 from polgrad.rollouts.types import Rollout
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("network", "sampling", "group_size", "compute_dtype", "reference_weight"),
-)
+@functools.partial(jax.jit, static_argnames=STATIC)
 def _generate_fixed(
-    network,
-    params,
-    reference_params,
-    prompts,
-    prompt_lengths,
-    prompt_ids,
-    key,
-    *,
-    sampling,
-    group_size,
-    compute_dtype,
-    reference_weight,
+    network, params, reference_params, prompts, prompt_lengths, prompt_ids, key, **settings
 ) -> Rollout:
-    sampler = make_sampler(
-        network,
-        params,
-        reference_params,
-        reference_weight=reference_weight,
-        sampling=sampling,
-        compute_dtype=compute_dtype,
+    start = begin(
+        network, params, reference_params, prompts, prompt_lengths, prompt_ids, key, **settings
     )
-    width, count = sampling.max_tokens, prompts.shape[0] * group_size
-    keys = sample_keys(key, prompt_ids, group_size)
-    caches, token, logp, lengths, stopped, done = first_tokens(
-        sampler, prompts, prompt_lengths, keys
-    )
-    keys = keys.reshape(count, *keys.shape[2:])
-    row_lengths = jnp.repeat(prompt_lengths, group_size)
-    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : prompts.shape[0]], group_size, 1), caches)
+    sampler, group_size = start.sampler, settings["group_size"]
+    width, count = sampler.sampling.max_tokens, len(start.token)
+    rows = jax.tree.map(lambda x: jnp.repeat(x[:, : len(prompts)], group_size, 1), start.caches)
     caches = sampler.caches(count, prompts.shape[1] + width)
     caches = sampler.ready(place(caches, rows, jnp.int32(0)))
 
     def body(carry, step):
         caches, token, lengths, stopped, done = carry
-        steps = jnp.full(count, step, jnp.int32)
-        token, logp, caches = sampler.decode(token, row_lengths + step - 1, caches, keys, steps)
+        steps, positions = jnp.full(count, step, jnp.int32), start.prompt_lengths + step - 1
+        token, logp, caches = sampler.decode(token, positions, caches, start.keys, steps)
         lengths = lengths + ~done
         stopped = stopped | (sampler.stops(token) & ~done)
         return (caches, token, lengths, stopped, done | stopped), (token, logp)
 
+    carry = caches, start.token, start.lengths, start.stopped, start.done
     (_, _, lengths, stopped, _), (tokens, logps) = jax.lax.scan(
-        body, (caches, token, lengths, stopped, done), jnp.arange(1, width, dtype=jnp.int32)
+        body, carry, jnp.arange(1, width, dtype=jnp.int32)
     )
-    tokens = jnp.concatenate([token[:, None], tokens.T], axis=1)
-    logps = jnp.concatenate([logp[:, None], logps.T], axis=1)
+    tokens = jnp.concatenate([start.token[:, None], tokens.T], axis=1)
+    logps = jnp.concatenate([start.logp[:, None], logps.T], axis=1)
     return assemble(
         prompts, prompt_lengths, prompt_ids, group_size, tokens, logps, lengths, stopped
     )
@@ -116,29 +86,18 @@ def generate_fixed(
             the vocabulary; `group_size < 1`; `reference_weight` outside [0, 1], or above 0 without
             `reference_params`.
     """
-    prompts, prompt_lengths, prompt_ids = check(
-        network,
-        prompts,
-        prompt_lengths,
-        prompt_ids,
-        sampling=sampling,
-        group_size=group_size,
-        reference_params=reference_params,
-        reference_weight=reference_weight,
+    settings = {
+        "sampling": sampling,
+        "group_size": group_size,
+        "reference_weight": reference_weight,
+    }
+    arrays = check(
+        network, prompts, prompt_lengths, prompt_ids, reference_params=reference_params, **settings
     )
     traced = is_traced(reference_weight)
     # A traced weight is part of a program that is being built: there is nothing to compile apart.
     generate = _generate_fixed.__wrapped__ if traced else _generate_fixed
+    reference = reference_params if traced or reference_weight != 0 else None
     return generate(
-        network,
-        params,
-        reference_params if traced or reference_weight != 0 else None,
-        prompts,
-        prompt_lengths,
-        prompt_ids,
-        key,
-        sampling=sampling,
-        group_size=group_size,
-        compute_dtype=compute_dtype,
-        reference_weight=reference_weight,
+        network, params, reference, *arrays, key, compute_dtype=compute_dtype, **settings
     )

@@ -16,16 +16,8 @@ from polgrad._scalars import in_range
 from polgrad.policies.decoder import Weights
 from polgrad.policies.network import Network
 from polgrad.policies.sharding import batch_devices
-from polgrad.rollouts.decoding import (
-    Sampler,
-    assemble,
-    check,
-    first_tokens,
-    make_sampler,
-    place,
-    take,
-)
-from polgrad.rollouts.sampling import Sampling, sample_keys
+from polgrad.rollouts.decoding import STATIC, Sampler, assemble, begin, check, place, take
+from polgrad.rollouts.sampling import Sampling
 from polgrad.rollouts.types import Rollout
 
 # A device reads all weights once a step: more slots cost little until arithmetic dominates.
@@ -104,18 +96,7 @@ def _step(sampler: Sampler, state: _State, prompt_lengths, keys) -> _State:
     )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "network",
-        "sampling",
-        "group_size",
-        "slots",
-        "compute_dtype",
-        "reference_weight",
-        "weights",
-    ),
-)
+@functools.partial(jax.jit, static_argnames=("slots", *STATIC))
 def _generate(
     network,
     params,
@@ -125,41 +106,27 @@ def _generate(
     prompt_ids,
     key,
     *,
-    sampling,
-    group_size,
     slots,
-    compute_dtype,
-    reference_weight,
-    weights="full",
+    **settings,
 ) -> tuple[Rollout, Int[Array, ""]]:
     """The program: a rollout, and the number of decoding steps it took."""
-    sampler = make_sampler(
-        network,
-        params,
-        reference_params,
-        reference_weight=reference_weight,
-        sampling=sampling,
-        compute_dtype=compute_dtype,
-        weights=weights,
+    start = begin(
+        network, params, reference_params, prompts, prompt_lengths, prompt_ids, key, **settings
     )
-    width, count = sampling.max_tokens, prompts.shape[0] * group_size
-    keys = sample_keys(key, prompt_ids, group_size)
-    prompt_caches, token, logp, lengths, stopped, done = first_tokens(
-        sampler, prompts, prompt_lengths, keys
-    )
-    prompt_caches = sampler.ready(prompt_caches)
-    keys = keys.reshape(count, *keys.shape[2:])
-    row_lengths = jnp.repeat(prompt_lengths, group_size)
+    sampler, group_size = start.sampler, settings["group_size"]
+    width, count = sampler.sampling.max_tokens, len(start.token)
+    prompt_caches = sampler.ready(start.caches)
     # Samples that ended with their first token never take a slot; the rest keep their order.
-    queue, queued = jnp.argsort(done, stable=True).astype(jnp.int32), (~done).sum()
+    queue = jnp.argsort(start.done, stable=True).astype(jnp.int32)
+    queued = (~start.done).sum()
     state = _State(
         caches=sampler.ready(sampler.caches(slots, prompts.shape[1] + width)),
         row=jnp.full(slots, count, jnp.int32),
         waiting=jnp.zeros((), jnp.int32),
-        tokens=jnp.zeros((count, width), jnp.int32).at[:, 0].set(token),
-        logp=jnp.zeros((count, width), jnp.float32).at[:, 0].set(logp),
-        lengths=lengths,
-        stopped=stopped,
+        tokens=jnp.zeros((count, width), jnp.int32).at[:, 0].set(start.token),
+        logp=jnp.zeros((count, width), jnp.float32).at[:, 0].set(start.logp),
+        lengths=start.lengths,
+        stopped=start.stopped,
         steps=jnp.zeros((), jnp.int32),
     )
 
@@ -168,19 +135,11 @@ def _generate(
 
     def body(state):
         state = _refill(state, prompt_caches, queue, queued, group_size)
-        return _step(sampler, state, row_lengths, keys)
+        return _step(sampler, state, start.prompt_lengths, start.keys)
 
     state = jax.lax.while_loop(unfinished, body, state)
-    rollout = assemble(
-        prompts,
-        prompt_lengths,
-        prompt_ids,
-        group_size,
-        state.tokens,
-        state.logp,
-        state.lengths,
-        state.stopped,
-    )
+    sampled = state.tokens, state.logp, state.lengths, state.stopped
+    rollout = assemble(prompts, prompt_lengths, prompt_ids, group_size, *sampled)
     return rollout, state.steps
 
 
@@ -247,33 +206,19 @@ def generate(
     References:
         Munos et al., Nash Learning from Human Feedback, arXiv:2312.00886 (the mixture).
     """
-    prompts, prompt_lengths, prompt_ids = check(
-        network,
-        prompts,
-        prompt_lengths,
-        prompt_ids,
-        sampling=sampling,
-        group_size=group_size,
-        reference_params=reference_params,
-        reference_weight=reference_weight,
-        weights=weights,
+    settings = {
+        "sampling": sampling,
+        "group_size": group_size,
+        "reference_weight": reference_weight,
+        "weights": weights,
+    }
+    arrays = check(
+        network, prompts, prompt_lengths, prompt_ids, reference_params=reference_params, **settings
     )
     if slots is None:
-        slots = default_slots(prompts.shape[0] * group_size)
+        slots = default_slots(len(arrays[0]) * group_size)
     in_range("slots", slots, low=2)
-    rollout, _ = _generate(
-        network,
-        params,
-        None if reference_weight == 0 else reference_params,
-        prompts,
-        prompt_lengths,
-        prompt_ids,
-        key,
-        sampling=sampling,
-        group_size=group_size,
-        slots=slots,
-        compute_dtype=compute_dtype,
-        reference_weight=reference_weight,
-        weights=weights,
-    )
+    settings |= {"slots": slots, "compute_dtype": compute_dtype}
+    reference = None if reference_weight == 0 else reference_params
+    rollout, _ = _generate(network, params, reference, *arrays, key, **settings)
     return rollout

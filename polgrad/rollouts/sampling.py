@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from polgrad import _checks
 from polgrad._scalars import in_range
 from polgrad.distributions.draws import inverse_cdf
-from polgrad.policies.distributions import check_filters, filter_logits
+from polgrad.rollouts.filters import check_filters, filter_logits
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """What is sampled from the policy's next-token logits.
 
-    The order is temperature, then top-k, top-p and min-p (`policies.distributions.filter_logits`).
+    The order is temperature, then top-k, top-p and min-p (`filter_logits`).
     Training takes the temperature alone: under a filter the sampler's distribution is not the
     trainer's.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 from polgrad.policies.network import Params
 
 __all__ = ["AutoregressiveMLP", "FactorizedMLP", "PositionTable"]

@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from polgrad.contract import Batch, Needs, Outputs
+from polgrad.distributions import token_statistics
 from polgrad.masking import masked_mean
-from polgrad.policies.distributions import token_statistics
 from polgrad.rollouts import Sampling, generate_fixed
 from polgrad.training.scoring import Scoring, score
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from polgrad import distributions
 from polgrad.contract import Outputs
-from polgrad.policies import geometric_mixture
+from polgrad.distributions import geometric_mixture, token_statistics
 from polgrad.small import bigrams
-from polgrad.small.networks import token_statistics
 from polgrad.small.policies import as_rollout, check_tokens, no_prompts, refuse_values
 from polgrad.tabular.sequences import Sequences, enumerate_sequences, token_logp
 
@@ -108,8 +108,7 @@ class TablePolicy:
         refuse_values(self, needs)
         # Of an index: on a CPU faster than products with one-hot rows, its gradient too.
         numbers = self.numbers(batch["completions"], batch["mask"])
-        logp = jax.nn.log_softmax(params)
-        entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)[self.sequences.prefix]
+        entropy = distributions.entropy(params)[self.sequences.prefix]
         tokens = token_logp(self.sequences, params)
         mask = batch["mask"] > 0
         return Outputs(*(jnp.where(mask, x[numbers], 0.0) for x in (tokens, entropy)))

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from polgrad import _checks
+from polgrad import _checks, distributions
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
-from polgrad.divergences import categorical_entropy
 from polgrad.ratios import log_ratio
 
 __all__ = [
@@ -82,7 +81,7 @@ def information_entropy(
     References:
       Won et al., Differential Information, 2025 (arXiv:2505.23761), section 4.
     """
-    return categorical_entropy(differential_information(log_policy, log_reference))
+    return distributions.entropy(differential_information(log_policy, log_reference))
 
 
 def information_entropy_estimate(

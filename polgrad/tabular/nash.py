@@ -249,7 +249,7 @@ def smoothed_policy(
     """The geometric mixture policy^(1 - w) reference^w / Z of two tabular policies.
 
     With w = eta tau it is the centre of a step eta of mirror descent whose KL to the reference has
-    strength tau (`policies.geometric_mixture` is the same on logits).
+    strength tau (`distributions.geometric_mixture` is the same on logits).
 
     Args:
       policy: probabilities, [N].

@@ -11,8 +11,9 @@ import small_checkpoints
 
 from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
-from polgrad.policies import distributions, heads
+from polgrad.policies import heads
 from polgrad.policies.hub import checkpoints
+from polgrad.rollouts.filters import filter_logits
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
@@ -129,7 +130,7 @@ def test_filters_are_those_of_transformers():
         transformers.MinPLogitsWarper(0.05),
     ):
         theirs = warper(None, theirs)
-    ours = distributions.filter_logits(jnp.asarray(logits), **filters)
+    ours = filter_logits(jnp.asarray(logits), **filters)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
 
 

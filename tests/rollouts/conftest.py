@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.distributions import log_softmax
 from polgrad.policies import LinearNetwork, TransformerConfig, TransformerNetwork, heads
-from polgrad.policies.distributions import log_probs
 
 
 class Given(NamedTuple):
@@ -54,7 +54,7 @@ def teacher_forced():
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         hidden = network.hidden(params, tokens, positions, segments)
         hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
-        return log_probs(heads.logits(hidden, network.head(params)))
+        return log_softmax(heads.logits(hidden, network.head(params)))
 
     def run(network, params, rollout):
         rollout = jax.tree.map(np.asarray, rollout)

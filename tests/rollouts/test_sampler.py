@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import AxisType
 from scipy import stats
 
+from polgrad.distributions import geometric_mixture, log_softmax
 from polgrad.policies import TransformerConfig, TransformerNetwork
 from polgrad.policies.decoder import restore, round_matrix
-from polgrad.policies.distributions import geometric_mixture, log_probs
 from polgrad.rollouts import Rollout, Sampling, generate, pad_prompts
 from polgrad.rollouts import sampler as sampler_module
 from polgrad.rollouts.sampler import _generate
@@ -99,7 +99,7 @@ def test_log_probabilities_equal_the_training_forward(base, transformer, teacher
     rollout, _ = base
     logp = teacher_forced(transformer.network, transformer.params, rollout)
     # Unlike the tempered logits, the hidden states are the trainer's: temper, then normalise.
-    expected = chosen(log_probs(logp / SAMPLING.temperature), rollout.completions) * rollout.mask
+    expected = chosen(log_softmax(logp / SAMPLING.temperature), rollout.completions) * rollout.mask
     np.testing.assert_allclose(rollout.behavior_logp, expected, atol=1e-4)
 
 
@@ -204,9 +204,9 @@ def test_frequencies_of_two_tokens(linear, weight):
         reference_weight=weight,
     )
     tables = [p["embed"] @ p["head"] for p in (params, reference)]
-    exact = np.asarray(log_probs(geometric_mixture(*tables, reference_weight=weight)))
+    exact = np.asarray(log_softmax(geometric_mixture(*tables, reference_weight=weight)))
     if weight:
-        assert np.abs(np.exp(exact) - np.exp(log_probs(tables[0]))).max() > 0.1
+        assert np.abs(np.exp(exact) - np.exp(log_softmax(tables[0]))).max() > 0.1
     first, second = np.asarray(rollout.completions).T
     np.testing.assert_allclose(
         rollout.behavior_logp, np.stack([exact[3][first], exact[first, second]], 1), atol=1e-5
@@ -256,7 +256,7 @@ def test_mixture_keeps_both_caches(transformer, teacher_forced):
         reference_weight=0.4,
     )
     both = [teacher_forced(network, p, mixed) for p in (params, reference)]
-    exact = log_probs(geometric_mixture(*both, reference_weight=0.4) / 0.7)
+    exact = log_softmax(geometric_mixture(*both, reference_weight=0.4) / 0.7)
     np.testing.assert_allclose(
         mixed.behavior_logp, chosen(exact, mixed.completions) * mixed.mask, atol=1e-4
     )

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from polgrad.distributions import inverse_cdf
-from polgrad.policies.distributions import filter_logits
 from polgrad.rollouts import Sampling, draw, token_uniforms
+from polgrad.rollouts.filters import filter_logits
 from polgrad.rollouts.sampling import sample_keys
 
 JIT_CDF = jax.jit(inverse_cdf)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.distributions import token_statistics
 from polgrad.small import bigrams
-from polgrad.small.networks import token_statistics
 from tests.support.compiled import grad, run
 
 SIZE, LENGTH = 3, 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad.policies.distributions import token_statistics
+from polgrad.distributions import token_statistics
 from polgrad.small import AutoregressiveMLP, FactorizedMLP, PositionTable
 
 SIZES = {"features": 5, "vocabulary": 3, "length": 3, "width": 8}

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from polgrad import algorithms, policies, small
+from polgrad import algorithms, distributions, small
 from polgrad.contract import Needs
 from polgrad.small import bigrams
 from polgrad.small.policies import OtherPolicy
@@ -105,7 +105,7 @@ def test_a_token_that_a_table_does_not_have_is_refused(token):
 def test_bigrams_are_sampled_and_scored_as_listed():
     policy = small.BigramPolicy(vocabulary=3, length=4)
     own, other = two(policy)
-    mix = functools.partial(policies.geometric_mixture, reference_weight=0.4)
+    mix = functools.partial(distributions.geometric_mixture, reference_weight=0.4)
     mixture = jax.tree.map(mix, own, other)
     for params, found in (
         (own, rows(policy, own)),

@@ -11,7 +11,7 @@ from compiled import grad, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polgrad import divergences, losses, tabular
+from polgrad import distributions, divergences, losses, tabular
 
 A = 4
 REFERENCE = np.log([0.4, 0.3, 0.2, 0.1])
@@ -53,9 +53,9 @@ def test_reinforcing_and_smoothing_targets():
     np.testing.assert_allclose(np.exp(square), [0.5333, 0.3, 0.1333, 0.0333], atol=1e-4)
     sharp, flat = (float(run(tabular.information_entropy, x, REFERENCE)) for x in (square, root))
     assert sharp == pytest.approx(1.27985, abs=1e-5)
-    assert sharp == pytest.approx(float(divergences.categorical_entropy(REFERENCE)), abs=1e-12)
+    assert sharp == pytest.approx(float(distributions.entropy(REFERENCE)), abs=1e-12)
     assert sharp < flat < math.log(A)
-    entropies = [float(divergences.categorical_entropy(x)) for x in (square, REFERENCE, root)]
+    entropies = [float(distributions.entropy(x)) for x in (square, REFERENCE, root)]
     assert entropies == sorted(entropies)
     same = run(tabular.differential_information, REFERENCE, REFERENCE)
     np.testing.assert_allclose(same, -math.log(A), rtol=1e-12)

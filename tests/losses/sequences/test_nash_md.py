@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polgrad.distributions import geometric_mixture
 from polgrad.divergences import categorical_kl
 from polgrad.losses.sequences import nash_md as uncompiled
-from polgrad.policies import geometric_mixture
 from polgrad.tabular.nash import regularized_nash
 from polgrad.tabular.preference import rps_game
 

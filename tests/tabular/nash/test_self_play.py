@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from compiled import run
 
-from polgrad import losses, tabular
-from polgrad.policies import distributions
+from polgrad import distributions, losses, tabular
 
 RPS, DICE = np.asarray(tabular.rps_game(), float), np.asarray(tabular.dice_game(), float)
 START = np.array([0.6, 0.3, 0.1])
