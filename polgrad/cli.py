@@ -288,7 +288,7 @@ def _train_settings(arguments: list[str]) -> Any:
     """A run that is checked and ready; or the exit code of settings that cannot be used."""
     from polgrad.training import config
     from polgrad.training.runtime import hosts
-    from polgrad.training.setup import building, identity
+    from polgrad.training.setup import building, run_files
     from polgrad.training.setup.algorithm import find_algorithm
 
     try:
@@ -302,7 +302,7 @@ def _train_settings(arguments: list[str]) -> Any:
                 f"note: the settings of {base.algorithm} in {source} are left out: {name} has its own"
             )
         if raw and name == base.algorithm:
-            settings = identity.algorithm_settings_of(raw, found, source)
+            settings = run_files.algorithm_settings_of(raw, found, source)
         elif isinstance(found, type):
             settings = found()
     except (ValueError, ImportError, OSError) as error:
@@ -354,14 +354,14 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
       The settings; what the file holds, or {}; its path; the arguments without `--config`.
     """
     from polgrad.training import config
-    from polgrad.training.setup import identity
+    from polgrad.training.setup import run_files
 
     default = config.TrainConfig()
     source = _value(arguments, "--config")
     out = _value(arguments, "--out") or default.out
     resumes = any(_flag(argument) in ("--resume", "--resume-from") for argument in arguments)
     if source is None:
-        if not resumes or not os.path.exists(os.path.join(out, identity.CONFIG)):
+        if not resumes or not os.path.exists(os.path.join(out, run_files.CONFIG)):
             given = {_flag(argument) for argument in arguments if argument.startswith("--")}
             if resumes and given <= {"--resume", "--resume-from", "--out", NO_CACHE}:
                 raise ValueError(
@@ -369,12 +369,12 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
                     "settings of a new one"
                 )
             return default, {}, "", arguments
-        source = os.path.join(out, identity.CONFIG)
+        source = os.path.join(out, run_files.CONFIG)
     else:
         _check_source(source)
-    raw = identity.read_settings(source)
+    raw = run_files.read_settings(source)
     # Which process this is, and of how many, belongs to each start.
-    base = identity.settings_of(raw, source)
+    base = run_files.settings_of(raw, source)
     base = dataclasses.replace(base, out=default.out, hosts=default.hosts)
     left, skip = [], False
     for argument in arguments:
@@ -386,9 +386,9 @@ def _base_settings(arguments: list[str]) -> tuple[Any, dict[str, Any], str, list
 
 def _check_source(source: str) -> None:
     """Sees to it that `--config` names a file, or something that is read as one."""
-    from polgrad.training.setup import identity
+    from polgrad.training.setup import run_files
 
-    inside = os.path.join(source, identity.CONFIG)
+    inside = os.path.join(source, run_files.CONFIG)
     if os.path.isdir(source):
         hint = (
             f"did you mean {inside}?" if os.path.isfile(inside) else "expected a file of settings"
@@ -460,13 +460,14 @@ def _train_parts(parts) -> int:
     from polgrad.training import loop
     from polgrad.training.runtime import hosts
     from polgrad.training.saving.errors import ResumeError
+    from polgrad.training.setup.opening import StartError
 
     try:
         with _interrupt.telling(lambda: _where_to_go_on(parts, at_once=True)):
             result = loop.run(parts, afterwards=signal.SIG_DFL)
     except (loop.TrainingError, RewardFailure, hosts.HostError) as error:
         return _fail(error, 1)
-    except (loop.StartError, ResumeError) as error:
+    except (StartError, ResumeError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_where_to_go_on(parts)}", 130)
@@ -489,17 +490,17 @@ def _where_to_go_on(parts, *, at_once: bool = False) -> str:
       at_once: open no address, whose answer may take minutes.
     """
     from polgrad.training.saving import places
-    from polgrad.training.setup import identity
+    from polgrad.training.setup import run_files
 
     place = places.place_of(parts.directory, parts.config.saving.checkpoints)
     unknown = at_once and "://" in str(place)
     steps = [] if unknown else places.steps_in(place)
     try:
-        there = identity.stored(parts.directory)
+        there = run_files.stored(parts.directory)
     except ValueError:
         there = None
     # Before a run writes its settings, --resume would find none, or those of an earlier start.
-    written = there is not None and there.config == identity.plain(parts.config)
+    written = there is not None and there.config == run_files.plain(parts.config)
     again = f"go on with --resume --out {parts.directory}"
     again = again if written else "give the same command again"
     if steps:

@@ -9,7 +9,7 @@ import pytest
 from polgrad import _flags, _parts, algorithms, cli
 from polgrad.contract import Average, Initial, Previous
 from polgrad.training.config import TrainConfig
-from polgrad.training.setup import earlier, identity
+from polgrad.training.setup import earlier, run_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +315,7 @@ def test_a_part_of_the_composition_names_the_algorithm_that_has_it(flag):
 
 
 def test_settings_of_another_algorithm_in_a_file_are_said_to_be_left_out(tmp_path, capsys):
-    config = identity.plain(TrainConfig(algorithm="rloo", settings=algorithms.RLOO()))
+    config = run_files.plain(TrainConfig(algorithm="rloo", settings=algorithms.RLOO()))
     (tmp_path / "config.json").write_text(json.dumps(config))
     arguments = ["--config", str(tmp_path / "config.json"), "--algorithm", "grpo", "--steps", "0"]
     with pytest.raises(_flags.FlagError, match="steps is 0"):
