@@ -24,6 +24,7 @@ from etils import epath
 
 from polgrad import _files, _interrupt, cli, data, policies, training
 from polgrad._versions import versions
+from polgrad.cli import train as train_command
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
@@ -1378,13 +1379,13 @@ def test_an_algorithm_may_be_a_class_settings_or_an_object(sums, tmp_path, name)
     flags = ["--task", str(sums), "--algorithm", f"{code}:{name}", "--mesh", "data=1"]
     sizes = ["--rollouts.prompts", "4", "--rollouts.group-size", "4", "--small.width", "16"]
     more = ["--settings.gain", "3"] if name == "Mine" else []
-    parts = cli._train_settings([*flags, *sizes, *more, "--out", out])
+    parts = train_command._train_settings([*flags, *sizes, *more, "--out", out])
     ownership.record(parts, "ab", 0)
-    again = cli._train_settings(["--resume", "--out", out])
+    again = train_command._train_settings(["--resume", "--out", out])
     assert again.changes == () and again.config.rollouts.prompts == 4
     assert again.config.algorithm == f"{code}:{name}"
     assert getattr(again.config.settings, "gain", 3) == (2 if name == "OBJECT" else 3)
-    sibling = cli._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
+    sibling = train_command._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
     assert sibling.stored is None and type(sibling.config.settings) is type(parts.config.settings)
 
 
@@ -1458,20 +1459,22 @@ def test_ctrl_c_before_anything_is_written_says_so(sums, tmp_path, capsys, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run", press)
-        assert cli._train_parts(parts) == 130
+        assert train_command._train_parts(parts) == 130
     words = "polgrad: interrupted; nothing was saved; give the same command again\n"
     assert capsys.readouterr().err == words
     again = f"go on with --resume --out {parts.directory}"
     ownership.record(parts, "1", 0)
-    assert cli._where_to_go_on(parts) == f"there is no checkpoint yet; {again}"
+    assert train_command._where_to_go_on(parts) == f"there is no checkpoint yet; {again}"
     # Settings of an earlier start, which --resume would read in the place of those typed now.
     longer = dataclasses.replace(parts, config=dataclasses.replace(parts.config, steps=9))
-    assert cli._where_to_go_on(longer) == "nothing was saved; give the same command again"
+    assert train_command._where_to_go_on(longer) == "nothing was saved; give the same command again"
     (parts.directory / "checkpoints" / "3").mkdir()
-    assert cli._where_to_go_on(parts, at_once=True) == f"checkpoint 3 is the newest; {again}"
+    assert (
+        train_command._where_to_go_on(parts, at_once=True) == f"checkpoint 3 is the newest; {again}"
+    )
     (parts.directory / "config.json").write_text("{")
     told = "checkpoint 3 is the newest; give the same command again"
-    assert cli._where_to_go_on(parts) == told
+    assert train_command._where_to_go_on(parts) == told
 
 
 def test_a_second_ctrl_c_in_a_step_tells_how_to_go_on(copied, quick, capfd, monkeypatch):
@@ -1521,8 +1524,8 @@ def test_ctrl_c_at_the_end_leaves_a_complete_run(copied, quick, capsys, monkeypa
 def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with cli._ending_on_sigterm():
-            assert signal.getsignal(signal.SIGTERM) is cli._early_end
+        with train_command._ending_on_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is train_command._early_end
             with loop._stop_signal(signal.SIG_DFL) as seen:
                 signal.raise_signal(signal.SIGTERM)
             assert seen and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -1537,7 +1540,7 @@ def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatc
     "flags", [["--resume_from", "2"], ["--resume_from=2"], ["--resume-from=2"], ["--resume"]]
 )
 def test_each_spelling_of_a_flag_reads_the_settings_of_the_run(first, flags):
-    base, raw, source, _ = cli._base_settings([*flags, "--out", str(first.directory)])
+    base, raw, source, _ = train_command._base_settings([*flags, "--out", str(first.directory)])
     assert raw and source.endswith("config.json") and base.rollouts.prompts == 4
 
 
@@ -1570,12 +1573,12 @@ def test_code_that_a_file_of_settings_names_is_told_before_it_is_run(tmp_path, c
         assert code == 2 and error.count("\n") == 1 and not mark.exists() and not said
         assert f"names the code {inside}, which lies in the run's own directory" in error
         assert f"give {flag} {inside} to run it" in error
-    base, raw, place, rest = cli._base_settings(["--config", str(source), flag, inside])
-    cli._say_code(base, raw, place, rest)
+    base, raw, place, rest = train_command._base_settings(["--config", str(source), flag, inside])
+    train_command._say_code(base, raw, place, rest)
     assert capsys.readouterr().out == ""
     outside = named(tmp_path / "mine.py")
-    base, raw, place, rest = cli._base_settings(["--config", str(source)])
-    cli._say_code(base, raw, place, rest)
+    base, raw, place, rest = train_command._base_settings(["--config", str(source)])
+    train_command._say_code(base, raw, place, rest)
     assert capsys.readouterr().out == f"{source} names the code {outside}, which is run\n"
 
 
