@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
-from polgrad import _flags, _parts, algorithms, cli, contract
+from polgrad import _flags, _parts, algorithms, contract
+from polgrad.cli.train import train_schema
 from polgrad.contract import Outputs
 from polgrad.training import config
 
@@ -28,7 +29,7 @@ def test_the_command_has_the_settings_of_the_example():
     found, wanted = algorithms.PolicyGradient, run("PolicyGradient")["settings"]
     command = re.search(r"```bash\n(polgrad train .*?)```", PAGE, re.DOTALL)[1]
     _, _, *arguments = shlex.split(command.replace("\\\n", " "))
-    schema = cli.train_schema(found())
+    schema = train_schema(found())
     parsed = _flags.parsed(
         schema,
         arguments,

@@ -11,6 +11,8 @@ import sys
 import pytest
 
 from polgrad import _outside, cli
+from polgrad.cli import listing
+from polgrad.cli.common import fail
 from polgrad.training import reporting
 from polgrad.training.runtime import host_memory, program_cache
 
@@ -195,7 +197,7 @@ def raised(monkeypatch, capfd, error):
     def fail(_):
         raise error
 
-    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setattr(listing, "main", fail)
     monkeypatch.setattr(cli._interrupt, "leave", sys.exit)
     with pytest.raises(SystemExit) as stop:
         cli.main(["list"])
@@ -268,7 +270,7 @@ def test_a_reader_that_is_gone_is_no_fault(monkeypatch):
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x9bb", "a\rb", "a\u202eb", "a\ud800b"])
 def test_control_characters_of_others_do_not_reach_the_terminal(text, tmp_path, capsys):
-    assert cli._fail(f"no task {text}", 2) == 2
+    assert fail(f"no task {text}", 2) == 2
     reporter = reporting.Reporter.__new__(reporting.Reporter)
     reporter._quiet, reporter._progress = False, None
     reporter.say(f"prompt {text}\nthe next line")

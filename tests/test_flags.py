@@ -8,13 +8,15 @@ import pages
 import pytest
 from schemas import COMMANDS
 
-from polgrad import _flags, _ranges, algorithms, cli
+from polgrad import _flags, _ranges, algorithms
+from polgrad.cli.common import value_of
+from polgrad.cli.train import train_schema
 from polgrad.training import config
 
 SCHEMAS = {
-    "train": cli.train_schema(algorithms.GRPO()),
-    "ppo": cli.train_schema(algorithms.PPO()),
-    "dpo": cli.train_schema(algorithms.DPO()),
+    "train": train_schema(algorithms.GRPO()),
+    "ppo": train_schema(algorithms.PPO()),
+    "dpo": train_schema(algorithms.DPO()),
     **COMMANDS,
 }
 RATE = "--optimizer.learning-rate"
@@ -237,7 +239,7 @@ def test_what_only_the_parser_finds_is_one_line_too(command, line, words, monkey
 
 
 def test_every_flag_that_is_pointed_to_is_there():
-    schemas = [cli.train_schema(found()) for found in algorithms.NAMES.values()]
+    schemas = [train_schema(found()) for found in algorithms.NAMES.values()]
     known = {flag.name for s in (*schemas, *SCHEMAS.values()) for flag in _flags._flags(s)}
     targets = {flag for flags in _flags.ELSEWHERE.values() for flag in flags}
     assert targets <= known
@@ -266,4 +268,4 @@ def test_the_last_of_several_values_counts():
     parsed = parse("train", "--steps 1 --data.test-size 1 --resume --steps=2 --data.test_size=3")
     assert (parsed.steps, parsed.data.test_size, parsed.resume) == (2, 3, True)
     assert not parse("train", "--resume --no-resume").resume
-    assert cli._value(["--out", "a", "--out=b"], "--out") == "b"
+    assert value_of(["--out", "a", "--out=b"], "--out") == "b"

@@ -11,6 +11,8 @@ import time
 import pytest
 
 from polgrad import _interrupt, cli
+from polgrad.cli import listing
+from polgrad.cli import sweep as sweep_command
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,7 @@ def test_an_error_of_a_sweep_after_sigterm_is_told(monkeypatch, capfd, error, li
         raise error
 
     monkeypatch.setattr(command, "sweep", sweep)
-    code = cli._sweep(["some.py", "--set", "gain=1", "--out", "s"])
+    code = sweep_command.main(["some.py", "--set", "gain=1", "--out", "s"])
     out, told = capfd.readouterr()
     if line is None:
         assert code == 0 and out.startswith("stopped by SIGTERM") and told == ""
@@ -190,7 +192,7 @@ def test_what_an_interrupt_breaks_is_an_interrupt_too(monkeypatch, capfd):
         except KeyboardInterrupt:
             raise RecursionError("half a module") from None
 
-    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setattr(listing, "main", fail)
     monkeypatch.setattr(cli._interrupt, "leave", sys.exit)
     with pytest.raises(SystemExit) as stop:
         cli.main(["list"])

@@ -6,10 +6,11 @@ from typing import Literal
 
 import pytest
 
-from polgrad import _flags, _parts, algorithms, cli
+from polgrad import _flags, _parts, algorithms
+from polgrad.cli.train import _train_settings, train_schema
 from polgrad.contract import Average, Initial, Previous
 from polgrad.training.config import TrainConfig
-from polgrad.training.setup import earlier, identity
+from polgrad.training.setup import earlier, run_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +294,7 @@ def test_two_parts_of_one_name_are_refused():
 
 def test_help_tells_what_is_required_and_what_differs_between_parts(capsys):
     with pytest.raises(_flags.Shown):
-        _flags.parsed(cli.train_schema(algorithms.PolicyGradient()), ["--help"], "polgrad train")
+        _flags.parsed(train_schema(algorithms.PolicyGradient()), ["--help"], "polgrad train")
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--settings.kl.reference.every INT (of previous) rollouts between copies" in text
     assert "1. (required)" in text
@@ -302,22 +303,22 @@ def test_help_tells_what_is_required_and_what_differs_between_parts(capsys):
 
 
 def test_a_number_in_place_of_a_part_names_the_flags_of_its_numbers():
-    schema = cli.train_schema(algorithms.GRPO())
+    schema = train_schema(algorithms.GRPO())
     with pytest.raises(_flags.FlagError, match=r"--settings.kl is '0.1'.* --settings.kl.coeffic"):
         _flags.parsed(schema, ["--settings.kl", "0.1"], "polgrad train", default=schema())
 
 
 @pytest.mark.parametrize("flag", ["--settings.surrogate", "--settings.advantage"])
 def test_a_part_of_the_composition_names_the_algorithm_that_has_it(flag):
-    schema = cli.train_schema(algorithms.GRPO())
+    schema = train_schema(algorithms.GRPO())
     with pytest.raises(_flags.FlagError, match="it belongs to --algorithm policy_gradient"):
         _flags.parsed(schema, [flag, "cispo"], "polgrad train", default=schema())
 
 
 def test_settings_of_another_algorithm_in_a_file_are_said_to_be_left_out(tmp_path, capsys):
-    config = identity.plain(TrainConfig(algorithm="rloo", settings=algorithms.RLOO()))
+    config = run_files.plain(TrainConfig(algorithm="rloo", settings=algorithms.RLOO()))
     (tmp_path / "config.json").write_text(json.dumps(config))
     arguments = ["--config", str(tmp_path / "config.json"), "--algorithm", "grpo", "--steps", "0"]
     with pytest.raises(_flags.FlagError, match="steps is 0"):
-        cli._train_settings(arguments)
+        _train_settings(arguments)
     assert "the settings of rloo in" in capsys.readouterr().out

@@ -17,6 +17,8 @@ from schemas import COMMANDS
 from stored import GROUP, PROMPTS, T, stored_rollouts
 
 from polgrad import _flags, advantages, algorithms, cli, conformance, experiments, training
+from polgrad.cli.common import value_of
+from polgrad.cli.train import train_schema
 from polgrad.contract import Context, Outputs
 from polgrad.experiments import settings, sweeping
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
@@ -212,7 +214,7 @@ def flags_of(command, algorithm=None):
 @pytest.mark.parametrize(("command", "words"), list(commands()))
 def test_a_command_has_the_flags_that_it_is_given(command, words):
     if "--help" not in words:
-        flags = flags_of(command, cli._value(words, "--algorithm"))
+        flags = flags_of(command, value_of(words, "--algorithm"))
         _flags._check([*words], flags, f"polgrad {command}", needs_all=command != "train")
 
 
@@ -221,7 +223,7 @@ def test_the_flags_of_the_tables_are_there():
     for command in cli.COMMANDS:
         known |= flags_of(command).keys()
     for algorithm in (mine(), algorithms.PolicyGradient()):
-        known |= {flag.name for flag in _flags._flags(cli.train_schema(algorithm))}
+        known |= {flag.name for flag in _flags._flags(train_schema(algorithm))}
     found = {name.rstrip(".") for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
     found = {name if name in known else re.sub(r"(^--|\.)no-", r"\1", name) for name in found}
     assert len(found) > 40 and found <= known, found - known

@@ -8,8 +8,15 @@ import typing
 import numpy as np
 import pytest
 
-from polgrad import _ranges, algorithms, cli
+from polgrad import _ranges, algorithms
 from polgrad._ranges import Filled, Range
+from polgrad.cli.evaluate import Evaluate
+from polgrad.cli.export import Export
+from polgrad.cli.listing import Listing
+from polgrad.cli.report import Report
+from polgrad.cli.run import RunExperiment
+from polgrad.cli.sample import Sample
+from polgrad.cli.sweep import Sweep
 from polgrad.rehearsal import compiling
 from polgrad.training import config
 from polgrad.training.config import Rewards, TrainConfig
@@ -21,8 +28,8 @@ REQUIRED = {"policy": "p", "prompt": "p", "out": "o", "name": "n"}
 
 def schemas():
     """Every settings class of the command, by name, with the classes in it."""
-    found = [TrainConfig, cli.Sample, cli.Evaluate, cli.Export, cli.RunExperiment, cli.Sweep]
-    found += [cli.Report, cli.Listing, compiling.Rehearsal]
+    found = [TrainConfig, Sample, Evaluate, Export, RunExperiment, Sweep]
+    found += [Report, Listing, compiling.Rehearsal]
     for schema in found:
         for annotation in _ranges.hints(schema).values():
             kind, _ = _ranges.marks(annotation)

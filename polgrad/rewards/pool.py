@@ -23,60 +23,26 @@ the trainer's environment do not reach a reward, or its log, by accident.
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
-import os
 import secrets
 import selectors
-import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from polgrad import _compilers, _ranges
-from polgrad.data import codec
+from polgrad import _ranges
 from polgrad.rewards import compose, verifiers, worker
+from polgrad.rewards.process import (
+    UNREADABLE,
+    Unreadable,
+    Worker,
+    environment_of,
+    kill_all,
+    read_reply,
+)
 from polgrad.rewards.score import Failure, Score
-
-# -c and not -m: the caller's search path then comes first and whole, so that a worker finds what
-# the caller can import, and no module beside worker.py shadows one of the same name.
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv[1:]; del sys.argv[1:]; "
-    "from polgrad.rewards.worker import main; main()"
-)
-
-KEPT = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "PWD"),
-    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_COLLATE"),
-    *("TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME"),
-    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
-    *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE"),
-    *("XLA_FLAGS", "JAX_ENABLE_X64"),  # a reward that brings jax computes as the trainer does
-    # Where libraries keep models and data, and whether they may ask for more.
-    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"),
-    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE"),
-    *("TORCH_HOME", "NLTK_DATA", "TIKTOKEN_CACHE_DIR"),
-    # How a judge on the network is reached.
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-)
-"""Variables of the caller's environment that a worker has too."""
-
-ALWAYS = {
-    "PYTHONHASHSEED": "0",  # sets iterate in one order in every worker and every run
-    "JAX_PLATFORMS": "cpu",  # a reward that brings jax must not take the accelerator
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    _compilers.OPT_IN: "1",
-}
-"""Variables that every worker has, with their values."""
 
 MEMORY = 4 << 30
 """Bytes of memory that a worker may take."""
@@ -86,17 +52,11 @@ _PAUSE = 1.0  # seconds after which `working` is called again, where nothing els
 TRIED = 4
 """Right answers on which a reward is tried that may make anything of them."""
 
-UNREADABLE = "worker ended (its reply could not be read)"
-
 Item = tuple[str, str, Mapping[str, Any]]
 
 
 class RewardFailure(RuntimeError):
     """Too many samples without a reward, a worker that does not start, or a canary that fails."""
-
-
-class _Unreadable(Exception):
-    """What has come from a worker is not what it was asked for."""
 
 
 class Canary(NamedTuple):
@@ -114,134 +74,6 @@ class Canary(NamedTuple):
     completion: str
     example: Mapping[str, Any]
     expected: float | bool
-
-
-class _Worker:
-    """One process, its two pipes, and the sample that it is busy with."""
-
-    def __init__(
-        self, setup: bytes, start_timeout: float, environment: Mapping[str, str], pool: str
-    ):
-        self.mark = f"{pool}:{secrets.token_hex(8)}"
-        path = [os.path.abspath(entry or os.curdir) for entry in sys.path]
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore::SyntaxWarning", "-c", _BOOT, *path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**environment, worker.MARK: self.mark},
-            start_new_session=True,  # Ctrl-C reaches the trainer alone; children die together
-        )
-        self.requests = self.process.stdin.fileno()
-        self.replies = self.process.stdout.fileno()
-        os.set_blocking(self.requests, False)
-        os.set_blocking(self.replies, False)
-        self.index: int | None = None
-        self.token = ""
-        self.ready = False
-        self._received = bytearray()
-        self._unsent = memoryview(b"")
-        self.send(setup, start_timeout)
-
-    @property
-    def sending(self) -> bool:
-        return bool(self._unsent)
-
-    def send(self, frame: bytes, timeout: float) -> None:
-        self._unsent = memoryview(frame)
-        self._timeout = timeout
-        self.deadline = time.monotonic() + timeout
-        self.flush()
-
-    def flush(self) -> None:
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[os.write(self.requests, self._unsent) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._unsent = memoryview(b"")  # it has died: reading tells
-        # The sample starts now: the time that a large message travels is not its own.
-        self.deadline = time.monotonic() + self._timeout
-
-    def receive(self) -> tuple[list[Any], bool]:
-        """Whole messages that have come, and whether the pipe is still open.
-
-        Raises:
-            _Unreadable: what has come is no message.
-        """
-        is_open = True
-        header, limit = worker.HEADER.size, worker.REPLY_LIMIT
-        try:
-            while chunk := os.read(self.replies, 1 << 16):
-                self._received += chunk
-                if len(self._received) > header + limit:
-                    break
-            else:
-                is_open = False
-        except BlockingIOError:
-            pass
-        messages = []
-        while len(self._received) >= header:
-            (length,) = worker.HEADER.unpack(self._received[:header])
-            if length > limit:
-                raise _Unreadable(f"a reply of {length} bytes")
-            if len(self._received) < header + length:
-                break
-            try:
-                messages.append(codec.loads(bytes(self._received[header : header + length])))
-            # A reward may write anything to the pipe, JSON of another form among it.
-            except Exception as error:
-                raise _Unreadable("a reply that is no message") from error
-            del self._received[: header + length]
-        return messages, is_open
-
-    def kill_group(self) -> None:
-        # The group still exists after its leader has died if the reward started children.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def kill(self) -> None:
-        self.kill_group()
-        worker.kill_marked(self.mark)
-
-    def exit_text(self) -> str:
-        try:
-            code = self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        if code >= 0:
-            return f"exit code {code}"
-        try:
-            return f"signal {signal.Signals(-code).name}"
-        except ValueError:  # one of the numbers that have no name
-            return f"signal {-code}"
-
-
-def _reply(message: Any) -> tuple[str, Score, bool]:
-    """Token, score and whether the process is at its end, of a worker's message.
-
-    Raises:
-        _Unreadable: the message has another form.
-    """
-    kinds = [str, float, bool, str, bool, bool]
-    if not isinstance(message, list) or [type(part) for part in message] != kinds:
-        raise _Unreadable("a reply of another form")
-    token, value, valid, reason, failed, last = message
-    score = compose.as_score(Score(value, valid, reason))
-    return token, Failure(*score) if failed and not score.valid else score, last
-
-
-def _kill_all(workers: list[_Worker], pool: str) -> None:
-    there = bool(workers)
-    while workers:
-        workers.pop().kill_group()
-    if there:
-        worker.kill_marked(pool)
 
 
 @_ranges.documented
@@ -262,21 +94,6 @@ class _Numbers:
     failure_limit: Annotated[float, _ranges.Range(at_least=0, at_most=1)]
     start_timeout: Annotated[float, _ranges.Range(above=0)]
     memory: Annotated[int | None, _ranges.Range(at_least=1 << 28, below=1 << 63)]
-
-
-def _environment(names: Sequence[str]) -> dict[str, str]:
-    """What a worker's environment holds.
-
-    Raises:
-        ValueError: a name that is not set.
-    """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"environment must be a sequence of names, got {names!r:.80}")
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise ValueError(f"environment names {', '.join(missing)}, which is not set here")
-    kept = {name: os.environ[name] for name in (*KEPT, *names) if name in os.environ}
-    return kept | {name: value for name, value in ALWAYS.items() if name not in names}
 
 
 class RewardPool:
@@ -329,16 +146,16 @@ class RewardPool:
             }
         )
         self._memory = memory
-        self._environment = _environment(environment)
+        self._environment = environment_of(environment)
         self._mark = secrets.token_hex(8)
         self._closed = False
-        self._workers: list[_Worker] = []
-        self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._mark)
+        self._workers: list[Worker] = []
+        self._finalizer = weakref.finalize(self, kill_all, self._workers, self._mark)
         for _ in range(workers):
             self._workers.append(self._start())
 
-    def _start(self) -> _Worker:
-        return _Worker(self._setup, self._start_timeout, self._environment, self._mark)
+    def _start(self) -> Worker:
+        return Worker(self._setup, self._start_timeout, self._environment, self._mark)
 
     def __enter__(self) -> "RewardPool":
         return self
@@ -349,7 +166,7 @@ class RewardPool:
     def close(self) -> None:
         """End the workers; a second call does nothing."""
         self._closed = True
-        _kill_all(self._workers, self._mark)
+        kill_all(self._workers, self._mark)
 
     def wait_ready(self) -> None:
         """Wait until every worker has imported the rewards.
@@ -544,7 +361,7 @@ class RewardPool:
         ]
         return any(failed)
 
-    def _attend(self, slot: int, one: _Worker, results: dict[int, Score]) -> bool:
+    def _attend(self, slot: int, one: Worker, results: dict[int, Score]) -> bool:
         if one.sending:
             one.flush()
         try:
@@ -558,7 +375,7 @@ class RewardPool:
                     if last:
                         self._replace(slot)
                     return not score.valid
-        except _Unreadable:
+        except Unreadable:
             return self._give_up(slot, one, results, UNREADABLE)
         if one.ready and one.index is None:
             return False
@@ -568,21 +385,21 @@ class RewardPool:
             return self._give_up(slot, one, results, f"timeout after {one._timeout:g} s")
         return False
 
-    def _take_ready(self, one: _Worker, message: Any) -> None:
+    def _take_ready(self, one: Worker, message: Any) -> None:
         """A worker's first message: it is ready, or cannot be."""
         if isinstance(message, dict) and isinstance(message.get("error"), str):
             raise ValueError(message["error"])
         if message != {"ready": one.process.pid}:
-            raise _Unreadable("a worker that starts")
+            raise Unreadable("a worker that starts")
         one.ready = True
 
-    def _take_score(self, one: _Worker, message: Any) -> tuple[Score, bool]:
-        token, score, last = _reply(message)
+    def _take_score(self, one: Worker, message: Any) -> tuple[Score, bool]:
+        token, score, last = read_reply(message)
         if one.index is None or token != one.token:
-            raise _Unreadable("a reply that nobody asked for")
+            raise Unreadable("a reply that nobody asked for")
         return score, last
 
-    def _give_up(self, slot: int, one: _Worker, results: dict[int, Score], reason: str) -> bool:
+    def _give_up(self, slot: int, one: Worker, results: dict[int, Score], reason: str) -> bool:
         """Replaces a worker; whether a sample became invalid by that."""
         if not one.ready:
             # A library may abort, without a message, where it gets no memory.

@@ -19,7 +19,8 @@ from polgrad.training.evaluation import CHUNK, Accuracy, ProblemResult, evaluate
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
 from polgrad.training.saving.description import POLICY_FILE
-from polgrad.training.setup import footprint, identity, problems, scorers
+from polgrad.training.setup import footprint, run_files, scorers
+from polgrad.training.setup.problems import Problems, load_source, tokenize
 
 PROBLEMS = 500
 """How many held-out problems are tried where nothing else is said."""
@@ -90,7 +91,7 @@ def evaluate_policy(
         config=settings,
         network=loaded.network,
         tokenizer=tokenizer,
-        test=problems.tokenize(test, tokenizer, context - tokens),
+        test=tokenize(test, tokenizer, context - tokens),
         mesh=mesh,
         processes=hosts.Processes(),
         filters=filters,
@@ -180,7 +181,7 @@ def _evaluated(
     settings = dataclasses.replace(
         settings, data=dataclasses.replace(settings.data, test_size=size)
     )
-    source = problems.load_source(settings, split, size_flag="--problems")
+    source = load_source(settings, split, size_flag="--problems")
     return (
         settings,
         source,
@@ -194,7 +195,7 @@ def _run_settings(directory: str) -> config.TrainConfig:
     if not path.is_file() or not (path.parent / POLICY_FILE).is_file():
         return config.TrainConfig(task="", rollouts=config.Rollouts(max_tokens=None))
     with _outside.reading(path):
-        found = identity.settings_of(identity.read_settings(path), path)
+        found = run_files.settings_of(run_files.read_settings(path), path)
     return config.TrainConfig(
         task=found.task,
         data=found.data,
@@ -210,7 +211,7 @@ class _Evaluated:
     config: config.TrainConfig
     network: policies.Network
     tokenizer: data.Tokenizer
-    test: problems.Problems
+    test: Problems
     mesh: jax.sharding.Mesh
     filters: dict[str, Any]
     processes: hosts.Processes

@@ -10,7 +10,7 @@ from polgrad.policies.hub.assets import missing_template
 from polgrad.training.saving.description import POLICY_FILE, read_description
 from polgrad.training.saving.places import place_of, steps_in
 from polgrad.training.saving.reading import restore_params, shape_difference
-from polgrad.training.setup import identity
+from polgrad.training.setup import run_files
 
 
 def load(
@@ -50,9 +50,9 @@ def load(
 
 def _is_begun(directory: pathlib.Path) -> bool:
     """Whether a run has locked a directory and ended before it wrote its settings."""
-    if (directory / identity.CONFIG).exists() or steps_in(place_of(directory, None)):
+    if (directory / run_files.CONFIG).exists() or steps_in(place_of(directory, None)):
         return False
-    return any((directory / name).is_file() for name in (".lock", identity.IDENTITY))
+    return any((directory / name).is_file() for name in (".lock", run_files.IDENTITY))
 
 
 def say_missing_template(name: str, policy: policies.Policy) -> None:

@@ -1,7 +1,6 @@
 """The loop: collect, prepare, update, report, save. It knows no algorithm by name."""
 
 import contextlib
-import json
 import pathlib
 import signal
 import sys
@@ -12,28 +11,35 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polgrad import _files, _interrupt, _outside, randomness
-from polgrad.policies.hub.assets import missing_template
-from polgrad.rewards.pool import RewardFailure, RewardPool, canary_set
+from polgrad import _interrupt, _outside, randomness
+from polgrad.rewards.pool import RewardFailure
 from polgrad.rollouts import sampling_weights
 from polgrad.training import probe
 from polgrad.training.collecting import Collector
 from polgrad.training.config import TrainConfig
 from polgrad.training.evaluation import Accuracy, evaluate
-from polgrad.training.reporting import Reporter, SilentReporter, plot
+from polgrad.training.reporting import plot
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
-from polgrad.training.saving import description
-from polgrad.training.saving.checkpoints import Checkpoints
-from polgrad.training.saving.errors import ResumeError, SavingError
+from polgrad.training.saving.errors import SavingError
 from polgrad.training.saving.journal import ScoreJournal
-from polgrad.training.saving.places import INITIAL, place_of
 from polgrad.training.scoring import Scoring, with_packing
-from polgrad.training.setup import building, identity, ownership, planning, scorers
+from polgrad.training.setup import building, fingerprints, planning
+from polgrad.training.setup.beginning import Beginning
+from polgrad.training.setup.opening import (
+    Pools,
+    check_answers,
+    claim,
+    goes_on_from,
+    open_checkpoints,
+    open_reporter,
+    say_missing_template,
+    start_pools,
+    starting,
+)
 from polgrad.training.setup.parts import Parts
 from polgrad.training.state import TrainState
 from polgrad.training.step import Programs
-from polgrad.training.warm_start import warm_start
 from polgrad.training.watch import Watch
 
 PROFILED = (5, 7)
@@ -41,10 +47,6 @@ PROFILED = (5, 7)
 
 class TrainingError(RuntimeError):
     """A run that cannot go on, with what to do about it."""
-
-
-class StartError(ValueError):
-    """A run that cannot begin, found before anything was written."""
 
 
 class Result(NamedTuple):
@@ -131,18 +133,18 @@ def _run(parts: Parts, quiet: bool, afterwards: Any) -> Result:
     with contextlib.ExitStack() as stack, _telling(parts.processes):
         stop = stack.enter_context(_stop_signal(afterwards))
         stack.enter_context(mesh_lib.entered(parts.mesh))
-        with _starting():
-            number = _claimed(parts, stack)
-            checkpoints = _opened(parts, stack)
+        with starting():
+            number = claim(parts, stack)
+            checkpoints = open_checkpoints(parts, stack)
             # Before anything is said: a checkpoint that is not there ends the start.
-            step = _goes_on_from(parts.config, checkpoints)
-            reporter = _reporter(parts, quiet)
+            step = goes_on_from(parts.config, checkpoints)
+            reporter = open_reporter(parts, quiet)
             stack.callback(reporter.close)
             if parts.replaced is not None:
                 reporter.say(f"takes over {parts.directory}, whose run had saved no step")
-            _say_missing_template(parts, reporter)
-            pools = _pools(parts, stack)
-            _check_answers(parts, pools.reward, reporter)
+            say_missing_template(parts, reporter)
+            pools = start_pools(parts, stack)
+            check_answers(parts, pools.reward, reporter)
         try:
             return _Loop(parts, reporter, checkpoints, pools, stop, number).run(step)
         except jax.errors.JaxRuntimeError as error:
@@ -161,164 +163,6 @@ def _telling(processes: hosts.Processes):
     except BaseException as error:
         processes.fail(error)
         raise
-
-
-@contextlib.contextmanager
-def _starting():
-    """What is wrong before the first step is wrong with what the user gave."""
-    try:
-        yield
-    except ResumeError:
-        raise
-    except (ValueError, RewardFailure, SavingError, OSError) as error:
-        text = _outside.with_file(error) if isinstance(error, OSError) else str(error)
-        raise StartError(" ".join(text.split())) from error
-
-
-def _claimed(parts: Parts, stack: contextlib.ExitStack) -> str:
-    """The run's own number; its directory is held until the end, its checkpoints are its own."""
-
-    def work():
-        stack.enter_context(ownership.held(parts))
-        if not parts.processes.first:
-            return ""
-        number = ownership.run_id(parts)
-        ownership.check_place(parts, number)
-        return number
-
-    return parts.processes.gather("whose run this is", work)[0]
-
-
-def _opened(parts: Parts, stack: contextlib.ExitStack) -> Checkpoints:
-    """The run's checkpoints, which are closed at the end."""
-    place = place_of(parts.directory, parts.config.saving.checkpoints)
-    checkpoints = Checkpoints(place, parts.config.saving.keep, parts.processes)
-
-    @stack.push
-    def close(kind, error, traceback):
-        # With a host gone, waiting for its part of a save would not end.
-        if parts.processes.failed:
-            return
-        with contextlib.suppress(SavingError) if error else contextlib.nullcontext():
-            checkpoints.close()
-
-    return checkpoints
-
-
-def _goes_on_from(config: TrainConfig, checkpoints: Checkpoints) -> int | None:
-    """The checkpoint that the run goes on from, whole as far as its files tell."""
-    if not config.resume:
-        return None
-    found, step = checkpoints.steps(), config.resume_from
-    if step is None:
-        step = checkpoints.latest()
-    elif step not in found:
-        raise ResumeError(
-            f"resume_from is {step}; expected one of the run's checkpoints "
-            f"({', '.join(map(str, found)) or 'there is none'})"
-        )
-    if step is None:
-        return None
-    if step > config.steps:
-        # The run would do nothing, and its settings would then deny the steps that it has done.
-        earlier = ", ".join(str(n) for n in found if n <= config.steps)
-        stands = "the run stands at step" if config.resume_from is None else "resume_from is"
-        raise ResumeError(
-            f"steps is {config.steps}, but {stands} {step}; give more steps"
-            + (f", or an earlier checkpoint with --resume-from ({earlier})" if earlier else "")
-        )
-    checkpoints.check(step)
-    return step
-
-
-def _reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
-    """The run's reporter, on the process that writes its files."""
-    config, made = parts.config, []
-
-    def work():
-        reporter = Reporter(
-            parts.directory,
-            config.steps,
-            tensorboard=config.saving.tensorboard,
-            wandb=config.saving.wandb,
-            config=identity.plain(config),
-            quiet=quiet,
-        )
-        made.append(reporter)
-
-    parts.processes.alone("the reports of the run", work)
-    return made[0] if made else SilentReporter()
-
-
-class _Pools(NamedTuple):
-    reward: RewardPool | None
-    task: RewardPool | None
-
-
-def _pools(parts: Parts, stack: contextlib.ExitStack) -> _Pools:
-    """Workers for the training reward and for the task's own scorer; one set if they agree."""
-    settings = parts.config.rewards
-
-    def start(specs, limit):
-        pool = RewardPool(
-            specs,
-            workers=settings.workers,
-            failure_limit=limit,
-            **scorers.worker_settings(settings),
-        )
-        return stack.enter_context(pool)
-
-    reward = task = None
-    if parts.algorithm.samples:
-        # With several processes the limit is on the share of all of them, and checked there.
-        alone = parts.processes.count == 1
-        reward = start(parts.reward_specs, settings.failure_limit if alone else 1.0)
-    if parts.test is not None:
-        same = parts.reward_specs == parts.task_specs and reward is not None
-        task = reward if same else start(parts.task_specs, 1.0)
-    for pool in {id(p): p for p in (reward, task) if p is not None}.values():
-        pool.wait_ready()
-    if task is not None:
-        _check_canaries(parts, task)
-    return _Pools(reward, task)
-
-
-def _check_canaries(parts: Parts, pool: RewardPool) -> None:
-    """Known right and known wrong answers go through the same workers before the first step."""
-    source = parts.test.source
-    pool.canaries(canary_set([source[i] for i in range(min(4, len(source)))]))
-
-
-ANSWERS_TRIED = 1000
-
-
-def _check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
-    """Answers that the reward cannot read are told here, and not sample by sample."""
-    # A preference reads an opponent's completion too, which the data do not hold.
-    if pool is None or parts.config.rewards.preference:
-        return
-    source = parts.train.source
-    tried = min(len(source), ANSWERS_TRIED)
-    rows = [source[i * len(source) // tried] for i in range(tried)]
-    chosen = [planning.with_opponent(parts.algorithm, row) for row in rows]
-    limit = parts.config.rewards.failure_limit
-
-    def work():
-        return pool.check_answers(chosen, limit=limit, working=parts.processes.working)
-
-    # One process tries them: the others would find the same.
-    if reasons := parts.processes.alone("answers that cannot be scored", work):
-        reporter.say(
-            f"{len(reasons)} of {tried} answers cannot be compared, and samples of their problems "
-            f"count as invalid; a step with more than {limit:.0%} of them stops the run: take these "
-            f"problems out, or raise --rewards.failure-limit. The first: {reasons[0]}"
-        )
-
-
-def _say_missing_template(parts: Parts, reporter) -> None:
-    text = parts.policy.text
-    if parts.config.data.chat_template and text and (note := missing_template(text)):
-        reporter.say(note)
 
 
 @contextlib.contextmanager
@@ -373,17 +217,16 @@ def _programs(parts: Parts) -> Programs:
 class _Loop:
     """One run from its first or a resumed step to its last."""
 
-    def __init__(self, parts: Parts, reporter, checkpoints, pools: _Pools, stop: list, number: str):
+    def __init__(self, parts: Parts, reporter, checkpoints, pools: Pools, stop: list, number: str):
         self.parts, self.config, self.reporter = parts, parts.config, reporter
         self.checkpoints, self.pools, self.stop = checkpoints, pools, stop
         self.number = number
         self.programs: Programs = _programs(parts)
-        with _starting():
+        with starting():
             self.journal = ScoreJournal(
-                parts.directory, parts.processes.index, identity.of_scores(parts)
+                parts.directory, parts.processes.index, fingerprints.of_scores(parts)
             )
         self.collect = Collector(parts, pools.reward, self.journal, self.programs.for_sampling)
-        self.before_path = parts.directory / "before.json"
         self.watch = Watch(self.config)
         self.platform = parts.mesh.devices.flat[0].platform
         self.probing = probe.wanted(self.config.probe, self.platform)
@@ -394,7 +237,15 @@ class _Loop:
         """Everything, in order, from checkpoint `step` or from the beginning."""
         for line in [*planning.plan(self.parts), *self._first_example()]:
             self.reporter.say(line)
-        state, initial, before = self._start(step)
+        beginning = Beginning(
+            self.parts,
+            self.programs,
+            self.checkpoints,
+            self.reporter,
+            self.number,
+            measure=None if self.pools.task is None else self._accuracy,
+        )
+        state, initial, before = beginning.state(step)
         start = int(state.step)
         with _interrupt.postponed() as pressed:
             state, row, stop = self._steps(state, initial, pressed)
@@ -489,137 +340,6 @@ class _Loop:
         finally:
             if inside and (step == min(last, self.config.steps) or sys.exc_info()[0]):
                 jax.profiler.stop_trace()
-
-    def _start(self, step: int | None) -> tuple[TrainState, Any, Accuracy | None]:
-        """The first state, or a checkpoint's; the reference; the accuracy before."""
-        like, found = self.programs.abstract_state, []
-
-        def read():
-            found.append(self._read_before())
-            if self.config.resume:
-                self.reporter.read()
-
-        with _starting():
-            self.parts.processes.gather("what an earlier start has written", read)
-        before = found[0]
-        if step is None:
-            return self._begin(like)
-        state = self.checkpoints.restore(step, like)
-        initial = self._initial(like) if self.programs.needs_initial else None
-        self._record(step)
-        self.reporter.say(f"resumes after step {step} of {self.config.steps}")
-        for line in self._notes(step, self.checkpoints.seal(step)):
-            self.reporter.say(line)
-        return state, initial, before
-
-    def _initial(self, like: TrainState) -> Any:
-        self.checkpoints.check(INITIAL)
-        return self.programs.hold(self._restored_initial(like))
-
-    def _restored_initial(self, like: TrainState) -> Any:
-        """The policy that training started from; it gets the checksums that a kill kept from it."""
-        params = self.checkpoints.restore_initial(like.params)
-        self.checkpoints.seal(INITIAL)
-        return params
-
-    def _begin(self, like: TrainState) -> tuple[TrainState, Any, Accuracy | None]:
-        """The first state; a starting policy that is there and whole was warmed up before."""
-        whole = False
-        if self.config.resume:
-            self.reporter.say("there is no checkpoint yet; the run begins with its first step")
-            whole = self.parts.processes.alone("the starting policy", self._initial_is_kept)
-        else:
-            with _starting():
-                self.parts.processes.alone("what an earlier run has left", self._clear)
-        self._record(0)
-        if whole:
-            params = self._restored_initial(like)
-        else:
-            params = self.programs.place_params(self.parts.policy.params)
-            params = warm_start(self.parts, params, self.reporter)
-            self.checkpoints.save_initial(params)
-        initial = self.programs.hold(params) if self.programs.needs_initial else None
-        return self.programs.first_state(params), initial, self._before(params)
-
-    def _clear(self) -> None:
-        """Removes what a run that is taken over has left and that would be read as this one's."""
-        if self.parts.replaced is None:
-            return
-        ownership.clear_replaced(self.parts)
-        self.checkpoints.discard_initial()
-        for path in (self.before_path, self.parts.directory / identity.CHANGES):
-            path.unlink(missing_ok=True)
-
-    def _initial_is_kept(self) -> bool:
-        """Whether the starting policy is there, whole, and the one that these settings give.
-
-        One that other settings gave is removed before the settings are written: after a kill in
-        between it would be taken for theirs.
-        """
-        if not self.checkpoints.has_initial():
-            return False
-        decided = [c.name for c in self.parts.changes if identity.decides_start(c.name)]
-        if self.parts.stored is None or decided:
-            self.checkpoints.discard_initial()
-            return False
-        return self.checkpoints.initial_is_whole()
-
-    def _record(self, step: int) -> None:
-        """The run is what its files say from now on; what it did after `step` is forgotten.
-
-        Later checkpoints go first: after a kill in between, the run would go on from a checkpoint
-        that other settings made.
-        """
-        if self.config.resume:
-            self.checkpoints.discard_after(step)
-
-        def write():
-            ownership.record(self.parts, self.number, step)
-            description.save_description(
-                self.parts.directory, self.parts.policy, self.parts.tokenizer
-            )
-            self.reporter.begin(step, self.number)
-
-        self.parts.processes.alone("the settings of the run", write)
-
-    def _notes(self, step: int, sealed: bool) -> list[str]:
-        """What the user should know of a run that goes on."""
-        if not self.parts.processes.first:
-            return []
-        notes = [f"changed: {change}" for change in self.parts.changes if change.name != "out"]
-        if run := self.parts.stored:
-            notes.append(identity.schedule_note(self.config, run, step))
-            notes.append(ownership.version_note(self.parts))
-        if step == self.config.steps:
-            notes.append(f"checkpoint {step} is the end: steps is {self.config.steps}")
-        if sealed:
-            notes.append(
-                f"note: checkpoint {step} has no checksums, as where a run was killed before they "
-                "were written; it could be read"
-            )
-        return [note for note in notes if note]
-
-    def _read_before(self) -> Accuracy | None:
-        """The accuracy before the first step, as an earlier start of this run measured it."""
-        if self.pools.task is None or not self.config.resume or not self.before_path.exists():
-            return None
-        with _outside.reading(self.before_path):
-            raw = _outside.read_json(self.before_path)
-            raw["pass_at_k"] = {int(k): float(v) for k, v in raw["pass_at_k"].items()}
-            numbers = {k: float(raw[k]) for k in ("value", "low", "high")}
-            counts = {k: int(raw[k]) for k in ("problems", "invalid")}
-            return Accuracy(**numbers, **counts, pass_at_k=raw["pass_at_k"])
-
-    def _before(self, params) -> Accuracy | None:
-        if self.pools.task is None:
-            return None
-        accuracy = self._accuracy(params, 0)
-        text = json.dumps(accuracy._asdict())
-        self.parts.processes.alone(
-            "the accuracy before", lambda: _files.write(self.before_path, text)
-        )
-        self.reporter.say(f"held-out accuracy before: {accuracy.value:.3f}")
-        return accuracy
 
     def _accuracy(self, params, step: int) -> Accuracy:
         settings = self.config.evaluation

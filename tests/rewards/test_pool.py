@@ -18,6 +18,7 @@ from polgrad.rewards import (
     Score,
     canary_set,
     interruptions,
+    process,
     worker,
 )
 from polgrad.rewards import pool as pool_module
@@ -247,7 +248,7 @@ def test_a_worker_sees_the_variables_of_the_list_alone(target, monkeypatch):
     monkeypatch.setenv("LANG", "C")
     with RewardPool([RewardSpec(target)], environment=("MY_JUDGE",)) as one:
         seen = set(ast.literal_eval(score(one, "environment")[0].reason))
-    own = {"MY_JUDGE", "POLGRAD_REWARD_WORKER", *pool_module.KEPT, *pool_module.ALWAYS}
+    own = {"MY_JUDGE", "POLGRAD_REWARD_WORKER", *process.KEPT, *process.ALWAYS}
     # Python itself may set the first, and macOS the second.
     assert (
         {"LANG", "MY_JUDGE", "JAX_PLATFORMS"}

@@ -34,7 +34,7 @@ from polgrad.training.runtime import hosts
 from polgrad.training.saving import description
 from polgrad.training.saving.lines import read_lines
 from polgrad.training.saving.reading import restore_params
-from polgrad.training.setup import building, planning
+from polgrad.training.setup import building, opening, planning
 from polgrad.training.setup.problems import tokenize
 
 TINY = Small(layers=1, width=16, heads=2, mlp=32)
@@ -125,7 +125,7 @@ def test_a_run_without_a_limit_of_memory_starts_its_workers_without_one(monkeypa
         def wait_ready(self):
             pass
 
-    monkeypatch.setattr(loop, "RewardPool", Pool)
+    monkeypatch.setattr(opening, "RewardPool", Pool)
     for memory, expected in ((None, None), (256, 1 << 28)):
         parts = types.SimpleNamespace(
             config=types.SimpleNamespace(rewards=Rewards(memory=memory)),
@@ -135,7 +135,7 @@ def test_a_run_without_a_limit_of_memory_starts_its_workers_without_one(monkeypa
             test=None,
         )
         with contextlib.ExitStack() as stack:
-            assert loop._pools(parts, stack).reward.settings["memory"] == expected
+            assert opening.start_pools(parts, stack).reward.settings["memory"] == expected
 
 
 def test_sigterm_saves_and_resume_ends_bit_for_bit_as_an_undisturbed_run(
@@ -483,14 +483,14 @@ def test_answers_that_the_reward_cannot_read_are_told_before_the_first_step(tmp_
         return building.build(settings)
 
     with pytest.raises(
-        loop.StartError, match="12 of 48 answers have no reward.* is not one number"
+        opening.StartError, match="12 of 48 answers have no reward.* is not one number"
     ):
         loop.run(parts(12, "many"), quiet=True)
     left = [path for path in (tmp_path / "many").rglob("*") if path.is_file()]
     assert {path.name for path in left} == {".lock"}
     few, reporter = parts(1, "one"), Said()
     with RewardPool(few.reward_specs) as pool:
-        loop._check_answers(few, pool, reporter)
+        opening.check_answers(few, pool, reporter)
     assert len(reporter.lines) == 1 and "1 of 37 answers cannot be compared" in reporter.lines[0]
     assert "more than 10% of them stops the run" in reporter.lines[0]
 
@@ -515,12 +515,12 @@ def test_the_check_of_answers_gives_a_reward_an_opponent(tmp_path):
     signs = []
     parts.processes.working = lambda: signs.append("at work")
     with RewardPool([RewardSpec(target)]) as pool:
-        loop._check_answers(parts, pool, Said())
+        opening.check_answers(parts, pool, Said())
         assert signs
         assert planning.first_example(parts, pool, None)[1].endswith("'0' scores 0")
         parts.algorithm = algorithms.GRPO().build(training.Context(4, 3, 4, True))
         with pytest.raises(RewardFailure, match="KeyError: 'opponent'"):
-            loop._check_answers(parts, pool, Said())
+            opening.check_answers(parts, pool, Said())
 
 
 def test_a_first_answer_that_cannot_be_scored_does_not_stop_the_run(tmp_path):
@@ -554,7 +554,7 @@ def test_prompts_without_a_template_are_told_where_one_should_be(sums, tmp_path,
         reporter = Said()
         settings = config(sums, tmp_path / "run", policy=str(tmp_path / "hub"))
         settings = dataclasses.replace(settings, data=Data(held_out=0.3, chat_template=wanted))
-        loop._say_missing_template(building.build(settings), reporter)
+        opening.say_missing_template(building.build(settings), reporter)
         assert [line in said for said in reporter.lines] == [True] * wanted
 
 

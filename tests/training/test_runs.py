@@ -24,6 +24,7 @@ from etils import epath
 
 from polgrad import _files, _interrupt, cli, data, policies, training
 from polgrad._versions import versions
+from polgrad.cli import train as train_command
 from polgrad.data import sources
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure
@@ -48,7 +49,18 @@ from polgrad.training.saving.journal import ScoreJournal
 from polgrad.training.saving.lines import read_lines
 from polgrad.training.saving.places import steps_in
 from polgrad.training.saving.reading import misfit, restore_params
-from polgrad.training.setup import building, directory, identity, ownership, planning
+from polgrad.training.setup import (
+    beginning,
+    building,
+    directory,
+    fingerprints,
+    identity,
+    opening,
+    ownership,
+    planning,
+    run_files,
+)
+from polgrad.training.setup.beginning import Beginning
 from polgrad.training.state import TrainState
 
 ALONE = hosts.Processes(index=0, count=1)
@@ -227,7 +239,7 @@ def test_what_one_process_writes_it_writes_where_all_meet(sums, tmp_path, quick,
 
 def test_a_directory_in_use_is_refused(sums, copied):
     with _files.alone(copied):
-        refused(config(sums, copied, resume=True, steps=6), "in use by process", loop.StartError)
+        refused(config(sums, copied, resume=True, steps=6), "in use by process", opening.StartError)
     refused(config(sums, copied), "holds a run already")
 
 
@@ -262,7 +274,7 @@ def test_a_run_that_holds_nothing_is_taken_over(sums, tmp_path, quick, monkeypat
     line = f"takes over {tmp_path / 'a'}, whose run had saved no step\n"
     assert capsys.readouterr().out.count(line) == 1
     assert not same(restored_initial(tmp_path / "a"), old)
-    assert identity.stored(tmp_path / "a").config["seed"] == 0
+    assert run_files.stored(tmp_path / "a").config["seed"] == 0
     refused(settings, "holds a run already")
 
 
@@ -284,7 +296,7 @@ def test_what_a_replaced_run_has_left_elsewhere_is_never_taken_for_the_new_ones(
     def failed(**changes):
         with pytest.raises(loop.TrainingError, match="not finite"):
             training.train(dataclasses.replace(settings, **changes), quiet=True)
-        return identity.stored(tmp_path / "a").record["id"]
+        return run_files.stored(tmp_path / "a").record["id"]
 
     numbers = [failed(seed=1, saving=away)]
     assert (place / "initial").exists()
@@ -303,7 +315,7 @@ def test_what_a_replaced_run_has_left_elsewhere_is_never_taken_for_the_new_ones(
     started = training.train(again, quiet=True).state.params
     network = building.build(dataclasses.replace(again, out=str(tmp_path / "b"), resume=False))
     assert same(started, network.policy.params)
-    assert identity.stored(tmp_path / "a").record["id"] == numbers[-1]
+    assert run_files.stored(tmp_path / "a").record["id"] == numbers[-1]
 
 
 @pytest.mark.parametrize("state", ["of another run", "in use"])
@@ -311,7 +323,7 @@ def test_a_place_that_is_no_longer_the_replaced_runs_stays_as_it_is(tmp_path, st
     place = tmp_path / "ck"
     place_with(place, owner="other" if state == "of another run" else "ab")
     (place / "initial").mkdir()
-    run = identity.Stored({"saving": {"checkpoints": str(place)}}, {"id": "ab"}, str(tmp_path))
+    run = run_files.Stored({"saving": {"checkpoints": str(place)}}, {"id": "ab"}, str(tmp_path))
     parts = types.SimpleNamespace(directory=tmp_path / "a", replaced=run, config=TrainConfig())
     if state == "in use":
         with _files.alone(place), pytest.raises(ValueError, match="ck is in use by process"):
@@ -331,19 +343,19 @@ def test_a_warm_start_that_has_ended_is_not_taken_over(sums, tmp_path, quick, mo
         warm_start=WarmStart(steps=1, demonstrations=4, batch=4),
         saving=Saving(tensorboard=False, checkpoints=place),
     )
-    monkeypatch.setattr(loop, "warm_start", lambda parts, params, reporter: params)
+    monkeypatch.setattr(beginning, "warm_start", lambda parts, params, reporter: params)
     fails(monkeypatch, loop.TrainingError("not finite"))
     with pytest.raises(loop.TrainingError):
         training.train(settings, quiet=True)
     refused(dataclasses.replace(settings, seed=2), "holds a run already; give --resume")
-    monkeypatch.setattr(loop, "warm_start", lambda *rest: pytest.fail("it was trained again"))
+    monkeypatch.setattr(beginning, "warm_start", lambda *rest: pytest.fail("it was trained again"))
     monkeypatch.setattr(loop._Loop, "_step", good)
     training.train(dataclasses.replace(settings, resume=True), quiet=True)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_removal_that_was_killed_leaves_no_warm_start(tmp_path, steps):
-    run = identity.Stored({"warm_start": {"steps": steps}}, {}, str(tmp_path))
+    run = run_files.Stored({"warm_start": {"steps": steps}}, {}, str(tmp_path))
     initial = tmp_path / "checkpoints" / "initial"
     initial.mkdir(parents=True)
     assert ownership.holds_nothing(run)
@@ -354,7 +366,7 @@ def test_a_removal_that_was_killed_leaves_no_warm_start(tmp_path, steps):
 @pytest.mark.parametrize("kept", ["metrics", "a step", "a step elsewhere", "an address", "a link"])
 def test_a_run_that_holds_something_is_not_taken_over(tmp_path, kept):
     place = {"a step elsewhere": str(tmp_path / "ck"), "an address": "gs://b/run"}.get(kept)
-    run = identity.Stored({"saving": {"checkpoints": place}}, {}, str(tmp_path))
+    run = run_files.Stored({"saving": {"checkpoints": place}}, {}, str(tmp_path))
     (tmp_path / "metrics.jsonl").write_text("")
     assert ownership.holds_nothing(run) == (kept != "an address")
     if kept == "metrics":
@@ -371,21 +383,21 @@ def test_a_run_that_is_at_work_is_not_taken_over(sums, tmp_path):
     settings = config(sums, tmp_path / "a")
     ownership.record(building.build(settings), "ab", 0)
     parts = building.build(dataclasses.replace(settings, seed=2))
-    with _files.alone(tmp_path / "a"), pytest.raises(loop.StartError, match="in use by process"):
+    with _files.alone(tmp_path / "a"), pytest.raises(opening.StartError, match="in use by process"):
         loop.run(parts, quiet=True)
     # It has written something, and has ended since the settings were checked.
     (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(loop.StartError, match="another run has written to"):
+    with pytest.raises(opening.StartError, match="another run has written to"):
         loop.run(parts, quiet=True)
-    assert identity.stored(tmp_path / "a").config["seed"] == 0
+    assert run_files.stored(tmp_path / "a").config["seed"] == 0
 
 
 def test_a_run_that_began_since_the_settings_were_checked_is_not_overwritten(sums, tmp_path):
     slow, fast = (building.build(config(sums, tmp_path / "a", seed=s)) for s in (1, 2))
     ownership.record(fast, "ab", 0)
-    with pytest.raises(loop.StartError, match="another run has written to"):
+    with pytest.raises(opening.StartError, match="another run has written to"):
         loop.run(slow, quiet=True)
-    assert identity.stored(tmp_path / "a").config["seed"] == 2
+    assert run_files.stored(tmp_path / "a").config["seed"] == 2
 
 
 def test_the_default_place_of_checkpoints_is_held_too(tmp_path):
@@ -449,7 +461,7 @@ def test_a_kill_while_a_lost_directory_is_made_anew_loses_nothing(tmp_path, numb
 
 def test_an_error_of_the_system_is_told_with_its_file():
     error = OSError(40, "Too many levels of symbolic links", "runs/a/before.json")
-    with pytest.raises(loop.StartError) as told, loop._starting():
+    with pytest.raises(opening.StartError) as told, opening.starting():
         raise error
     assert str(told.value) == "runs/a/before.json: Too many levels of symbolic links"
 
@@ -477,7 +489,7 @@ def test_a_place_of_another_run_is_refused(sums, tmp_path, steps, owner, words):
     saving = Saving(checkpoints=str(tmp_path / "ck"), tensorboard=False)
     for resume in (False, True):
         settings = config(sums, tmp_path / "b", saving=saving, resume=resume)
-        refused(settings, words, loop.StartError)
+        refused(settings, words, opening.StartError)
     assert contents(tmp_path / "ck") == before
 
 
@@ -489,15 +501,15 @@ def test_a_place_belongs_to_one_run_which_goes_on_after_its_directory_is_lost(
     settings = config(sums, tmp_path / "a", steps=1, saving=saving)
     training.train(settings, quiet=True)
     other = dataclasses.replace(settings, out=str(tmp_path / "b"), seed=9)
-    refused(other, "another run", loop.StartError)
-    refused(dataclasses.replace(other, resume=True), "another run", loop.StartError)
+    refused(other, "another run", opening.StartError)
+    refused(dataclasses.replace(other, resume=True), "another run", opening.StartError)
     shutil.rmtree(tmp_path / "a")
     again = dataclasses.replace(settings, resume=True, steps=2)
     with pytest.raises(ValueError, match="seed .0 there, 9 here"):
         training.train(dataclasses.replace(again, seed=9), quiet=True)
     resumed = training.train(again, quiet=True)
     assert int(resumed.state.step) == 2 and steps_in(place) == [1, 2]
-    assert identity.stored(tmp_path / "a").record["id"]
+    assert run_files.stored(tmp_path / "a").record["id"]
     # Moved away by a flag, the run must not begin anew.
     moved = Saving(checkpoints=str(tmp_path / "new"), tensorboard=False)
     refused(dataclasses.replace(again, saving=moved), "those of this run are in .*ck: copy them")
@@ -668,7 +680,7 @@ def test_later_checkpoints_go_before_the_settings_change_and_the_newest_goes_fir
         number="ab",
         reporter=types.SimpleNamespace(begin=lambda *rest: done.append("rows")),
     )
-    loop._Loop._record(run, 2)
+    Beginning._record(run, 2)
     assert done == [6, 4, "settings", "rows"]
 
 
@@ -693,13 +705,13 @@ def place(first, tmp_path):
 @pytest.mark.parametrize("name", ["seed", "policy", "data.seed", "train_problems"])
 def test_a_starting_policy_of_other_settings_is_removed_and_not_taken(place, name):
     for kept in ("steps", "saving.every", "optimizer.learning_rate", "reward_source"):
-        assert loop._Loop._initial_is_kept(starting(place, kept))
-    assert not loop._Loop._initial_is_kept(starting(place, "warm_start.steps", name))
+        assert Beginning._initial_is_kept(starting(place, kept))
+    assert not Beginning._initial_is_kept(starting(place, "warm_start.steps", name))
     assert not (place / "initial").exists() and not checksums.has(place, "initial")
 
 
 def test_a_starting_policy_of_no_known_run_is_not_taken(place):
-    assert not loop._Loop._initial_is_kept(starting(place, stored=False))
+    assert not Beginning._initial_is_kept(starting(place, stored=False))
 
 
 def test_a_starting_policy_without_checksums_gets_them_once_it_was_read(place):
@@ -707,7 +719,7 @@ def test_a_starting_policy_without_checksums_gets_them_once_it_was_read(place):
     run = starting(place)
     run.checkpoints.restore_initial = lambda like: "parameters"
     like = types.SimpleNamespace(params=None)
-    assert loop._Loop._restored_initial(run, like) == "parameters"
+    assert Beginning._restored_initial(run, like) == "parameters"
     assert checksums.has(place, "initial") and checksums.fault(place, "initial") is None
 
 
@@ -901,9 +913,9 @@ def scored(rewards, **prints):
 
 def test_the_fingerprint_of_scores_has_all_that_decides_them():
     base = Rewards(functions=("/here/r.py:fn",))
-    same = identity.of_scores(scored(base))
+    same = fingerprints.of_scores(scored(base))
     moved = dataclasses.replace(base, functions=("/there/r.py:fn",), workers=3)
-    assert identity.of_scores(scored(moved, network="d")) == same
+    assert fingerprints.of_scores(scored(moved, network="d")) == same
     changed = [
         scored(dataclasses.replace(base, **change))
         for change in (
@@ -914,7 +926,7 @@ def test_the_fingerprint_of_scores_has_all_that_decides_them():
         )
     ]
     changed += [scored(base, reward_source="x"), scored(base, train_problems="x")]
-    assert len({same, *map(identity.of_scores, changed)}) == 7
+    assert len({same, *map(fingerprints.of_scores, changed)}) == 7
 
 
 def test_scores_of_a_step_that_fails_are_not_kept(tmp_path):
@@ -960,12 +972,12 @@ def test_a_run_with_a_broken_file_is_refused_with_its_name(sums, copied, name, t
 def test_a_broken_accuracy_is_told_with_its_file(tmp_path, text):
     (tmp_path / "before.json").write_text(text)
     run = types.SimpleNamespace(
-        pools=types.SimpleNamespace(task=True),
+        _measure=True,
         config=TrainConfig(resume=True),
         before_path=tmp_path / "before.json",
     )
     with pytest.raises(ValueError, match="before.json: "):
-        loop._Loop._read_before(run)
+        Beginning._read_before(run)
 
 
 @pytest.mark.parametrize(
@@ -1051,7 +1063,7 @@ def test_a_start_that_ended_before_its_settings_is_begun_again(sums, tmp_path):
 def test_the_task_is_no_file_that_the_run_writes(tmp_path, name):
     settings = config(tmp_path / name, tmp_path, resume=True)
     with pytest.raises(ValueError, match="is a file that the run writes to"):
-        directory.check_free(settings, identity.Stored({}, {}, str(tmp_path)))
+        directory.check_free(settings, run_files.Stored({}, {}, str(tmp_path)))
     for other in (f"data/{name}", "problems.jsonl"):
         directory.check_free(dataclasses.replace(settings, task=str(tmp_path / other)), None)
 
@@ -1161,7 +1173,7 @@ def test_wandb_is_given_the_number_of_the_run(sums, tmp_path, quick, monkeypatch
     monkeypatch.setitem(sys.modules, "wandb", stub)
     saving = Saving(tensorboard=False, wandb="mine")
     training.train(config(sums, tmp_path / "a", saving=saving, steps=1), quiet=True)
-    assert list(stub.runs) == [identity.stored(tmp_path / "a").record["id"]]
+    assert list(stub.runs) == [run_files.stored(tmp_path / "a").record["id"]]
 
 
 DPO = {"loss": 0.6, "margin": 0.1, "pair_accuracy": 0.5, "gradient_norm": 1.0, "seconds": 0.1}
@@ -1329,7 +1341,7 @@ def test_resume_alone_reads_the_settings_and_flags_are_compared(copied, quick, c
     assert code == 0, error
     assert 0 <= said.find("resumes after step 4 of 5\n") < said.find("step 5/5")
     assert "changed: steps (4 there, 5 here)" in said
-    kept = identity.stored(copied)
+    kept = run_files.stored(copied)
     assert kept.config["steps"] == 5 and kept.config["rollouts"]["prompts"] == 4
     (line,) = (copied / "changes.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 4 and json.loads(line)["config"]["steps"] == 4
@@ -1347,13 +1359,13 @@ def test_a_file_of_settings_starts_a_sibling(first, tmp_path, quick, capsys):
         capsys, "train", "--config", source, "--out", out, "--steps", "1", "--saving.every", "3",
     )  # fmt: skip
     assert code == 0, error
-    here, there = (identity.read_settings(d / "config.json") for d in (out, first.directory))
+    here, there = (run_files.read_settings(d / "config.json") for d in (out, first.directory))
     changed = {"steps": 1, "out": str(out)}
     assert {k: v for k, v in here.items() if there[k] != v} == {
         **changed,
         "saving": there["saving"] | {"every": 3},
     }
-    assert identity.stored(out).record["id"] != identity.stored(first.directory).record["id"]
+    assert run_files.stored(out).record["id"] != run_files.stored(first.directory).record["id"]
 
 
 @pytest.mark.parametrize("name", ["Mine", "OBJECT", "BUILT"])
@@ -1367,13 +1379,13 @@ def test_an_algorithm_may_be_a_class_settings_or_an_object(sums, tmp_path, name)
     flags = ["--task", str(sums), "--algorithm", f"{code}:{name}", "--mesh", "data=1"]
     sizes = ["--rollouts.prompts", "4", "--rollouts.group-size", "4", "--small.width", "16"]
     more = ["--settings.gain", "3"] if name == "Mine" else []
-    parts = cli._train_settings([*flags, *sizes, *more, "--out", out])
+    parts = train_command._train_settings([*flags, *sizes, *more, "--out", out])
     ownership.record(parts, "ab", 0)
-    again = cli._train_settings(["--resume", "--out", out])
+    again = train_command._train_settings(["--resume", "--out", out])
     assert again.changes == () and again.config.rollouts.prompts == 4
     assert again.config.algorithm == f"{code}:{name}"
     assert getattr(again.config.settings, "gain", 3) == (2 if name == "OBJECT" else 3)
-    sibling = cli._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
+    sibling = train_command._train_settings(["--config", f"{out}/config.json", "--out", f"{out}2"])
     assert sibling.stored is None and type(sibling.config.settings) is type(parts.config.settings)
 
 
@@ -1434,7 +1446,7 @@ def test_signals_end_in_one_line(copied, quick, capsys, monkeypatch, moment, num
     assert error.count("\n") == (number == signal.SIGINT)
     # Nothing is lost: the lock is free, and the run goes on.
     with _files.alone(copied):
-        assert identity.stored(copied) is not None
+        assert run_files.stored(copied) is not None
     assert restore_params(copied)[1] in (4, 5)
 
 
@@ -1447,20 +1459,22 @@ def test_ctrl_c_before_anything_is_written_says_so(sums, tmp_path, capsys, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run", press)
-        assert cli._train_parts(parts) == 130
+        assert train_command._train_parts(parts) == 130
     words = "polgrad: interrupted; nothing was saved; give the same command again\n"
     assert capsys.readouterr().err == words
     again = f"go on with --resume --out {parts.directory}"
     ownership.record(parts, "1", 0)
-    assert cli._where_to_go_on(parts) == f"there is no checkpoint yet; {again}"
+    assert train_command._where_to_go_on(parts) == f"there is no checkpoint yet; {again}"
     # Settings of an earlier start, which --resume would read in the place of those typed now.
     longer = dataclasses.replace(parts, config=dataclasses.replace(parts.config, steps=9))
-    assert cli._where_to_go_on(longer) == "nothing was saved; give the same command again"
+    assert train_command._where_to_go_on(longer) == "nothing was saved; give the same command again"
     (parts.directory / "checkpoints" / "3").mkdir()
-    assert cli._where_to_go_on(parts, at_once=True) == f"checkpoint 3 is the newest; {again}"
+    assert (
+        train_command._where_to_go_on(parts, at_once=True) == f"checkpoint 3 is the newest; {again}"
+    )
     (parts.directory / "config.json").write_text("{")
     told = "checkpoint 3 is the newest; give the same command again"
-    assert cli._where_to_go_on(parts) == told
+    assert train_command._where_to_go_on(parts) == told
 
 
 def test_a_second_ctrl_c_in_a_step_tells_how_to_go_on(copied, quick, capfd, monkeypatch):
@@ -1510,8 +1524,8 @@ def test_ctrl_c_at_the_end_leaves_a_complete_run(copied, quick, capsys, monkeypa
 def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with cli._ending_on_sigterm():
-            assert signal.getsignal(signal.SIGTERM) is cli._early_end
+        with train_command._ending_on_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is train_command._early_end
             with loop._stop_signal(signal.SIG_DFL) as seen:
                 signal.raise_signal(signal.SIGTERM)
             assert seen and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -1526,7 +1540,7 @@ def test_after_the_run_sigterm_no_longer_tells_that_there_was_no_step(monkeypatc
     "flags", [["--resume_from", "2"], ["--resume_from=2"], ["--resume-from=2"], ["--resume"]]
 )
 def test_each_spelling_of_a_flag_reads_the_settings_of_the_run(first, flags):
-    base, raw, source, _ = cli._base_settings([*flags, "--out", str(first.directory)])
+    base, raw, source, _ = train_command._base_settings([*flags, "--out", str(first.directory)])
     assert raw and source.endswith("config.json") and base.rollouts.prompts == 4
 
 
@@ -1559,12 +1573,12 @@ def test_code_that_a_file_of_settings_names_is_told_before_it_is_run(tmp_path, c
         assert code == 2 and error.count("\n") == 1 and not mark.exists() and not said
         assert f"names the code {inside}, which lies in the run's own directory" in error
         assert f"give {flag} {inside} to run it" in error
-    base, raw, place, rest = cli._base_settings(["--config", str(source), flag, inside])
-    cli._say_code(base, raw, place, rest)
+    base, raw, place, rest = train_command._base_settings(["--config", str(source), flag, inside])
+    train_command._say_code(base, raw, place, rest)
     assert capsys.readouterr().out == ""
     outside = named(tmp_path / "mine.py")
-    base, raw, place, rest = cli._base_settings(["--config", str(source)])
-    cli._say_code(base, raw, place, rest)
+    base, raw, place, rest = train_command._base_settings(["--config", str(source)])
+    train_command._say_code(base, raw, place, rest)
     assert capsys.readouterr().out == f"{source} names the code {outside}, which is run\n"
 
 

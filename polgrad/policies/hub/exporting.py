@@ -134,7 +134,7 @@ def _write(path: Path, settings: dict[str, Any], policy: Policy) -> list[str]:
     model, heads = tensor_names.tensors_from_params(policy.network.config, policy.params)
     for name, tensor in {**model, **heads}.items():
         check_finite(name, tensor)
-    # Loaders look for this note before they trust the tensor_names.
+    # Loaders look for this note before they trust the layout.
     save_file(model, path / "model.safetensors", metadata={"format": "pt"})
     if heads:
         save_file(heads, path / HEADS_FILE)

@@ -15,7 +15,7 @@ from polgrad.contract import Algorithm
 from polgrad.training.config import Hosts, TrainConfig
 from polgrad.training.runtime import hosts
 from polgrad.training.runtime import mesh as mesh_lib
-from polgrad.training.setup import abstract, footprint, identity, ownership
+from polgrad.training.setup import abstract, fingerprints, footprint, identity, ownership, run_files
 from polgrad.training.setup.algorithm import algorithm_settings, build_algorithm, context_of
 from polgrad.training.setup.checks import (
     check_attention,
@@ -48,7 +48,7 @@ def build(config: TrainConfig) -> Parts:
     (run, *_) = processes.gather(
         "the run that goes on", lambda: ownership.stored(config) if processes.first else None
     )
-    run = run and identity.Stored(*run)
+    run = run and run_files.Stored(*run)
 
     def work():
         made.append(_build(config, processes, run))
@@ -72,12 +72,12 @@ def _fingerprint(parts: "Parts", given: TrainConfig) -> dict[str, Any]:
     found["python"] = ".".join(found["python"].split(".")[:2])
     return {
         "versions": found,
-        "settings": zlib.crc32(json.dumps(identity.plain(same)).encode()),
+        "settings": zlib.crc32(json.dumps(run_files.plain(same)).encode()),
         "problems": [zlib.crc32(p.tokens.tobytes()) for p in (parts.train, parts.test) if p],
     }
 
 
-def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored | None) -> Parts:
+def _build(config: TrainConfig, processes: hosts.Processes, run: run_files.Stored | None) -> Parts:
     mesh = mesh_lib.make(mesh_lib.parse(config.mesh) if config.mesh else None)
     if config.update.compute_dtype != "float32" and mesh.devices.flat[0].platform == "cpu":
         raise ValueError(
@@ -85,7 +85,7 @@ def _build(config: TrainConfig, processes: hosts.Processes, run: identity.Stored
             "XLA does not run products of bfloat16 that are summed in float32"
         )
     replaced = check_free(config, run)
-    config = identity.filled(identity.absolute(config), run)
+    config = run_files.filled(run_files.absolute(config), run)
     ownership.check_room(config)
     footprint.check_small(config, footprint.memory(mesh))
     # Left out, it is the length of the longest completion.
@@ -144,9 +144,9 @@ def _identified(parts: Parts) -> Parts:
     prints = {
         "train_problems": parts.train.digest,
         "train_prompts": tokens_digest(parts.train),
-        "reward_source": identity.of_rewards(targets if parts.algorithm.samples else ()),
-        "algorithm_source": identity.of_algorithm(parts.config.settings),
-        **identity.of_policy(parts.policy, parts.tokenizer),
+        "reward_source": fingerprints.of_rewards(targets if parts.algorithm.samples else ()),
+        "algorithm_source": fingerprints.of_algorithm(parts.config.settings),
+        **fingerprints.of_policy(parts.policy, parts.tokenizer),
     }
     if parts.test is not None:
         prints |= {

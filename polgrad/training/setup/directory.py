@@ -5,7 +5,7 @@ import pathlib
 
 from polgrad.policies.hub import exporting
 from polgrad.training.config import TrainConfig
-from polgrad.training.setup import identity, ownership
+from polgrad.training.setup import ownership, run_files
 
 OTHERS = {
     "experiment.json": "an experiment's run",
@@ -15,7 +15,7 @@ OTHERS = {
 """Files by which a directory is known that something else than `train` has written."""
 
 
-def check_free(config: TrainConfig, run: identity.Stored | None) -> identity.Stored | None:
+def check_free(config: TrainConfig, run: run_files.Stored | None) -> run_files.Stored | None:
     """A directory is refused before the policy is loaded where a run is in it that does not go on.
 
     Returns:
@@ -25,7 +25,7 @@ def check_free(config: TrainConfig, run: identity.Stored | None) -> identity.Sto
     for file, kind in OTHERS.items():
         if (directory / file).exists():
             raise ValueError(f"out {config.out!r} holds {kind} ({file}); give another --out")
-    replaced = None if config.resume else identity.stored(directory)
+    replaced = None if config.resume else run_files.stored(directory)
     if replaced is not None and not ownership.holds_nothing(replaced):
         raise ValueError(f"out {config.out!r} holds a run already; give --resume or another --out")
     if config.allow_changed and not config.resume:
@@ -48,7 +48,7 @@ WRITTEN = (
     "metrics.jsonl",
     "samples.jsonl",
     "scores*.jsonl",
-    identity.CHANGES,
+    run_files.CHANGES,
     "before.json",
     "policy.json",
     "reward.png",
@@ -64,7 +64,7 @@ def _of_others(directory: pathlib.Path) -> str | None:
     A start that ended before that has left `identity.json`, and with it the mark of its place of
     checkpoints; the corrected command begins there.
     """
-    left = {ownership.OWNER, ".lock"} if (directory / identity.IDENTITY).exists() else {".lock"}
+    left = {ownership.OWNER, ".lock"} if (directory / run_files.IDENTITY).exists() else {".lock"}
     for pattern in WRITTEN:
         for path in sorted(directory.glob(pattern)):
             if path.name not in left:
@@ -74,7 +74,7 @@ def _of_others(directory: pathlib.Path) -> str | None:
 
 def _check_task_is_kept(config: TrainConfig, directory: pathlib.Path) -> None:
     """The file of problems is none that the run itself writes."""
-    if not identity.is_file(config.task):
+    if not run_files.is_file(config.task):
         return
     task, here = (pathlib.Path(p).expanduser().resolve() for p in (config.task, directory))
     # With a slash before it, a pattern is compared with the whole path and not with its end.

@@ -26,7 +26,7 @@ from polgrad.training.config import TrainConfig
 from polgrad.training.saving.checkpoints import discard_initial
 from polgrad.training.saving.places import INITIAL, place_of, steps_in
 from polgrad.training.saving.reading import misfit
-from polgrad.training.setup import identity
+from polgrad.training.setup import identity, run_files
 from polgrad.training.state import TrainState
 
 OWNER = "polgrad_run.json"
@@ -94,7 +94,7 @@ def held(parts: Any) -> Iterator[None]:
         if "://" not in str(place) and os.fspath(place) != str(parts.directory.resolve()):
             place.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_files.alone(os.fspath(place)))
-        now = identity.stored(parts.directory)
+        now = run_files.stored(parts.directory)
         known = parts.replaced
         if parts.stored and parts.stored.place == str(parts.directory):
             known = parts.stored
@@ -107,7 +107,7 @@ def held(parts: Any) -> Iterator[None]:
         yield
 
 
-def holds_nothing(run: identity.Stored) -> bool:
+def holds_nothing(run: run_files.Stored) -> bool:
     """Whether a run has saved no step and written no metrics, so that nothing is lost with it.
 
     A starting policy that a warm start has trained is something: it may have taken hours.
@@ -124,7 +124,7 @@ def holds_nothing(run: identity.Stored) -> bool:
     return not (written or steps_in(place) or _warmed_up(run, place))
 
 
-def _warmed_up(run: identity.Stored, place: epath.Path) -> bool:
+def _warmed_up(run: run_files.Stored, place: epath.Path) -> bool:
     """Whether a warm start has ended; what a removal was killed at has no metadata any more."""
     steps = run.config.get("warm_start", {}).get("steps")
     return bool(steps) and (place / INITIAL / "_METADATA").exists()
@@ -213,9 +213,9 @@ def run_id(parts: Any) -> str:
         return parts.stored.record["id"]
     if parts.replaced is not None:
         return secrets.token_hex(8)
-    path = parts.directory / identity.IDENTITY
+    path = parts.directory / run_files.IDENTITY
     if path.exists():  # an earlier start was killed before it wrote its settings
-        return identity.checked_record(_outside.read_json(path), path)["id"]
+        return run_files.checked_record(_outside.read_json(path), path)["id"]
     return secrets.token_hex(8)
 
 
@@ -275,10 +275,10 @@ def _owner(place: epath.Path) -> dict[str, Any] | None:
         known = isinstance(owner, dict) and isinstance(owner.get("directory"), str)
         if not known or not isinstance(owner.get("config"), dict):
             raise ValueError("expected an object with 'id', 'directory' and 'config'")
-    return identity.checked_record(owner, path)
+    return run_files.checked_record(owner, path)
 
 
-def stored(config: TrainConfig) -> identity.Stored | None:
+def stored(config: TrainConfig) -> run_files.Stored | None:
     """The run that goes on, None where it begins.
 
     A run that keeps its checkpoints elsewhere can go on after its directory was lost with the
@@ -290,7 +290,7 @@ def stored(config: TrainConfig) -> identity.Stored | None:
     if not config.resume:
         return None
     directory = pathlib.Path(config.out)
-    if found := identity.stored(directory):
+    if found := run_files.stored(directory):
         return found
     if config.saving.checkpoints is None:
         return None
@@ -298,14 +298,14 @@ def stored(config: TrainConfig) -> identity.Stored | None:
     owner = _owner(place) if place.exists() else None
     if owner is None or owner["directory"] != str(directory.resolve()) or not steps_in(place):
         return None
-    path = directory / identity.IDENTITY
+    path = directory / run_files.IDENTITY
     # A start that was killed before it wrote its settings has left the number of its run.
     if path.exists():
-        begun = identity.checked_record(_outside.read_json(path), path)
+        begun = run_files.checked_record(_outside.read_json(path), path)
         if begun["id"] != owner["id"]:
             return None
-    settings = identity.checked_settings(owner["config"], place / OWNER)
-    return identity.Stored(settings, owner, str(place))
+    settings = run_files.checked_settings(owner["config"], place / OWNER)
+    return run_files.Stored(settings, owner, str(place))
 
 
 def record(parts: Any, number: str, step: int) -> None:
@@ -319,7 +319,7 @@ def record(parts: Any, number: str, step: int) -> None:
     Raises:
       OSError: if a file cannot be written.
     """
-    settings = identity.plain(parts.config)
+    settings = run_files.plain(parts.config)
     text = json.dumps(settings, indent=2) + "\n"
     before = parts.stored.record if parts.stored else {}
     # Without an evaluation no held-out problems are loaded: what was known of them stays.
@@ -327,9 +327,11 @@ def record(parts: Any, number: str, step: int) -> None:
     known = {"id": number, "fingerprints": prints, "versions": versions()}
     if parts.changes or version_note(parts):
         _files.append(
-            parts.directory / identity.CHANGES, json.dumps(_entry(parts, step)) + "\n", durable=True
+            parts.directory / run_files.CHANGES,
+            json.dumps(_entry(parts, step)) + "\n",
+            durable=True,
         )
-    _files.write(parts.directory / identity.IDENTITY, json.dumps(known, indent=2) + "\n")
+    _files.write(parts.directory / run_files.IDENTITY, json.dumps(known, indent=2) + "\n")
     place = place_of(parts.directory, parts.config.saving.checkpoints)
     place.mkdir(parents=True, exist_ok=True)
     whole = {**known, "directory": str(parts.directory.resolve()), "config": settings}
@@ -338,7 +340,7 @@ def record(parts: Any, number: str, step: int) -> None:
     else:
         _files.write(os.fspath(place / OWNER), json.dumps(whole, indent=2) + "\n")
     # The last of all: what holds this file holds a run.
-    _files.write(parts.directory / identity.CONFIG, text)
+    _files.write(parts.directory / run_files.CONFIG, text)
 
 
 def _entry(parts: Any, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from polgrad.rewards.compose import RewardSpec
 from polgrad.rollouts import Sampling
 from polgrad.training.config import TrainConfig
 from polgrad.training.runtime import hosts
-from polgrad.training.setup import identity
+from polgrad.training.setup import identity, run_files
 from polgrad.training.setup.problems import Problems
 
 
@@ -32,9 +32,9 @@ class Parts:
     directory: pathlib.Path
     chosen: str | None = None
     """The settings that were filled in for the kind of policy, as a line for the user."""
-    stored: identity.Stored | None = None
+    stored: run_files.Stored | None = None
     """The run that goes on; None where it begins."""
-    replaced: identity.Stored | None = None
+    replaced: run_files.Stored | None = None
     """A run in the directory that holds nothing, and whose place this one takes."""
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of what the run reads from outside."""

@@ -5,7 +5,7 @@ import jax
 from polgrad import data, policies
 from polgrad.contract import Algorithm
 from polgrad.training.config import TrainConfig
-from polgrad.training.setup import defaults, identity
+from polgrad.training.setup import defaults, fingerprints, run_files
 from polgrad.training.setup.problems import Texts, held_out_problems
 
 
@@ -47,7 +47,7 @@ def _longest_completion(
 
 
 def find_alphabet(
-    config: TrainConfig, train: Texts, test: Texts | None, run: identity.Stored | None
+    config: TrainConfig, train: Texts, test: Texts | None, run: run_files.Stored | None
 ) -> str:
     """The characters of policy small: those of the problems, the held-out ones among them.
 
@@ -56,13 +56,13 @@ def find_alphabet(
     """
     found = _characters([texts for texts in (train, test) if texts])
     known = run.record.get("fingerprints", {}).get("tokenizer") if run else None
-    if not known or identity.of_alphabet(found) == known or config.data.held_out == 0:
+    if not known or fingerprints.of_alphabet(found) == known or config.data.held_out == 0:
         return found
     others = (
         [train] if test else [train, Texts(held_out_problems(config, train.source), train.columns)]
     )
     other = _characters(others)
-    return other if identity.of_alphabet(other) == known else found
+    return other if fingerprints.of_alphabet(other) == known else found
 
 
 def _characters(each: list[Texts]) -> str:

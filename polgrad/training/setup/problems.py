@@ -10,7 +10,7 @@ from polgrad import _outside, data
 from polgrad.data import codec, sources
 from polgrad.data.sources import TooFew
 from polgrad.training.config import TrainConfig
-from polgrad.training.setup import identity
+from polgrad.training.setup import fingerprints, run_files
 
 FIELDS = ("prompt", "answer", "chosen", "rejected")
 """The texts that problems usually have."""
@@ -63,7 +63,7 @@ class Texts:
 
 
 def tokens_digest(problems: Problems) -> str:
-    return identity.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
+    return fingerprints.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
 
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def load_source(config: TrainConfig, split: str, *, size_flag: str | None = None
       ValueError: as `data.load_task`.
     """
     settings = config.data
-    is_file = identity.is_file(config.task)
+    is_file = run_files.is_file(config.task)
     size = settings.train_size if split == "train" else settings.test_size
     try:
         return data.load_task(
@@ -133,7 +133,7 @@ def load_sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
 def held_out_problems(config: TrainConfig, train: data.Source) -> data.Source:
     """The held-out problems; of a file, which has been read for those of training, too."""
     return (
-        train.with_split("test") if identity.is_file(config.task) else load_source(config, "test")
+        train.with_split("test") if run_files.is_file(config.task) else load_source(config, "test")
     )
 
 

@@ -8,7 +8,7 @@ from polgrad.rewards import compose, verifiers
 from polgrad.rewards.compose import RewardSpec
 from polgrad.rewards.pool import RewardFailure, RewardPool
 from polgrad.training.config import Rewards, TrainConfig
-from polgrad.training.setup import identity
+from polgrad.training.setup import run_files
 
 VERIFIERS = "polgrad.rewards.verifiers"
 
@@ -21,7 +21,7 @@ def task_specs(config: TrainConfig, source: data.Source) -> tuple[RewardSpec, ..
     """
     if "answer" not in source[0]:
         return ()
-    if not identity.is_file(config.task):
+    if not run_files.is_file(config.task):
         return (RewardSpec(target=f"{VERIFIERS}:reasoning_gym_score"),)
     compared = [f"{VERIFIERS}:{name}" for name in verifiers.READS_ANSWERS]
     chosen = [target for target in config.rewards.functions if target in compared]

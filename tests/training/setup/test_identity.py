@@ -11,7 +11,7 @@ import pytest
 from polgrad import algorithms, data, policies
 from polgrad.training.config import Data, Evaluation, Rewards, Rollouts, Saving, Small, TrainConfig
 from polgrad.training.optimizers import Optimizer
-from polgrad.training.setup import building, identity, ownership
+from polgrad.training.setup import building, fingerprints, identity, ownership, run_files
 
 FIELDS = {f.name for f in dataclasses.fields(TrainConfig)}
 STARTS = {"resume", "resume_from", "allow_changed"}
@@ -56,7 +56,7 @@ def other(value):
 
 
 def run_of(config):
-    return identity.Stored(identity.plain(config), {}, "runs/a")
+    return run_files.Stored(run_files.plain(config), {}, "runs/a")
 
 
 BASE = TrainConfig(settings=algorithms.GRPO())
@@ -64,7 +64,7 @@ BASE = TrainConfig(settings=algorithms.GRPO())
 
 @pytest.mark.parametrize("name", sorted(LEAVES.keys() - STARTS - {"settings"}))
 def test_each_change_is_refused_by_name_or_passes(name):
-    here = identity._set(BASE, name.split("."), other(LEAVES[name]))
+    here = run_files._set(BASE, name.split("."), other(LEAVES[name]))
     found = identity.changes(run_of(BASE), here, {})
     assert [change.name for change in found] == [name]
     if not tables(name)[0]:
@@ -105,7 +105,7 @@ def test_a_setting_that_an_earlier_version_did_not_write_had_its_default(name):
         place = place[section]
     del place[last]
     assert identity.changes(run, BASE, {}) == []
-    assert identity.settings_of(run.config, "config.json") == dataclasses.replace(
+    assert run_files.settings_of(run.config, "config.json") == dataclasses.replace(
         BASE, settings=None
     )
 
@@ -114,17 +114,17 @@ def test_settings_of_the_algorithm_that_an_earlier_version_did_not_write():
     run = run_of(BASE)
     del run.config["settings"]["clip_high"]
     assert identity.changes(run, BASE, {}) == []
-    assert identity.algorithm_settings_of(run.config, algorithms.GRPO, "f") == BASE.settings
+    assert run_files.algorithm_settings_of(run.config, algorithms.GRPO, "f") == BASE.settings
 
 
 def test_retired_settings_pass_with_their_only_value(tmp_path):
     run = run_of(BASE)
     run.config["rollouts"] |= {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
     assert identity.changes(run, BASE, {}) == []
-    assert identity.settings_of(run.config, "f").rollouts == BASE.rollouts
+    assert run_files.settings_of(run.config, "f").rollouts == BASE.rollouts
     run.config["rollouts"]["top_k"] = 5
     with pytest.raises(ValueError, match="f: this version has no setting rollouts.top_k"):
-        identity.settings_of(run.config, "f")
+        run_files.settings_of(run.config, "f")
     assert [c.name for c in identity.changes(run, BASE, {})] == ["rollouts.top_k"]
 
 
@@ -200,7 +200,7 @@ def test_a_name_that_is_no_setting(given, hint):
 def test_a_file_that_holds_no_settings(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json: ") as error:
-        identity.stored(tmp_path)
+        run_files.stored(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -208,7 +208,7 @@ def test_a_longer_run_keeps_its_warm_up_and_says_what_becomes_of_the_rate():
     begun = dataclasses.replace(
         BASE, steps=4, optimizer=Optimizer(learning_rate=1e-3, schedule="linear", warmup=2)
     )
-    here = identity.filled(dataclasses.replace(BASE, steps=8), run_of(begun))
+    here = run_files.filled(dataclasses.replace(BASE, steps=8), run_of(begun))
     assert here.optimizer == begun.optimizer
     note = identity.schedule_note(here, run_of(begun), 4)
     assert "8 steps instead of 4" in note and "0.000667" in note and note.endswith("been 0")
@@ -219,12 +219,12 @@ def test_an_algorithm_that_was_typed_into_a_notebook(monkeypatch):
     session, lines = types.ModuleType("__main__"), {}
     exec("class Mine:\n    def build(self): pass\n", session.__dict__)
     monkeypatch.setitem(sys.modules, "__main__", session)
-    assert identity.of_algorithm(session.Mine()) == ""
+    assert fingerprints.of_algorithm(session.Mine()) == ""
     monkeypatch.setattr(inspect, "getsource", lambda part: lines[part.__name__])
     lines["Mine"] = "gain = 1"
-    first = identity.of_algorithm(session.Mine())
+    first = fingerprints.of_algorithm(session.Mine())
     lines["Mine"] = "gain = 2"
-    assert first and first != identity.of_algorithm(session.Mine())
+    assert first and first != fingerprints.of_algorithm(session.Mine())
 
 
 # What a run reads from outside, built and compared, without a step.
@@ -356,10 +356,10 @@ def test_paths_are_kept_so_that_another_folder_finds_them(files, tmp_path, monke
     relative = {"task": "sums.jsonl", "rewards": Rewards(functions=("rew.py:fn",))}
     config = begun(files, tmp_path / "run", **relative)
     monkeypatch.chdir(tmp_path)
-    kept = identity.read_settings(tmp_path / "run" / "config.json")
+    kept = run_files.read_settings(tmp_path / "run" / "config.json")
     assert kept["task"] == str(files / "sums.jsonl")
     assert kept["rewards"]["functions"] == [f"{files / 'rew.py'}:fn"]
-    config = dataclasses.replace(identity.settings_of(kept, "config.json"), resume=True)
+    config = dataclasses.replace(run_files.settings_of(kept, "config.json"), resume=True)
     assert building.build(config).changes == ()
 
 
@@ -377,9 +377,9 @@ def test_relative_paths_of_an_earlier_version_are_the_same_files(files, tmp_path
 def test_settings_of_version_0_1_are_those_of_today():
     """A part that is written with all its fields equals one number of the version before."""
     config = TrainConfig(settings=algorithms.GRPO(kl=algorithms.KL(0.1)))
-    stored = identity.plain(config)
+    stored = run_files.plain(config)
     stored["settings"] = {"scale": "group", "kl_coefficient": 0.1, "entropy_coefficient": 0.0}
-    run = identity.Stored(stored, {}, "run")
+    run = run_files.Stored(stored, {}, "run")
     assert identity.changes(run, config, {}) == []
     stored["settings"]["kl_coefficient"] = 0.2
     (change,) = identity.changes(run, config, {})
