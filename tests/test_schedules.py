@@ -10,7 +10,7 @@ import pytest
 from compiled import grad, run
 
 from polgrad import advantages, distributions, divergences, losses, masking, schedules
-from polgrad.losses import Coefficient
+from polgrad.schedules import Coefficient
 
 SCALARS = jnp.array
 
