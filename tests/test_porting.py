@@ -10,7 +10,7 @@ import numpy as np
 import pages
 import pytest
 
-from polgrad import advantages, divergences, losses, masking, selection
+from polgrad import advantages, divergences, losses, masking, ratios, selection
 
 PEERS = json.loads((pathlib.Path(__file__).parent / "golden" / "peers.json").read_text())
 ROW = re.compile(r"\| ((?:trl|verl|openrlhf|tunix) [^|]+?) \| `([^|]+)` \| ([^|]*) ?\|")
@@ -35,6 +35,7 @@ ROOMS = {
     "divergences": divergences,
     "jnp": jnp,
     "losses": losses,
+    "ratios": ratios,
     "masking": masking,
     "selection": selection,
 }

@@ -10,6 +10,7 @@ and have advantage 0, and so does the only valid sample of a group.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Num
 
 from polgrad import _checks
@@ -322,9 +323,11 @@ def reinforce_plus_plus(
         raise ValueError("discount is traced, expected the number 1 when group_size is given")
     if np.any(discount != 1.0):
         raise ValueError(f"discount is {discount}, expected 1 when group_size is given")
-    scores = sequence_sum(token_rewards, mask).reshape(-1, group_size)
-    present = jnp.any(jnp.asarray(mask) != 0, axis=-1).reshape(-1, group_size)
-    centred = group_relative(scores, scale="none", valid=present).reshape(-1, 1)
+    grouped = "(prompts group) -> prompts group"
+    scores = rearrange(sequence_sum(token_rewards, mask), grouped, group=group_size)
+    present = rearrange(jnp.any(jnp.asarray(mask) != 0, axis=-1), grouped, group=group_size)
+    centred = group_relative(scores, scale="none", valid=present)
+    centred = rearrange(centred, "prompts group -> (prompts group) 1")
     return whiten(jnp.broadcast_to(centred, np.shape(mask)), mask)
 
 

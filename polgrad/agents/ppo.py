@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jaxtyping import Array, Float, Key, Num
 
 from polgrad import advantages, contract, losses
@@ -179,7 +180,7 @@ class PPO(contract.Learner):
             final_values=final_values,
         )
         steps = Steps(observations, actions, behavior_logp, advantage, advantage + values, values)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+        return jax.tree.map(lambda x: rearrange(x, "copies steps ... -> (copies steps) ..."), steps)
 
     def loss(
         self, network: ActorCritic, steps: Steps

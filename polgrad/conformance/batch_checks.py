@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from polgrad.conformance import expectations, requirements, rollouts
 from polgrad.conformance.paths import KEY, beta_of, build, experience_of
@@ -128,7 +129,7 @@ class Example:
         other["sample_ids"] = other["sample_ids"] + np.uint32(_GROUP)
 
         def alternate(a, b):
-            return np.stack([a, b], 1).reshape(2 * len(a), *a.shape[1:])
+            return rearrange([a, b], "two samples ... -> (samples two) ...")
 
         experience = {name: alternate(other[name], x) for name, x in self.experience.items()}
         batch = jax.jit(algorithm.prepare)(algorithm.init(key), experience, key)[1]

@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
@@ -30,10 +31,11 @@ def inverse_cdf(
     _checks.rank("weights", weights, 2, "[B, V]")
     _checks.shape("uniforms", uniforms, (weights.shape[0], None), "[B, K]")
     weights = accumulate(weights)
-    batch, vocabulary = weights.shape
+    vocabulary = weights.shape[1]
     size = 2 ** round(math.log2(max(vocabulary, 1)) / 2)
     count = -(-vocabulary // size)
-    blocks = jnp.pad(weights, ((0, 0), (0, count * size - vocabulary))).reshape(batch, count, size)
+    padded = jnp.pad(weights, ((0, 0), (0, count * size - vocabulary)))
+    blocks = rearrange(padded, "batch (count size) -> batch count size", size=size)
 
     sums = blocks.sum(-1)
     cumulative = jnp.cumsum(sums, axis=-1)

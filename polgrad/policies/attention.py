@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 
 def local_layers(config):
@@ -62,9 +63,9 @@ def attention(query, key, value, mask, *, causal=False, scalar=None, cap=None):
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=causal, scale=scale
         )
-    batch, length, heads, size = query.shape
+    length, size = query.shape[1], query.shape[-1]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, length, key.shape[2], -1, size)
+    grouped = rearrange(query, "b t (n g) k -> b t n g k", n=key.shape[2])
     scores = jnp.einsum("btngk,bsnk->bngts", grouped, key, preferred_element_type=wide)
     mask = mask[:, :, None]
     if causal:
@@ -72,7 +73,7 @@ def attention(query, key, value, mask, *, causal=False, scalar=None, cap=None):
     scores = soft_cap(scores / math.sqrt(scalar or size), cap)
     weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(wide).min), axis=-1)
     mixed = jnp.einsum("bngts,bsnk->btngk", weights.astype(query.dtype), value)
-    return mixed.reshape(query.shape)
+    return rearrange(mixed, "b t n g k -> b t (n g) k")
 
 
 def rotary_frequencies(config, *, local: bool = False) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Int
 
@@ -244,12 +245,13 @@ def _run(local, query, key, value, queries, keys, *, blocks, offset, window, sha
         attn_logits_soft_cap=cap,
         interpret=interpret,
     )
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    heads_first = "batch steps heads size -> batch heads steps size"
+    query, key, value = (rearrange(x, heads_first) for x in (query, key, value))
     # `rehearsal.costs` reads this: a compiled kernel does not tell what it skips.
     scope = f"pairs_{_pairs(length, span, offset, window):.4f}_runs_{share:.4f}"
     with jax.named_scope(scope):
         mixed = jax.vmap(kernel)(query, key, value, kernels.SegmentIds(queries, keys))
-    return mixed.swapaxes(1, 2)
+    return rearrange(mixed, "batch heads steps size -> batch steps heads size")
 
 
 def _pairs(length: int, span: int, offset: int, window: int | None) -> float:

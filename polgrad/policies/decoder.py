@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, Int, Int8, PyTree
 
 from polgrad.policies import modules
@@ -113,7 +114,8 @@ class TransformerDecoder:
         """
 
         def of_layer(index):
-            return jax.tree.map(lambda leaf: leaf[index : index + 1].swapaxes(2, 3), cache)
+            order = "layer batch steps heads size -> layer batch heads steps size"
+            return jax.tree.map(lambda leaf: rearrange(leaf[index : index + 1], order), cache)
 
         return tuple(of_layer(index) for index in range(self.config.layers))
 
@@ -148,7 +150,7 @@ class TransformerDecoder:
     def _attend(self, layer, x, rotary, positions, visible, cache):
         c, rows = self.config, jnp.arange(x.shape[0])
         heads = product(x, layer["qkv"], layer.get("qkv_bias"))
-        heads = heads.reshape(x.shape[0], -1, c.head_dim)
+        heads = rearrange(heads, "b (heads size) -> b heads size", size=c.head_dim)
         query, key, value = jnp.split(heads, [c.heads, c.heads + c.kv_heads], axis=1)
         if c.qk_norm:
             query = modules.rms_norm(query, layer["query_norm"], c.norm_epsilon)
@@ -162,13 +164,13 @@ class TransformerDecoder:
         }
         keys, values = (cache[name][0].astype(x.dtype) for name in ("key", "value"))
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        query = query.reshape(x.shape[0], c.kv_heads, -1, c.head_dim)
+        query = rearrange(query, "b (n g) k -> b n g k", n=c.kv_heads)
         scores = jnp.einsum("bngk,bnsk->bngs", query, keys, preferred_element_type=wide)
         scores = soft_cap(scores / math.sqrt(c.query_scalar or c.head_dim), c.attention_cap)
         scores = jnp.where(visible[:, None], scores, jnp.finfo(wide).min)
         shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bngs,bnsk->bngk", shares, values)
-        return mixed.reshape(x.shape[0], -1), cache
+        return rearrange(mixed, "b n g k -> b (n g k)"), cache
 
 
 def prepare(config, params: PyTree, *, compute_dtype: DTypeLike, weights: Weights = "full"):

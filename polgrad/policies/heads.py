@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from polgrad.distributions.categorical import log_softmax, p_log_p
@@ -155,13 +156,12 @@ def default_chunk(batch: int, vocabulary: int, budget: int = 64 * 2**20) -> int:
 
 def _split(x: Array, chunk: int) -> Array:
     """`[B, T, ...]` to `[T / chunk, B, chunk, ...]`: the batch axis, which is sharded, stays whole."""
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+    return rearrange(x, "batch (chunks steps) ... -> chunks batch steps ...", steps=chunk)
 
 
 def _join(x: Array) -> Array:
     """The inverse of `_split`."""
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
+    return rearrange(x, "chunks batch steps ... -> batch (chunks steps) ...")
 
 
 class _Settings(NamedTuple):
@@ -244,7 +244,8 @@ def _outer(hidden, d_logits, parts: int, dtype) -> Array:
     if parts == 1:
         # Not a batch of one product: on a CPU those take a slower path.
         return jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=dtype)[None]
-    hidden, d_logits = (x.reshape(parts, -1, *x.shape[1:]) for x in (hidden, d_logits))
+    split = "(parts rows) ... -> parts rows ..."
+    hidden, d_logits = (rearrange(x, split, parts=parts) for x in (hidden, d_logits))
     return jnp.einsum("pbtd,pbtv->pdv", hidden, d_logits, preferred_element_type=dtype)
 
 

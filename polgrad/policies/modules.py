@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from polgrad.policies import attention_kernels
@@ -225,12 +226,15 @@ class Transformer(nnx.Module):
         counted = jnp.maximum(counted, 0)
         prompts = jnp.take_along_axis(prompts, counted, axis=1)
         following = jnp.tile(lengths[:, None] + jnp.arange(steps), (1, samples))
-        tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
+        tokens = jnp.concatenate(
+            [prompts, rearrange(completions, "rows samples steps -> rows (samples steps)")], axis=1
+        )
         positions = jnp.concatenate([counted, following], axis=1)
 
         def after(x):
             """The completions' part of a row, one to a row."""
-            return x[:, width:].reshape(rows * samples, steps, *x.shape[2:])
+            split = "rows (samples steps) ... -> (rows samples) steps ..."
+            return rearrange(x[:, width:], split, samples=samples)
 
         def whole(x):
             return jnp.concatenate([jnp.repeat(x[:, :width], samples, axis=0), after(x)], axis=1)
@@ -244,12 +248,14 @@ class Transformer(nnx.Module):
         def attend(query, key, value, local):
             first = prompt(*(x[:, :width] for x in (query, key, value)), local=local)
             rest = completion(after(query), whole(key), whole(value), local=local)
-            rest = rest.reshape(rows, samples * steps, *rest.shape[2:])
+            merged = "(rows samples) steps ... -> rows (samples steps) ..."
+            rest = rearrange(rest, merged, samples=samples)
             return jnp.concatenate([first, rest], axis=1), None
 
         x, _ = self._layers(tokens, positions, attend, dtype, remat)
         first = jnp.broadcast_to(x[:, None, width - 1 : width], (rows, samples, 1, x.shape[-1]))
-        rest = x[:, width:].reshape(rows, samples, steps, -1)
+        split = "rows (samples steps) width -> rows samples steps width"
+        rest = rearrange(x[:, width:], split, samples=samples)
         return jnp.concatenate([first, rest], axis=2)
 
     def _forward(self, tokens, positions, segment_ids, dtype, remat, kernel, keep):

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from polgrad import _checks
@@ -228,7 +229,8 @@ def _prefill(sampler: Sampler, prompts, lengths, keys):
         return sampler.prefill(prompts, lengths, keys)
     chunks = -(-count // size)
     # The last chunk is filled up with repetitions of the last prompt, cut off below.
-    index = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+    index = jnp.minimum(jnp.arange(chunks * size), count - 1)
+    index = rearrange(index, "(chunks size) -> chunks size", size=size)
 
     def body(caches, chunk):
         start, rows = chunk
@@ -237,7 +239,8 @@ def _prefill(sampler: Sampler, prompts, lengths, keys):
 
     starts = jnp.arange(chunks, dtype=jnp.int32) * size
     caches, drawn = jax.lax.scan(body, sampler.caches(chunks * size, width), (starts, index))
-    tokens, logp = (x.reshape(chunks * size, -1)[:count] for x in drawn)
+    rows = "chunks size samples -> (chunks size) samples"
+    tokens, logp = (rearrange(x, rows)[:count] for x in drawn)
     return caches, tokens, logp
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from polgrad._scalars import in_range
@@ -110,4 +111,5 @@ def unroll(
         return jax.vmap(move)(position, actions, jax.random.split(world_key, len(actions)))
 
     position, trajectory = jax.lax.scan(step, position, jax.random.split(key, steps))
-    return position, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), trajectory)
+    by_copy = "steps copies ... -> copies steps ..."
+    return position, jax.tree.map(lambda x: rearrange(x, by_copy), trajectory)

@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from polgrad.distributions import token_statistics
@@ -112,7 +113,7 @@ class AutoregressiveMLP:
         start = jnp.zeros(shape, jnp.int32), jnp.full(shape, -1, jnp.int32)
         uniforms = _uniforms(key, (self.length, *shape))
         _, drawn = jax.lax.scan(step, start, (params["position"], uniforms))
-        tokens, logp = (jnp.moveaxis(x, 0, -1) for x in drawn)
+        tokens, logp = (rearrange(x, "steps ... -> ... steps") for x in drawn)
         return tokens, logp
 
     def _head(self, params, prompt, before, previous):
@@ -182,7 +183,7 @@ class FactorizedMLP(_Independent):
         del tokens
         hidden = jax.nn.relu(prompts @ params["prompt"] + params["hidden_bias"])
         logits = hidden @ params["out"] + params["bias"]
-        return logits.reshape(*prompts.shape[:-1], self.length, self.vocabulary)
+        return rearrange(logits, "... (steps tokens) -> ... steps tokens", steps=self.length)
 
 
 @dataclasses.dataclass(frozen=True)

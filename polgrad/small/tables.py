@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Num
 
 from polgrad import distributions
@@ -133,7 +134,8 @@ class BigramPolicy:
         """Logits of standard deviation 1."""
         size = self.vocabulary
         rows = jax.random.normal(key, (1 + (self.length - 1) * size, size))
-        return bigrams.Bigrams(rows[0], rows[1:].reshape(self.length - 1, size, size))
+        following = rearrange(rows[1:], "(steps before) after -> steps before after", before=size)
+        return bigrams.Bigrams(rows[0], following)
 
     def prompts(self, questions):
         """Prompts without a token."""

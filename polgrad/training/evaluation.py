@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import rearrange
 
 from polgrad import randomness, statistics
 from polgrad.rewards.pool import RewardPool
@@ -147,4 +148,5 @@ def _solved(
         scores = collecting.share_scores(parts, name, own, work)[:wanted]
         right += [valid and value >= 1.0 for value, valid, _ in scores]
         invalid += sum(not valid for _, valid, _ in scores)
-    return np.array(right).reshape(count, samples), invalid
+    right = rearrange(np.array(right), "(problems samples) -> problems samples", samples=samples)
+    return right, invalid

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from polgrad.contract import Batch, Outputs
@@ -119,10 +120,14 @@ def _shared(network, params, flat: Batch, scoring: Scoring) -> Float[Array, "B S
         flat["prompts"][:: scoring.samples],
         flat["prompt_lengths"][:: scoring.samples],
         # The last token predicts nothing, unless its value is asked for.
-        flat["completions"][:, : steps - 1].reshape(-1, scoring.samples, steps - 1),
+        rearrange(
+            flat["completions"][:, : steps - 1],
+            "(prompts samples) steps -> prompts samples steps",
+            samples=scoring.samples,
+        ),
         **scoring.forward,
     )
-    return hidden.reshape(-1, steps, hidden.shape[-1])
+    return rearrange(hidden, "prompts samples steps width -> (prompts samples) steps width")
 
 
 def sharing(network, batch: Batch, samples: int, micro_batches: int, split: int) -> int:
@@ -155,8 +160,9 @@ def sharing(network, batch: Batch, samples: int, micro_batches: int, split: int)
 
 def one_prompt(batch: Batch, samples: int) -> Bool[Array, ""]:
     """Whether all consecutive `samples` sequences of a batch have one prompt."""
-    lengths = batch["prompt_lengths"].reshape(-1, samples)
-    prompts = batch["prompts"].reshape(*lengths.shape, -1)
+    grouped = "(prompts samples) ... -> prompts samples ..."
+    lengths = rearrange(batch["prompt_lengths"], grouped, samples=samples)
+    prompts = rearrange(batch["prompts"], grouped, samples=samples)
     return (prompts == prompts[:, :1]).all() & (lengths == lengths[:, :1]).all()
 
 
@@ -265,12 +271,12 @@ def with_packing(batch: Batch, micro_batches: int) -> tuple[Batch, tuple[int, in
 
 def split_micro(x, micro_batches: int):
     """`[B, ...]` to `[M, B / M, ...]`; strided, so that every device holds a share of each part."""
-    return x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+    return rearrange(x, "(rows parts) ... -> parts rows ...", parts=micro_batches)
 
 
 def join_micro(x):
     """The inverse of `split_micro`."""
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    return rearrange(x, "parts rows ... -> (rows parts) ...")
 
 
 def split_tree(batch: Batch, micro_batches: int) -> Batch:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 
 from polgrad import divergences, randomness
 from polgrad.contract import Algorithm, Batch, Initial, Outputs
@@ -128,7 +129,8 @@ def in_mini_batches(batch: Batch, key: Any, count: int) -> Batch:
     size = batch["weights"].shape[0]
     order = jax.random.permutation(key, size)
     batch = {**batch, "weights": batch["weights"] * count}
-    return jax.tree.map(lambda x: x[order].reshape(count, size // count, *x.shape[1:]), batch)
+    parts = "(parts rows) ... -> parts rows ..."
+    return jax.tree.map(lambda x: rearrange(x[order], parts, parts=count), batch)
 
 
 def observed(algorithm: Algorithm, state: Any, metrics: Mapping[str, jax.Array]) -> Any:

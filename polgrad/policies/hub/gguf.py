@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from polgrad._outside import reason
 from polgrad.policies import entries
@@ -178,10 +179,8 @@ def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     Its rotary kernel for this architecture turns neighbouring rows, ours (and Hugging Face's)
     rows half a head apart.
     """
-    rows, columns = weight.shape
-    return (
-        weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
-    )
+    order = "(heads pairs two) columns -> (heads two pairs) columns"
+    return rearrange(weight, order, heads=heads, two=2)
 
 
 def _settings(fields, tensors) -> dict[str, Any]:

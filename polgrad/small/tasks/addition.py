@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from polgrad._scalars import in_range
@@ -46,7 +47,7 @@ class Addition:
     def features(self, questions: Int[Array, "Q 2"]) -> Float[Array, "Q F"]:
         """What a policy sees: one-hot digits of both operands."""
         digits = _digits(questions, self.digits)
-        return jax.nn.one_hot(digits, 10).reshape(questions.shape[0], -1)
+        return rearrange(jax.nn.one_hot(digits, 10), "questions ... digit -> questions (... digit)")
 
     def answer(self, questions: Int[Array, "Q 2"]) -> Int[Array, "Q T"]:
         """The right answers, as tokens, the first digit first."""

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, Key
 
 __all__ = ["ModularSums"]
@@ -48,7 +49,11 @@ class ModularSums:
           vocabulary: number of tokens.
         """
         drawn = jax.random.randint(key, (prompts * (1 + fixed),), 0, vocabulary)
-        return cls(drawn[:prompts], drawn[prompts:].reshape(prompts, fixed), vocabulary)
+        return cls(
+            drawn[:prompts],
+            rearrange(drawn[prompts:], "(prompts fixed) -> prompts fixed", fixed=fixed),
+            vocabulary,
+        )
 
     @property
     def prompts(self) -> Int[Array, "P"]:
@@ -87,7 +92,7 @@ class ModularSums:
         hard = self.hard(prompts)[:, None].astype(jnp.float32)
         target = jax.nn.one_hot(self.target[prompts], self.vocabulary)
         prefix = jax.nn.one_hot(self.prefix[prompts], self.vocabulary)
-        prefix = hard * prefix.reshape(prompts.shape[0], -1)
+        prefix = hard * rearrange(prefix, "prompts fixed tokens -> prompts (fixed tokens)")
         return jnp.concatenate([target, hard, prefix], axis=-1)
 
     def reward(
