@@ -1,8 +1,8 @@
 """Arguments to call any primitive with, ordinary ones and the worst, drawn from its annotations.
 
 jaxtyping says the shapes and what is true or false, the names say the meaning: `logp` is not
-positive, `policy` sums to one. So a new function is examined, tabulated and timed without being registered
-anywhere; only an argument of an unknown kind has to be added here.
+positive, `policy` sums to one. So a new function is examined, tabulated and timed without being
+registered anywhere; only an argument of an unknown kind has to be added here.
 """
 
 import inspect
