@@ -8,7 +8,7 @@ import importlib
 
 from polgrad import _compilers
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _SUBMODULES = (
     "advantages",
