@@ -5,6 +5,7 @@ Each is a frozen dataclass of settings with `build(context) -> Algorithm`, pure 
 
 from polgrad import _names
 from polgrad.algorithms import estimators, surrogates
+from polgrad.algorithms.batch_losses import splits, whole_batch
 from polgrad.algorithms.disco import DisCO, DisCOB, KLBound
 from polgrad.algorithms.entropy_mechanism import ClipCov, KLCov
 from polgrad.algorithms.f_dpg import FDPG, Filtered, Tilt
@@ -59,7 +60,6 @@ from polgrad.algorithms.supervised import Supervised
 from polgrad.algorithms.terms import KL, Entropy, OverlongPenalty, RewardKL, TruncatedWeights
 from polgrad.algorithms.topr import TOPR
 from polgrad.algorithms.unlikelihood import Unlikelihood
-from polgrad.algorithms.whole import splits, whole_batch
 from polgrad.contract import Algorithm, Context, Outputs
 
 NAMES = {

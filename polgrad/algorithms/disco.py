@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _parts, losses, masking
 from polgrad._scalars import in_range
 from polgrad.algorithms import common
-from polgrad.algorithms.whole import whole_batch
+from polgrad.algorithms.batch_losses import whole_batch
 from polgrad.contract import Algorithm, Batch, Context, Group, Outputs
 
 

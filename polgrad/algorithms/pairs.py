@@ -16,8 +16,8 @@ from jaxtyping import Array
 
 from polgrad import _parts, losses, masking
 from polgrad.algorithms import common
+from polgrad.algorithms.batch_losses import splits
 from polgrad.algorithms.from_loss import settings_of
-from polgrad.algorithms.whole import splits
 from polgrad.contract import (
     Algorithm,
     Batch,

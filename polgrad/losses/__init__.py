@@ -12,14 +12,13 @@ One number a token (tokens.py)
   dro                             a squared log ratio instead of a ratio
   clip_cov, kl_cov                leave out, or penalise, tokens of high covariance (`polgrad.selection`)
   nft                             likelihood of right answers, wrong ones by an implicit policy
-  kdrl                            a policy gradient and a teacher
 Terms beside them (penalties.py)
   kl_penalty, behavior_kl         KL to a reference, to the policy that drew the samples
   kl_hinge                        a bound on such a KL
   entropy_bonus
 One number an answer (sequences.py)
   gspo, luspo, gmpo               the geometric mean of the tokens' ratios, clipped
-  gspo_token, vespo               the ratio of the answer, for one number a token
+  gspo_token, vespo, vespo_weights   the ratio of the answer, for one number a token
   ppo_clip_sequence               the product of the tokens' ratios, clipped
   topr                            REINFORCE on logged data, tapered weights
   f_dpg                           any f-divergence to a target (`polgrad.distributions`)
@@ -52,20 +51,22 @@ A list of answers (lists.py)
   pairwise_logistic, pairwise_hinge, listwise_softmax, pointwise_squared, pointwise_sigmoid
   plackett_luce, cpl_ranked
   ranking                         places, gains, weights and labels of such a list (ranking.py)
-The vocabulary of a token (vocabulary.py)
-  top_k_kl                        KL to a teacher on its likeliest tokens
+One number a token, with a teacher (distillation.py)
+  kdrl                            a policy gradient and the reverse KL to the teacher
+  top_k_kl                        that KL on the likeliest tokens, from logits
 Values (values.py)
   value_loss, td_loss, expectile_loss, implicit_value
 What losses are fed with (inputs.py)
   implicit_reward, preference_margin, f_dpo_score, desensitized_logp, log_odds, segment_score,
   sequence_score, inpo_contrast, f_dpg_pseudo_reward
-  wpo_weight, density_weight, nft_prompt_weight, topr_weights, vespo_weights, kto_reference_point
+  wpo_weight, density_weight, nft_prompt_weight, topr_weights, kto_reference_point
 Losses made of losses (transforms.py)
   debias_flips, smooth_labels     any pair loss, with labels flipped or believed to be wrong
   flipped_probability, unflipped_probability
 """
 
 from polgrad.losses import ranking
+from polgrad.losses.distillation import kdrl, top_k_kl
 from polgrad.losses.groups import (
     best_of_n,
     copg_group,
@@ -90,7 +91,6 @@ from polgrad.losses.inputs import (
     segment_score,
     sequence_score,
     topr_weights,
-    vespo_weights,
     wpo_weight,
 )
 from polgrad.losses.labels import aot_unpaired, bco_unpaired, kto
@@ -134,6 +134,7 @@ from polgrad.losses.sequences import (
     ppo_clip_sequence,
     topr,
     vespo,
+    vespo_weights,
 )
 from polgrad.losses.supervised import f_sft, imitation, unlikelihood
 from polgrad.losses.tokens import (
@@ -142,7 +143,6 @@ from polgrad.losses.tokens import (
     dppo_kl,
     dppo_tv,
     dro,
-    kdrl,
     kl_cov,
     nft,
     ppo_clip,
@@ -156,7 +156,6 @@ from polgrad.losses.transforms import (
     unflipped_probability,
 )
 from polgrad.losses.values import expectile_loss, implicit_value, td_loss, value_loss
-from polgrad.losses.vocabulary import top_k_kl
 
 __all__ = [
     "alphapo",

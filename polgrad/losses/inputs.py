@@ -4,7 +4,7 @@
   `f_dpo_score`, `desensitized_logp`, `log_odds`, `segment_score`, `sequence_score`, `inpo_contrast`,
   `implicit_value`, `f_dpg_pseudo_reward`.
 * Weights that a loss is multiplied with: `wpo_weight`, `density_weight`, `nft_prompt_weight`,
-  `topr_weights`, `vespo_weights`.
+  `topr_weights`; `vespo_weights` is beside its loss in sequences.py.
 * What an answer is compared with: `kto_reference_point`, `implicit_negative_policy`.
 
 Masks and weights from importance ratios alone are in `polgrad.ratios`; running means in
@@ -28,8 +28,6 @@ from polgrad.ratios import (
     bounded,
     finite,
     importance_ratio,
-    impossible,
-    log_ratio,
 )
 
 
@@ -423,7 +421,7 @@ def nft_prompt_weight(
 
 
 # Success rates are kept away from 0 and 1, where the negative policy is undefined.
-_RATES = (0.02, 0.98)
+SUCCESS_RATES = (0.02, 0.98)
 
 
 def topr_weights(
@@ -476,72 +474,6 @@ def topr_weights(
 def _truncated_ratio(log_ratio: Array, low: float, high: float) -> Array:
     """exp(log_ratio) within [low, high], cut before the exponential: +-800 nats are harmless."""
     return jnp.clip(jnp.exp(jnp.minimum(log_ratio, LIMIT)), low, high)
-
-
-def vespo_weights(
-    logp: Float[Array, "B T"],
-    behavior_logp: Float[Array, "B T"],
-    advantages: Float[Array, "B"],
-    mask: Num[Array, "B T"] | Bool[Array, "B T"],
-    *,
-    positive: tuple[float, float] = (2.0, 3.0),
-    negative: tuple[float, float] = (3.0, 2.0),
-) -> Float[Array, "B"]:
-    """The soft weights of VESPO: a sequence's importance ratio, tapered on both sides.
-
-        W = exp(sum over valid tokens of (logp - behavior_logp))
-        weight = W^k exp(lambda (1 - W)),   (k, lambda) = positive where A >= 0, else negative
-
-    1 at W = 1, largest at W = k / lambda, and falling to 0 for small and large W: no clip, and
-    no length normalisation.
-
-    Args:
-      logp: log-probabilities under the current policy, in nats, [B, T].
-      behavior_logp: log-probabilities under the policy that sampled, [B, T].
-      advantages: one a sequence, [B]; only the sign counts.
-      mask: 1 where a token counts, [B, T].
-      positive: (k, lambda) for A >= 0, both non-negative.
-      negative: (k, lambda) for A < 0, both non-negative.
-
-    Returns:
-      Weights [B], stopped, float32 or wider; 1 for a row without a valid token. log W is clamped
-      to [log 1e-8, 20], so that a token which the current policy excludes gives about 0.
-
-    Raises:
-      ValueError: shapes that do not match; a k or lambda below 0.
-
-    References:
-      Shen et al., VESPO: Variational sequence-level soft policy optimization, 2026
-        (arXiv:2602.10693).
-    """
-    _check(logp, behavior_logp, advantages, mask)
-    for name, (k, slope) in (("positive", positive), ("negative", negative)):
-        in_range(f"k of {name}", k, low=0.0)
-        in_range(f"lambda of {name}", slope, low=0.0)
-    total, _ = _totals(*jax.lax.stop_gradient((logp, behavior_logp)), mask)
-    total = jnp.clip(total, _VESPO_FLOOR, LIMIT)
-    power, slope = (
-        jnp.where(jnp.asarray(advantages) >= 0, up, down) for up, down in zip(positive, negative)
-    )
-    return jnp.exp(power * total + slope * (1.0 - jnp.exp(total)))
-
-
-# The weight of VESPO sees log ratios of sequences no smaller than this.
-_VESPO_FLOOR = math.log(1e-8)
-
-
-def _totals(logp, behavior_logp, mask):
-    """Log ratios of the sequences [B], -inf where a token is excluded; which rows have a token."""
-    valid = jnp.asarray(mask) != 0
-    total = sequence_sum(log_ratio(logp, behavior_logp), valid)
-    excluded = jnp.any(valid & impossible(logp, behavior_logp), axis=-1)
-    return jnp.where(excluded, -jnp.inf, total), jnp.any(valid, axis=-1)
-
-
-def _check(logp, behavior_logp, advantages, mask):
-    _checks.rank("logp", logp, 2, "[B, T]")
-    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
-    _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")
 
 
 def kto_reference_point(

@@ -13,8 +13,7 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 from polgrad._softplus import softplus
-from polgrad.losses.pairs import by_rank as _matched
-from polgrad.losses.pairs import finite_pair
+from polgrad.losses.pairs import by_rank, finite_pair
 from polgrad.ratios import finite
 
 
@@ -147,4 +146,4 @@ def aot_unpaired(
       (arXiv:2406.05882).
     """
     chosen, rejected = finite_pair(chosen_logratio, rejected_logratio, beta)
-    return _matched(chosen, rejected, beta, label_smoothing, valid)
+    return by_rank(chosen, rejected, beta, label_smoothing, valid)

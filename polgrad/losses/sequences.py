@@ -10,6 +10,8 @@
   `nash_md` against an opponent.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,16 @@ from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import clip_widths, in_range
 from polgrad.divergences import FDivergence
-from polgrad.losses.inputs import _check, _totals, f_dpg_pseudo_reward, topr_weights, vespo_weights
-from polgrad.losses.tokens import clip_surrogate as _clip_surrogate
-from polgrad.losses.tokens import ppo_clip, reinforce
-from polgrad.losses.tokens import stopped as _stopped
-from polgrad.masking import masked_mean
-from polgrad.ratios import finite, importance_ratio, impossible, log_ratio
+from polgrad.losses.inputs import f_dpg_pseudo_reward, topr_weights
+from polgrad.losses.tokens import clip_surrogate, ppo_clip, reinforce, stopped
+from polgrad.masking import masked_mean, sequence_sum
+from polgrad.ratios import (
+    LIMIT,
+    finite,
+    importance_ratio,
+    impossible,
+    log_ratio,
+)
 
 
 def gspo(
@@ -67,8 +73,8 @@ def gspo(
     _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")
     clip_widths(clip_low, clip_high)
     ratio, valid = _sequence_ratio(logp, behavior_logp, mask)
-    fixed = _stopped(advantages)
-    surrogate = _clip_surrogate(ratio, fixed, clip_low=clip_low, clip_high=clip_high)
+    fixed = stopped(advantages)
+    surrogate = clip_surrogate(ratio, fixed, clip_low=clip_low, clip_high=clip_high)
     return jnp.where(valid, -surrogate * fixed, 0.0)
 
 
@@ -113,8 +119,8 @@ def gspo_token(
     ratio, _ = _sequence_ratio(logp, behavior_logp, mask)
     # log_ratio(logp, logp) is 0 with gradient 1, and 0 with gradient 0 at minus infinity.
     ratio = jax.lax.stop_gradient(ratio)[:, None] * jnp.exp(log_ratio(logp, logp))
-    fixed = _stopped(advantages)
-    surrogate = _clip_surrogate(ratio, fixed, clip_low=clip_low, clip_high=clip_high)
+    fixed = stopped(advantages)
+    surrogate = clip_surrogate(ratio, fixed, clip_low=clip_low, clip_high=clip_high)
     return jnp.where(jnp.asarray(mask) != 0, -surrogate * fixed, 0.0)
 
 
@@ -440,3 +446,69 @@ def nash_md(
     # An answer that the reference excludes pays 20 nats, not infinity.
     advantage = accumulate(preference) - 0.5 - tau * finite(reference_logratio)
     return -jax.lax.stop_gradient(advantage) * jnp.where(jnp.isneginf(logp), 0.0, logp)
+
+
+def vespo_weights(
+    logp: Float[Array, "B T"],
+    behavior_logp: Float[Array, "B T"],
+    advantages: Float[Array, "B"],
+    mask: Num[Array, "B T"] | Bool[Array, "B T"],
+    *,
+    positive: tuple[float, float] = (2.0, 3.0),
+    negative: tuple[float, float] = (3.0, 2.0),
+) -> Float[Array, "B"]:
+    """The soft weights of VESPO: a sequence's importance ratio, tapered on both sides.
+
+        W = exp(sum over valid tokens of (logp - behavior_logp))
+        weight = W^k exp(lambda (1 - W)),   (k, lambda) = positive where A >= 0, else negative
+
+    1 at W = 1, largest at W = k / lambda, and falling to 0 for small and large W: no clip, and
+    no length normalisation.
+
+    Args:
+      logp: log-probabilities under the current policy, in nats, [B, T].
+      behavior_logp: log-probabilities under the policy that sampled, [B, T].
+      advantages: one a sequence, [B]; only the sign counts.
+      mask: 1 where a token counts, [B, T].
+      positive: (k, lambda) for A >= 0, both non-negative.
+      negative: (k, lambda) for A < 0, both non-negative.
+
+    Returns:
+      Weights [B], stopped, float32 or wider; 1 for a row without a valid token. log W is clamped
+      to [log 1e-8, 20], so that a token which the current policy excludes gives about 0.
+
+    Raises:
+      ValueError: shapes that do not match; a k or lambda below 0.
+
+    References:
+      Shen et al., VESPO: Variational sequence-level soft policy optimization, 2026
+        (arXiv:2602.10693).
+    """
+    _check(logp, behavior_logp, advantages, mask)
+    for name, (k, slope) in (("positive", positive), ("negative", negative)):
+        in_range(f"k of {name}", k, low=0.0)
+        in_range(f"lambda of {name}", slope, low=0.0)
+    total, _ = _totals(*jax.lax.stop_gradient((logp, behavior_logp)), mask)
+    total = jnp.clip(total, _VESPO_FLOOR, LIMIT)
+    power, slope = (
+        jnp.where(jnp.asarray(advantages) >= 0, up, down) for up, down in zip(positive, negative)
+    )
+    return jnp.exp(power * total + slope * (1.0 - jnp.exp(total)))
+
+
+# The weight of VESPO sees log ratios of sequences no smaller than this.
+_VESPO_FLOOR = math.log(1e-8)
+
+
+def _totals(logp, behavior_logp, mask):
+    """Log ratios of the sequences [B], -inf where a token is excluded; which rows have a token."""
+    valid = jnp.asarray(mask) != 0
+    total = sequence_sum(log_ratio(logp, behavior_logp), valid)
+    excluded = jnp.any(valid & impossible(logp, behavior_logp), axis=-1)
+    return jnp.where(excluded, -jnp.inf, total), jnp.any(valid, axis=-1)
+
+
+def _check(logp, behavior_logp, advantages, mask):
+    _checks.rank("logp", logp, 2, "[B, T]")
+    _checks.same_shape("[B, T]", logp=logp, behavior_logp=behavior_logp, mask=mask)
+    _checks.shape("advantages", advantages, (np.shape(logp)[0],), "[B]")

@@ -11,12 +11,10 @@ alone. On-policy, where `behavior_logp` equals `logp`, `ppo_clip`, `cispo`, `sap
 * `clip_cov` and `kl_cov` treat the tokens that `selection.covariance_band` and
   `selection.covariance_top` pick on the whole batch. Both are meant for the reduction mode "token",
   whose divisor counts the selected tokens too;
-* `nft` fits right answers and, through the policy that they leave over, wrong ones;
-* `kdrl` adds a teacher's reverse KL to `ppo_clip`. The teacher scores the tokens that the student has
-  drawn; both must share the tokenizer and the temperature.
+* `nft` fits right answers and, through the policy that they leave over, wrong ones.
 
-`gspo_token` and `vespo`, whose ratio belongs to the whole answer, are in sequences.py, terms beside
-the policy's loss in penalties.py.
+`gspo_token` and `vespo`, whose ratio belongs to the whole answer, are in sequences.py, losses with a
+teacher in distillation.py, terms beside the policy's loss in penalties.py.
 """
 
 import jax
@@ -27,8 +25,7 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import clip_widths, in_range
-from polgrad.losses.inputs import _RATES
-from polgrad.losses.penalties import kl_penalty
+from polgrad.losses.inputs import SUCCESS_RATES
 from polgrad.ratios import bounded, importance_ratio, penalty_log_ratio
 
 
@@ -486,65 +483,9 @@ def nft(
     rewards, rate = jax.lax.stop_gradient((accumulate(rewards), accumulate(success_rate)))
     known = jnp.isfinite(rewards) & jnp.isfinite(rate)
     rewards = jnp.where(known, rewards, 0.0)[:, None]
-    rate = jnp.clip(jnp.where(known, rate, 0.5), *_RATES)[:, None]
+    rate = jnp.clip(jnp.where(known, rate, 0.5), *SUCCESS_RATES)[:, None]
     positive = penalty_log_ratio(logp, behavior_logp)
     left = (1.0 - rate * importance_ratio(logp, behavior_logp)) / (1.0 - rate)
     negative = jnp.log(bounded(left, low=epsilon, high=jnp.inf))
     loss = -rewards * positive - negative_weight * (1.0 - rewards) * negative
     return jnp.where(known[:, None], loss, 0.0)
-
-
-def kdrl(
-    logp: Float[Array, "B T"],
-    behavior_logp: Float[Array, "B T"],
-    teacher_logp: Float[Array, "B T"],
-    advantages: Float[Array, "B T"] | Float[Array, "B 1"],
-    *,
-    beta: Float[Array, ""] | float,
-    distilled: Bool[Array, "B"] | None = None,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    gradient: str = "k2",
-    correct_ratio: bool = False,
-) -> Float[Array, "B T"]:
-    """KDRL: PPO's clipped loss plus a reverse KL to a teacher on the same samples.
-
-        loss = ppo_clip(logp, behavior_logp, A) + beta distilled kl_penalty(logp, teacher_logp)
-
-    For a student that rarely succeeds: the teacher shows the way, the reward lifts its cap.
-    Reduce with mode "token", whose divisor counts the tokens that are not distilled too: masking
-    then weakens the teacher's term instead of concentrating it.
-
-    Args:
-      logp: log-probabilities of the student's tokens under the student, in nats, [B, T].
-      behavior_logp: the same under the student that sampled; stopped.
-      teacher_logp: the same under the teacher; stopped. Where its tokenizer ends a text with
-        another token than the student's, give the student's own log-probability there.
-      advantages: [B, T] or [B, 1]; stopped.
-      beta: strength of the teacher, non-negative; 0.005 falling to 0.001 in the paper
-        (`annealed_coefficient`), 0.01 to 0.2 in small worlds. May be traced.
-      distilled: sequences with the teacher's term (`distillation_mask`), [B]; None for all.
-      clip_low: how far the ratio may fall below 1, in [0, 1].
-      clip_high: how far it may rise above 1, non-negative.
-      gradient: "k2", the gradient of the reverse KL, or "k3", of the forward one.
-      correct_ratio: whether the teacher's term is multiplied by the stopped importance ratio,
-        which makes it exact for samples of an older student.
-
-    Returns:
-      Token losses [B, T].
-
-    Raises:
-      ValueError: shapes that do not match; beta or a clip out of range; unknown gradient.
-
-    References:
-      Xu et al., KDRL: Post-training reasoning LLMs via unified knowledge distillation and
-        reinforcement learning, 2025 (arXiv:2506.02208).
-    """
-    in_range("beta", beta, low=0.0)
-    loss = ppo_clip(logp, behavior_logp, advantages, clip_low=clip_low, clip_high=clip_high)
-    sampler = behavior_logp if correct_ratio else None
-    term = kl_penalty(logp, teacher_logp, gradient=gradient, behavior_logp=sampler)
-    if distilled is not None:
-        _checks.shape("distilled", distilled, (np.shape(logp)[0],), "[B]")
-        term = jnp.where(jnp.asarray(distilled)[:, None] != 0, term, 0.0)
-    return loss + jax.lax.stop_gradient(jnp.asarray(beta)) * term

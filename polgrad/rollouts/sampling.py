@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from polgrad import _checks
 from polgrad._scalars import in_range
 from polgrad.distributions.draws import inverse_cdf
-from polgrad.rollouts.filters import check_filters, filter_logits
+from polgrad.rollouts.token_filters import check_filters, filter_logits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from polgrad import policies
 from polgrad.data import tokenizers as data_tokenizers
 from polgrad.policies import heads
 from polgrad.policies.hub import checkpoints
-from polgrad.rollouts.filters import filter_logits
+from polgrad.rollouts.token_filters import filter_logits
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")

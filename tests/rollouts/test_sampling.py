@@ -9,8 +9,8 @@ from scipy import stats
 
 from polgrad.distributions import inverse_cdf
 from polgrad.rollouts import Sampling, draw, token_uniforms
-from polgrad.rollouts.filters import filter_logits
 from polgrad.rollouts.sampling import sample_keys
+from polgrad.rollouts.token_filters import filter_logits
 
 JIT_CDF = jax.jit(inverse_cdf)
 JIT_DRAW = jax.jit(draw, static_argnames="sampling")

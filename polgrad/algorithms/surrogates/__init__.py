@@ -4,7 +4,6 @@ Each is a part of `algorithms.PolicyGradient`, and a base of the algorithms that
 of your own is a subclass of `TokenSurrogate` or `SequenceSurrogate`.
 """
 
-from polgrad.algorithms.surrogates.answers import GMPO, LUSPO, PPOClipSequence, SequenceLoss
 from polgrad.algorithms.surrogates.base import (
     ARGUMENTS,
     Aggregation,
@@ -13,6 +12,7 @@ from polgrad.algorithms.surrogates.base import (
     TokenSurrogate,
 )
 from polgrad.algorithms.surrogates.covariance import ClipCov, KLCov
+from polgrad.algorithms.surrogates.sequences import GMPO, LUSPO, PPOClipSequence, SequenceLoss
 from polgrad.algorithms.surrogates.tokens import CISPO, GSPO, SAPO, LogLikelihood, PPOClip
 
 __all__ = [

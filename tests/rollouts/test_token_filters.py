@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polgrad.distributions import log_softmax
-from polgrad.rollouts.filters import filter_logits
+from polgrad.rollouts.token_filters import filter_logits
 
 INF = np.inf
 
