@@ -69,6 +69,69 @@ def test_no_import_runs_upward(room):
         assert not above, f"{path.relative_to(ROOT)} imports {above}, which lies above {room}"
 
 
+def code_lines(path):
+    """Lines of a file that are no docstring, no comment and not blank."""
+    text = path.read_text()
+    documented = set()
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        for child in body if isinstance(body, list) else ():
+            value = child.value if isinstance(child, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                documented |= set(range(child.lineno, child.end_lineno + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(x.strip()) and x.lstrip()[0] != "#" and i not in documented for i, x in lines)
+
+
+def test_a_file_is_as_long_as_one_reader_can_hold():
+    for path in ROOT.rglob("*.py"):
+        assert code_lines(path) <= 400, path.relative_to(ROOT)
+        assert len(path.read_text().splitlines()) <= 620, path.relative_to(ROOT)
+
+
+# Tests of several files at once, by the place that they are about.
+ACROSS = {
+    "algorithms": {"every_algorithm", "public_losses", "settings"},
+    "data": {"tokenizer_parity"},
+    "experiments": {"arms", "experiments", "outside_files", "papers", "ray", "result_versions"},
+    "losses": {"presets", "reductions"},
+    "policies": {"goldens", "parity"},
+    "policies/hub": {"damage"},
+    "rollouts": {"greedy_smollm2", "sharded"},
+    "small": {"arguments", "curricula"},
+    "training": {"invariance", "reading", "runs", "sampler_correction", "sharding"},
+    "training/runtime": {"processes"},
+    ".": {
+        "algorithms_page",
+        "colabs",
+        "contributing",
+        "layout",
+        "porting",
+        "readme",
+        "setting_ranges",
+    },
+}
+
+
+def proves(folder, name):
+    """Whether a test file has the name of a file, a folder or a private module of `polgrad/`."""
+    here = ROOT / folder
+    if here.with_suffix(".py").exists():
+        return True  # one of the files in a folder that mirrors a file
+    places = (here / f"{name}.py", here / name / "__init__.py", here / f"_{name}.py")
+    return any(path.exists() for path in places)
+
+
+def test_tests_mirror_the_rooms():
+    tests = ROOT.parent / "tests"
+    lost = {}
+    for path in tests.rglob("test_*.py"):
+        folder, name = str(path.parent.relative_to(tests)), path.stem.removeprefix("test_")
+        if not proves(folder, name):
+            lost.setdefault(folder, set()).add(name)
+    assert lost == ACROSS
+
+
 def test_the_linter_knows_no_lowercase_name_that_nothing_defines():
     """The names of axes count as defined in every file, so a variable must not share one."""
     tool = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]
