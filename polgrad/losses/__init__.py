@@ -23,11 +23,11 @@ One number an answer (sequences.py)
   topr                            REINFORCE on logged data, tapered weights
   f_dpg                           any f-divergence to a target (`polgrad.distributions`)
   nash_md                         preferences against an opponent
-Given answers (supervised.py)
-  imitation, f_sft, unlikelihood
+Likelihood of answers (supervised.py)
+  imitation, f_sft, unlikelihood  of given answers
+  best_of_n, reward_weighted      of the best sample of a prompt, or of all by their reward
 All samples of a prompt (groups.py)
   disco, disco_b                  right answers ranked over wrong ones
-  best_of_n, reward_weighted      likelihood of the best, or of all by their reward
   copg_group                      contrastive policy gradient of all pairs
   pairwise_policy_gradient, p3o_v1, p3o_v2   differences of rewards, without and with clips
 A pair of answers (pairs.py)
@@ -68,14 +68,12 @@ Losses made of losses (transforms.py)
 from polgrad.losses import ranking
 from polgrad.losses.distillation import kdrl, top_k_kl
 from polgrad.losses.groups import (
-    best_of_n,
     copg_group,
     disco,
     disco_b,
     p3o_v1,
     p3o_v2,
     pairwise_policy_gradient,
-    reward_weighted,
 )
 from polgrad.losses.inputs import (
     density_weight,
@@ -136,7 +134,7 @@ from polgrad.losses.sequences import (
     vespo,
     vespo_weights,
 )
-from polgrad.losses.supervised import f_sft, imitation, unlikelihood
+from polgrad.losses.supervised import best_of_n, f_sft, imitation, reward_weighted, unlikelihood
 from polgrad.losses.tokens import (
     cispo,
     clip_cov,
