@@ -178,10 +178,3 @@ def test_ipo_by_hand_and_its_slope(x64):
         losses.ipo(chosen, rejected, beta=0.0)
     with pytest.raises(ValueError, match="rejected_logratio"):
         losses.ipo(chosen, rejected[:1])
-
-
-def test_implicit_reward_by_default_and_its_range(x64):
-    logp, reference = jnp.array([-1.0, -jnp.inf]), jnp.array([-3.0, -1.0])
-    np.testing.assert_allclose(losses.implicit_reward(logp, reference), [0.2, -2.0])
-    with pytest.raises(ValueError, match="beta"):
-        losses.implicit_reward(logp, reference, beta=0.0)

@@ -232,11 +232,6 @@ def test_the_mean_gradient_over_flipped_copies_is_the_clean_one():
     assert abs(each.mean() + 1 / (1 + math.exp(z))) < 3 * error
 
 
-def test_xpo_without_optimism_is_dpo():
-    z = jnp.array([0.3, -2.0])
-    np.testing.assert_array_equal(losses.xpo(z, 0 * z, z, alpha=0.0), losses.dpo(z, 0 * z))
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_edges_are_finite(name):
     inf = jnp.inf

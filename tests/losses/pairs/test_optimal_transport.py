@@ -17,21 +17,6 @@ def x64():
         yield
 
 
-def sorted_loss(upper, lower, beta, s):
-    z = beta * (np.sort(upper) - np.sort(lower))
-    return (1 - s) * np.log1p(np.exp(-z)) + s * np.log1p(np.exp(z))
-
-
-@pytest.mark.parametrize("s", [0.0, 0.2])
-def test_equals_the_sorted_form(s):
-    w, r, ref_w, ref_r = LOGS
-    loss = losses.aot(w, r, ref_w, ref_r, label_smoothing=s)
-    order = np.argsort(w - r)
-    np.testing.assert_allclose(loss[order], sorted_loss(w - r, ref_w - ref_r, 0.01, s), rtol=1e-9)
-    loss = losses.aot_unpaired(w, r, label_smoothing=s)
-    np.testing.assert_allclose(loss[np.argsort(w)], sorted_loss(w, r, 0.01, s), rtol=1e-9)
-
-
 def test_everything_is_valid_when_nothing_is_said():
     everything = np.ones(5, bool)
     np.testing.assert_array_equal(losses.aot(*LOGS), losses.aot(*LOGS, valid=everything))

@@ -40,17 +40,6 @@ def test_without_a_margin_simpo_is_dpo_with_a_uniform_reference():
     )
 
 
-def test_log_odds():
-    p = np.array([0.1, 0.5, 0.999])
-    np.testing.assert_allclose(losses.log_odds(np.log(p)), np.log(p / (1 - p)), rtol=1e-9)
-    ends = jnp.array([0.0, -jnp.inf])
-    np.testing.assert_allclose(losses.log_odds(ends), [20.0, -20.0], rtol=1e-8)
-    slope = jax.grad(lambda x: losses.log_odds(x).sum())(ends)
-    np.testing.assert_allclose(slope, [math.exp(20.0), 0.0], rtol=1e-6)
-    nearly = jax.grad(lambda x: losses.log_odds(x).sum())(jnp.array([-math.exp(-20.0)]))
-    np.testing.assert_allclose(nearly, math.exp(20.0), rtol=1e-6)
-
-
 def log_sigmoid(z):
     return -np.logaddexp(0.0, -z)
 

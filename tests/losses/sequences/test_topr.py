@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polgrad.advantages.baselines import baseline_for_fraction, effective_positive_fraction
 from polgrad.losses.inputs import topr_weights
 from polgrad.losses.sequences import topr
 
@@ -109,12 +108,6 @@ def test_gradient_reaches_the_policy_alone_and_not_the_weight():
     np.testing.assert_array_equal(gradients[2], 0.0)
 
 
-def test_weights_carry_no_gradient():
-    arguments = jnp.array([-2.0]), jnp.array([-1.0]), jnp.array([-1.0])
-    for gradient in grad(lambda *a: topr_weights(*a).sum(), argnums=(0, 1, 2))(*arguments):
-        np.testing.assert_array_equal(gradient, 0.0)
-
-
 def ascend(steps, **limits):
     uniform = jnp.full(3, 1 / 3)
     step = lambda _, z: z + 0.1 * expected_gradient(z, uniform, jnp.array(REWARDS), **limits)  # noqa: E731
@@ -140,29 +133,6 @@ def test_the_negative_part_of_the_objective_is_bounded(x64):
     np.testing.assert_allclose(objective, expected, atol=2e-4)
     assert objective.min() >= -mu * (1.0 + math.log(1.0 / mu)) - 1e-3
     assert objective.max() <= 0.0
-
-
-@pytest.mark.parametrize(
-    "p, c, effective", [(0.5, 0.8, 0.1), (0.1, -0.5, 0.25), (0.5, 0.0, 0.5), (0.3, -1.0, 1.0)]
-)
-def test_effective_fraction_and_its_inverse(p, c, effective, x64):
-    np.testing.assert_allclose(effective_positive_fraction(p, c), effective, rtol=1e-12)
-    np.testing.assert_allclose(baseline_for_fraction(p, effective), c, atol=1e-12)
-
-
-def test_effective_fraction_is_what_the_losses_do(x64):
-    # Share of the positive part in the total weight after subtracting the baseline.
-    rewards, c = jnp.array([1.0, -1.0, -1.0, -1.0]), 0.4
-    shifted = jnp.abs(rewards - c)
-    share = shifted[0] / shifted.sum()
-    np.testing.assert_allclose(effective_positive_fraction(0.25, c), share, rtol=1e-12)
-
-
-def test_degenerate_fractions_are_defined():
-    np.testing.assert_array_equal(effective_positive_fraction(0.0, -1.0), 0.0)
-    np.testing.assert_array_equal(effective_positive_fraction(1.0, 1.0), 1.0)
-    np.testing.assert_array_equal(baseline_for_fraction(0.0, 0.0), 0.0)
-    np.testing.assert_array_equal(baseline_for_fraction(1.0, 1.0), 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -199,15 +169,6 @@ def test_jit_vmap_and_dtype(dtype):
     assert plain.dtype == jnp.float32
     mapped = jax.jit(jax.vmap(topr))(logp, behavior_logp, rewards)
     np.testing.assert_allclose(mapped, plain, rtol=1e-5, atol=1e-6)
-
-
-def test_weights_by_default_are_those_of_topr():
-    logp, behavior = jnp.array([-1.0, -1.0, -1.0, -3.0]), jnp.array([-2.0, -2.0, -2.0, -1.0])
-    rewards = jnp.array([1.0, -1.0, 0.0, -1.0])
-    found = topr_weights(logp, behavior, rewards)
-    np.testing.assert_allclose(found, [1.0, 1.0, 0.0, np.exp(-2.0)], rtol=1e-6)
-    wide = topr_weights(logp, behavior, rewards, positive=(0.0, 2.0), negative=(0.5, 5.0))
-    np.testing.assert_allclose(wide, [2.0, np.e, 0.0, 0.5], rtol=1e-6)
 
 
 def test_no_reward_and_no_probability_cost_nothing():

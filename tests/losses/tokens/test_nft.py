@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compiled import grad, run, value_and_grad
 
-from polgrad import advantages, losses, masking, tabular
+from polgrad import losses
 from polgrad.ratios import bounded
 
 BEHAVIOR = np.array([0.4, 0.3, 0.2, 0.1])
@@ -46,50 +46,6 @@ def test_the_population_gradient_vanishes_at_the_policy_of_right_answers(x64):
     np.testing.assert_allclose(descent(jnp.log(optimum)), 0.0, atol=1e-12)
     assert np.abs(descent(jnp.log(BEHAVIOR))).max() > 0.05
     assert float(population(jnp.log(optimum))) < float(population(jnp.log(BEHAVIOR)))
-
-
-def test_the_implicit_negative_policy(x64):
-    negative = run(tabular.implicit_negative_policy, BEHAVIOR, BEHAVIOR * SUCCESS / RATE, RATE)
-    np.testing.assert_allclose(negative, BEHAVIOR * (1 - SUCCESS) / (1 - RATE), atol=1e-12)
-    assert float(negative.sum()) == pytest.approx(1.0) and np.all(np.asarray(negative) >= 0)
-    mixed = RATE * BEHAVIOR * SUCCESS / RATE + (1 - RATE) * np.asarray(negative)
-    np.testing.assert_allclose(mixed, BEHAVIOR, atol=1e-12)
-    without = run(tabular.implicit_negative_policy, BEHAVIOR, BEHAVIOR[::-1], 1.0)
-    np.testing.assert_array_equal(without, BEHAVIOR)
-
-
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize(
-    ("like", "right", "wrong", "scale"),
-    [("dr_grpo", 0.75, -0.25, "none"), ("grpo", 1.73205, -0.57735, "group")],
-)
-@pytest.mark.parametrize("epsilon", [1.0, 0.1])
-def test_on_policy_it_is_a_policy_gradient(like, right, wrong, scale, epsilon, x64):
-    rewards = jnp.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
-    rate = advantages.success_rate(rewards)
-    weight = losses.nft_prompt_weight(rate, like=like)
-    assert float(weight[0]) == pytest.approx(right, abs=1e-5)
-    # -omega p / (1 - p) is what multiplies grad log pi of a wrong answer.
-    assert -float(weight[0]) / 3 == pytest.approx(wrong, abs=1e-5)
-    logp = jnp.asarray(np.random.default_rng(0).normal(-2, 0.3, (16, 3)))
-    mask = np.arange(3) < np.array([3, 1, 2, 3] * 4)[:, None]
-    row = lambda x: jnp.repeat(x, 4)  # noqa: E731
-
-    def nft(x):
-        loss = losses.nft(x, logp, rewards.reshape(-1), row(rate), epsilon=epsilon)
-        return masking.reduce(row(weight)[:, None] * loss, mask, mode="token")
-
-    def policy_gradient(x):
-        advantage = advantages.group_relative(rewards, scale=scale, ddof=0, epsilon=0.0)
-        return masking.reduce(
-            losses.ppo_clip(x, logp, advantage.reshape(-1, 1)), mask, mode="token"
-        )
-
-    found, expected = grad(nft)(logp), grad(policy_gradient)(logp)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    # Groups that are all right or all wrong are dropped.
-    np.testing.assert_array_equal(found[8:], 0.0)
-    assert np.all(found[:8][mask[:8]] != 0)
 
 
 @pytest.mark.sampled(2)

@@ -27,15 +27,6 @@ def test_values_by_hand():
     np.testing.assert_allclose(both, losses.apo_zero(RATIO[:1], RATIO[1:])[0], rtol=1e-12)
 
 
-def test_reference_point():
-    point = losses.kto_reference_point
-    np.testing.assert_allclose(point(np.array([1.0, 3.0])), 2.0)
-    np.testing.assert_array_equal(point(np.array([-1.0, -3.0])), 0.0)
-    np.testing.assert_allclose(point(np.array([1.0, 3.0]), valid=GOOD), 1.0)
-    np.testing.assert_array_equal(point(np.array([1.0, 3.0]), valid=~GOOD & GOOD), 0.0)
-    np.testing.assert_array_equal(jax.grad(lambda x: point(x))(jnp.array([1.0, 3.0])), 0.0)
-
-
 def test_gradients():
     slopes = jax.grad(lambda u, z: losses.kto(u, GOOD, z).sum(), argnums=(0, 1))(
         jnp.asarray(RATIO), 0.2
@@ -83,14 +74,6 @@ def test_optimum_of_bco_is_the_log_odds_of_being_good():
         return (share * good + (1 - share) * bad).sum()
 
     np.testing.assert_allclose(jax.grad(mean)(jnp.array([reward])), 0.0, atol=1e-12)
-
-
-def test_density_weight():
-    p = jnp.array([0.0, 0.2, 0.5, 0.8, 0.99, 1.0])
-    np.testing.assert_allclose(losses.density_weight(p), [0.5, 0.5, 1.0, 4.0, 10.0, 10.0])
-    np.testing.assert_allclose(losses.density_weight(p, low=0.0, high=2.0)[:4], [0, 0.25, 1, 2])
-    slope = jax.grad(lambda x: losses.density_weight(x).sum())(p)
-    np.testing.assert_array_equal(slope, 0.0)
 
 
 def test_bad_arguments_of_bco():
