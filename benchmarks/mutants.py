@@ -28,7 +28,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGETS = (
     *sorted((ROOT / "polgrad" / "losses").glob("[a-z]*.py")),
     *sorted((ROOT / "polgrad" / "advantages").glob("[a-z]*.py")),
-    *(ROOT / "polgrad" / f"{name}.py" for name in ("selection", "divergences", "masking")),
+    *sorted((ROOT / "polgrad" / "selection").glob("[a-z]*.py")),
+    *sorted((ROOT / "polgrad" / "distributions").glob("[a-z]*.py")),
+    *sorted((ROOT / "polgrad" / "reward_models").glob("[a-z]*.py")),
+    *(
+        ROOT / "polgrad" / f"{name}.py"
+        for name in ("divergences", "masking", "ratios", "running", "schedules")
+    ),
 )
 EXPLAINED = ROOT / "benchmarks" / "equivalent_mutants.txt"
 
@@ -252,11 +258,11 @@ class _Source(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         raise OSError  # so that no bytecode is read or written
 
 
-def test_file(path: pathlib.Path) -> pathlib.Path:
-    """The test file that mirrors a source file, or the folder of such files."""
+def test_files(path: pathlib.Path) -> list[str]:
+    """What mirrors a source file: the test file of its name, the folder of its name, or both."""
     parts = path.relative_to(ROOT / "polgrad")
     place = ROOT / "tests" / parts.parent
-    return place / parts.stem if (place / parts.stem).is_dir() else place / f"test_{parts.name}"
+    return [str(p) for p in (place / f"test_{parts.name}", place / parts.stem) if p.exists()]
 
 
 def start(path: pathlib.Path, text: str) -> int:
@@ -281,7 +287,7 @@ def start(path: pathlib.Path, text: str) -> int:
         "no:xdist",
         "--hypothesis-profile=mutants",
     ]
-    os._exit(int(pytest.main([*options, str(test_file(path))])))
+    os._exit(int(pytest.main([*options, *test_files(path)])))
 
 
 def prepare(cache: str) -> None:
@@ -332,7 +338,7 @@ def baseline(path: pathlib.Path) -> float:
     begun = time.monotonic()
     _, status = os.waitpid(start(path, path.read_text()), 0)
     if status:
-        raise SystemExit(f"{test_file(path)} fails without any change")
+        raise SystemExit(f"{', '.join(test_files(path))} fails without any change")
     return 10 * (time.monotonic() - begun) + 30
 
 

@@ -40,7 +40,12 @@ ROOMS = (
     "advantages",
     "losses",
     "reward_models",
+    "ratios",
+    "schedules",
+    "distributions",
+    "data",
 )
+DIFFERENTIABLE = ("losses", "reward_models", "data")
 # Products of all rows with all others are no matter of bytes; targets are made once.
 LEFT_OUT = (
     "reward_models.info_nce",
@@ -116,7 +121,7 @@ class Case(NamedTuple):
 
 def prepare(primitive: Primitive, device: jax.Device | None = None) -> Case:
     """Compiles for a device, on narrow lists if it needs memory for all pairs of a list."""
-    learned = edges.examine(primitive).reached if primitive.room == "losses" else ()
+    learned = edges.examine(primitive).reached if primitive.room in DIFFERENTIABLE else ()
     for widest in widths(primitive):
         example = inputs.draw(primitive, np.random.default_rng(0), sizes=sizes(primitive, widest))
         call = program(primitive, example.settings, learned)

@@ -53,6 +53,9 @@ sequences, `T` steps or tokens, `G` samples of a prompt, `K` answers of a list, 
 actions, `N` of a table, `...` any. `help(losses.ppo_clip)` says more: ranges, units, errors, edges.
 Which one to take: [choosing.md](choosing.md). What they return at the edges:
 [guarantees.md](guarantees.md). Their bias and variance: [estimators.md](estimators.md).
+
+Running means are no functions of arrays, but make such functions: `help(polgrad.running)` shows
+`mean`, `exponential`, `window` and `log_mean`, each with `init`, `update` and `value`.
 """
 
 
@@ -179,11 +182,11 @@ def module_of(primitive: Primitive) -> str:
 
 
 def mirrored(primitive: Primitive) -> list[pathlib.Path]:
-    """The test files of the file that holds a function: its mirror, or those in a folder of its name."""
+    """The test files of the file that holds a function: its mirror, and those in a folder of its name."""
     *rooms, module = module_of(primitive).split(".")
     place = HERE.parent.joinpath("tests", *rooms)
     folder = sorted((place / module).glob("test_*.py"))
-    return folder or [path for path in [place / f"test_{module}.py"] if path.exists()]
+    return folder + [path for path in [place / f"test_{module}.py"] if path.exists()]
 
 
 # --- What it returns for the worst inputs -------------------------------------------------------

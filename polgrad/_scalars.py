@@ -11,7 +11,7 @@ import numpy as np
 
 from polgrad._ranges import Range, number
 
-__all__ = ["clip_widths", "in_range", "limits"]
+__all__ = ["clip_widths", "in_range", "limits", "whole_number"]
 
 
 def in_range(
@@ -50,6 +50,13 @@ def in_range(
         ends = {end: x for end, x in bounds.items() if not _endless(x)}
         expected = Range(**ends).expected()
     raise _error(f"{name} is {value}, expected {expected}")
+
+
+def whole_number(name: str, value, *, low: int) -> None:
+    """Raises ValueError unless `value` is a whole number of Python or numpy, at least `low`."""
+    known = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not known or value < low:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {low}")
 
 
 def clip_widths(clip_low, clip_high) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from polgrad import _checks
@@ -37,9 +36,6 @@ __all__ = [
     "squared_hellinger",
     "total_variation",
 ]
-
-
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 def kl_estimate(

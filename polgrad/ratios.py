@@ -8,6 +8,12 @@ Two kinds of term are made of logp - behavior_logp, and they need different grad
                       The gradient of a KL term must not vanish far from the reference.
 
 Use `log_ratio` in a new surrogate and `penalty_log_ratio` in a new penalty.
+
+`truncated_importance_weights` and `normalized_weights` correct for a sampler that computes in another
+precision or at other weights than the trainer: stopped weights that multiply the policy's loss, never
+its KL penalty. Where the surrogate's own ratio is already taken against the sampler, do not multiply a
+second time. Masks for the same purpose are `selection.rejection_mask` and
+`selection.off_policy_sequence_mask`.
 """
 
 import jax
@@ -225,10 +231,10 @@ def truncated_importance_weights(
         excluded = jnp.any(valid & impossible(logp, behavior_logp), axis=-1)
         ratio = jnp.where(excluded, 0.0, importance_ratio(total, jnp.zeros_like(total)))[:, None]
     if mode == "truncate":
-        bounded = jnp.clip(ratio, floor, cap)
+        weights = jnp.clip(ratio, floor, cap)
     else:
-        bounded = jnp.where((ratio >= floor) & (ratio <= cap), ratio, 0.0)
-    return jnp.where(valid, bounded, 0.0)
+        weights = jnp.where((ratio >= floor) & (ratio <= cap), ratio, 0.0)
+    return jnp.where(valid, weights, 0.0)
 
 
 def normalized_weights(

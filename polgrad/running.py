@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polgrad import _checks
 from polgrad._dtypes import accumulate
-from polgrad._scalars import in_range
+from polgrad._scalars import in_range, whole_number
 from polgrad.masking import masked_mean
 
 __all__ = [
@@ -183,7 +183,7 @@ def window(size: int = 1024) -> Running:
     Raises:
       ValueError: if `size` is below 1.
     """
-    in_range("size", size, low=1)
+    whole_number("size", size, low=1)
 
     def init(shape: tuple[int, ...] = ()) -> WindowState:
         return WindowState(jnp.zeros((*shape, size)), jnp.zeros(shape, jnp.int32))

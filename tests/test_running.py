@@ -160,8 +160,9 @@ def test_values_of_categories_go_to_their_own_windows():
 
 
 def test_a_window_without_room():
-    with pytest.raises(ValueError, match="size"):
-        running.window(0)
+    for size in (0, 2.5, True):
+        with pytest.raises(ValueError, match="size"):
+            running.window(size)
     assert running.window().init().values.shape == (1024,)
 
 

@@ -143,5 +143,5 @@ EXPERIMENT = experiments.Experiment(
     seeds=16,
     note="The paper trains for 100 epochs; with its learning rate the value baseline needs 400 to "
     "settle at its bias. The three probabilities of each arm agree with those of exact gradient "
-    "flow in tests/losses/test_copg.py.",
+    "flow in tests/losses/groups/test_copg.py.",
 )

@@ -18,12 +18,12 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key, Num
 
 from polgrad import advantages, contract, losses
-from polgrad._scalars import in_range
+from polgrad._scalars import in_range, whole_number
 from polgrad.environments.gymnax_worlds import World
 from polgrad.policies.actor_critic import ActorCritic
 from polgrad.rollouts.unroll import begin, unroll
 
-__all__ = ["PPO", "State", "Steps", "train"]
+__all__ = ["PPO", "State", "Samples", "train"]
 
 
 class State(NamedTuple):
@@ -33,7 +33,7 @@ class State(NamedTuple):
     optimizer: optax.OptState
 
 
-class Steps(NamedTuple):
+class Samples(NamedTuple):
     """Steps of the world to learn from, in any order; every leaf has the leading axis N."""
 
     observations: Float[Array, "N O"]
@@ -93,17 +93,21 @@ class PPO(contract.Learner):
     activation: Literal["tanh", "relu"] = "tanh"
 
     def __post_init__(self):
-        for name in ("copies", "steps", "epochs", "minibatches"):
-            in_range(name, getattr(self, name), low=1)
+        for name in ("total_steps", "copies", "steps", "epochs", "minibatches"):
+            whole_number(name, getattr(self, name), low=1)
         for name in ("learning_rate", "max_gradient_norm", "value_coefficient"):
             in_range(name, getattr(self, name), low=0)
         for name in ("discount", "lambda_"):
             in_range(name, getattr(self, name), low=0, high=1)
-        for name in ("clip", "adam_epsilon"):
-            in_range(name, getattr(self, name), low=0, above=True)
+        in_range("entropy_coefficient", self.entropy_coefficient)
+        in_range("adam_epsilon", self.adam_epsilon, low=0, above=True)
+        in_range("clip", self.clip, low=0, above=True, high=1)
         product = f"copies * steps = {self.copies} * {self.steps} = {self.collected}"
         if self.collected % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}, expected a divisor of {product}")
+        if self.minibatches == self.collected:
+            # The advantages of a mini-batch are whitened: of one step that is 0.
+            raise ValueError(f"minibatches is {self.minibatches}, expected less than {product}")
         if self.total_steps < self.collected:
             raise ValueError(f"total_steps is {self.total_steps}, expected at least {product}")
 
@@ -164,7 +168,7 @@ class PPO(contract.Learner):
         state, terms = jax.lax.scan(epoch, state, jax.random.split(key, self.epochs))
         return state, jax.tree.map(jnp.mean, terms)
 
-    def experience(self, network: ActorCritic, batch: Mapping[str, Array]) -> Steps:
+    def experience(self, network: ActorCritic, batch: Mapping[str, Array]) -> Samples:
         """The steps of a batch, with their advantages and value targets, copy after copy."""
         observations, actions = batch["observations"], batch["actions"]
         behavior_logp, _ = network.statistics(observations, actions)
@@ -179,11 +183,11 @@ class PPO(contract.Learner):
             truncated=batch["truncated"],
             final_values=final_values,
         )
-        steps = Steps(observations, actions, behavior_logp, advantage, advantage + values, values)
+        steps = Samples(observations, actions, behavior_logp, advantage, advantage + values, values)
         return jax.tree.map(lambda x: rearrange(x, "copies steps ... -> (copies steps) ..."), steps)
 
     def loss(
-        self, network: ActorCritic, steps: Steps
+        self, network: ActorCritic, steps: Samples
     ) -> tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]:
         """The loss of a mini-batch, and its terms.
 

@@ -13,7 +13,6 @@ ROOMS = (
     "masking",
     "selection",
     "diagnostics",
-    "distributions",
     "divergences",
     "distributions",
     "schedules",

@@ -342,7 +342,6 @@ def _rounded(x: np.ndarray) -> np.ndarray:
 def _other(primitive: Primitive, parameter: inspect.Parameter) -> object:
     name = parameter.name
     makers = {
-        "baseline": _window,
         "chosen_gradient": lambda: jnp.array([1.0, 0.5]),
         "rejected_gradient": lambda: jnp.array([0.25, -1.0]),
         "divergence": _reverse_kl,
@@ -354,7 +353,6 @@ def _other(primitive: Primitive, parameter: inspect.Parameter) -> object:
         "older": lambda: (jnp.zeros((4, 2)),),
         "pair_loss": _dpo,
         "params": lambda: jnp.array([1.0, -1.0]),
-        "partition": _partition,
         "rankings": lambda: ((0, 1, 2), (2, 1, 0)),
         "state": lambda: _state(primitive),
         "rejected": lambda: jnp.zeros((4, 2)),
@@ -368,7 +366,7 @@ def _other(primitive: Primitive, parameter: inspect.Parameter) -> object:
     if parameter.annotation in _ANY_NUMBER:
         return _ANY_NUMBER[parameter.annotation]
     raise LookupError(
-        f"{primitive.name} needs {name}, of which polgrad/inputs.py knows nothing: annotate it "
+        f"{primitive.name} needs {name}, of which polgrad/conformance/inputs.py knows nothing: annotate it "
         "with its shape, or add a value there"
     )
 
@@ -383,18 +381,6 @@ def _reverse_kl():
     from polgrad.divergences import reverse_kl
 
     return reverse_kl
-
-
-def _window():
-    from polgrad import running
-
-    return running.window(8).init()
-
-
-def _partition():
-    from polgrad import running
-
-    return running.log_mean().init((ROWS,))
 
 
 def _state(primitive: Primitive):

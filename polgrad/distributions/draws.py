@@ -22,11 +22,11 @@ def inverse_cdf(
     with positive weight is taken: a token of weight zero is never drawn.
 
     Args:
-        weights: `[B, V]` float32, unnormalised probabilities, at least 0, not all 0.
-        uniforms: `[B, K]` float32 in `[0, 1)`, `K` draws from each row.
+      weights: `[B, V]` float32, unnormalised probabilities, at least 0, not all 0.
+      uniforms: `[B, K]` float32 in `[0, 1)`, `K` draws from each row.
 
     Returns:
-        `(tokens[B, K], totals[B])`: the tokens, int32, and the sum of each row's weights.
+      `(tokens[B, K], totals[B])`: the tokens, int32, and the sum of each row's weights.
     """
     _checks.rank("weights", weights, 2, "[B, V]")
     _checks.shape("uniforms", uniforms, (weights.shape[0], None), "[B, K]")

@@ -1,21 +1,27 @@
 """Target distributions of `losses.f_dpg`: the reference tilted by a reward, filtered, or with given moments.
 
 A target is given by a log score, log P(x) = log of an unnormalised density of whole sequences; `f_dpg`
-wants log P(x) - log Z. The steps for one batch, with one Z a context:
+wants log P(x) - log Z. The steps for one batch, with one Z for each
+of C contexts:
 
     log_score = distributions.tilt(reference_logp, rewards, beta=0.1)                # [C, G]
-    partition, baseline = running.log_mean(), running.window(1024)
-    z = partition.update(z, log_score - behavior_logp)                              # first update ...
-    log_target = distributions.normalize(log_score, partition.value(z))             # ... then use
+    partition = mean_z.update(partition, log_score - behavior_logp)       # first update ...
+    log_target = distributions.normalize(log_score, mean_z.value(partition))      # ... then use
+    log_target, logp = log_target.reshape(-1), logp.reshape(-1)           # [C G]
     reward = losses.f_dpg_pseudo_reward(logp, log_target, divergence=divergence)
-    loss = losses.f_dpg(..., baseline=baseline.value(b))                            # the value from before
-    b = baseline.update(b, reward)
+    loss = losses.f_dpg(logp, log_target, divergence=divergence, baseline=recent.value(baseline))
+    baseline = recent.update(baseline, reward)                            # after its use
+
+with `mean_z = running.log_mean()`, `recent = running.window(1024)`, and at the start
+`partition = mean_z.init((C,))`, `baseline = recent.init()`.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import in_range
 
@@ -140,7 +146,12 @@ def normalize(
     Returns:
       Normalised log-probabilities, same shape; plus infinity throughout a context whose Z is
       still 0, which `f_dpg` skips.
+
+    Raises:
+      ValueError: if `log_z` has another shape; a state of `running.log_mean` is no array, its `value` is.
     """
+    contexts = np.shape(log_score)[:-1]
+    _checks.shape("log_z", log_z, contexts, "the shape of log_score without its last axis")
     log_score, log_z = accumulate(log_score), jnp.asarray(log_z)[..., None]
     known = ~jnp.isneginf(log_z)
     return jnp.where(known, log_score - jnp.where(known, log_z, 0.0), jnp.inf)

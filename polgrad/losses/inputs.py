@@ -2,10 +2,10 @@
 
 * In place of a log-ratio or a sum of log-probabilities: `implicit_reward`, `preference_margin`,
   `f_dpo_score`, `desensitized_logp`, `log_odds`, `segment_score`, `sequence_score`, `inpo_contrast`,
-  `implicit_value`, `f_dpg_pseudo_reward`.
+  `f_dpg_pseudo_reward`.
 * Weights that a loss is multiplied with: `wpo_weight`, `density_weight`, `nft_prompt_weight`,
   `topr_weights`; `vespo_weights` is beside its loss in sequences.py.
-* What an answer is compared with: `kto_reference_point`, `implicit_negative_policy`.
+* What an answer is compared with: `kto_reference_point`.
 
 Masks and weights from importance ratios alone are in `polgrad.ratios`; running means in
 `polgrad.running`; places and labels of lists in ranking.py.
@@ -367,7 +367,7 @@ def f_dpg_pseudo_reward(
 ) -> Float[Array, "B"]:
     """The reward that f-DPG follows: r = -f'(policy / target).
 
-    Needed beside the loss for the running baseline (`targets.update_baseline`) and for metrics.
+    Needed beside the loss for the running baseline (`running.window`) and for metrics.
 
     Args:
       logp: log-probabilities of whole sequences under the current policy, in nats.
@@ -420,10 +420,6 @@ def nft_prompt_weight(
     return jnp.where(mixed, weight, 0.0)
 
 
-# Success rates are kept away from 0 and 1, where the negative policy is undefined.
-SUCCESS_RATES = (0.02, 0.98)
-
-
 def topr_weights(
     logp: Float[Array, "B"],
     behavior_logp: Float[Array, "B"],
@@ -465,9 +461,9 @@ def topr_weights(
     logp, behavior_logp, rewards = jax.lax.stop_gradient(
         tuple(map(accumulate, (logp, behavior_logp, rewards)))
     )
-    log_ratio = jnp.where(logp == behavior_logp, 0.0, logp - behavior_logp)
-    up = _truncated_ratio(log_ratio, *positive)
-    down = _truncated_ratio(log_ratio, *negative)
+    difference = jnp.where(logp == behavior_logp, 0.0, logp - behavior_logp)
+    up = _truncated_ratio(difference, *positive)
+    down = _truncated_ratio(difference, *negative)
     return jnp.where(rewards > 0.0, up, jnp.where(rewards < 0.0, down, 0.0))
 
 

@@ -26,7 +26,7 @@ def kto(
     lambda_desirable: float = 1.0,
     lambda_undesirable: float = 1.0,
 ) -> Float[Array, "B"]:
-    """KTO: single answers, good or bad, valued as gains and losses from a reference point.
+    """KTO (Kahneman-Tversky optimisation): single answers, good or bad, valued as gains and losses from a reference point.
 
     loss = lambda_D (1 - sigmoid(beta (u - z0))) of good answers,
            lambda_U (1 - sigmoid(beta (z0 - u))) of bad ones, u the log-ratio.
@@ -84,7 +84,7 @@ def bco_unpaired(
       logratio: log(policy / reference) of the answers, sums over tokens, in nats. Stop the
         gradient of the reference when forming it.
       desirable: whether an answer is good.
-      reward_shift: delta, `RewardShift.mean` after this batch; stopped.
+      reward_shift: delta, the value of `running.mean()` after this batch; stopped.
       beta: strength of the KL to the reference, > 0.
       weights: of bad answers, from `density_weight`, [B], >= 0; stopped. None for 1.
 

@@ -1,4 +1,4 @@
-"""Losses whose unit is a whole answer: one number a sequence, [B].
+"""Losses whose importance ratio, target or opponent belongs to a whole answer: [B], two of them [B, T].
 
 * One importance ratio a sequence, from the log-probabilities of its tokens [B, T]: `gspo` clips its
   geometric mean, `luspo` is `gspo` times the length, `gmpo` clips tokens and then takes their geometric
@@ -373,7 +373,7 @@ def f_dpg(
         the end token, in nats (no length normalisation).
       log_target: NORMALISED log-probabilities of the same sequences under the target. Minus
         infinity: the target excludes the sequence. Plus infinity or NaN: the normaliser is not
-        known yet (`targets.normalize` with an empty partition function); the sample is skipped.
+        known yet (`distributions.normalize` with an empty partition function); the sample is skipped.
       divergence: a generator from `polgrad.divergences`.
       behavior_logp: log-probabilities under the policy that drew the samples; None on-policy.
       baseline: subtracted from the pseudo-reward, a scalar or one value a sequence, computed

@@ -25,7 +25,6 @@ from jaxtyping import Array, Bool, Float
 from polgrad import _checks
 from polgrad._dtypes import accumulate
 from polgrad._scalars import clip_widths, in_range
-from polgrad.losses.inputs import SUCCESS_RATES
 from polgrad.ratios import bounded, importance_ratio, penalty_log_ratio
 
 
@@ -429,6 +428,10 @@ def kl_cov(
     return held - importance_ratio(logp, behavior_logp) * fixed
 
 
+# Success rates are kept away from 0 and 1, where the negative policy is undefined.
+_RATES = (0.02, 0.98)
+
+
 def nft(
     logp: Float[Array, "B T"],
     behavior_logp: Float[Array, "B T"],
@@ -483,7 +486,7 @@ def nft(
     rewards, rate = jax.lax.stop_gradient((accumulate(rewards), accumulate(success_rate)))
     known = jnp.isfinite(rewards) & jnp.isfinite(rate)
     rewards = jnp.where(known, rewards, 0.0)[:, None]
-    rate = jnp.clip(jnp.where(known, rate, 0.5), *SUCCESS_RATES)[:, None]
+    rate = jnp.clip(jnp.where(known, rate, 0.5), *_RATES)[:, None]
     positive = penalty_log_ratio(logp, behavior_logp)
     left = (1.0 - rate * importance_ratio(logp, behavior_logp)) / (1.0 - rate)
     negative = jnp.log(bounded(left, low=epsilon, high=jnp.inf))

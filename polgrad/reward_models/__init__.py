@@ -4,15 +4,15 @@ From pairs (bradley_terry.py)
   bradley_terry                   margins, label smoothing, centring, weights
   preference_strength             the mean margin of an ensemble, and its spread
   strength_groups, flip_mask      pairs by that strength
-  difference_objective            MetaRM: answers told apart without labels,
-  meta_gradient                   and the loss where a step up that objective leads
+  difference_objective            MetaRM: how well answers are told apart without labels
+  meta_gradient                   MetaRM: a loss's gradient after one step up that objective
 Two views of the same answers (contrastive.py)
   info_nce, swav, sinkhorn, difference_views
 Annotators who disagree (annotators.py)
   annotator_loglikelihood, hard_assignment, soft_assignment, SoftAssignment
   mixture_bradley_terry           a reward model for each group
   fit_annotator_mixture           both of them, in a table; AnnotatorMixture
-  maxmin_weights                  the worst-off group, or softly
+  maxmin_weights                  weight on the group with the lowest reward
   exponentiated_weights, standardize_groups, aggregate_groups
 Policy discrimination, POLAR (policy_discrimination.py)
   policy_pairs, reference_triples, Triple, comparison_input, ComparisonInput

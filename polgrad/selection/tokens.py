@@ -1,8 +1,8 @@
-"""Which tokens of a batch a loss treats differently.
+"""Which tokens of a batch a loss treats differently, or leaves out: boolean arrays, without gradient.
 
-Every selection looks at the whole batch (its means, its ranking), so it runs before any split
-into micro-batches or shards, once an optimiser update, and hands on a boolean array. Nothing
-here carries a gradient.
+`token_covariance`, `covariance_band`, `covariance_top` and `high_entropy` look at the whole batch (its
+means, its ranking): they run before any split into micro-batches or shards, once an optimiser
+update. `rejection_mask` and `off_policy_sequence_mask` look at one sequence at a time.
 """
 
 import math

@@ -11,6 +11,7 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
+from polgrad._scalars import whole_number
 from polgrad.contract import (
     Algorithm,
     Batch,
@@ -504,8 +505,7 @@ def _check_given(settings, policy, task, schedule, optimizer, curriculum) -> Non
                 f"as {such}"
             )
     for size, value in schedule._asdict().items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{size} is {value!r}, expected a whole number of at least 1")
+        whole_number(size, value, low=1)
 
 
 def _max_tokens(policy: Policy, task: Task, schedule: Schedule) -> int:

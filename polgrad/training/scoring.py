@@ -160,9 +160,9 @@ def sharing(network, batch: Batch, samples: int, micro_batches: int, split: int)
 
 def one_prompt(batch: Batch, samples: int) -> Bool[Array, ""]:
     """Whether all consecutive `samples` sequences of a batch have one prompt."""
-    grouped = "(prompts samples) ... -> prompts samples ..."
-    lengths = rearrange(batch["prompt_lengths"], grouped, samples=samples)
-    prompts = rearrange(batch["prompts"], grouped, samples=samples)
+    # Whatever the leading axes are: a batch of pairs has its roles on the second.
+    lengths = batch["prompt_lengths"].reshape(-1, samples)
+    prompts = batch["prompts"].reshape(*lengths.shape, -1)
     return (prompts == prompts[:, :1]).all() & (lengths == lengths[:, :1]).all()
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from polgrad import contract
-from polgrad.agents.ppo import PPO, Steps, train
+from polgrad.agents.ppo import PPO, Samples, train
 from polgrad.environments.gymnax_worlds import Transition, World, make
 from polgrad.policies.actor_critic import ActorCritic
 from polgrad.rollouts.unroll import begin, unroll
@@ -41,7 +41,7 @@ def drawn(network, count):
     logp, _ = network.statistics(observations, actions)
     values = network.values(observations)
     noise = jax.random.normal(keys[3], (4, count))
-    return network, Steps(
+    return network, Samples(
         observations,
         actions,
         logp + 0.4 * noise[0],
@@ -303,6 +303,14 @@ def test_it_acts_at_random_only_to_explore():
     ("changes", "message"),
     [
         ({"minibatches": 3}, r"minibatches is 3, expected a divisor of copies \* steps = 4 \* 128"),
+        (
+            {"minibatches": 512},
+            r"minibatches is 512, expected less than copies \* steps = 4 \* 128",
+        ),
+        ({"copies": 4.0}, "copies is 4.0, expected a whole number of at least 1"),
+        ({"total_steps": float("inf")}, "total_steps is inf, expected a whole number"),
+        ({"entropy_coefficient": float("nan")}, "entropy_coefficient is nan"),
+        ({"clip": 1.5}, "clip is 1.5"),
         ({"total_steps": 511}, r"total_steps is 511, expected at least copies \* steps = 4 \* 128"),
         ({"copies": 0}, "copies is 0"),
         ({"epochs": 0}, "epochs is 0"),

@@ -105,8 +105,11 @@ def test_the_means_of_a_step_leave_out_what_has_no_known_z():
     settings = algorithms.FDPG(divergence="forward_kl", target=algorithms.Filtered())
     algorithm = settings.build(context)
     experience = jax.tree.map(jnp.asarray, UNKNOWN)
-    _, _, metrics = algorithm.prepare(algorithm.init(None), experience, None)
+    state, _, metrics = algorithm.prepare(algorithm.init(None), experience, None)
     assert metrics["known_z"] == 0.5
+    # The window of the baseline holds that one answer and no other.
+    assert int(state.baseline.count) == 1
+    assert math.isclose(state.baseline.values.sum(), 1.0, rel_tol=1e-6)
     assert math.isclose(metrics["log_z"], math.log(2.7), rel_tol=1e-6)
     # The sampler's probability of the one answer is that of the target, 0.25.
     assert math.isclose(metrics["pseudo_reward"], 1.0, rel_tol=1e-6)

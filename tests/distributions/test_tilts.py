@@ -112,3 +112,10 @@ def test_fit_tilt_step_by_step():
 def test_without_a_sample_there_is_no_normaliser():
     start = PARTITION.value(PARTITION.init())
     np.testing.assert_array_equal(distributions.normalize(jnp.array([-1.0]), start), np.inf)
+
+
+def test_a_normaliser_of_another_shape_is_refused():
+    scores = jnp.zeros((2, 3))
+    for wrong in (PARTITION.init((2,)), jnp.zeros((2, 1)), jnp.zeros(3)):
+        with pytest.raises(ValueError, match="log_z has shape"):
+            distributions.normalize(scores, wrong)

@@ -5,7 +5,14 @@ import pytest
 from compiled import grad
 
 from polgrad import divergences, losses
-from polgrad.ratios import bounded, importance_ratio, log_ratio, penalty_log_ratio
+from polgrad.ratios import (
+    bounded,
+    finite,
+    importance_ratio,
+    impossible,
+    log_ratio,
+    penalty_log_ratio,
+)
 
 INF = np.inf
 CURRENT = jnp.array([-1.0, -INF, -1.0, -INF, -50.0, -1.0, -1.0, -21.0])
@@ -178,3 +185,14 @@ def test_the_margin_of_dpo_is_free():
     np.testing.assert_allclose(loss, [900.0, 21.0, np.exp(-21.0)], rtol=1e-5)
     gradient = jax.grad(lambda x: losses.dpo(x, none(x), beta=1.0).sum())(z)
     np.testing.assert_allclose(gradient, [-1.0, -1.0, -np.exp(-21.0)], rtol=1e-5)
+
+
+def test_where_a_sample_is_impossible():
+    expected = [False, True, False, False, False, False, False, False]
+    np.testing.assert_array_equal(impossible(CURRENT, BEHAVIOR), expected)
+
+
+def test_ready_made_ratios_are_made_finite():
+    ratios = jnp.array([1.5, INF, -INF, np.nan, 30.0])
+    np.testing.assert_array_equal(finite(ratios), [1.5, 20.0, -20.0, 0.0, 30.0])
+    np.testing.assert_array_equal(jax.grad(lambda x: finite(x).sum())(ratios), [1, 0, 0, 0, 1])

@@ -51,7 +51,7 @@ class ModularSums:
         drawn = jax.random.randint(key, (prompts * (1 + fixed),), 0, vocabulary)
         return cls(
             drawn[:prompts],
-            rearrange(drawn[prompts:], "(prompts fixed) -> prompts fixed", fixed=fixed),
+            rearrange(drawn[prompts:], "(prompts fixed) -> prompts fixed", prompts=prompts),
             vocabulary,
         )
 
