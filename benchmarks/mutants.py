@@ -338,7 +338,8 @@ def baseline(path: pathlib.Path) -> float:
     begun = time.monotonic()
     _, status = os.waitpid(start(path, path.read_text()), 0)
     if status:
-        raise SystemExit(f"{', '.join(test_files(path))} fails without any change")
+        names = ", ".join(test_files(path))
+        raise SystemExit(f"{names} fails without any change")
     return 10 * (time.monotonic() - begun) + 30
 
 
