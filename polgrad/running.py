@@ -142,7 +142,7 @@ def exponential(decay: float = 0.95) -> Running:
       decay: weight of the past, in [0, 1); 0 keeps the last batch alone.
 
     Returns:
-      The running mean. A batch without a value that counts leaves the state as it is.
+      The running mean. Its `update` returns the same state for a batch without a value that counts.
 
     Raises:
       ValueError: if `decay` is outside of [0, 1).

@@ -89,7 +89,7 @@ def kl_token_rewards(
     *,
     beta: float,
 ) -> Float[Array, "B T"]:
-    """What each token pays for its distance from the reference.
+    """The penalty of each token for its distance from the reference.
 
         -beta (log behavior - log reference)        (the estimator k1)
 
@@ -363,7 +363,7 @@ def _stopped_ratio(mask, reference_logp, **policy):
 def teacher_log_ratio(
     logp: Float[Array, "..."], teacher_logp: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """What the teacher pays for a token: log teacher - log student.
+    """The reward of a token from a teacher: log teacher - log student.
 
     Its mean over the student's samples is -KL(student || teacher).
 
@@ -415,5 +415,5 @@ def distillation_advantages(
     """
     _checks.token_advantages(advantages, logp)
     in_range("beta", beta, low=0.0)
-    paid = beta * teacher_log_ratio(logp, teacher_logp)
-    return jax.lax.stop_gradient(accumulate(advantages) + paid)
+    reward = beta * teacher_log_ratio(logp, teacher_logp)
+    return jax.lax.stop_gradient(accumulate(advantages) + reward)

@@ -8,6 +8,7 @@ from polgrad.cli.common import fail, value_of
 
 
 def main(arguments: list[str]) -> int:
+    """Compiles a train step for devices that are not there, and prints what it will cost."""
     if value_of(arguments, "--topology") not in (None, "local"):
         # Where libtpu is installed and no TPU is, jax would look for one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -51,6 +51,7 @@ class Evaluate:
 
 
 def main(arguments: list[str]) -> int:
+    """Evaluates a policy on problems, and prints its accuracy."""
     options = _flags.parsed(Evaluate, arguments, "polgrad evaluate", (NO_CACHE,))
     from polgrad.rewards import RewardFailure
     from polgrad.serving import evaluating

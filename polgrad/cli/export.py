@@ -27,6 +27,7 @@ class Export:
 
 
 def main(arguments: list[str]) -> int:
+    """Writes a trained policy in the format of Hugging Face."""
     options = _flags.parsed(Export, arguments, "polgrad export")
     from polgrad import policies
     from polgrad.serving.loading import load

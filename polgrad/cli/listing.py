@@ -25,6 +25,7 @@ class Listing:
 
 
 def main(arguments: list[str]) -> int:
+    """Prints the tasks, policies, algorithms or experiments that there are."""
     kind = _flags.parsed(Listing, arguments, "polgrad list").kind
     if kind == "algorithms":
         from polgrad import algorithms

@@ -29,6 +29,7 @@ class Report:
 
 
 def main(arguments: list[str]) -> int:
+    """Prints or writes the report of results, of a sweep or of the ledger."""
     options = _flags.parsed(Report, arguments, "polgrad report")
     from polgrad.experiments import command
 

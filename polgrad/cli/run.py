@@ -35,6 +35,7 @@ class RunExperiment:
 
 
 def main(arguments: list[str]) -> int:
+    """Runs an experiment and prints its verdict."""
     options = _flags.parsed(RunExperiment, arguments, "polgrad run")
     from polgrad import experiments
     from polgrad.experiments import command

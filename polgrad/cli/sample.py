@@ -41,6 +41,7 @@ class Sample:
 
 
 def main(arguments: list[str]) -> int:
+    """Prints samples of a policy."""
     options = _flags.parsed(Sample, arguments, "polgrad sample", (NO_CACHE,))
     from polgrad.serving import sampling
 

@@ -44,6 +44,7 @@ class Sweep:
 
 
 def main(arguments: list[str]) -> int:
+    """Runs a grid of settings."""
     options = _flags.parsed(Sweep, arguments, "polgrad sweep")
     from polgrad.experiments import command
 

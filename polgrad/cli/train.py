@@ -11,6 +11,7 @@ from polgrad.cli.common import NO_CACHE, fail, flag_of, value_of
 
 
 def main(arguments: list[str]) -> int:
+    """Trains a policy, or goes on with a run."""
     with _ending_on_sigterm():
         try:
             parts = _train_settings(arguments)

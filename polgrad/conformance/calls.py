@@ -38,7 +38,7 @@ LAYOUTS = {
 
 
 class Batch(NamedTuple):
-    """Inputs in the widest form, one advantage a sequence; each layout narrows them."""
+    """All inputs that an objective may take, with one advantage a sequence; a layout selects its own."""
 
     logp: Array  # [B, T]
     behavior_logp: Array  # [B, T]

@@ -61,7 +61,7 @@ def exactly():
 
 
 class Problem(NamedTuple):
-    """A tabular policy over few completions, with all that does not depend on the objective."""
+    """A tabular policy over few completions, and the arrays that are the same for every objective."""
 
     name: str
     sequences: Sequences

@@ -80,6 +80,7 @@ def beta_of(settings: Settings) -> float:
 
 
 def build(settings: Settings, size: int, prompts: int, on_policy: bool) -> Algorithm:
+    """The algorithm of some settings, for groups of `size` samples of the enumerated policies."""
     algorithm = settings.build(
         Context(
             group_size=size,

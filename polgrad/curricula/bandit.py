@@ -91,7 +91,7 @@ def update(
     alpha: float = 0.5,
     decay_unseen: bool = False,
 ) -> BanditState:
-    """One step of the exponential average of what each category pays.
+    """Updates the exponential average of the rewards of each category.
 
     value <- (1 - alpha) value + alpha reward, for categories with samples; the others keep their
     value. `decay_unseen` gives them a reward of 0 instead, as the authors' code does: a category
@@ -320,7 +320,7 @@ def category_mean(
 def absolute_advantage(
     advantages: Float[Array, "B T"], mask: Num[Array, "B T"] | Bool[Array, "B T"]
 ) -> Float[Array, "B"]:
-    """What a sample pays: the mean of |advantage| over its tokens.
+    """The reward of a sample for a curriculum: the mean of |advantage| over its tokens.
 
     The norm of the policy gradient grows with it. For a reward of 0 or 1 with success
     probability p and advantages of unit variance it is 2 sqrt(p (1 - p)) on average: the bandit

@@ -3,7 +3,7 @@
 `kdrl` adds the reverse KL to a teacher to `ppo_clip`, from the log-probabilities of the sampled tokens;
 `top_k_kl` reads the logits [..., V] of both on the likeliest tokens. The teacher samples nothing. Student
 and teacher must share the tokenizer and the temperature. On-policy `kdrl` has the same expected gradient
-as `advantages.distillation_advantages`, which pays the teacher's log ratio as a reward.
+as `advantages.distillation_advantages`, which adds the teacher's log ratio to the advantages.
 """
 
 import jax

@@ -443,7 +443,7 @@ def nash_md(
         "[B]", logp=logp, preference=preference, reference_logratio=reference_logratio
     )
     logp = accumulate(logp)
-    # An answer that the reference excludes pays 20 nats, not infinity.
+    # The log ratio of an answer that the reference excludes is 20 nats, not infinity.
     advantage = accumulate(preference) - 0.5 - tau * finite(reference_logratio)
     return -jax.lax.stop_gradient(advantage) * jnp.where(jnp.isneginf(logp), 0.0, logp)
 

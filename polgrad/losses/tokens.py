@@ -191,6 +191,7 @@ def sapo(
 
 
 def stopped(x):
+    """`x` without gradient, in float32 or wider."""
     return accumulate(jax.lax.stop_gradient(x))
 
 

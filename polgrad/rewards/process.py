@@ -178,6 +178,7 @@ def read_reply(message: Any) -> tuple[str, Score, bool]:
 
 
 def kill_all(workers: list[Worker], pool: str) -> None:
+    """Ends the workers of a pool, with the processes that they have started."""
     there = bool(workers)
     while workers:
         workers.pop().kill_group()

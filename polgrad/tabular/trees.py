@@ -158,7 +158,7 @@ def segment_preference(
     *,
     discount: float = 1.0,
 ) -> Float[Array, "B"]:
-    """P(the first of two segments is preferred): by regret, or by what they pay.
+    """P(the first of two segments is preferred): by their regret, or by their reward.
 
         sigmoid(sum_t discount^t first_t - sum_t discount^t second_t)
 

@@ -47,6 +47,7 @@ def saving(what: str) -> Iterator[None]:
 
 
 def saving_error(what: str, error: BaseException) -> SavingError:
+    """The error that says in one line why something cannot be saved."""
     if isinstance(error, SavingError):
         return error
     return SavingError(f"{what} cannot be saved: {_cause(error)}")

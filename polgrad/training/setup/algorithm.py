@@ -117,6 +117,7 @@ def _built(name: str, settings: Any, context: Context) -> Any:
 
 
 def context_of(config: TrainConfig, train: data.Source) -> Context:
+    """The sizes of a run, which `build` of the algorithm's settings takes."""
     return Context(
         group_size=config.rollouts.group_size,
         # Before it is chosen, a completion may have any length.

@@ -107,6 +107,8 @@ def open_reporter(parts: Parts, quiet: bool) -> Reporter | SilentReporter:
 
 
 class Pools(NamedTuple):
+    """The workers of a run: those of the training reward, and those that score held-out problems."""
+
     reward: RewardPool | None
     task: RewardPool | None
 
@@ -172,6 +174,7 @@ def check_answers(parts: Parts, pool: RewardPool | None, reporter) -> None:
 
 
 def say_missing_template(parts: Parts, reporter) -> None:
+    """Tells the user where the policy has no chat template although one is asked for."""
     text = parts.policy.text
     if parts.config.data.chat_template and text and (note := missing_template(text)):
         reporter.say(note)

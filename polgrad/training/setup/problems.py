@@ -63,6 +63,7 @@ class Texts:
 
 
 def tokens_digest(problems: Problems) -> str:
+    """A fingerprint of the token ids of all prompts."""
     return fingerprints.fingerprint(problems.lengths.tobytes(), problems.tokens.tobytes())
 
 
@@ -124,6 +125,7 @@ def load_source(config: TrainConfig, split: str, *, size_flag: str | None = None
 
 
 def load_sources(config: TrainConfig) -> tuple[data.Source, data.Source | None]:
+    """The problems of training, and the held-out ones where the run evaluates."""
     train = load_source(config, "train")
     if config.evaluation.problems == 0 or config.data.held_out == 0:
         return train, None
@@ -147,6 +149,7 @@ def tokenize(source: data.Source, tokenizer: data.Tokenizer, limit: int) -> Prob
 
 
 def tokenized(texts: Texts, tokenizer: data.Tokenizer, limit: int) -> Problems:
+    """All prompts as token ids of one width; `tokenize` is the same from a source."""
     rows = []
     for index, row in enumerate(texts.rows):
         ids = tokenizer.prompt_ids(row["prompt"])

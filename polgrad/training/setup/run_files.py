@@ -204,6 +204,7 @@ def _absolute_path(path: str, wanted: bool) -> str:
 
 
 def absolute_target(target: str) -> str:
+    """`file.py:NAME` with the absolute path of the file; any other target as it is."""
     place, colon, name = target.rpartition(":")
     return f"{_absolute_path(place, True)}:{name}" if place.endswith(".py") else target
 
@@ -249,4 +250,5 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def class_name(value: Any) -> str:
+    """The name of a class, or of the class of a value."""
     return getattr(value, "__qualname__", None) or type(value).__qualname__
