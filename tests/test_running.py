@@ -52,6 +52,15 @@ def test_values_that_do_not_count_change_nothing(name):
         )
         np.testing.assert_array_equal(kind.value(same), kind.value(state))
         jax.tree.map(np.testing.assert_array_equal, same, state)
+    empty = kind.update(kind.init(), jnp.array([NAN, INF]))
+    np.testing.assert_array_equal(kind.value(empty), kind.value(kind.init()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_of_a_batch_in_part_the_part_counts(name):
+    kind = KINDS[name]
+    whole, part = after(kind, [1.0], [3.0]), after(kind, [1.0], [3.0, NAN])
+    np.testing.assert_allclose(kind.value(part), kind.value(whole), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -120,6 +129,8 @@ def test_the_exponential_average_by_hand():
     two = after(kind, [4.0, 2.0], [7.0, 7.0])
     np.testing.assert_allclose(two.weight, 0.75 * 0.25 + 0.25)
     np.testing.assert_allclose(kind.value(two), (0.75 * 3.0 + 7.0) / 1.75, rtol=1e-6)
+    usual = running.exponential()
+    np.testing.assert_allclose(usual.value(after(usual, [2.0], [1.0])), (0.95 * 2 + 1) / 1.95)
     last = running.exponential(0.0)
     np.testing.assert_allclose(last.value(after(last, [4.0], [1.0])), 1.0)
 
@@ -164,6 +175,9 @@ def test_a_window_without_room():
         with pytest.raises(ValueError, match="size"):
             running.window(size)
     assert running.window().init().values.shape == (1024,)
+    np.testing.assert_array_equal(
+        running.window(1).value(after(running.window(1), [3.0, 5.0])), 5.0
+    )
 
 
 # --- log_mean -----------------------------------------------------------------------------------
